@@ -1,0 +1,102 @@
+"""Quality on a held-out batch: pretrain on some batches of SNARE-seq cortex, embed another from ATAC alone.
+
+    python benchmarks/quality.py ../shared/data/snare_cortex_mm10.h5mu
+    python benchmarks/quality.py DATA.h5mu --train 09A 09B --validate 09C --test 09D
+
+LSI (50) with logistic regression, 15 nearest neighbours and ridge is fitted on the same training and
+validation cells in the same run. Labels without `Mis`. Prints a table with the ratio to LSI.
+"""
+
+import argparse
+import multiprocessing as mp
+import resource
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+import torch
+from baselines import logistic, lsi, nearest, ridge, standardise
+
+import epifoundation as ep
+
+
+def main():
+    """Read arguments, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path")
+    parser.add_argument("--train", nargs="+", default=["09A", "09B", "09C", "09D", "09E", "09F", "09G"])
+    parser.add_argument("--validate", nargs="+", default=["09H"])
+    parser.add_argument("--test", nargs="+", default=["09I"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    mdata = read(args.path, [*args.train, *args.validate, *args.test])
+    tables = [run(mdata, args.train, args.validate, args.test, seed) for seed in args.seeds]
+    table = pd.concat(tables).groupby(level=0, sort=False).mean()
+    print(f"\ntrain {args.train}, validate {args.validate}, test {args.test}, seeds {args.seeds}")
+    print(table.to_string(float_format="{:.3f}".format))
+
+
+def read(path, batches):
+    """Cells of the batches that have a label and open peaks."""
+    import mudata
+
+    mdata = mudata.read_h5mu(path)
+    obs = mdata["atac"].obs
+    keep = obs["batch"].isin(batches) & (obs["cell_type"] != "Mis") & (mdata["atac"].X.getnnz(axis=1) > 0)
+    return mdata[keep.to_numpy()].copy()
+
+
+def run(mdata, train, validate, test, seed):
+    """Scores of both methods, and their ratio, as a table."""
+    obs = mdata["atac"].obs
+    labels, is_test = obs["cell_type"].astype(str).to_numpy(), obs["batch"].isin(test).to_numpy()
+    counts = mdata["rna"].X.tocsr()
+    expression = np.log1p(1e4 * counts.toarray() / np.maximum(counts.sum(axis=1).A1[:, None], 1)).astype(np.float32)
+
+    baseline = lsi(mdata["atac"].X.tocsr(), ~is_test)
+    rows = {"LSI": scores(baseline, ridge(baseline, expression, ~is_test), labels, expression, is_test)}
+
+    known = mdata[~is_test].copy()
+    with mp.get_context("spawn").Pool(1) as pool:  # a process of its own, so that its memory can be told
+        weights, seconds, gigabytes = pool.apply(pretrain, (known, validate, seed, torch.get_num_threads()))
+    model = ep.models.from_pretrained(weights)
+    atac = mdata["atac"].copy()
+    ep.tl.embed(atac, model)
+    predicted = atac.obsm["epifoundation_expression"].reindex(columns=mdata["rna"].var_names).to_numpy()[is_test]
+    embedding = standardise(atac.obsm["X_epifoundation"], ~is_test)
+    rows["epifoundation"] = scores(embedding, predicted, labels, expression, is_test)
+    rows["epifoundation"] |= {"train s": seconds, "train GB": gigabytes}
+    table = pd.DataFrame(rows).T
+    table.loc["ratio"] = table.loc["epifoundation"] / table.loc["LSI"]
+    return table
+
+
+def pretrain(known, validate, seed, threads):
+    """Pretrain; give back the directory, the seconds and the peak memory of this process in GB."""
+    import tempfile
+
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    began = time.perf_counter()
+    model = ep.tl.pretrain(known, batch_key="batch", validation=validate, genome="mm10", rng=seed)
+    seconds = time.perf_counter() - began
+    directory = model.save_pretrained(tempfile.mkdtemp() + "/model")
+    return directory, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def scores(embedding, predicted, labels, expression, is_test):
+    """Annotation by two classifiers on the embedding, and correlation of the predicted expression."""
+    true, row = labels[is_test], {}
+    for name, classify in (("LR", logistic), ("15-NN", nearest)):
+        guess = classify(embedding, labels, ~is_test)
+        row |= {f"{name} acc": ep.metrics.accuracy(true, guess), f"{name} F1": ep.metrics.macro_f1(true, guess)}
+    row["Pearson"] = ep.metrics.pearson_per_gene(expression[is_test], np.nan_to_num(predicted), min_cells=30)
+    return row
+
+
+if __name__ == "__main__":
+    main()

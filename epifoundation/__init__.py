@@ -1,0 +1,24 @@
+"""Cell embeddings, gene expression and annotations from single-cell ATAC-seq."""
+
+from . import datasets, genome, metrics, models, pl, tl
+from ._settings import settings
+from ._version import __version__
+from .models import EpiFoundation
+from .nn import ModelConfig, TrainingConfig
+from .vocabulary import GeneVocabulary, PeakVocabulary
+
+__all__ = [
+    "EpiFoundation",
+    "GeneVocabulary",
+    "ModelConfig",
+    "PeakVocabulary",
+    "TrainingConfig",
+    "__version__",
+    "datasets",
+    "genome",
+    "metrics",
+    "models",
+    "pl",
+    "settings",
+    "tl",
+]

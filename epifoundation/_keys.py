@@ -1,0 +1,59 @@
+"""The name of everything that is written into the data: one object, shared by writers and plots."""
+
+from dataclasses import dataclass
+
+DEFAULT = "epifoundation"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names derived from ``key_added``; ``None`` means ``"epifoundation"``."""
+
+    key: str = DEFAULT
+
+    @classmethod
+    def of(cls, key_added: str | None) -> "Keys":
+        if key_added is not None and (not isinstance(key_added, str) or not key_added):
+            msg = f"`key_added` must be a non-empty string or None, got {key_added!r}."
+            raise ValueError(msg)
+        return cls(key_added or DEFAULT)
+
+    @property
+    def embedding(self) -> str:
+        """``obsm`` of the ATAC modality: float32 array (n_cells, d)."""
+        return f"X_{self.key}"
+
+    @property
+    def layer(self) -> str:
+        """``layers`` of the RNA modality: predicted expression (n_cells, n_genes)."""
+        return self.key
+
+    @property
+    def expression(self) -> str:
+        """``obsm`` of the ATAC modality when there is no RNA: DataFrame, one column a gene."""
+        return f"{self.key}_expression"
+
+    @property
+    def cell_type(self) -> str:
+        """``obs`` of the ATAC modality: categorical."""
+        return f"{self.key}_cell_type"
+
+    @property
+    def confidence(self) -> str:
+        """``obs`` of the ATAC modality: calibrated probability of the cell type."""
+        return f"{self.key}_confidence"
+
+    @property
+    def probabilities(self) -> str:
+        """``obsm`` of the ATAC modality: DataFrame, one column a label."""
+        return f"{self.key}_probabilities"
+
+    @property
+    def coverage(self) -> str:
+        """``obs`` of the ATAC modality: fraction of a cell's open peaks that the model knows."""
+        return f"{self.key}_coverage"
+
+    @property
+    def uns(self) -> str:
+        """``uns`` of the ATAC modality: model, parameters and peak mapping."""
+        return self.key

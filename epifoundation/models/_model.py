@@ -1,0 +1,133 @@
+"""The model that users hold: a network, what its inputs and outputs are called, and how it came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from ..nn import ModelConfig, Network
+from ..vocabulary import GeneVocabulary, PeakVocabulary
+
+
+@dataclass(eq=False)
+class EpiFoundation:
+    """A pretrained model: made by :func:`epifoundation.tl.pretrain` or :func:`epifoundation.models.from_pretrained`.
+
+    Parameters
+    ----------
+    network
+        Encoder and heads.
+    peaks
+        The peaks it reads.
+    genes
+        The genes it predicts; empty for a model pretrained on ATAC alone.
+    labels
+        The cell types it annotates; empty when it has no label head.
+    training
+        How it was trained: JSON types.
+    name
+        Registry name, path or repository it was loaded from.
+    card
+        Text of the model card.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> model = ep.models.from_pretrained("pbmc-51loci")
+    >>> model.config.dim, len(model.peaks), len(model.genes), len(model.labels)
+    (64, 5724, 51, 13)
+    """
+
+    network: Network
+    peaks: PeakVocabulary
+    genes: GeneVocabulary
+    labels: list[str] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    name: str = "unsaved"
+    card: str = ""
+
+    def __post_init__(self) -> None:
+        # Nothing outside `training.py` learns: dropout off, no graphs.
+        self.network.eval().requires_grad_(False)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Architecture."""
+        return self.network.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @cached_property
+    def revision(self) -> str:
+        """First 12 digits of the sha256 of the weights."""
+        return hashlib.sha256(self.weights).hexdigest()[:12]
+
+    @property
+    def weights(self) -> bytes:
+        """The weights in safetensors format."""
+        state = self.network.state_dict()
+        return save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+
+    def to(self, device: str | torch.device) -> EpiFoundation:
+        """Move the weights to a device, in place."""
+        self.network.to(device)
+        return self
+
+    def save_pretrained(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model to a directory: JSON, safetensors, BED and TSV, no pickle.
+
+        The directory appears whole or not at all: files are written beside it and moved into place.
+
+        Parameters
+        ----------
+        directory
+            Where to; its parents are made.
+        overwrite
+            Replace a model that is there. Any other directory with files in it is never replaced.
+
+        Returns
+        -------
+        The directory.
+
+        Raises
+        ------
+        FileExistsError
+            The directory is not empty, and it is no model or `overwrite` is False.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import epifoundation as ep
+        >>> model = ep.models.from_pretrained("pbmc-51loci")
+        >>> path = model.save_pretrained(tempfile.mkdtemp() + "/copy")
+        >>> ep.models.from_pretrained(path).revision == model.revision
+        True
+        """
+        from ._directory import write
+
+        return write(self, Path(directory), overwrite=overwrite)
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{self.name!r}",
+            f"encoder={self.config.encoder!r}",
+            f"dim={self.config.dim}",
+            f"peaks={len(self.peaks):,} ({self.peaks.genome})",
+            f"genes={len(self.genes):,} ({self.config.objective})",
+            f"labels={len(self.labels)}",
+        ]
+        return f"EpiFoundation({', '.join(parts)})"
+
+    def describe(self) -> str:
+        """The training summary as indented JSON."""
+        return json.dumps(self.training, indent=2)

@@ -1,0 +1,131 @@
+"""Names of models, and where they are found: bundled, a directory, or a Hugging Face repository."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from .._settings import settings
+from ._directory import CARD, CONFIG, GENES, LABELS, PEAKS, WEIGHTS, read
+from ._model import EpiFoundation
+
+DEFAULT = "pbmc-51loci"
+
+_MODELS = pd.DataFrame(
+    [
+        {
+            "name": "pbmc-51loci",
+            "source": "bundled",
+            "genome": "hg38",
+            "peaks": 5724,
+            "genes": 51,
+            "labels": 13,
+            "description": "Human blood, 51 windows of 200 kb: for the demo and the tutorials",
+        }
+    ]
+).set_index("name")
+
+
+def available() -> pd.DataFrame:
+    """List the models that :func:`from_pretrained` knows by name.
+
+    Returns
+    -------
+    One row a model, indexed by name: ``source``, ``genome``, ``peaks``, ``genes``, ``labels``, ``description``.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> list(ep.models.available().index)
+    ['pbmc-51loci']
+    """
+    return _MODELS.copy()
+
+
+def from_pretrained(
+    name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device = "auto"
+) -> EpiFoundation:
+    """Load a model.
+
+    Parameters
+    ----------
+    name_or_path
+        A directory, a name of :func:`available`, or a Hugging Face repository (``"owner/name"``), in that order.
+    revision
+        Branch, tag or commit of a Hugging Face repository.
+    device
+        ``"auto"`` (CUDA where there is one, else the CPU) or a torch device.
+
+    Returns
+    -------
+    The model, ready for :mod:`epifoundation.tl`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The directory is no model or lacks a file.
+    ValueError
+        The name is unknown, a file is truncated or altered (sha256), the weights do not fit, or the format is
+        newer than this package.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ep.models.from_pretrained("pbmc-51loci").peaks.genome
+    'hg38'
+    """
+    name = str(name_or_path)
+    is_directory = Path(name).is_dir()
+    from_hub = not is_directory and name not in _MODELS.index
+    if revision is not None and not from_hub:
+        msg = f"`revision` ({revision!r}) is for Hugging Face repositories; {name!r} is a {'directory' if is_directory else 'bundled model'}."
+        raise ValueError(msg)
+    if is_directory:
+        directory = Path(name)
+    elif name in _MODELS.index:
+        directory = Path(str(files("epifoundation.models"))) / "bundled" / name
+    else:
+        directory = _download(name_or_path, revision)
+    return read(directory, name=name).to(resolve_device(device))
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """``"auto"`` is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        msg = f"`device` must be 'auto' or a torch device such as 'cpu' or 'cuda:0', got {device!r}."
+        raise ValueError(msg) from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        msg = f"`device={device!r}` asks for CUDA, which torch does not find here; use 'cpu' or 'auto'."
+        raise ValueError(msg)
+    return resolved
+
+
+def _download(name: str | Path, revision: str | None) -> Path:
+    known = list(_MODELS.index)
+    if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        msg = f"Unknown model {str(name)!r}: no such directory, and not one of {known}."
+        raise ValueError(msg)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    files_wanted = [CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD]
+    try:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=files_wanted, cache_dir=settings.cache_dir / "huggingface"
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        msg = (
+            f"Could not get {name!r}: no such directory, not one of {known}, and no Hugging Face repository of that name "
+            f"could be reached ({type(error).__name__}). Without a network, put {files_wanted} into a directory and pass its path."
+        )
+        raise ValueError(msg) from error

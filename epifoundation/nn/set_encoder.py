@@ -1,0 +1,110 @@
+"""Attention pooling over the set of a cell's open peaks (DESIGN 2a)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+
+# Logits lie in [-2 * MAX_SCALE, 0] plus the spread of the priors once their upper bound is taken off,
+# so that exp() neither overflows nor loses a cell's whole denominator in float32.
+MAX_SCALE = 20.0
+
+
+class SetEncoder(nn.Module):
+    """Encodes a cell as an attention-weighted mean over its open peaks.
+
+    With token vectors ``x_p = LayerNorm(E_p)``, unit keys and unit learned queries ``q_mh``,
+
+    .. math::
+        a_{pmh} = s_h \\cos(W_k x_p, q_{mh}) + b_p, \\qquad
+        z_{mh} = \\sum_p e^{a_{pmh}} v_{ph} \\Big/ \\sum_p e^{a_{pmh}} .
+
+    Nothing on the right depends on the cell but the set that is summed over. So each peak has one row of a
+    table, ``[exp(a) v | exp(a)]``, and a cell is a sum of rows and a division. Training makes the rows of
+    the peaks in the batch, inference all of them once (:meth:`fold`); both are the same function.
+    """
+
+    def __init__(self, config: ModelConfig, n_peaks: int) -> None:
+        super().__init__()
+        dim, heads, seeds = config.dim, config.n_heads, config.n_seeds
+        self.dim, self.n_heads, self.n_seeds = dim, heads, seeds
+        self.peak = nn.Embedding(n_peaks, dim)
+        nn.init.normal_(self.peak.weight, std=0.02)
+        self.prior = nn.Parameter(torch.zeros(n_peaks))
+        self.peak_norm = nn.LayerNorm(dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.query = nn.Parameter(torch.randn(seeds, heads, dim // heads))
+        self.scale = nn.Parameter(torch.full((heads,), 6.0))
+        self.output = nn.Linear(dim, dim)
+        self.seed = nn.Parameter(torch.randn(seeds, dim) * 0.02)
+        self.mix = nn.Sequential(*(_mixer(config) for _ in range(config.n_layers)))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim)."""
+        unique, inverse = torch.unique(ids, return_inverse=True)
+        return self.readout(pool(self.rows(unique), inverse, offsets))
+
+    @torch.no_grad()
+    def fold(self, chunk: int = 16_384) -> Tensor:
+        """The table of all peaks, (n_peaks, n_seeds * (dim + n_heads)), to be summed by :func:`pool`."""
+        every = torch.arange(self.peak.num_embeddings, device=self.prior.device)
+        return torch.cat([self.rows(part) for part in every.split(chunk)])
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows of the table, ``[exp(a) v | exp(a)]``, for the peaks `ids`."""
+        n, heads, width = len(ids), self.n_heads, self.dim // self.n_heads
+        x = self.peak_norm(self.peak(ids))
+        keys = F.normalize(self.key(x).view(n, heads, width), dim=-1)
+        queries = F.normalize(self.query, dim=-1)
+        scale = self.scale.clamp(-MAX_SCALE, MAX_SCALE)
+        # The bound is one number a head for all peaks, so it cancels in the division.
+        bound = scale.abs() + self.prior.detach().max()
+        logits = torch.einsum("phw,mhw->pmh", keys, queries) * scale
+        weights = torch.exp(logits + self.prior[ids][:, None, None] - bound)
+        values = self.value(x).view(n, 1, heads, width)
+        weighted = weights.unsqueeze(-1) * values
+        return torch.cat([weighted.flatten(1), weights.flatten(1)], dim=1)
+
+    def readout(self, sums: Tensor) -> Tensor:
+        """From the sums of rows to the cell embedding; a cell without peaks becomes NaN."""
+        n, seeds, heads = len(sums), self.n_seeds, self.n_heads
+        weighted, weights = sums.split([seeds * self.dim, seeds * heads], dim=1)
+        pooled = weighted.view(n, seeds, heads, -1) / weights.view(n, seeds, heads, 1)
+        hidden = self.seed + self.output(pooled.flatten(2))
+        return self.norm(self.mix(hidden).mean(dim=1))
+
+
+def pool(table: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
+    """Sum the rows of `table` over each packed cell: (n_cells, n_columns)."""
+    return F.embedding_bag(ids, table, offsets.to(ids.dtype), mode="sum", include_last_offset=True)
+
+
+def _mixer(config: ModelConfig) -> nn.Module:
+    if config.n_seeds == 1:
+        return ResidualMLP(config.dim, config.dropout)
+    return nn.TransformerEncoderLayer(
+        config.dim, config.n_heads, 2 * config.dim, config.dropout, "gelu", batch_first=True, norm_first=True
+    )
+
+
+class ResidualMLP(nn.Module):
+    """``x + MLP(LayerNorm(x))``, the transformer layer that is left when there is one seed."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 2 * dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * dim, dim),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)

@@ -1,0 +1,5 @@
+"""Plots: they read what the tools wrote, and lean on scanpy."""
+
+from ._umap import umap
+
+__all__ = ["umap"]

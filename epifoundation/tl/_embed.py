@@ -1,0 +1,227 @@
+"""``ep.tl.embed``: cells in; embeddings, expression and annotations out."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from mudata import MuData
+from tqdm.auto import tqdm
+
+from .._keys import Keys
+from .._settings import settings
+from .._validate import Data, get_atac, get_matrix, integer
+from .._version import __version__
+from ..models import EpiFoundation, from_pretrained
+from ..models._registry import DEFAULT, resolve_device
+from ..tokens import CHUNK, iter_tokens
+from ..vocabulary import PeakVocabulary
+from ._training_data import gene_vocabulary
+
+
+def embed(
+    data: Data,
+    model: EpiFoundation | str | Path | None = None,
+    *,
+    modality: str = "atac",
+    rna_modality: str = "rna",
+    key_added: str | None = None,
+    expression: bool = True,
+    annotation: bool = True,
+    batch_size: int | None = None,
+    device: str | torch.device = "auto",
+    copy: bool = False,
+) -> Data | None:
+    """Embed cells by their open peaks; predict their expression and annotate them.
+
+    Peaks are matched to the model's by genomic overlap, so any peak set of the same genome build will do.
+    A cell's result depends on its own open peaks alone: not on batch size, order, or the other cells.
+
+    Parameters
+    ----------
+    data
+        A MuData with the modality `modality`, or an AnnData of cells x peaks. A positive entry is an open
+        peak; values are not used further. Dense, sparse or backed.
+    model
+        A model, its name or directory (see :func:`epifoundation.models.from_pretrained`); None is the
+        bundled ``"pbmc-51loci"``.
+    modality, rna_modality
+        Names in the MuData.
+    key_added
+        Replaces ``epifoundation`` in all names that are written.
+    expression
+        Predict expression, when the model has genes.
+    annotation
+        Annotate cell types, when the model has labels.
+    batch_size
+        Cells at a time; changes memory and speed, not results.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ... A model that is passed as an object is moved there.
+    copy
+        Return a copy with the results and leave `data` as it is.
+
+    Returns
+    -------
+    None, or the copy. Written into the ATAC modality:
+
+    - ``obsm["X_epifoundation"]``: embedding, float32 (n_cells, d);
+    - ``obs["epifoundation_cell_type"]``, ``obs["epifoundation_confidence"]``: most probable label and its
+      calibrated probability;
+    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column a label;
+    - ``obs["epifoundation_coverage"]``: fraction of the cell's open peaks that the model knows;
+    - ``uns["epifoundation"]``: model, parameters, and the report of the peak mapping;
+    - ``obsm["epifoundation_expression"]``: DataFrame, one column a gene, when there is no RNA modality.
+
+    Into the RNA modality, where there is one: ``layers["epifoundation"]``, predicted expression, NaN for genes
+    that the model does not know and for cells without ATAC. For a model trained on counts, ``log1p`` of counts
+    per 10,000; ``uns["epifoundation"]["expression_scale"]`` says which scale.
+
+    Cells without a known open peak get NaN, with a warning.
+
+    Raises
+    ------
+    ValueError
+        No such modality or model, peak names that are no intervals, duplicate names, no overlap with the
+        model's peaks, negative or NaN counts. `data` is then unchanged.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> mdata = ep.datasets.pbmc_multiome()
+    >>> ep.tl.embed(mdata)
+    >>> mdata["atac"].obsm["X_epifoundation"].shape[1]
+    64
+    """
+    keys = Keys.of(key_added)
+    chunk = CHUNK if batch_size is None else integer(batch_size, "batch_size", least=1)
+    atac = get_atac(data, modality)
+    model = resolve_model(model, device)
+    peaks = PeakVocabulary.from_var(atac.var)
+    projection = model.peaks.mapping(peaks)
+    rna = data.mod.get(rna_modality) if isinstance(data, MuData) else None
+    output = _Output(model, atac, rna, expression=expression and len(model.genes) > 0, annotation=annotation)
+
+    folded = model.network.folded()
+    counts = np.zeros((2, atac.n_obs), dtype=np.int64)
+    with (
+        torch.inference_mode(),
+        tqdm(total=atac.n_obs, desc="Embedding", unit=" cells", disable=not settings.progress) as bar,
+    ):
+        for rows, tokens in iter_tokens(get_matrix(atac, None), projection, atac.obs_names, chunk=chunk):
+            ids, offsets = (torch.from_numpy(array).to(model.device) for array in (tokens.ids, tokens.offsets))
+            output.take(rows, folded.encode(ids, offsets))
+            counts[:, rows] = tokens.n_open, tokens.n_known
+            bar.update(len(tokens))
+
+    empty = counts[1] == 0
+    if empty.any():
+        msg = f"{int(empty.sum()):,} of {len(empty):,} cells have no open peak that the model knows; their results are NaN."
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    target = data.copy() if copy else data
+    report = _peak_report(model, peaks, projection, counts)
+    parameters = {"modality": modality, "expression": expression, "annotation": annotation}
+    _write(target, output, counts, report | {"parameters": parameters}, keys, modality, rna_modality)
+    return target if copy else None
+
+
+def resolve_model(model: EpiFoundation | str | Path | None, device: str | torch.device) -> EpiFoundation:
+    """The model that the user means, on its device."""
+    if isinstance(model, EpiFoundation):
+        return model.to(resolve_device(device))
+    if model is None or isinstance(model, str | Path):
+        return from_pretrained(DEFAULT if model is None else model, device=device)
+    msg = f"`model` must be an EpiFoundation, a name, a path or None, got {type(model).__name__}."
+    raise TypeError(msg)
+
+
+class _Output:
+    """Arrays that are filled chunk by chunk, and written only when all went well."""
+
+    def __init__(
+        self, model: EpiFoundation, atac: AnnData, rna: AnnData | None, *, expression: bool, annotation: bool
+    ) -> None:
+        self.model, n = model, atac.n_obs
+        self.embedding = np.empty((n, model.config.dim), dtype=np.float32)
+        self.probabilities = np.empty((n, len(model.labels)), np.float32) if annotation and model.labels else None
+        self.expression: np.ndarray | None = None
+        self.rows = self.genes = self.columns = None
+        if not expression:
+            return
+        if rna is None:
+            self.expression = np.empty((n, len(model.genes)), dtype=np.float32)
+            return
+        # positions of ATAC cells among the RNA cells, and of the model's genes among the RNA genes
+        self.rows = rna.obs_names.get_indexer(atac.obs_names)
+        genes = model.genes.positions(rna.var_names)
+        ids = gene_vocabulary(rna.var).ids
+        if ids is not None:
+            genes = np.where(genes >= 0, genes, model.genes.positions(ids))
+        self.columns = np.flatnonzero(genes >= 0)
+        self.genes = torch.from_numpy(genes[self.columns]).to(model.device)
+        self.expression = np.full((rna.n_obs, rna.n_vars), np.nan, dtype=np.float32)
+
+    def take(self, rows: slice, embedding: torch.Tensor) -> None:
+        """Compute and keep what is read off the embedding of the cells `rows`."""
+        network = self.model.network
+        self.embedding[rows] = embedding.cpu().numpy()
+        if self.probabilities is not None:
+            self.probabilities[rows] = network.label(embedding).cpu().numpy()
+        if self.expression is None:
+            return
+        predicted = network.expression.predict(embedding, self.genes).cpu().numpy()
+        if self.rows is None:
+            self.expression[rows] = predicted
+            return
+        places = self.rows[rows]
+        self.expression[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
+
+
+def _peak_report(model: EpiFoundation, peaks: PeakVocabulary, projection: Any, counts: np.ndarray) -> dict[str, Any]:
+    if projection is None:
+        matched, seen = len(peaks), len(peaks)
+    else:
+        matched, seen = int((projection.getnnz(axis=1) > 0).sum()), int((projection.getnnz(axis=0) > 0).sum())
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "package_version": __version__,
+        "peaks": {
+            "genome": model.peaks.genome,
+            "data": len(peaks),
+            "matched": matched,
+            "vocabulary": len(model.peaks),
+            "vocabulary_matched": seen,
+            "open_fraction_matched": float(counts[1].sum() / max(counts[0].sum(), 1)),
+        },
+    }
+
+
+def _write(
+    data: Data, output: _Output, counts: np.ndarray, report: dict[str, Any], keys: Keys, modality: str, rna_modality: str
+) -> None:
+    atac = get_atac(data, modality)
+    atac.obsm[keys.embedding] = output.embedding
+    with np.errstate(invalid="ignore"):
+        atac.obs[keys.coverage] = np.where(counts[0] > 0, counts[1] / np.maximum(counts[0], 1), np.nan)
+    if output.probabilities is not None:
+        labels, probabilities = output.model.labels, output.probabilities
+        known = ~np.isnan(probabilities[:, 0])
+        best = np.where(known, np.argmax(probabilities, axis=1), -1)
+        cell_type = pd.Categorical.from_codes(best, categories=labels).remove_unused_categories()
+        atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
+        atac.obs[keys.confidence] = probabilities.max(axis=1)
+        atac.obsm[keys.probabilities] = pd.DataFrame(probabilities, index=atac.obs_names, columns=labels)
+    if output.expression is not None:
+        report["expression_scale"] = output.model.network.expression.scale
+        if output.rows is None:
+            genes = output.model.genes.names
+            atac.obsm[keys.expression] = pd.DataFrame(output.expression, index=atac.obs_names, columns=genes)
+        else:
+            data.mod[rna_modality].layers[keys.layer] = output.expression
+    atac.uns[keys.uns] = report

@@ -1,0 +1,263 @@
+"""``ep.tl.pretrain``: a model from paired ATAC and RNA, or from ATAC alone."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from .._settings import settings
+from .._validate import RNG, Data, get_atac, integer, obs_column, one_of
+from .._version import __version__
+from ..models import EpiFoundation
+from ..models._registry import resolve_device
+from ..nn import ModelConfig, Network, Sizes, TrainingConfig
+from ..nn.config import OBJECTIVES
+from ..warm_start import idf, log_normalise, neighbor_weights, peak_vectors, rna_scores
+from ._label_head import fit_label_head
+from ._training_data import TrainingData, prepare
+
+N_COMPONENTS = 100  # of RNA, for the warm start
+N_NEIGHBOR_COMPONENTS = 30  # of RNA, for the neighbours that are pooled
+
+
+def pretrain(
+    data: Data,
+    *,
+    config: ModelConfig | None = None,
+    training: TrainingConfig | None = None,
+    objective: Literal["counts", "binary", "gaussian", "peaks"] = "counts",
+    layer: str | None = None,
+    batch_key: str | None = None,
+    label_key: str | None = None,
+    validation: float | Sequence[str] = 0.1,
+    init: EpiFoundation | None = None,
+    genome: str = "unknown",
+    modality: str = "atac",
+    rna_modality: str = "rna",
+    min_cells: int = 1,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "auto",
+    rng: RNG = 0,
+) -> EpiFoundation:
+    """Pretrain a model to predict a cell's expression from the set of its open peaks.
+
+    Parameters
+    ----------
+    data
+        A MuData with paired `modality` and `rna_modality`, or an AnnData (ATAC) with ``objective="peaks"``.
+        A positive entry of the ATAC matrix is an open peak. Not changed.
+    config
+        Architecture; its objective is replaced by `objective`. Default: ``ModelConfig()``.
+    training
+        A :class:`~epifoundation.training.TrainingConfig`; default: its defaults.
+    objective
+        ``"counts"``: raw RNA counts, multinomial over genes. ``"binary"``: expressed or not (the paper's).
+        ``"gaussian"``: normalised values. ``"peaks"``: no RNA, held-out peaks are predicted from the others.
+    layer
+        Layer of the RNA modality that holds the target; default ``X``.
+    batch_key
+        Column of ``obs`` with batches: an offset for each gene and batch enters the decoder.
+    label_key
+        Column of ``obs`` with cell types: a linear label head is fitted on the embedding afterwards and its
+        temperature on the validation cells. Cells with a missing label are left out of that.
+    validation
+        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that are held
+        out to choose the epoch. Held-out batches are the honest choice.
+    init
+        A model to go on from: its vocabulary, genes and architecture are kept.
+    genome
+        Build of the peaks (``"hg38"``, ``"mm10"``).
+    modality, rna_modality
+        Names in the MuData.
+    min_cells
+        Peaks open in fewer training cells are left out of the vocabulary.
+    checkpoint
+        Directory that gets the model whenever it improves, in the format of
+        :meth:`~epifoundation.EpiFoundation.save_pretrained`.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    rng
+        Seed or generator.
+
+    Returns
+    -------
+    The model of the best epoch. Interrupted (Ctrl-C) after the first epoch, the best model so far, with a
+    warning.
+
+    Raises
+    ------
+    ValueError
+        No such modality, layer or column; unpaired cells; peak names that are no intervals; negative, NaN or
+        infinite values; nothing to train on.
+    KeyboardInterrupt
+        Interrupted before the first epoch was done.
+
+    Notes
+    -----
+    Writes nothing into `data`. Encoder and recipe: EpiFoundation (Wu et al. 2025, bioRxiv
+    10.1101/2025.02.05.636688) for the supervision by expression and the reading of non-zero peaks alone.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> mdata = ep.datasets.simulate_multiome(200, 300, 20)
+    >>> model = ep.tl.pretrain(
+    ...     mdata,
+    ...     config=ep.ModelConfig(dim=16, n_heads=2),
+    ...     training=ep.TrainingConfig(max_epochs=1),
+    ... )
+    >>> model.config.dim, len(model.genes)
+    (16, 20)
+    """
+    one_of(objective, OBJECTIVES, "objective")
+    min_cells = integer(min_cells, "min_cells", least=1)
+    training = TrainingConfig() if training is None else training
+    config = _architecture(config, init, objective)
+    device = resolve_device(device)
+    rng = np.random.default_rng(rng)
+    labels = None
+    if label_key is not None:
+        labels = obs_column(data, get_atac(data, modality), label_key, "label_key")
+    prepared = prepare(
+        data,
+        objective,
+        modality=modality,
+        rna_modality=rna_modality,
+        layer=layer,
+        batch_key=batch_key,
+        validation=validation,
+        init=init,
+        genome=genome,
+        min_cells=min_cells,
+        rng=rng,
+    )
+    summary = {
+        "package_version": __version__,
+        "objective": objective,
+        "cells": len(prepared.train),
+        "validation_cells": len(prepared.held),
+        "validation": validation if isinstance(validation, float) else [str(v) for v in validation],
+        "batches": prepared.batches,
+        "options": asdict(training),
+    }
+    network, history, interrupted = _train(prepared, config, training, init, summary, checkpoint, device, rng)
+    if interrupted:
+        msg = f"Training was interrupted after {len(history)} epochs; this is the best model so far."
+        warnings.warn(msg, RuntimeWarning, stacklevel=2)
+    summary |= {"history": history, "interrupted": interrupted}
+    model = EpiFoundation(network, prepared.peaks, prepared.genes, training=summary)
+    if labels is not None:
+        model = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held)
+    if checkpoint is not None:
+        model.save_pretrained(checkpoint, overwrite=True)
+    return model.to(device)
+
+
+def _architecture(config: ModelConfig | None, init: EpiFoundation | None, objective: str) -> ModelConfig:
+    if init is None:
+        return replace(config or ModelConfig(), objective=objective)
+    if config is not None:
+        msg = "`config` and `init` exclude each other: the architecture is that of `init`."
+        raise ValueError(msg)
+    if objective not in (init.config.objective, "peaks"):
+        msg = f"`init` was trained with objective {init.config.objective!r}, not {objective!r}; pass `objective={init.config.objective!r}`."
+        raise ValueError(msg)
+    return init.config
+
+
+def _train(
+    data: TrainingData,
+    config: ModelConfig,
+    training: TrainingConfig,
+    init: EpiFoundation | None,
+    summary: dict[str, Any],
+    checkpoint: str | Path | None,
+    device: torch.device,
+    rng: np.random.Generator,
+) -> tuple[Network, list[dict[str, float]], bool]:
+    from ..training import Cells, fit
+
+    seed = int(rng.integers(2**31))
+    scores = None
+    if data.target is not None:
+        expression = sp.csr_matrix(data.target[data.train])
+        expression = log_normalise(expression) if config.objective == "counts" else expression
+        scores = rna_scores(expression, N_COMPONENTS, rng)
+    network = _build(data, config, init, scores, seed, rng)
+    pooling = None
+    if scores is not None and training.n_neighbors > 1:
+        pooling = neighbor_weights(scores[:, :N_NEIGHBOR_COMPONENTS], training.n_neighbors)
+
+    def save(best: Network, epoch: int) -> None:
+        if checkpoint is not None:
+            so_far = EpiFoundation(copy.deepcopy(best), data.peaks, data.genes, training=summary | {"epochs": epoch + 1})
+            so_far.save_pretrained(checkpoint, overwrite=True)
+
+    def cells(rows: np.ndarray, pooling: sp.csr_matrix | None, codes: np.ndarray | None) -> Cells:
+        target = None if data.target is None else data.target[rows]
+        return Cells(data.pattern[rows], target, pooling, None if codes is None else codes[rows])
+
+    fitted = fit(
+        network,
+        cells(data.train, pooling, data.batch_codes),
+        cells(data.held, None, None),
+        training,
+        seed=seed,
+        device=device,
+        progress=settings.progress,
+        genes=data.gene_positions,
+        on_better=save,
+    )
+    return fitted.network, fitted.history, fitted.interrupted
+
+
+def _build(
+    data: TrainingData,
+    config: ModelConfig,
+    init: EpiFoundation | None,
+    scores: np.ndarray | None,
+    seed: int,
+    rng: np.random.Generator,
+) -> Network:
+    """A network with warm peak vectors and the heads' base rates, or with the weights of `init`."""
+    sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Network(config, sizes)
+    if init is not None:
+        # The labels and batches of `init` are not those of the data.
+        state = {k: v for k, v in init.network.state_dict().items() if not k.startswith(("label.", "expression.batch"))}
+        network.load_state_dict(network.state_dict() | state)
+        return network
+    pattern = data.pattern[data.train]
+    rarity = idf(pattern)
+    with torch.no_grad():
+        network.encoder.peak.weight.copy_(torch.from_numpy(peak_vectors(pattern, scores, config.dim, rng)))
+        network.encoder.prior.copy_(torch.from_numpy(0.2 * (rarity - rarity.mean()) / (rarity.std() + 1e-6)))
+        network.peaks.linear.bias.copy_(_log_frequency(pattern))
+        if network.expression is not None:
+            network.expression.linear.bias.copy_(_base_rate(data.target[data.train], config.objective))
+    return network
+
+
+def _log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
+    total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() + 1
+    return torch.from_numpy(np.log(total / total.sum()).astype(np.float32))
+
+
+def _base_rate(target: sp.csr_matrix | np.ndarray, objective: str) -> torch.Tensor:
+    """The bias with which an expression head of zero weights predicts the mean cell."""
+    if objective == "counts":
+        return _log_frequency(target)
+    if objective == "binary":
+        rate = (target.getnnz(axis=0) + 1) / (target.shape[0] + 2)
+        return torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32))
+    return torch.from_numpy(np.asarray(target.mean(axis=0), dtype=np.float32).ravel())

@@ -1,0 +1,197 @@
+"""Data made ready for training: vocabulary, tokens, expression target, split and batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from .._validate import Data, check_paired, check_unique, check_values, get_atac, get_matrix, get_modality, obs_column
+from ..genome import read_intervals
+from ..models import EpiFoundation
+from ..tokens import iter_tokens, row_reader
+from ..vocabulary import GeneVocabulary, PeakVocabulary
+
+GENE_IDS = ("gene_ids", "gene_id")  # columns of `var` that hold stable identifiers: 10x readers, others
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What :func:`prepare` gives.
+
+    Attributes
+    ----------
+    peaks, genes
+        Vocabularies of the model to be.
+    pattern
+        Open peaks of all cells, ones, (n_cells, n_vocabulary).
+    target
+        Expression, (n_cells, len(gene_positions)), sparse or dense, or None.
+    gene_positions
+        Which genes the columns of `target` are; None for all.
+    train, held
+        Row numbers of training and validation cells.
+    batch_codes, batches
+        Code of each cell and names of the batches of training cells; None and empty without `batch_key`.
+    """
+
+    peaks: PeakVocabulary
+    genes: GeneVocabulary
+    pattern: sp.csr_matrix
+    target: sp.csr_matrix | np.ndarray | None
+    gene_positions: np.ndarray | None
+    train: np.ndarray
+    held: np.ndarray
+    batch_codes: np.ndarray | None
+    batches: list[str]
+
+
+def prepare(
+    data: Data,
+    objective: str,
+    *,
+    modality: str,
+    rna_modality: str,
+    layer: str | None,
+    batch_key: str | None,
+    validation: float | Sequence[str],
+    init: EpiFoundation | None,
+    genome: str,
+    min_cells: int,
+    rng: np.random.Generator,
+) -> TrainingData:
+    """Check `data` and turn it into what training reads. Arguments as in :func:`epifoundation.tl.pretrain`."""
+    atac = get_atac(data, modality)
+    genes, target = GeneVocabulary([]), None
+    if objective != "peaks":
+        genes, target = _expression(_rna_of(data, atac, rna_modality, objective), layer, objective)
+    batch = None if batch_key is None else obs_column(data, atac, batch_key, "batch_key").astype(str)
+    intervals = PeakVocabulary.from_var(atac.var, genome=genome)
+    pattern = _read_pattern(atac, intervals, intervals if init is None else init.peaks)
+    train, held = _split(_usable(pattern, target, objective), validation, batch, rng)
+    positions = None
+    if init is None:
+        often = pattern[train].getnnz(axis=0) >= min_cells
+        if not often.any():
+            msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {len(train):,} training cells."
+            raise ValueError(msg)
+        peaks = PeakVocabulary(intervals.intervals[often].reset_index(drop=True), genome)
+        pattern = pattern[:, often]
+    else:
+        peaks = init.peaks
+        genes, target, positions = _follow_genes(init.genes, genes, target)
+    codes, batches = None, []
+    if batch is not None:
+        batches = sorted(set(batch.iloc[train]))
+        codes = pd.Index(batches).get_indexer(batch).astype(np.int64)
+    return TrainingData(peaks, genes, pattern, target, positions, train, held, codes, batches)
+
+
+def gene_vocabulary(var: pd.DataFrame) -> GeneVocabulary:
+    """Names and, where there is a column of them, identifiers of the genes of an RNA modality."""
+    ids = next((var[name].astype(str).tolist() for name in GENE_IDS if name in var.columns), None)
+    return GeneVocabulary(var.index.astype(str).tolist(), ids)
+
+
+def _rna_of(data: Data, atac: AnnData, rna_modality: str, objective: str) -> AnnData:
+    if data is atac:
+        msg = (
+            f"`objective={objective!r}` needs RNA and an AnnData has none: pass a MuData with both modalities, "
+            "or `objective='peaks'` to pretrain on ATAC alone."
+        )
+        raise ValueError(msg)
+    rna = get_modality(data, rna_modality, option="rna_modality")
+    check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
+    check_paired(atac, rna)
+    return rna
+
+
+def _expression(rna: AnnData, layer: str | None, objective: str) -> tuple[GeneVocabulary, Any]:
+    matrix = row_reader(get_matrix(rna, layer))
+    matrix = matrix[:] if not sp.issparse(matrix) else matrix  # backed: read
+    name = f"layer {layer!r} of the RNA modality" if layer else "`X` of the RNA modality"
+    if sp.issparse(matrix):
+        values, indptr = matrix.data, matrix.indptr
+    else:
+        matrix = np.asarray(matrix, dtype=np.float32)
+        values, indptr = matrix.ravel(), np.arange(rna.n_obs + 1) * rna.n_vars
+    check_values(values, indptr, rna.obs_names, name, signed=objective == "gaussian")
+    if objective == "counts" and values.size and (values[:100_000] % 1 != 0).any():
+        msg = (
+            f"{name} holds fractions and `objective='counts'` expects raw counts: name a layer of counts with `layer=`, "
+            "or use `objective='gaussian'` for normalised values."
+        )
+        raise ValueError(msg)
+    if objective == "gaussian":  # zeros are values here
+        matrix = matrix.toarray() if sp.issparse(matrix) else matrix
+    else:
+        matrix = sp.csr_matrix(matrix, dtype=np.float32)
+    return gene_vocabulary(rna.var), matrix
+
+
+def _read_pattern(atac: AnnData, own: PeakVocabulary, peaks: PeakVocabulary) -> sp.csr_matrix:
+    projection = peaks.mapping(own)
+    parts = [
+        sp.csr_matrix((np.ones(len(t.ids), np.float32), t.ids, t.offsets), shape=(len(t), len(peaks)))
+        for _, t in iter_tokens(get_matrix(atac, None), projection, atac.obs_names)
+    ]
+    return sp.vstack(parts, format="csr")
+
+
+def _usable(pattern: sp.csr_matrix, target: Any, objective: str) -> np.ndarray:
+    """Cells with an open peak and, for counts, with RNA."""
+    usable = pattern.getnnz(axis=1) > (1 if objective == "peaks" else 0)
+    if objective == "counts":
+        usable &= np.asarray(target.sum(axis=1)).ravel() > 0
+    if not usable.all():
+        msg = f"{int((~usable).sum()):,} of {len(usable):,} cells have no open peak or no RNA and are left out of training."
+        warnings.warn(msg, UserWarning, stacklevel=4)
+    return usable
+
+
+def _split(
+    usable: np.ndarray, validation: float | Sequence[str], batch: pd.Series | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.flatnonzero(usable)
+    if isinstance(validation, float | int):
+        if not 0 < validation < 1:
+            msg = f"`validation` must be a fraction between 0 and 1 or a list of batches, got {validation!r}."
+            raise ValueError(msg)
+        held = rng.permutation(rows)[: max(1, round(validation * len(rows)))]
+    else:
+        names = [validation] if isinstance(validation, str) else [str(name) for name in validation]
+        if batch is None:
+            msg = f"`validation={names}` names batches: say with `batch_key=` in which column of `obs` they are."
+            raise ValueError(msg)
+        unknown = sorted(set(names) - set(batch))
+        if unknown or not names:
+            msg = f"`validation` must name batches of {sorted(set(batch))}, got {unknown or names}."
+            raise ValueError(msg)
+        held = rows[batch.iloc[rows].isin(names)]
+    held = np.sort(held)
+    train = np.setdiff1d(rows, held)
+    if len(train) < 2 or not len(held):
+        msg = f"Too few cells: {len(train)} to train on and {len(held)} to validate on, of {len(usable)} with open peaks."
+        raise ValueError(msg)
+    return train, held
+
+
+def _follow_genes(wanted: GeneVocabulary, genes: GeneVocabulary, target: Any) -> tuple[GeneVocabulary, Any, np.ndarray]:
+    """Columns of `target` in the order of a model's genes, and which of its genes they are."""
+    columns = genes.positions(wanted.names)
+    if target is None:
+        return wanted, None, np.arange(0)
+    positions = np.flatnonzero(columns >= 0)
+    if len(positions) < 2:
+        msg = (
+            f"The data share {len(positions)} of the {len(wanted):,} genes of `init`: "
+            f"{genes.names[:3]} against {wanted.names[:3]}. Name genes as the model does."
+        )
+        raise ValueError(msg)
+    return wanted, target[:, columns[positions]], positions

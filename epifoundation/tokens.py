@@ -1,0 +1,113 @@
+"""From a cells x peaks matrix, of any format, to packed tokens: the positions of a cell's open peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from ._validate import check_values
+
+# Enough cells a chunk that the work per chunk does not count, few enough that the memory does not.
+CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The open peaks of some cells, one after the other.
+
+    Parameters
+    ----------
+    ids
+        Positions in the vocabulary, ascending in each cell, (n_tokens,).
+    offsets
+        Where each cell begins, and the end of the last, (n_cells + 1,).
+    n_open
+        Open peaks of each cell in the data, known to the vocabulary or not, (n_cells,).
+    n_known
+        Of those, how many map to the vocabulary, (n_cells,).
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    n_open: np.ndarray
+    n_known: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def row_reader(matrix: Any) -> Any:
+    """Make `matrix` readable by slices of rows: backed and dense as they are, CSC and the like as CSR."""
+    if sp.issparse(matrix):
+        return matrix if matrix.format == "csr" else matrix.tocsr()
+    if getattr(matrix, "format", None) == "csc":  # backed: row slices of CSC would each read the whole file
+        return matrix.to_memory().tocsr()
+    return matrix
+
+
+def read_rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
+    """Rows as CSR with sorted unique column indices; explicit zeros stay."""
+    rows = matrix[start:stop]
+    if hasattr(rows, "compute"):  # dask
+        rows = rows.compute()
+    rows = sp.csr_matrix(rows)
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
+    return rows
+
+
+def open_peaks(rows: sp.csr_matrix) -> sp.csr_matrix:
+    """The pattern of positive entries."""
+    if not rows.data.size or rows.data.all():
+        return rows
+    rows = rows.copy()
+    rows.eliminate_zeros()
+    return rows
+
+
+def iter_tokens(
+    matrix: Any,
+    projection: sp.csr_matrix | None,
+    names: pd.Index,
+    *,
+    chunk: int = CHUNK,
+) -> Iterator[tuple[slice, Tokens]]:
+    """Read a matrix by chunks of cells, never densified.
+
+    Parameters
+    ----------
+    matrix
+        Cells x peaks: dense, sparse or backed.
+    projection
+        Peaks x vocabulary, from :meth:`PeakVocabulary.projection`; None when the peaks are the vocabulary.
+    names
+        Names of the cells, for errors.
+    chunk
+        Cells read at a time.
+
+    Yields
+    ------
+    The rows that were read, and their tokens.
+    """
+    matrix = row_reader(matrix)
+    known = None if projection is None else np.diff(projection.indptr) > 0
+    for start in range(0, len(names), chunk):
+        stop = min(start + chunk, len(names))
+        rows = read_rows(matrix, start, stop)
+        check_values(rows.data, rows.indptr, names[start:stop], "`X` of the ATAC modality")
+        rows = open_peaks(rows)
+        n_open = np.diff(rows.indptr)
+        if projection is None:
+            yield slice(start, stop), Tokens(rows.indices, rows.indptr, n_open, n_open)
+            continue
+        n_known = np.add.reduceat(np.append(known[rows.indices], False), rows.indptr[:-1], dtype=np.int64)
+        n_known[n_open == 0] = 0
+        mapped = sp.csr_matrix((np.ones(rows.nnz, np.float32), rows.indices, rows.indptr), shape=rows.shape) @ projection
+        mapped.sort_indices()
+        yield slice(start, stop), Tokens(mapped.indices, mapped.indptr, n_open, n_known)

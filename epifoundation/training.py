@@ -1,0 +1,285 @@
+"""Pretraining on Lightning: the data set, the module, and one function that runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import lightning.pytorch as pl
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
+
+from .nn import Network, TrainingConfig
+
+
+class Batch(NamedTuple):
+    """Some cells: packed tokens, expression target and batch code (None where there is none)."""
+
+    ids: Tensor
+    offsets: Tensor
+    target: Tensor | None
+    batch: Tensor | None
+
+
+class Cells(Dataset):
+    """Cells in memory; a list of rows becomes one :class:`Batch`.
+
+    Parameters
+    ----------
+    pattern
+        Open peaks, (n_cells, n_vocabulary).
+    target
+        Expression, (n_cells, n_genes), sparse or dense, or None.
+    pooling
+        Row-stochastic neighbour weights, (n_cells, n_cells): the target of a cell is ``pooling @ target``.
+    batch
+        Batch code of each cell, or None.
+    """
+
+    def __init__(
+        self,
+        pattern: sp.csr_matrix,
+        target: sp.csr_matrix | np.ndarray | None = None,
+        pooling: sp.csr_matrix | None = None,
+        batch: np.ndarray | None = None,
+    ) -> None:
+        self.pattern, self.target, self.pooling, self.batch = pattern, target, pooling, batch
+
+    def __len__(self) -> int:
+        return self.pattern.shape[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        rows = np.asarray(rows)
+        tokens = self.pattern[rows]
+        target = None
+        if self.target is not None:
+            target = self.target[rows] if self.pooling is None else self.pooling[rows] @ self.target
+            if sp.issparse(target):
+                target = target.toarray()  # a batch of cells x genes
+            target = torch.from_numpy(np.asarray(target, dtype=np.float32))
+        return Batch(
+            torch.from_numpy(tokens.indices.astype(np.int64)),
+            torch.from_numpy(tokens.indptr.astype(np.int64)),
+            target,
+            None if self.batch is None else torch.from_numpy(self.batch[rows]),
+        )
+
+
+class Pretraining(pl.LightningModule):
+    """Expression from open peaks, and held-out peaks from the others."""
+
+    def __init__(self, network: Network, config: TrainingConfig, genes: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.hyper = config
+        self.average = AveragedModel(network, avg_fn=self._follow)
+        self.register_buffer("genes", None if genes is None else torch.from_numpy(genes), persistent=False)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Loss on cells of which some peaks are held out."""
+        loss = self._loss(self.network, batch, *hold_out(batch.ids, batch.offsets, self.hyper.peak_dropout))
+        self.log("train", loss, on_step=False, on_epoch=True, batch_size=len(batch.offsets) - 1)
+        return loss
+
+    def on_train_batch_end(self, *_) -> None:
+        """Follow the weights with their average."""
+        self.average.update_parameters(self.network)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """The expression loss of whole cells by the averaged weights; without RNA, of every other peak."""
+        network = self.average.module
+        if batch.target is None:
+            # The same peaks each time, so that epochs can be compared.
+            every_other = torch.arange(len(batch.ids), device=batch.ids.device) % 2 == 0
+            loss = self._loss(network, batch, keep_one(every_other, batch.offsets), ~every_other)
+        else:
+            loss = network.expression.loss(
+                network.encode(batch.ids, batch.offsets), batch.target, batch.batch, genes=self.genes
+            )
+        self.log("validation", loss, prog_bar=True, batch_size=len(batch.offsets) - 1)
+
+    def configure_optimizers(self) -> dict:
+        """AdamW and one cycle; the peak vectors learn more slowly than what reads them."""
+        config, encoder = self.hyper, self.network.encoder
+        peaks = [encoder.peak.weight]
+        others = [p for p in self.network.parameters() if p is not encoder.peak.weight]
+        groups = [
+            {"params": others, "weight_decay": config.weight_decay},
+            {"params": peaks, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=config.lr)
+        steps = max(int(self.trainer.estimated_stepping_batches), 2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [config.lr, config.lr * config.peak_lr], total_steps=steps, pct_start=0.15
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _follow(self, average: Tensor, weight: Tensor, n_updates: int | Tensor) -> Tensor:
+        # A short memory at first, so that a short training is not the average of its beginning.
+        decay = min(self.hyper.average, (1 + int(n_updates)) / (10 + int(n_updates)))
+        return torch.lerp(weight, average, decay)
+
+    def _loss(self, network: Network, batch: Batch, keep: Tensor, held: Tensor) -> Tensor:
+        cells = torch.repeat_interleave(batch.offsets.diff())
+        kept = torch.cat([batch.offsets.new_zeros(1), torch.bincount(cells[keep], minlength=len(batch.offsets) - 1)])
+        embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0)))
+        peak_loss = network.peaks.loss(embedding, batch.ids[held], cells[held])
+        if batch.target is None:
+            return peak_loss
+        loss = network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes)
+        return loss + self.hyper.peak_weight * peak_loss
+
+
+class KeepBest(pl.Callback):
+    """Holds the averaged weights of the best epoch, tells of it, and stops when it lies too far back."""
+
+    def __init__(self, patience: int, on_better: Callable[[Network, int], None]) -> None:
+        self.patience = patience
+        self.on_better = on_better
+        self.best: Network | None = None
+        self.history: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Pretraining) -> None:
+        """Compare the epoch that just ended; its validation has been run."""
+        losses = {name: float(trainer.callback_metrics[name]) for name in ("train", "validation")}
+        if not np.isfinite(losses["validation"]):
+            msg = f"Training diverged in epoch {len(self.history)}: losses {losses}. Lower `lr` ({module.hyper.lr})."
+            raise FloatingPointError(msg)
+        self.history.append(losses)
+        validation = [epoch["validation"] for epoch in self.history]
+        best = int(np.argmin(validation))
+        if best == len(validation) - 1:
+            self.best = copy.deepcopy(module.average.module).cpu()
+            self.on_better(self.best, best)
+        elif len(validation) - 1 - best >= self.patience:
+            trainer.should_stop = True
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What :func:`fit` gives back: the best network, the losses by epoch, whether it was interrupted."""
+
+    network: Network
+    history: list[dict[str, float]]
+    interrupted: bool
+
+
+def fit(
+    network: Network,
+    train: Cells,
+    validation: Cells,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    progress: bool,
+    genes: np.ndarray | None = None,
+    on_better: Callable[[Network, int], None] = lambda network, epoch: None,
+) -> Fitted:
+    """Train `network` and return its best averaged state on the validation cells.
+
+    The caller's random state is left as it was. An interruption (Ctrl-C) after the first epoch ends training
+    with the best network so far; before that it is raised.
+    """
+    keep = KeepBest(config.patience, on_better)
+    generator = torch.Generator().manual_seed(seed)
+    # An incomplete last batch of very few cells would be a noisy step.
+    loaders = (
+        DataLoader(
+            train,
+            batch_size=config.batch_size,
+            shuffle=True,
+            generator=generator,
+            collate_fn=_as_is,
+            drop_last=len(train) > config.batch_size,
+        ),
+        DataLoader(validation, batch_size=256, collate_fn=_as_is),
+    )
+    with _quiet(), torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(seed)
+        network.requires_grad_(True).train()
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.type == "cuda" else device.type,
+            devices=1 if device.index is None else [device.index],
+            max_epochs=config.max_epochs,
+            gradient_clip_val=1.0,
+            callbacks=[keep],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+            num_sanity_val_steps=0,
+        )
+        interrupted = _run(trainer, Pretraining(network, config, genes), loaders)
+    if keep.best is None:
+        raise KeyboardInterrupt
+    return Fitted(keep.best.eval().requires_grad_(False), keep.history, interrupted)
+
+
+def hold_out(ids: Tensor, offsets: Tensor, most: float) -> tuple[Tensor, Tensor]:
+    """Draw for each cell a rate below `most` and hold its peaks out at that rate: masks (kept, held out)."""
+    lengths = offsets.diff()
+    rates = torch.rand(len(lengths), device=ids.device) * most
+    keep = torch.rand(len(ids), device=ids.device) >= torch.repeat_interleave(rates, lengths)
+    keep = keep_one(keep, offsets)
+    return keep, ~keep
+
+
+def keep_one(keep: Tensor, offsets: Tensor) -> Tensor:
+    """Keep the first peak of each cell that would lose them all."""
+    counts = torch.zeros(len(keep) + 1, dtype=torch.long, device=keep.device)
+    counts[1:] = keep.cumsum(0)
+    emptied = counts[offsets[1:]] == counts[offsets[:-1]]
+    keep = keep.clone()
+    keep[offsets[:-1][emptied]] = True
+    return keep
+
+
+def _run(trainer: pl.Trainer, module: Pretraining, loaders: tuple[DataLoader, DataLoader]) -> bool:
+    """Fit; True when it was interrupted.
+
+    Lightning turns Ctrl-C into SystemExit and leaves the process deaf to any further one. Here the session goes on.
+    """
+    from lightning.pytorch.trainer.states import TrainerStatus
+
+    try:
+        handler = signal.getsignal(signal.SIGINT)
+        trainer.fit(module, *loaders)
+    except SystemExit:
+        if trainer.state.status != TrainerStatus.INTERRUPTED:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what Lightning says about workers and hardware: the cells are in memory, one device was chosen."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*The number of training batches.*")
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,183 @@
+"""The peaks and genes that a model knows, and how the peaks of data map onto them."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from .genome import COLUMNS, overlaps, parse_intervals, read_intervals
+
+
+@dataclass(frozen=True, eq=False)
+class PeakVocabulary:
+    """An ordered set of genomic intervals; the position in it is the token of a peak.
+
+    Parameters
+    ----------
+    intervals
+        Columns ``chrom``, ``start``, ``end``; 0-based, half-open, no duplicates.
+    genome
+        Name of the genome build (``"hg38"``, ``"mm10"``), or ``"unknown"``.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> peaks = ep.PeakVocabulary.from_names(["chr1:100-200", "chr1:300-400"], genome="hg38")
+    >>> len(peaks)
+    2
+    >>> peaks.projection(ep.genome.parse_intervals(["chr1:150-350"])).toarray()
+    array([[1., 1.]], dtype=float32)
+    """
+
+    intervals: pd.DataFrame
+    genome: str = "unknown"
+
+    def __post_init__(self) -> None:
+        duplicated = self.intervals.duplicated()
+        if duplicated.any():
+            chrom, start, end = self.intervals[duplicated].iloc[0]
+            msg = f"{int(duplicated.sum()):,} peaks occur twice, first {chrom}:{start}-{end}; drop the copies."
+            raise ValueError(msg)
+
+    @classmethod
+    def from_names(cls, names: Iterable[str], *, genome: str = "unknown") -> PeakVocabulary:
+        """From names such as ``chr1:100-200``."""
+        return cls(parse_intervals(names), genome)
+
+    @classmethod
+    def from_var(cls, var: pd.DataFrame, *, genome: str = "unknown") -> PeakVocabulary:
+        """From ``var`` of an ATAC modality, by its columns or its names."""
+        return cls(read_intervals(var), genome)
+
+    @classmethod
+    def read_bed(cls, path: str | Path, *, genome: str = "unknown") -> PeakVocabulary:
+        """From the first three columns of a BED file, plain or gzip."""
+        frame = pd.read_csv(path, sep="\t", header=None, usecols=[0, 1, 2], names=COLUMNS, dtype={"chrom": str})
+        return cls(frame.astype({"chrom": object, "start": "int64", "end": "int64"}), genome)
+
+    def write_bed(self, path: str | Path) -> None:
+        """Write a gzip BED file with the same bytes each time."""
+        text = self.intervals.to_csv(sep="\t", header=False, index=False)
+        # Level and time are fixed: the file's sha256 is part of a model.
+        Path(path).write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+
+    def __len__(self) -> int:
+        return len(self.intervals)
+
+    @property
+    def names(self) -> pd.Index:
+        """``chr1:100-200`` of every peak."""
+        frame = self.intervals
+        return pd.Index(frame["chrom"] + ":" + frame["start"].astype(str) + "-" + frame["end"].astype(str))
+
+    def same_as(self, intervals: pd.DataFrame) -> bool:
+        """Whether `intervals` are these peaks in this order: then no mapping is needed."""
+        own = self.intervals
+        return len(own) == len(intervals) and all(np.array_equal(own[c], intervals[c]) for c in COLUMNS)
+
+    def mapping(self, data: PeakVocabulary) -> sp.csr_matrix | None:
+        """The :meth:`projection` of the peaks of data; None when they are these peaks, an error when none overlaps."""
+        if self.same_as(data.intervals):
+            return None
+        projection = self.projection(data.intervals)
+        if not projection.nnz:
+            msg = (
+                f"None of the {len(data):,} peaks of the data overlaps the {len(self):,} peaks of the model ({self.genome}): "
+                f"{data.names[0]} against {self.names[0]}. Is it the right genome build and organism? "
+                "Otherwise pretrain on your own peaks with `ep.tl.pretrain`."
+            )
+            raise ValueError(msg)
+        return projection
+
+    def projection(self, intervals: pd.DataFrame, *, min_fraction: float = 0.0) -> sp.csr_matrix:
+        """Map other intervals onto the vocabulary.
+
+        Parameters
+        ----------
+        intervals
+            Columns ``chrom``, ``start``, ``end``.
+        min_fraction
+            Least overlap, as a fraction of the shorter of the two intervals. 0 asks for one base.
+
+        Returns
+        -------
+        Sparse matrix of ones, (n_intervals, n_vocabulary): ``X @ projection`` has a cell's tokens as the
+        column indices of its row. An interval that is in the vocabulary maps to itself alone; any other
+        to every peak that it overlaps.
+        """
+        shape = (len(intervals), len(self))
+        exact = pd.merge(
+            intervals.reset_index(drop=True).reset_index(names="query"),
+            self.intervals.reset_index(names="target"),
+            on=COLUMNS,
+        )[["query", "target"]].to_numpy(dtype=np.int64)
+        rest = np.setdiff1d(np.arange(len(intervals)), exact[:, 0])
+        near = overlaps(intervals.iloc[rest], self.intervals, min_fraction=min_fraction)
+        rows = np.concatenate([exact[:, 0], rest[near[:, 0]]])
+        columns = np.concatenate([exact[:, 1], near[:, 1]])
+        matrix = sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+        matrix.sort_indices()
+        return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class GeneVocabulary:
+    """An ordered set of genes: symbols and, where known, stable identifiers.
+
+    Parameters
+    ----------
+    names
+        Gene symbols, without duplicates.
+    ids
+        Stable identifiers (Ensembl), same length, or None.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> genes = ep.GeneVocabulary(["CD3D", "MS4A1"])
+    >>> genes.positions(["MS4A1", "GAPDH"]).tolist()
+    [1, -1]
+    """
+
+    names: Sequence[str]
+    ids: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", [str(name) for name in self.names])
+        index = pd.Index(self.names)
+        if index.has_duplicates:
+            msg = f"Gene names must be unique, {index[index.duplicated()][0]!r} occurs twice; call `var_names_make_unique()`."
+            raise ValueError(msg)
+        if self.ids is not None:
+            object.__setattr__(self, "ids", [str(i) for i in self.ids])
+            if len(self.ids) != len(self.names):
+                msg = f"Expected one identifier a gene ({len(self.names)}), got {len(self.ids)}."
+                raise ValueError(msg)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def positions(self, names: Iterable[str]) -> np.ndarray:
+        """Position of each name (symbol, else identifier) in the vocabulary, -1 where unknown."""
+        names = pd.Index([str(name) for name in names])
+        found = pd.Index(self.names).get_indexer(names)
+        if self.ids is not None and not pd.Index(self.ids).has_duplicates:
+            found = np.where(found >= 0, found, pd.Index(self.ids).get_indexer(names))
+        return found
+
+    def write_tsv(self, path: str | Path) -> None:
+        """Write the columns ``gene`` and, where known, ``id``."""
+        frame = pd.DataFrame({"gene": self.names} | ({} if self.ids is None else {"id": self.ids}))
+        frame.to_csv(path, sep="\t", index=False)
+
+    @classmethod
+    def read_tsv(cls, path: str | Path) -> GeneVocabulary:
+        """The inverse of :meth:`write_tsv`."""
+        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        return cls(frame["gene"].tolist(), frame["id"].tolist() if "id" in frame else None)

@@ -1,0 +1,55 @@
+"""Fixtures: small simulated data, a small trained model, and the data beside the checkout."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+import epifoundation as ep
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# The machine is shared: how long an example takes says nothing about it.
+settings.register_profile("shared", deadline=None, max_examples=50)
+settings.load_profile("shared")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _calm():
+    ep.settings.progress = False
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def simulated():
+    """Cells of four types in two batches; do not change it."""
+    return ep.datasets.simulate_multiome(400, 600, 40, n_types=4, rng=1)
+
+
+@pytest.fixture
+def mdata(simulated):
+    """A copy to write into."""
+    return simulated.copy()
+
+
+@pytest.fixture(scope="session")
+def model(simulated):
+    """A model with all heads, trained on the simulated cells; do not change it."""
+    return ep.tl.pretrain(
+        simulated,
+        config=ep.ModelConfig(dim=32, n_heads=4),
+        training=ep.TrainingConfig(max_epochs=8, lr=5e-3),
+        batch_key="batch",
+        label_key="cell_type",
+        genome="hg38",
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder with real data; tests that need it are skipped where it is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}")
+    return folder

@@ -1,0 +1,65 @@
+"""Interval names in all styles, against the columns they are made of; overlap against brute force."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epifoundation.genome import overlaps, parse_intervals, read_intervals
+
+chroms = st.sampled_from(["chr1", "chr22", "chrX", "chrM", "chr1_KI270706v1_random", "GL000194.1"])
+intervals = st.lists(st.tuples(chroms, st.integers(0, 10**9), st.integers(1, 10**4)), min_size=1, max_size=20)
+
+
+def frame(rows):
+    return pd.DataFrame(rows, columns=["chrom", "start", "end"]).astype({"chrom": object})
+
+
+@given(intervals, st.sampled_from(["{}:{}-{}", "{}-{}-{}", "{}_{}_{}", "{}:{:,}-{:,}"]))
+def test_names_of_every_style_are_read(rows, style):
+    rows = [(chrom, start, start + width) for chrom, start, width in rows]
+    pd.testing.assert_frame_equal(parse_intervals([style.format(*row) for row in rows]), frame(rows))
+
+
+def test_bare_chromosomes_get_their_prefix():
+    assert parse_intervals(["1:5-9", "X:5-9", "MT:5-9", "GL1.1:5-9"])["chrom"].tolist() == ["chr1", "chrX", "chrM", "GL1.1"]
+
+
+@pytest.mark.parametrize("column", ["interval", None])
+def test_columns_come_before_names(column):
+    var = pd.DataFrame({"interval": ["chr1:1-2"]}, index=["chr2:3-4"])
+    if column is None:
+        var = var.assign(chrom="chr9", start=7, end=8)
+    assert read_intervals(var).iloc[0].tolist() == (["chr1", 1, 2] if column else ["chr9", 7, 8])
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["chr1:1-2", "ENSG00000132465"], "1 of 2 peak names are no genomic intervals, first 'ENSG00000132465'"),
+        (["chr1:9-3"], "first chr1:9-3"),
+        (["chr1:3-3"], "0 <= start < end"),
+    ],
+)
+def test_what_is_no_interval_is_named(names, said):
+    with pytest.raises(ValueError, match=said):
+        parse_intervals(names)
+
+
+spans = st.lists(st.tuples(st.sampled_from(["chr1", "chr2"]), st.integers(0, 60), st.integers(1, 30)), max_size=12)
+
+
+@given(spans, spans, st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+def test_overlaps_against_brute_force(a, b, min_fraction):
+    a, b = ([(c, s, s + w) for c, s, w in rows] for rows in (a, b))
+    expected = [
+        [i, j]
+        for i, (chrom, start, end) in enumerate(a)
+        for j, (other, first, last) in enumerate(b)
+        if chrom == other
+        and (shared := min(end, last) - max(start, first)) > 0
+        and shared >= min_fraction * min(end - start, last - first)
+    ]
+    assert overlaps(frame(a), frame(b), min_fraction=min_fraction).tolist() == expected
+    assert overlaps(frame(a), frame(b)).dtype == np.int64

@@ -1,0 +1,134 @@
+"""The package as a whole: imports, public functions, documentation."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import pytest
+
+import epifoundation as ep
+
+PACKAGE = Path(ep.__file__).parent
+API = PACKAGE.parent / "docs" / "api.md"
+TOOLS = [("tl", name) for name in ep.tl.__all__] + [("pl", name) for name in ep.pl.__all__]
+FUNCTIONS = TOOLS + [
+    (module, name)
+    for module in ("datasets", "models", "metrics", "genome")
+    for name, value in vars(getattr(ep, module)).items()
+    if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith("epifoundation")
+]
+# What a part of the package may import of the package (DESIGN 1); everything may import the first line.
+BASE = {"_keys", "_settings", "_validate", "_version"}
+ALLOWED = {
+    "_keys": set(),
+    "_settings": set(),
+    "_validate": set(),
+    "_version": set(),
+    "nn": set(),
+    "genome": BASE,
+    "vocabulary": BASE | {"genome"},
+    "tokens": BASE,
+    "warm_start": BASE,
+    "metrics": BASE,
+    "datasets": BASE | {"genome"},
+    "models": BASE | {"nn", "vocabulary", "genome"},
+    "training": BASE | {"nn", "tokens", "models"},
+    "tl": BASE | {"nn", "vocabulary", "genome", "tokens", "warm_start", "models", "training", "metrics"},
+    "pl": BASE,
+}
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path):
+    """Parts of the package that a file imports, anywhere in it."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth and depth > 0:
+            yield from ([node.module.split(".")[0]] if node.module else [alias.name for alias in node.names])
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("epifoundation"):
+            yield node.module.removeprefix("epifoundation").strip(".").split(".")[0]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("epifoundation."))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    part = part_of(path)
+    if part == "__init__":
+        return
+    found = set(imports_of(path)) - {part}
+    assert found <= ALLOWED[part], f"{part} must not import {sorted(found - ALLOWED[part])}"
+
+
+def test_nn_imports_only_torch():
+    for path in (PACKAGE / "nn").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            roots = {name.split(".")[0] for name in names}
+            assert roots <= {"torch", *sys.stdlib_module_names}, f"{path.name} imports {roots}"
+
+
+def test_import_is_light():
+    heavy = ["scanpy", "lightning", "matplotlib", "scvi", "muon", "bioframe", "sklearn", "huggingface_hub"]
+    code = f"import sys, epifoundation; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]", result.stdout
+
+
+def test_import_sets_up_no_logging_and_prints_nothing():
+    code = "import logging, epifoundation; assert not logging.getLogger().handlers"
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == result.stderr == ""
+
+
+@pytest.mark.parametrize(("module", "name"), TOOLS)
+def test_tools_take_data_first_and_options_by_keyword(module, name):
+    parameters = list(inspect.signature(getattr(getattr(ep, module), name)).parameters.values())
+    assert parameters[0].name == "data"
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional in (["data"], ["data", "model"])
+
+
+@pytest.mark.parametrize(("module", "name"), FUNCTIONS)
+def test_public_functions_are_documented(module, name):
+    function = getattr(getattr(ep, module), name)
+    doc = inspect.getdoc(function)
+    assert doc, f"{module}.{name} has no docstring"
+    for section in ("Returns", "Examples"):
+        assert f"{section}\n---" in doc, f"{module}.{name} has no section {section}"
+    signature = inspect.signature(function)
+    described = doc.split("Parameters\n---")[-1].split("\nReturns\n")[0]
+    for parameter in signature.parameters.values():
+        assert parameter.name in described, f"{module}.{name} does not describe {parameter.name}"
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            assert parameter.annotation is not parameter.empty
+    assert signature.return_annotation is not signature.empty
+    assert f"{module}.{name}" in API.read_text(), f"docs/api.md does not list {module}.{name}"
+
+
+def test_version_is_that_of_the_installed_package():
+    assert version("epifoundation") == ep.__version__
+
+
+def test_every_direct_dependency_is_pinned():
+    import re
+
+    pinned = {
+        re.split("==", line)[0].lower().replace("_", "-")
+        for line in (PACKAGE.parent / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    needed = {
+        re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+        for requirement in requires("epifoundation")
+        if "python_version >= \"3.12\"" not in requirement and "python_version >= '3.12'" not in requirement
+    }
+    assert needed <= pinned, f"not pinned: {sorted(needed - pinned)}"

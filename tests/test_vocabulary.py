@@ -1,0 +1,72 @@
+"""Vocabularies: projection against brute force, round trips, refusals."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epifoundation import GeneVocabulary, PeakVocabulary
+
+spans = st.lists(
+    st.tuples(st.sampled_from(["chr1", "chr2"]), st.integers(0, 60), st.integers(1, 30)), min_size=1, max_size=12, unique=True
+)
+
+
+def peaks(rows):
+    rows = [(c, s, s + w) for c, s, w in rows]
+    return PeakVocabulary(pd.DataFrame(rows, columns=["chrom", "start", "end"]).astype({"chrom": object}), "hg38")
+
+
+@given(spans, spans)
+def test_projection_is_identity_on_known_and_overlap_on_other_peaks(a, b):
+    data, vocabulary = peaks(a), peaks(b)
+    known = [tuple(row) for row in vocabulary.intervals.to_numpy()]
+    expected = np.zeros((len(data), len(vocabulary)))
+    for i, (chrom, start, end) in enumerate(data.intervals.to_numpy()):
+        for j, (other, first, last) in enumerate(known):
+            if (chrom, start, end) in known:
+                expected[i, j] = (chrom, start, end) == known[j]
+            else:
+                expected[i, j] = chrom == other and start < last and first < end
+    np.testing.assert_array_equal(vocabulary.projection(data.intervals).toarray(), expected)
+
+
+@given(spans)
+def test_bed_round_trip_and_equal_bytes(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("bed")
+    vocabulary = peaks(rows)
+    for name in ("a.bed.gz", "b.bed.gz"):
+        vocabulary.write_bed(folder / name)
+    assert (folder / "a.bed.gz").read_bytes() == (folder / "b.bed.gz").read_bytes()
+    again = PeakVocabulary.read_bed(folder / "a.bed.gz", genome="hg38")
+    assert again.same_as(vocabulary.intervals)
+    assert list(again.names) == list(vocabulary.names)
+
+
+def test_mapping_is_none_only_for_the_same_peaks_in_the_same_order():
+    vocabulary = PeakVocabulary.from_names(["chr1:0-10", "chr1:20-30"])
+    assert vocabulary.mapping(PeakVocabulary.from_names(["chr1_0_10", "1:20-30"])) is None
+    assert vocabulary.mapping(PeakVocabulary.from_names(["chr1:20-30", "chr1:0-10"])).toarray().tolist() == [[0, 1], [1, 0]]
+
+
+def test_no_overlap_and_duplicates_are_refused():
+    vocabulary = PeakVocabulary.from_names(["chr1:0-10"], genome="mm10")
+    with pytest.raises(ValueError, match=r"None of the 1 peaks of the data overlaps .*mm10.*chr2:0-10 against chr1:0-10"):
+        vocabulary.mapping(PeakVocabulary.from_names(["chr2:0-10"]))
+    with pytest.raises(ValueError, match=r"1 peaks occur twice, first chr1:0-10"):
+        PeakVocabulary.from_names(["chr1:0-10", "chr1-0-10"])
+
+
+def test_genes_by_symbol_or_identifier(tmp_path):
+    genes = GeneVocabulary(["A", "B", "NA"], ["ENSG1", "ENSG2", "ENSG3"])
+    assert genes.positions(["ENSG2", "A", "nothing", "NA"]).tolist() == [1, 0, -1, 2]
+    genes.write_tsv(tmp_path / "genes.tsv")
+    again = GeneVocabulary.read_tsv(tmp_path / "genes.tsv")
+    assert (again.names, again.ids) == (genes.names, genes.ids)
+    GeneVocabulary(["A"]).write_tsv(tmp_path / "genes.tsv")
+    assert GeneVocabulary.read_tsv(tmp_path / "genes.tsv").ids is None
+    with pytest.raises(ValueError, match="'A' occurs twice"):
+        GeneVocabulary(["A", "A"])
+    with pytest.raises(ValueError, match="one identifier a gene"):
+        GeneVocabulary(["A"], [])
