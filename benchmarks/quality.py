@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from baselines import logistic, lsi, nearest, ridge, standardise
+from threadpoolctl import threadpool_limits
 
 import epifoundation as ep
 
@@ -32,6 +33,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    threadpool_limits(1, user_api="blas")  # small regressions; what is timed runs in a process of its own
     warnings.filterwarnings("ignore", category=FutureWarning)
     mdata = read(args.path, [*args.train, *args.validate, *args.test])
     tables = [run(mdata, args.train, args.validate, args.test, seed) for seed in args.seeds]

@@ -20,10 +20,13 @@ class ExpressionHead(nn.Module):
         super().__init__()
         self.objective = objective
         self.linear = _small_linear(dim, n_genes)
+        # Mean and deviation of each gene in the training cells; only `gaussian` has others than 0 and 1.
+        self.register_buffer("mean", torch.zeros(n_genes))
+        self.register_buffer("deviation", torch.ones(n_genes))
         self.batch = nn.Parameter(torch.zeros(n_batches, n_genes)) if n_batches else None
 
     def forward(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
-        """Logits (or means, for ``"gaussian"``), (n_cells, n_genes)."""
+        """Logits (or standardised means, for ``"gaussian"``), (n_cells, n_genes)."""
         logits = self.linear(embedding)
         if self.batch is None:
             return logits
@@ -42,7 +45,8 @@ class ExpressionHead(nn.Module):
             return -(target * F.log_softmax(logits, dim=-1)).sum() / target.sum().clamp(min=1)
         if self.objective == "binary":
             return F.binary_cross_entropy_with_logits(logits, (target > 0).to(logits.dtype))
-        return F.mse_loss(logits, target)
+        every = slice(None) if genes is None else genes
+        return F.mse_loss(logits, (target - self.mean[every]) / self.deviation[every])
 
     def predict(self, embedding: Tensor, genes: Tensor | None = None) -> Tensor:
         """Expression on the scale of :attr:`scale`, (n_cells, n_genes) or (n_cells, len(genes))."""
@@ -52,6 +56,8 @@ class ExpressionHead(nn.Module):
             total = logits.logsumexp(dim=-1, keepdim=True)
             logits = logits if genes is None else logits[:, genes]
             return logits.sub_(total).exp_().mul_(PER_CELL).log1p_()
+        if self.objective == "gaussian":
+            logits = self.mean + self.deviation * logits
         logits = logits if genes is None else logits[:, genes]
         return logits.sigmoid() if self.objective == "binary" else logits
 

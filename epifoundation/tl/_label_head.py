@@ -63,8 +63,11 @@ def _fit(
     """Validation loss, weights (n_labels, d), bias (n_labels,) and temperature at one penalty."""
     from scipy.optimize import minimize_scalar
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
-    fitted = LogisticRegression(C=strength, max_iter=1000).fit(scaled[train], codes[train])
+    # Products this small gain nothing from threads, and lose a hundredfold where other processes hold the cores.
+    with threadpool_limits(1, user_api="blas"):
+        fitted = LogisticRegression(C=strength, max_iter=1000).fit(scaled[train], codes[train])
     weight, bias = fitted.coef_, fitted.intercept_
     if len(weight) == 1:  # two labels: one row of logits
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

@@ -18,7 +18,7 @@ from .._validate import RNG, Data, get_atac, integer, obs_column, one_of
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_device
-from ..nn import ModelConfig, Network, Sizes, TrainingConfig
+from ..nn import ExpressionHead, ModelConfig, Network, Sizes, TrainingConfig
 from ..nn.config import OBJECTIVES
 from ..warm_start import idf, log_normalise, neighbor_weights, peak_vectors, rna_scores
 from ._label_head import fit_label_head
@@ -244,7 +244,7 @@ def _build(
         network.encoder.prior.copy_(torch.from_numpy(0.2 * (rarity - rarity.mean()) / (rarity.std() + 1e-6)))
         network.peaks.linear.bias.copy_(_log_frequency(pattern))
         if network.expression is not None:
-            network.expression.linear.bias.copy_(_base_rate(data.target[data.train], config.objective))
+            _set_base_rate(network.expression, data.target[data.train])
     return network
 
 
@@ -253,11 +253,14 @@ def _log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.log(total / total.sum()).astype(np.float32))
 
 
-def _base_rate(target: sp.csr_matrix | np.ndarray, objective: str) -> torch.Tensor:
-    """The bias with which an expression head of zero weights predicts the mean cell."""
-    if objective == "counts":
-        return _log_frequency(target)
-    if objective == "binary":
+def _set_base_rate(head: ExpressionHead, target: sp.csr_matrix | np.ndarray) -> None:
+    """Let a head of zero weights predict the mean cell."""
+    if head.objective == "counts":
+        head.linear.bias.copy_(_log_frequency(target))
+    elif head.objective == "binary":
         rate = (target.getnnz(axis=0) + 1) / (target.shape[0] + 2)
-        return torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32))
-    return torch.from_numpy(np.asarray(target.mean(axis=0), dtype=np.float32).ravel())
+        head.linear.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32)))
+    else:
+        deviation = target.std(axis=0)
+        head.mean.copy_(torch.from_numpy(target.mean(axis=0)))
+        head.deviation.copy_(torch.from_numpy(np.where(deviation > 0, deviation, 1)))

@@ -1,0 +1,84 @@
+"""Likelihoods against torch.distributions and plain formulas."""
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Multinomial
+
+from epifoundation.nn import ExpressionHead, LabelHead, PeakHead
+
+EMBEDDING = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+
+
+def head(objective, n_batches=0):
+    torch.manual_seed(1)
+    made = ExpressionHead(8, 6, n_batches, objective)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_()
+    return made.requires_grad_(False)
+
+
+def test_counts_loss_is_multinomial_up_to_its_constant():
+    target = torch.tensor([[3.0, 0, 1, 2, 0, 0], [0, 0, 0, 0, 4, 1.0]])
+    made = head("counts")
+    log_likelihood = sum(
+        Multinomial(int(t.sum()), logits=made(e[None])[0]).log_prob(t)
+        - (torch.lgamma(t.sum() + 1) - torch.lgamma(t + 1).sum())
+        for e, t in zip(EMBEDDING[:2], target, strict=True)
+    )
+    torch.testing.assert_close(made.loss(EMBEDDING[:2], target), -log_likelihood / target.sum())
+
+
+def test_binary_loss_is_bernoulli_of_being_expressed():
+    target = torch.tensor([[3.0, 0, 1, 2, 0, 0]])
+    made = head("binary")
+    expected = -Bernoulli(logits=made(EMBEDDING[:1])).log_prob((target > 0).float()).mean()
+    torch.testing.assert_close(made.loss(EMBEDDING[:1], target), expected)
+
+
+def test_predictions_are_on_the_scale_that_is_named():
+    counts = head("counts").predict(EMBEDDING)
+    torch.testing.assert_close(counts.expm1().sum(1), torch.full((5,), 1e4))
+    assert head("counts").scale == "log1p of counts per 10,000"
+    probability = head("binary").predict(EMBEDDING)
+    assert ((probability > 0) & (probability < 1)).all()
+    torch.testing.assert_close(head("gaussian").predict(EMBEDDING), head("gaussian")(EMBEDDING))
+
+
+def test_gaussian_loss_is_of_standardised_genes_and_predictions_of_measured_ones():
+    made, target = head("gaussian"), torch.randn(5, 6) * 3 + 2
+    made.mean, made.deviation = target.mean(0), target.std(0)
+    predicted = made.predict(EMBEDDING)
+    expected = (((predicted - target) / target.std(0)) ** 2).mean()
+    torch.testing.assert_close(made.loss(EMBEDDING, target), expected)
+
+
+@pytest.mark.parametrize("objective", ["counts", "binary", "gaussian"])
+def test_some_genes_are_columns_of_all_genes(objective):
+    made, genes = head(objective), torch.tensor([4, 0])
+    torch.testing.assert_close(made.predict(EMBEDDING, genes), made.predict(EMBEDDING)[:, genes])
+
+
+def test_prediction_takes_the_mean_batch_and_training_its_own():
+    made = head("gaussian", n_batches=3)
+    codes = torch.tensor([0, 1, 2, 0, 1])
+    torch.testing.assert_close(made(EMBEDDING, codes) - made.linear(EMBEDDING), made.batch[codes])
+    torch.testing.assert_close(made(EMBEDDING) - made.linear(EMBEDDING), made.batch.mean(0).expand(5, -1))
+
+
+def test_peak_loss_is_the_mean_over_held_out_peaks():
+    made = PeakHead(8, 20).requires_grad_(False)
+    ids, rows = torch.tensor([3, 19, 3]), torch.tensor([0, 0, 4])
+    expected = -made(EMBEDDING).log_softmax(-1)[rows, ids].mean()
+    torch.testing.assert_close(made.loss(EMBEDDING, ids, rows), expected)
+    assert made.loss(EMBEDDING, ids[:0], rows[:0]) == 0
+
+
+def test_temperature_softens_and_keeps_the_order():
+    made = LabelHead(8, 4).requires_grad_(False)
+    sharp = made(EMBEDDING)
+    made.temperature.fill_(5.0)
+    soft = made(EMBEDDING)
+    assert (soft.max(1).values < sharp.max(1).values).all()
+    assert torch.equal(soft.argmax(1), sharp.argmax(1))
+    torch.testing.assert_close(soft.sum(1), torch.ones(5))
