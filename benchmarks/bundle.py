@@ -42,6 +42,7 @@ def main():
     torch.set_num_threads(args.threads)
     threadpool_limits(1, user_api="blas")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    ep.settings.progress = False
     make_data(mudata.read_h5mu(args.source))
     make_model(ep.datasets.pbmc_multiome())
 
@@ -61,11 +62,10 @@ def make_data(source):
         else:
             part.X = sp.csr_matrix(part.X).astype(np.uint8)
         modalities[name] = part
-    with mudata.set_options(pull_on_update=False):
-        mdata = mudata.MuData(modalities)
-        mdata.obs = modalities["rna"].obs.copy()
-        mdata.uns["provenance"] = PROVENANCE
-        mdata.write_h5mu(DATA, compression="gzip", compression_opts=9)
+    mdata = mudata.MuData(modalities)
+    mdata.obs = modalities["rna"].obs.copy()
+    mdata.uns["provenance"] = PROVENANCE
+    mdata.write_h5mu(DATA, compression="gzip", compression_opts=9)
     print(f"{DATA.name}: {DATA.stat().st_size / 1e6:.2f} MB, {mdata.n_obs} cells")
 
 
@@ -76,6 +76,7 @@ def make_model(mdata):
         mdata[~is_test].copy(),
         objective="gaussian",
         config=ep.ModelConfig(dim=64),
+        training=ep.TrainingConfig(max_epochs=8),
         label_key="cell_type",
         genome="hg38",
         rng=SEED,

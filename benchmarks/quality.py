@@ -35,6 +35,7 @@ def main():
     torch.set_num_threads(args.threads)
     threadpool_limits(1, user_api="blas")  # small regressions; what is timed runs in a process of its own
     warnings.filterwarnings("ignore", category=FutureWarning)
+    ep.settings.progress = False
     mdata = read(args.path, [*args.train, *args.validate, *args.test])
     tables = [run(mdata, args.train, args.validate, args.test, seed) for seed in args.seeds]
     table = pd.concat(tables).groupby(level=0, sort=False).mean()

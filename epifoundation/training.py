@@ -16,7 +16,6 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from .nn import Network, TrainingConfig
@@ -82,30 +81,23 @@ class Pretraining(pl.LightningModule):
         super().__init__()
         self.network = network
         self.hyper = config
-        self.average = AveragedModel(network, avg_fn=self._follow)
         self.register_buffer("genes", None if genes is None else torch.from_numpy(genes), persistent=False)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss on cells of which some peaks are held out."""
-        loss = self._loss(self.network, batch, *hold_out(batch.ids, batch.offsets, self.hyper.peak_dropout))
+        loss = self._loss(batch, hold_out(batch.ids, batch.offsets, self.hyper.peak_dropout))
         self.log("train", loss, on_step=False, on_epoch=True, batch_size=len(batch.offsets) - 1)
         return loss
 
-    def on_train_batch_end(self, *_) -> None:
-        """Follow the weights with their average."""
-        self.average.update_parameters(self.network)
-
     def validation_step(self, batch: Batch, _: int) -> None:
-        """The expression loss of whole cells by the averaged weights; without RNA, of every other peak."""
-        network = self.average.module
+        """The expression loss of whole cells; without RNA, the loss of every other peak."""
         if batch.target is None:
             # The same peaks each time, so that epochs can be compared.
             every_other = torch.arange(len(batch.ids), device=batch.ids.device) % 2 == 0
-            loss = self._loss(network, batch, keep_one(every_other, batch.offsets), ~every_other)
+            loss = self._loss(batch, keep_one(every_other, batch.offsets))
         else:
-            loss = network.expression.loss(
-                network.encode(batch.ids, batch.offsets), batch.target, batch.batch, genes=self.genes
-            )
+            embedding = self.network.encode(batch.ids, batch.offsets)
+            loss = self.network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes)
         self.log("validation", loss, prog_bar=True, batch_size=len(batch.offsets) - 1)
 
     def configure_optimizers(self) -> dict:
@@ -124,16 +116,13 @@ class Pretraining(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _follow(self, average: Tensor, weight: Tensor, n_updates: int | Tensor) -> Tensor:
-        # A short memory at first, so that a short training is not the average of its beginning.
-        decay = min(self.hyper.average, (1 + int(n_updates)) / (10 + int(n_updates)))
-        return torch.lerp(weight, average, decay)
-
-    def _loss(self, network: Network, batch: Batch, keep: Tensor, held: Tensor) -> Tensor:
+    def _loss(self, batch: Batch, keep: Tensor) -> Tensor:
+        """Loss of the cells given their peaks where `keep`; the other peaks are predicted."""
+        network = self.network
         cells = torch.repeat_interleave(batch.offsets.diff())
         kept = torch.cat([batch.offsets.new_zeros(1), torch.bincount(cells[keep], minlength=len(batch.offsets) - 1)])
         embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0)))
-        peak_loss = network.peaks.loss(embedding, batch.ids[held], cells[held])
+        peak_loss = network.peaks.loss(embedding, batch.ids[~keep], cells[~keep])
         if batch.target is None:
             return peak_loss
         loss = network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes)
@@ -141,7 +130,7 @@ class Pretraining(pl.LightningModule):
 
 
 class KeepBest(pl.Callback):
-    """Holds the averaged weights of the best epoch, tells of it, and stops when it lies too far back."""
+    """Holds the network of the best epoch, tells of it, and stops when it lies too far back."""
 
     def __init__(self, patience: int, on_better: Callable[[Network, int], None]) -> None:
         self.patience = patience
@@ -159,7 +148,7 @@ class KeepBest(pl.Callback):
         validation = [epoch["validation"] for epoch in self.history]
         best = int(np.argmin(validation))
         if best == len(validation) - 1:
-            self.best = copy.deepcopy(module.average.module).cpu()
+            self.best = copy.deepcopy(module.network).cpu()
             self.on_better(self.best, best)
         elif len(validation) - 1 - best >= self.patience:
             trainer.should_stop = True
@@ -186,7 +175,7 @@ def fit(
     genes: np.ndarray | None = None,
     on_better: Callable[[Network, int], None] = lambda network, epoch: None,
 ) -> Fitted:
-    """Train `network` and return its best averaged state on the validation cells.
+    """Train `network` and return its best state on the validation cells.
 
     The caller's random state is left as it was. An interruption (Ctrl-C) after the first epoch ends training
     with the best network so far; before that it is raised.
@@ -211,7 +200,7 @@ def fit(
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=1 if device.index is None else [device.index],
-            max_epochs=config.max_epochs,
+            max_epochs=config.epochs(len(train)),
             gradient_clip_val=1.0,
             callbacks=[keep],
             logger=False,
@@ -226,13 +215,12 @@ def fit(
     return Fitted(keep.best.eval().requires_grad_(False), keep.history, interrupted)
 
 
-def hold_out(ids: Tensor, offsets: Tensor, most: float) -> tuple[Tensor, Tensor]:
-    """Draw for each cell a rate below `most` and hold its peaks out at that rate: masks (kept, held out)."""
+def hold_out(ids: Tensor, offsets: Tensor, most: float) -> Tensor:
+    """Draw for each cell a rate below `most` and hold its peaks out at that rate: a mask of those kept."""
     lengths = offsets.diff()
     rates = torch.rand(len(lengths), device=ids.device) * most
     keep = torch.rand(len(ids), device=ids.device) >= torch.repeat_interleave(rates, lengths)
-    keep = keep_one(keep, offsets)
-    return keep, ~keep
+    return keep_one(keep, offsets)
 
 
 def keep_one(keep: Tensor, offsets: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from pathlib import Path
 import mudata
 from mudata import MuData
 
+from .._compat import quiet_update
+
 
 def pbmc_multiome() -> MuData:
     """Load the bundled human blood multiome: real cells, 51 windows of the genome.
@@ -29,4 +31,5 @@ def pbmc_multiome() -> MuData:
     >>> list(mdata.mod), mdata["rna"].n_vars, sorted(mdata.obs["split"].unique())
     (['rna', 'atac'], 51, ['test', 'train'])
     """
-    return mudata.read_h5mu(Path(str(files("epifoundation.datasets"))) / "pbmc_multiome.h5mu")
+    with quiet_update():
+        return mudata.read_h5mu(Path(str(files("epifoundation.datasets"))) / "pbmc_multiome.h5mu")

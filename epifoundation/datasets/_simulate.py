@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+from .._compat import quiet_update
 from .._validate import RNG, integer
 
 CHUNK = 2048
@@ -65,7 +66,7 @@ def simulate_multiome(
     -------
     ``mdata["atac"]``: counts (CSR), peaks ``chr1:100-600`` with columns ``chrom``, ``start``, ``end``.
     ``mdata["rna"]``: counts (CSR), ``var`` with the TSS (``chrom``, ``start``, ``end``).
-    Both: ``obs["cell_type"]``, ``obs["batch"]``. ``mdata.uns["truth"]``: ``links`` (DataFrame ``peak``, ``gene``,
+    Both, and ``mdata``: ``obs["cell_type"]``, ``obs["batch"]``. ``mdata.uns["truth"]``: ``links`` (DataFrame ``peak``, ``gene``,
     ``effect``: change of log expression per unit of log accessibility), ``second_type`` and ``second_fraction`` of each cell.
 
     Raises
@@ -121,12 +122,14 @@ def simulate_multiome(
         index=[f"cell{i}" for i in range(n_cells)],
     )
     genes = peaks.iloc[tss].assign(end=peaks["start"].iloc[tss] + 1).set_axis([f"gene{i}" for i in range(n_genes)])
-    mdata = MuData(
-        {
-            "atac": AnnData(sp.vstack(atac, format="csr"), obs=obs.copy(), var=peaks),
-            "rna": AnnData(sp.vstack(rna, format="csr"), obs=obs.copy(), var=genes),
-        }
-    )
+    with quiet_update():
+        mdata = MuData(
+            {
+                "atac": AnnData(sp.vstack(atac, format="csr"), obs=obs.copy(), var=peaks),
+                "rna": AnnData(sp.vstack(rna, format="csr"), obs=obs.copy(), var=genes),
+            }
+        )
+        mdata.obs = obs.copy()
     links = pd.DataFrame(
         {"peak": peaks.index[world.peak], "gene": genes.index[world.gene], "effect": world.effect}
     ).set_index(pd.RangeIndex(len(world.peak)).astype(str))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 ENCODERS = ("set",)
@@ -35,7 +35,7 @@ class ModelConfig:
 
     encoder: str = "set"
     dim: int = 128
-    n_heads: int = 8
+    n_heads: int = 2
     n_seeds: int = 1
     n_layers: int = 2
     dropout: float = 0.1
@@ -92,7 +92,8 @@ class TrainingConfig:
     Parameters
     ----------
     max_epochs
-        Passes over the training cells. The best of them on the validation cells is kept.
+        Passes over the training cells. The best of them on the validation cells is kept. None: as many as
+        see 20,000 cells, at least 4 and at most 50.
     batch_size
         Cells a step.
     lr
@@ -100,29 +101,26 @@ class TrainingConfig:
     peak_lr
         Learning rate of the peak vectors, as a fraction of `lr`.
     weight_decay
-        Of all but the peak vectors and priors.
+        Of all but the peak vectors.
     peak_dropout
         Each time a cell is seen, a uniform 0 to `peak_dropout` of its peaks are held out.
     peak_weight
         Weight of the loss that predicts the held-out peaks, beside the expression loss.
     n_neighbors
         RNA of a cell is pooled with that of its nearest training cells, itself counted; 1 for none.
-    average
-        Decay a step of the running average of the weights, which is the model that is kept.
     patience
         Stop after this many epochs without a better validation loss.
     """
 
-    max_epochs: int = 6
+    max_epochs: int | None = None
     batch_size: int = 64
-    lr: float = 2e-3
+    lr: float = 1e-3
     peak_lr: float = 0.2
     weight_decay: float = 0.01
     peak_dropout: float = 0.3
     peak_weight: float = 0.1
     n_neighbors: int = 15
-    average: float = 0.99
-    patience: int = 3
+    patience: int = 10
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -134,10 +132,13 @@ class TrainingConfig:
             ("peak_dropout", 0, 1),
             ("peak_weight", 0, inf),
             ("n_neighbors", 1, inf),
-            ("average", 0, 1),
             ("patience", 1, inf),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 msg = f"`{name}` must lie between {low} and {high}, got {value!r}."
                 raise ValueError(msg)
+
+    def epochs(self, n_cells: int) -> int:
+        """How many passes over `n_cells` training cells."""
+        return self.max_epochs or min(max(ceil(20_000 / n_cells), 4), 50)

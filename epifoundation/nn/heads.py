@@ -37,6 +37,7 @@ class ExpressionHead(nn.Module):
     ) -> Tensor:
         """Negative log-likelihood: a count, for ``"counts"``; a gene of a cell, otherwise.
 
+        The target is counts, for ``"binary"`` 0, 1 or a share of cells between, for ``"gaussian"`` any numbers.
         `genes` (positions) says which genes the columns of `target` are, when they are not all.
         """
         logits = self(embedding, batch)
@@ -44,7 +45,7 @@ class ExpressionHead(nn.Module):
         if self.objective == "counts":
             return -(target * F.log_softmax(logits, dim=-1)).sum() / target.sum().clamp(min=1)
         if self.objective == "binary":
-            return F.binary_cross_entropy_with_logits(logits, (target > 0).to(logits.dtype))
+            return F.binary_cross_entropy_with_logits(logits, target)
         every = slice(None) if genes is None else genes
         return F.mse_loss(logits, (target - self.mean[every]) / self.deviation[every])
 

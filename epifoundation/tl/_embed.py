@@ -14,6 +14,7 @@ from anndata import AnnData
 from mudata import MuData
 from tqdm.auto import tqdm
 
+from .._compat import quiet_update
 from .._keys import Keys
 from .._settings import settings
 from .._validate import Data, get_atac, get_matrix, integer
@@ -123,7 +124,8 @@ def embed(
     if empty.any():
         msg = f"{int(empty.sum()):,} of {len(empty):,} cells have no open peak that the model knows; their results are NaN."
         warnings.warn(msg, UserWarning, stacklevel=2)
-    target = data.copy() if copy else data
+    with quiet_update():
+        target = data.copy() if copy else data
     report = _peak_report(model, peaks, projection, counts)
     parameters = {"modality": modality, "expression": expression, "annotation": annotation}
     _write(target, output, counts, report | {"parameters": parameters}, keys, modality, rna_modality)

@@ -132,6 +132,8 @@ def _expression(rna: AnnData, layer: str | None, objective: str) -> tuple[GeneVo
         matrix = matrix.toarray() if sp.issparse(matrix) else matrix
     else:
         matrix = sp.csr_matrix(matrix, dtype=np.float32)
+        if objective == "binary":  # before any pooling: the share of a cell's neighbours that express the gene
+            matrix = (matrix > 0).astype(np.float32)
     return gene_vocabulary(rna.var), matrix
 
 

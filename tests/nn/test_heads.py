@@ -33,7 +33,7 @@ def test_binary_loss_is_bernoulli_of_being_expressed():
     target = torch.tensor([[3.0, 0, 1, 2, 0, 0]])
     made = head("binary")
     expected = -Bernoulli(logits=made(EMBEDDING[:1])).log_prob((target > 0).float()).mean()
-    torch.testing.assert_close(made.loss(EMBEDDING[:1], target), expected)
+    torch.testing.assert_close(made.loss(EMBEDDING[:1], (target > 0).float()), expected)
 
 
 def test_predictions_are_on_the_scale_that_is_named():

@@ -1,0 +1,15 @@
+"""What differs between the versions of other packages that we run on."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet_update() -> Iterator[None]:
+    """Hold back what mudata 0.3 says, at every copy, about the default of 0.4."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"From 0\.4 \.update\(\)", category=FutureWarning)
+        yield

@@ -1,0 +1,85 @@
+"""The simulator plants what it says, and the bundled data are what they are said to be."""
+
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import epifoundation as ep
+
+
+def test_sizes_names_and_truth(simulated):
+    atac, rna, truth = simulated["atac"], simulated["rna"], simulated.uns["truth"]
+    assert atac.shape == (400, 600)
+    assert rna.shape == (400, 40)
+    assert sp.issparse(atac.X)
+    assert atac.X.format == rna.X.format == "csr"
+    intervals = ep.genome.parse_intervals(atac.var_names)
+    assert (intervals.to_numpy() == atac.var[["chrom", "start", "end"]].to_numpy()).all()
+    links = truth["links"]
+    assert set(links["peak"]) <= set(atac.var_names)
+    assert set(links["gene"]) == set(rna.var_names)
+    distance = (
+        atac.var.loc[links["peak"], "start"].to_numpy() - rna.var.loc[links["gene"], "start"].to_numpy()
+    )
+    assert np.abs(distance).max() <= 50_000 * 10  # a peak may lie on the next chromosome of a small genome
+    assert truth["second_fraction"].max() <= 1
+
+
+def test_the_seed_decides_and_chunks_do_not_show():
+    a, b = (ep.datasets.simulate_multiome(60, 300, 10, rng=7) for _ in range(2))
+    assert (a["atac"].X != b["atac"].X).nnz == (a["rna"].X != b["rna"].X).nnz == 0
+    other = ep.datasets.simulate_multiome(60, 300, 10, rng=8)
+    assert (a["atac"].X != other["atac"].X).nnz > 0
+
+
+def test_types_and_batches_differ_and_depth_is_as_asked():
+    mdata = ep.datasets.simulate_multiome(600, 1000, 50, n_types=3, median_fragments=200, median_counts=800, rng=0)
+    assert np.median(mdata["atac"].X.sum(axis=1).A1) == pytest.approx(200, rel=0.1)
+    assert np.median(mdata["rna"].X.sum(axis=1).A1) == pytest.approx(800, rel=0.1)
+    profile = mdata["atac"].X.toarray() / mdata["atac"].X.sum(axis=1).A1[:, None]
+    mean = {
+        key: {v: profile[(mdata["atac"].obs[key] == v).to_numpy()].mean(axis=0) for v in mdata["atac"].obs[key].unique()}
+        for key in ("cell_type", "batch")
+    }
+    types, batches = list(mean["cell_type"].values()), list(mean["batch"].values())
+    assert np.corrcoef(types[0], types[1])[0, 1] < np.corrcoef(batches[0], batches[1])[0, 1] < 0.99
+
+
+def test_linked_genes_follow_their_peaks():
+    mdata = ep.datasets.simulate_multiome(1500, 400, 40, n_types=6, batch_effect=0.0, median_fragments=400, rng=2)
+    by_type = mdata["atac"].obs["cell_type"].to_numpy()
+    mean = {
+        name: np.log(np.stack([np.asarray(mdata[name].X[by_type == t].mean(axis=0)).ravel() + 0.01 for t in np.unique(by_type)]))
+        for name in ("atac", "rna")
+    }
+    links = mdata.uns["truth"]["links"]
+    peaks, genes = (mdata[m].var_names.get_indexer(links[k]) for m, k in (("atac", "peak"), ("rna", "gene")))
+    agreement = [
+        np.corrcoef(mean["atac"][:, p], mean["rna"][:, g])[0, 1] * np.sign(e)
+        for p, g, e in zip(peaks, genes, links["effect"], strict=True)
+    ]
+    shuffled = [
+        np.corrcoef(mean["atac"][:, p], mean["rna"][:, g])[0, 1] for p, g in zip(peaks, np.roll(genes, 11), strict=True)
+    ]
+    assert np.nanmean(agreement) > 0.4 > 0.15 > abs(np.nanmean(shuffled))
+
+
+@pytest.mark.parametrize("name", ["n_cells", "n_peaks", "n_genes", "n_types", "n_batches", "median_fragments"])
+def test_impossible_sizes_are_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be an integer of at least 1, got 0"):
+        ep.datasets.simulate_multiome(**{name: 0})
+
+
+def test_the_bundled_multiome_is_real_small_and_attributed():
+    mdata = ep.datasets.pbmc_multiome()
+    assert mdata["atac"].shape == (5000, 5724)
+    assert mdata["rna"].shape == (5000, 51)
+    assert "CC BY 4.0" in mdata.uns["provenance"]
+    assert mdata.obs["split"].value_counts(normalize=True)["test"] == pytest.approx(0.25, abs=0.02)
+    assert mdata.obs["cell_type"].nunique() == 13
+    assert (files("epifoundation.datasets") / "pbmc_multiome.h5mu").stat().st_size <= 3e6
+    assert (mdata["atac"].X.data > 0).all()
+    model = ep.models.from_pretrained("pbmc-51loci")
+    assert model.training["cells"] + model.training["validation_cells"] == (mdata.obs["split"] == "train").sum()

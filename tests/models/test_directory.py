@@ -1,0 +1,193 @@
+"""The directory format: round trip, and every kind of damage named."""
+
+import hashlib
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import epifoundation as ep
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    return model.save_pretrained(tmp_path / "model")
+
+
+def rewrite(directory, change):
+    config = json.loads((directory / "config.json").read_text())
+    change(config)
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+def reseal(directory, file):
+    """Make the checksum true again, so that what comes after it is tested."""
+    digest = hashlib.sha256((directory / file).read_bytes()).hexdigest()
+    rewrite(directory, lambda config: config["sha256"].update({file: digest}))
+
+
+def test_round_trip(model, saved):
+    again = ep.models.from_pretrained(saved)
+    assert again.config == model.config
+    assert again.labels == model.labels
+    assert again.genes.names == model.genes.names
+    assert again.peaks.same_as(model.peaks.intervals)
+    assert again.peaks.genome == model.peaks.genome == "hg38"
+    assert again.training == json.loads(json.dumps(model.training))
+    assert again.revision == model.revision
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(tensor, again.network.state_dict()[name])
+
+
+def test_saving_twice_gives_the_same_bytes(model, saved, tmp_path):
+    other = model.save_pretrained(tmp_path / "deep" / "er")
+    files = sorted(file.name for file in saved.iterdir())
+    assert files == ["README.md", "config.json", "genes.tsv", "labels.json", "model.safetensors", "peaks.bed.gz"]
+    for file in files:
+        assert (saved / file).read_bytes() == (other / file).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["model", "deep"] or len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_directory_is_only_replaced_on_request_and_only_if_it_is_a_model(model, saved, tmp_path):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        model.save_pretrained(saved)
+    assert model.save_pretrained(saved, overwrite=True) == saved
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="choose another"):
+        model.save_pretrained(tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "precious"
+    (tmp_path / "empty").mkdir()
+    model.save_pretrained(tmp_path / "empty")
+
+
+def test_a_failed_save_leaves_the_old_model_and_no_rubbish(model, saved, monkeypatch):
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+    monkeypatch.setattr(ep.GeneVocabulary, "write_tsv", lambda self, path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.save_pretrained(saved, overwrite=True)
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "peaks.bed.gz", "genes.tsv", "labels.json", "README.md"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_damage_is_found_and_named(saved, file, damage):
+    path = saved / file
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "altered":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    said = f"lacks '{file}'" if damage == "missing" else f"{re.escape(file)}' is truncated or altered"
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        ep.models.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"no": "version"}'])
+def test_a_damaged_config_is_named(saved, text):
+    (saved / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json' is damaged"):
+        ep.models.from_pretrained(saved)
+
+
+def test_a_config_without_checksums_is_no_way_round_them(saved):
+    rewrite(saved, lambda config: config["sha256"].pop("model.safetensors"))
+    with pytest.raises(ValueError, match=r"lacks \['model.safetensors'\]"):
+        ep.models.from_pretrained(saved)
+
+
+def test_a_newer_format_is_refused(saved):
+    rewrite(saved, lambda config: config.update(format_version=99))
+    with pytest.raises(ValueError, match="format version 99.*upgrade"):
+        ep.models.from_pretrained(saved)
+
+
+def test_unknown_architecture_is_refused(saved):
+    rewrite(saved, lambda config: config["model"].update(n_experts=8))
+    with pytest.raises(ValueError, match=r"Unknown configuration keys \['n_experts'\]"):
+        ep.models.from_pretrained(saved)
+
+
+def test_weights_that_do_not_fit_are_named(saved):
+    tensors = load_file(saved / "model.safetensors")
+    tensors["encoder.extra"] = tensors.pop("encoder.scale")
+    tensors["encoder.prior"] = tensors["encoder.prior"][1:].clone()
+    save_file(tensors, saved / "model.safetensors")
+    reseal(saved, "model.safetensors")
+    with pytest.raises(ValueError, match=r"missing encoder\.scale.*unexpected encoder\.extra.*encoder\.prior has shape"):
+        ep.models.from_pretrained(saved)
+
+
+def test_files_that_contradict_each_other_are_refused(saved):
+    (saved / "genes.tsv").write_text("gene\nA\n")
+    reseal(saved, "genes.tsv")
+    with pytest.raises(ValueError, match="contradicts itself"):
+        ep.models.from_pretrained(saved)
+
+
+def test_no_pickle_is_ever_read(saved):
+    (saved / "model.safetensors").write_bytes(b"\x80\x04\x95 not a safetensors file")
+    reseal(saved, "model.safetensors")
+    with pytest.raises(ValueError, match="no safetensors file"):
+        ep.models.from_pretrained(saved)
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(ValueError, match=r"Unknown model 'pbmc'.*\['pbmc-51loci'\]"):
+        ep.models.from_pretrained("pbmc")
+    with pytest.raises(ValueError, match=r"`revision` \('main'\)"):
+        ep.models.from_pretrained("pbmc-51loci", revision="main")
+    with pytest.raises(ValueError, match="`device`"):
+        ep.models.from_pretrained("pbmc-51loci", device="abacus")
+
+
+def test_a_directory_that_is_no_model_says_what_is_there(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"no config\.json \(files there: \['notes\.txt'\]\)"):
+        ep.models.from_pretrained(tmp_path)
+
+
+def test_a_repository_is_fetched_file_by_file(saved, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    def fake(repo_id, *, revision, allow_patterns, cache_dir):
+        assert (repo_id, revision) == ("someone/model", "v1")
+        target = tmp_path / "snapshot"
+        target.mkdir(exist_ok=True)
+        for file in saved.iterdir():
+            if file.name in allow_patterns:
+                shutil.copy(file, target)
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    again = ep.models.from_pretrained("someone/model", revision="v1")
+    assert again.revision == ep.models.from_pretrained(saved).revision
+    assert again.name == "someone/model"
+
+
+def test_without_a_network_the_files_are_named(monkeypatch):
+    import huggingface_hub
+
+    def offline(*args, **kwargs):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ValueError, match=r"could be reached.*model\.safetensors"):
+        ep.models.from_pretrained("someone/model")
+
+
+def test_the_bundled_model_is_small_and_what_the_registry_says():
+    model = ep.models.from_pretrained("pbmc-51loci")
+    row = ep.models.available().loc["pbmc-51loci"]
+    assert (row["peaks"], row["genes"], row["labels"]) == (len(model.peaks), len(model.genes), len(model.labels))
+    assert row["genome"] == model.peaks.genome
+    assert "## Limits" in model.card
+    folder = ep.models._registry.files("epifoundation.models") / "bundled" / "pbmc-51loci"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 4e6

@@ -1,0 +1,51 @@
+"""Metrics against independent implementations and hand-made cases."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import pearsonr
+from sklearn.metrics import accuracy_score, f1_score
+
+from epifoundation import metrics
+
+labels = st.lists(st.sampled_from(["B", "T", "NK"]), min_size=1, max_size=30)
+
+
+@given(st.data(), labels)
+def test_annotation_scores(data, true):
+    guess = data.draw(st.lists(st.sampled_from(["B", "T", "mono"]), min_size=len(true), max_size=len(true)))
+    assert metrics.accuracy(true, guess) == pytest.approx(accuracy_score(true, guess))
+    expected = np.mean([f1_score(true, guess, labels=[name], average="macro", zero_division=0) for name in {*true, *guess}])
+    assert metrics.macro_f1(true, guess) == pytest.approx(expected)
+
+
+def test_pearson_per_gene():
+    rng = np.random.default_rng(0)
+    true, guess = rng.poisson(1, (50, 4)).astype(float), rng.normal(size=(50, 4))
+    guess[:, 1] = 3.0  # constant prediction counts as 0
+    true[:, 2] = 1.0  # constant truth is left out
+    true[:, 3] = np.arange(50) == 7  # expressed in one cell
+    with np.errstate(invalid="ignore"):
+        each = [pearsonr(true[:, g], guess[:, g])[0] for g in (0, 3)]
+    assert metrics.pearson_per_gene(true, guess) == pytest.approx((each[0] + 0 + each[1]) / 3)
+    assert metrics.pearson_per_gene(true, guess, min_cells=2) == pytest.approx(each[0] / 2)
+    with pytest.raises(ValueError, match="`min_cells`"):
+        metrics.pearson_per_gene(true, guess, min_cells=51)
+
+
+def test_calibration_error_of_a_calibrated_and_an_overconfident_forecaster():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1, 200_000)
+    right = rng.random(200_000) < confidence
+    guess = np.where(right, "B", "T")
+    true = np.full(200_000, "B")
+    assert metrics.expected_calibration_error(true, guess, confidence) < 0.01
+    assert metrics.expected_calibration_error(true, guess, np.ones(200_000)) == pytest.approx(1 - right.mean())
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "pearson_per_gene"])
+def test_shapes_that_differ_and_empty_arrays_are_refused(name):
+    for a, b in ((np.ones((2, 1)), np.ones((3, 1))), (np.ones((0, 1)), np.ones((0, 1)))):
+        with pytest.raises(ValueError, match="same shape"):
+            getattr(metrics, name)(a, b)

@@ -1,0 +1,269 @@
+"""``ep.tl.pretrain``: it learns what was planted, repeats itself, refuses nonsense, and survives Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+
+import epifoundation as ep
+
+SMALL = {"config": ep.ModelConfig(dim=16, n_heads=2), "training": ep.TrainingConfig(max_epochs=2)}
+
+
+def held_out_pearson(mdata, model, rows):
+    atac = mdata["atac"][rows].copy()
+    ep.tl.embed(atac, model)
+    measured = np.log1p(mdata["rna"][rows].X.toarray())
+    return ep.metrics.pearson_per_gene(measured, atac.obsm["epifoundation_expression"])
+
+
+@pytest.mark.parametrize("objective", ["counts", "binary", "gaussian"])
+def test_expression_of_unseen_cells_is_predicted(objective):
+    # Whether a gene is expressed says something only where counts are few.
+    sparse = {"median_counts": 60} if objective == "binary" else {}
+    mdata = ep.datasets.simulate_multiome(400, 600, 40, n_types=4, rng=1, **sparse)
+    if objective == "gaussian":
+        mdata["rna"].layers["log"] = np.log1p(mdata["rna"].X.toarray())
+    rows = np.arange(mdata.n_obs) < 300
+    model = ep.tl.pretrain(
+        mdata[rows].copy(),
+        objective=objective,
+        layer="log" if objective == "gaussian" else None,
+        config=ep.ModelConfig(dim=32),
+        training=ep.TrainingConfig(max_epochs=10, lr=5e-3),
+    )
+    assert model.config.objective == objective
+    assert held_out_pearson(mdata, model, ~rows) > (0.1 if objective == "binary" else 0.25)
+
+
+def test_atac_alone_separates_the_types(simulated):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    atac = simulated["atac"].copy()
+    training = ep.TrainingConfig(max_epochs=30, lr=5e-3, peak_dropout=0.6)
+    model = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=32), training=training)
+    assert len(model.genes) == 0
+    ep.tl.embed(atac, model)
+    X, y = atac.obsm["X_epifoundation"], atac.obs["cell_type"].to_numpy()
+    assert KNeighborsClassifier(5).fit(X[:300], y[:300]).score(X[300:], y[300:]) > 0.9
+
+
+def test_the_data_are_not_changed_and_neither_is_the_random_state(mdata):
+    atac, rna = mdata["atac"].X.copy(), mdata["rna"].X.copy()
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    ep.tl.pretrain(mdata, **SMALL)
+    assert (mdata["atac"].X != atac).nnz == (mdata["rna"].X != rna).nnz == 0
+    assert list(mdata["atac"].obsm) == list(mdata["rna"].layers) == []
+    assert torch.equal(torch.get_rng_state(), state[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
+
+
+def test_the_seed_decides(simulated):
+    a, b, other = (ep.tl.pretrain(simulated, **SMALL, rng=seed) for seed in (3, 3, 4))
+    assert a.revision == b.revision != other.revision
+
+
+def test_validation_by_batch_is_what_it_says(simulated):
+    model = ep.tl.pretrain(simulated, **SMALL, batch_key="batch", validation=["batch1"])
+    n = int((simulated["atac"].obs["batch"] == "batch0").sum())
+    assert (model.training["cells"], model.training["validation_cells"]) == (n, simulated.n_obs - n)
+    assert model.training["batches"] == ["batch0"]
+    assert len(model.training["history"]) == 2
+
+
+def test_the_formats_of_both_matrices_do_not_matter(simulated):
+    reference = ep.tl.pretrain(simulated, **SMALL)
+    other = simulated.copy()
+    other["atac"].X = sp.csc_matrix(other["atac"].X)
+    other["rna"].X = other["rna"].X.toarray()
+    assert ep.tl.pretrain(other, **SMALL).revision == reference.revision
+
+
+def test_peaks_that_are_never_open_are_no_tokens(mdata):
+    atac = mdata["atac"]
+    atac.X = atac.X @ sp.diags((np.arange(600) != 5).astype(np.float32), format="csr")
+    model = ep.tl.pretrain(mdata, **SMALL)
+    assert atac.var_names[5] not in set(model.peaks.names)
+    fewer = ep.tl.pretrain(mdata, **SMALL, min_cells=20)
+    assert len(fewer.peaks) < len(model.peaks)
+
+
+def test_going_on_from_a_model(simulated, model):
+    other = simulated.copy()
+    other["rna"].var_names = [f"gene{(i * 7) % 40}" for i in range(40)]  # another order
+    other["rna"].X = simulated["rna"].X[:, [(i * 7) % 40 for i in range(40)]]
+    further = ep.tl.pretrain(
+        other[:, list(other["atac"].var_names[:400]) + list(other["rna"].var_names[:30])].copy(),
+        init=model,
+        training=ep.TrainingConfig(max_epochs=1, lr=1e-5),
+    )
+    assert further.config == model.config
+    assert further.genes.names == model.genes.names
+    assert further.peaks.same_as(model.peaks.intervals)
+    # A tiny step away from a trained model is about as good as it, a fresh one would not be.
+    rows = np.arange(simulated.n_obs)
+    assert held_out_pearson(simulated, further, rows) > 0.95 * held_out_pearson(simulated, model, rows)
+    adapted = ep.tl.pretrain(simulated["atac"], init=model, objective="peaks", training=ep.TrainingConfig(max_epochs=1))
+    assert adapted.genes.names == model.genes.names
+
+
+def test_labels_become_a_calibrated_head(simulated, model):
+    assert model.labels == sorted(simulated["atac"].obs["cell_type"].unique())
+    partly = simulated.copy()
+    labels = partly["atac"].obs["cell_type"].astype(object)
+    labels.iloc[:100] = np.nan
+    partly["atac"].obs["cell_type"] = labels
+    again = ep.tl.pretrain(partly, **SMALL, label_key="cell_type")
+    assert again.labels == model.labels
+    ep.tl.embed(partly, again)
+    assert partly["atac"].obs["epifoundation_cell_type"].notna().all()
+
+
+def test_two_labels_make_a_head(simulated):
+    two = simulated[simulated["atac"].obs["cell_type"].isin(["type0", "type1"]).to_numpy()].copy()
+    model = ep.tl.pretrain(two, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=6), label_key="cell_type")
+    ep.tl.embed(two, model)
+    assert ep.metrics.accuracy(two["atac"].obs["cell_type"].astype(str), two["atac"].obs["epifoundation_cell_type"].astype(str)) > 0.9
+
+
+def test_cells_without_anything_to_learn_are_left_out_with_a_warning(mdata):
+    for name, rows in (("atac", [0, 1]), ("rna", [2])):
+        keep = ~np.isin(np.arange(400), rows)
+        mdata[name].X = sp.diags(keep.astype(np.float32), format="csr") @ mdata[name].X
+    with pytest.warns(UserWarning, match="3 of 400 cells have no open peak or no RNA"):
+        model = ep.tl.pretrain(mdata, **SMALL)
+    assert model.training["cells"] + model.training["validation_cells"] == 397
+
+
+# what bad input gets
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"objective": "mse"}, r"`objective` must be one of \['counts', 'binary', 'gaussian', 'peaks'\], got 'mse'"),
+        ({"modality": "peaks"}, r"No modality 'peaks'.*`modality=`"),
+        ({"rna_modality": "gex"}, r"No modality 'gex' in the MuData; it has \['atac', 'rna'\].*`rna_modality=`"),
+        ({"layer": "counts"}, "No layer 'counts'"),
+        ({"batch_key": "donor"}, r"`batch_key='donor'` is no column of `obs`; there are \['batch', 'cell_type'\]"),
+        ({"label_key": "donor"}, "`label_key='donor'`"),
+        ({"validation": 1.5}, "`validation` must be a fraction"),
+        ({"validation": ["batch0"]}, "say with `batch_key=`"),
+        ({"validation": ["batch7"], "batch_key": "batch"}, r"must name batches of \['batch0', 'batch1'\], got \['batch7'\]"),
+        ({"validation": ["batch0", "batch1"], "batch_key": "batch"}, "Too few cells: 0 to train on"),
+        ({"min_cells": 10_000}, "No peak is open in at least `min_cells`"),
+        ({"device": "abacus"}, "`device` must be 'auto' or a torch device"),
+    ],
+)
+def test_impossible_options_are_refused(simulated, options, said):
+    with pytest.raises(ValueError, match=said):
+        ep.tl.pretrain(simulated, **(SMALL | options))
+
+
+def test_bad_data_are_refused(mdata, model):
+    with pytest.raises(ValueError, match="an AnnData has none.*`objective='peaks'`"):
+        ep.tl.pretrain(mdata["atac"], **SMALL)
+    unpaired = mudata.MuData({"atac": mdata["atac"][5:].copy(), "rna": mdata["rna"][:-1].copy()})
+    with pytest.raises(ValueError, match="395 cells with ATAC, 399 with RNA, 394 with both"):
+        ep.tl.pretrain(unpaired, **SMALL)
+    shuffled = mudata.MuData({"atac": mdata["atac"].copy(), "rna": mdata["rna"][::-1].copy()})
+    with pytest.raises(ValueError, match="in another order"):
+        ep.tl.pretrain(shuffled, **SMALL)
+    with pytest.raises(ValueError, match="`config` and `init` exclude each other"):
+        ep.tl.pretrain(mdata, **SMALL, init=model)
+    with pytest.raises(ValueError, match="trained with objective 'counts', not 'binary'"):
+        ep.tl.pretrain(mdata, init=model, objective="binary")
+    renamed = mdata.copy()
+    renamed["rna"].var_names = [f"x{i}" for i in range(40)]
+    with pytest.raises(ValueError, match="share 0 of the 40 genes"):
+        ep.tl.pretrain(renamed, init=model)
+    mdata["rna"].layers["log"] = mdata["rna"].X.log1p()
+    with pytest.raises(ValueError, match="holds fractions.*objective='gaussian'"):
+        ep.tl.pretrain(mdata, **SMALL, layer="log")
+    mdata["rna"].X.data[3] = -2
+    with pytest.raises(ValueError, match="`X` of the RNA modality must hold non-negative counts: found -2.0"):
+        ep.tl.pretrain(mdata, **SMALL)
+    mdata["atac"].X.data[3] = np.nan
+    with pytest.raises(ValueError, match="found nan in cell"):
+        ep.tl.pretrain(mdata["atac"], objective="peaks", **SMALL)
+
+
+def test_a_diverging_training_says_so(simulated):
+    with pytest.raises(FloatingPointError, match="Lower `lr`"):
+        ep.tl.pretrain(simulated, config=SMALL["config"], training=ep.TrainingConfig(lr=1e30, max_epochs=2))
+
+
+# Ctrl-C
+
+
+def test_an_interrupted_training_gives_the_best_model_so_far(simulated, monkeypatch, tmp_path):
+    from epifoundation.training import Pretraining
+
+    original, steps = Pretraining.training_step, []
+
+    def interrupt(self, *args):
+        steps.append(1)
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(Pretraining, "training_step", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.warns(RuntimeWarning, match="interrupted after 1 epochs"):
+        model = ep.tl.pretrain(simulated, **SMALL, checkpoint=tmp_path / "last")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert model.training["interrupted"]
+    assert ep.models.from_pretrained(tmp_path / "last").revision == model.revision
+
+
+def test_an_interruption_before_anything_was_learned_is_raised(simulated, monkeypatch):
+    from epifoundation.training import Pretraining
+
+    monkeypatch.setattr(Pretraining, "training_step", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ep.tl.pretrain(simulated, **SMALL)
+
+
+@pytest.mark.slow
+def test_a_real_signal_leaves_the_last_checkpoint_usable(simulated, tmp_path):
+    simulated.write_h5mu(tmp_path / "data.h5mu")
+    code = textwrap.dedent(
+        """
+        import sys, mudata, torch, epifoundation as ep
+        torch.set_num_threads(1)
+        ep.settings.progress = False
+        data = mudata.read_h5mu(sys.argv[1])
+        options = ep.TrainingConfig(max_epochs=100_000, patience=100_000)
+        ep.tl.pretrain(data, config=ep.ModelConfig(dim=16), training=options, checkpoint=sys.argv[2])
+        print("went on")
+        """
+    )
+    checkpoint = tmp_path / "checkpoint"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "data.h5mu"), str(checkpoint)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = pd.Timestamp.now() + pd.Timedelta("120s")
+    while not (checkpoint / "config.json").is_file() and process.poll() is None and pd.Timestamp.now() < deadline:
+        pass
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "went on" in out, err
+    model = ep.models.from_pretrained(checkpoint)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ep.tl.embed(simulated, model, copy=True)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
