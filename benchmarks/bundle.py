@@ -91,7 +91,11 @@ def make_model(mdata):
     rows = [
         ("label head of this model", head, atac.obsm["epifoundation_expression"].to_numpy()[is_test]),
         ("logistic regression on its embedding", logistic(ours, labels, ~is_test), None),
-        ("LSI (50) + logistic regression / ridge", logistic(baseline, labels, ~is_test), ridge(baseline, expression, ~is_test)),
+        (
+            "LSI (50) + logistic regression / ridge",
+            logistic(baseline, labels, ~is_test),
+            ridge(baseline, expression, ~is_test),
+        ),
     ]
     table = "| on the test cells | accuracy | macro-F1 | Pearson per gene |\n|---|---|---|---|\n"
     for name, guess, predicted in rows:

@@ -10,9 +10,12 @@ validation cells in the same run. Labels without `Mis`. Prints a table with the 
 import argparse
 import multiprocessing as mp
 import resource
+import tempfile
 import time
 import warnings
+from pathlib import Path
 
+import mudata
 import numpy as np
 import pandas as pd
 import torch
@@ -45,8 +48,6 @@ def main():
 
 def read(path, batches):
     """Cells of the batches that have a label and open peaks."""
-    import mudata
-
     mdata = mudata.read_h5mu(path)
     obs = mdata["atac"].obs
     keep = obs["batch"].isin(batches) & (obs["cell_type"] != "Mis") & (mdata["atac"].X.getnnz(axis=1) > 0)
@@ -63,10 +64,11 @@ def run(mdata, train, validate, test, seed):
     baseline = lsi(mdata["atac"].X.tocsr(), ~is_test)
     rows = {"LSI": scores(baseline, ridge(baseline, expression, ~is_test), labels, expression, is_test)}
 
-    known = mdata[~is_test].copy()
+    folder = Path(tempfile.mkdtemp())
+    mdata[~is_test].copy().write_h5mu(folder / "known.h5mu")
     with mp.get_context("spawn").Pool(1) as pool:  # a process of its own, so that its memory can be told
-        weights, seconds, gigabytes = pool.apply(pretrain, (known, validate, seed, torch.get_num_threads()))
-    model = ep.models.from_pretrained(weights)
+        seconds, gigabytes = pool.apply(pretrain, (folder, validate, seed, torch.get_num_threads()))
+    model = ep.models.from_pretrained(folder / "model")
     atac = mdata["atac"].copy()
     ep.tl.embed(atac, model)
     predicted = atac.obsm["epifoundation_expression"].reindex(columns=mdata["rna"].var_names).to_numpy()[is_test]
@@ -78,17 +80,17 @@ def run(mdata, train, validate, test, seed):
     return table
 
 
-def pretrain(known, validate, seed, threads):
-    """Pretrain; give back the directory, the seconds and the peak memory of this process in GB."""
-    import tempfile
-
+def pretrain(folder, validate, seed, threads):
+    """Pretrain and save; give back the seconds and the peak memory of this process in GB."""
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    ep.settings.progress = False
+    known = mudata.read_h5mu(folder / "known.h5mu")
     began = time.perf_counter()
     model = ep.tl.pretrain(known, batch_key="batch", validation=validate, genome="mm10", rng=seed)
     seconds = time.perf_counter() - began
-    directory = model.save_pretrained(tempfile.mkdtemp() + "/model")
-    return directory, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    model.save_pretrained(folder / "model")
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def scores(embedding, predicted, labels, expression, is_test):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-Data = AnnData | MuData
-RNG = int | np.random.Generator | None
+Data: TypeAlias = AnnData | MuData
+RNG: TypeAlias = int | np.random.Generator | None
 
 
 def get_atac(data: Any, modality: str = "atac") -> AnnData:

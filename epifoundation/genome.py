@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -135,5 +136,7 @@ def check_intervals(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _with_prefix(chrom: pd.Series) -> pd.Series:
     """1, X, MT -> chr1, chrX, chrM; names of contigs stay as they are."""
-    bare = chrom.str.fullmatch(r"\d{1,2}|[XYM]|MT")
-    return chrom.where(~bare, "chr" + chrom.replace("MT", "M")).astype(object)
+    codes, names = pd.factorize(chrom)  # few names, many peaks
+    bare = re.compile(r"\d{1,2}|[XYM]|MT")
+    full = ["chr" + name.replace("MT", "M") if bare.fullmatch(name) else name for name in names]
+    return pd.Series(np.array(full, dtype=object)[codes], index=chrom.index, dtype=object)

@@ -88,7 +88,9 @@ def pearson_per_gene(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 
     return float(np.mean((a * b).sum(axis=0) / np.maximum(norm, 1e-12)))
 
 
-def expected_calibration_error(true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike, *, n_bins: int = 15) -> float:
+def expected_calibration_error(
+    true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike, *, n_bins: int = 15
+) -> float:
     """Mean distance between confidence and accuracy, over bins of equal width (Guo et al. 2017).
 
     Parameters

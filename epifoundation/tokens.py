@@ -103,11 +103,13 @@ def iter_tokens(
         check_values(rows.data, rows.indptr, names[start:stop], "`X` of the ATAC modality")
         rows = open_peaks(rows)
         n_open = np.diff(rows.indptr)
-        if projection is None:
+        if projection is None or known is None:
             yield slice(start, stop), Tokens(rows.indices, rows.indptr, n_open, n_open)
             continue
         n_known = np.add.reduceat(np.append(known[rows.indices], False), rows.indptr[:-1], dtype=np.int64)
         n_known[n_open == 0] = 0
-        mapped = sp.csr_matrix((np.ones(rows.nnz, np.float32), rows.indices, rows.indptr), shape=rows.shape) @ projection
+        mapped = (
+            sp.csr_matrix((np.ones(rows.nnz, np.float32), rows.indices, rows.indptr), shape=rows.shape) @ projection
+        )
         mapped.sort_indices()
         yield slice(start, stop), Tokens(mapped.indices, mapped.indptr, n_open, n_known)

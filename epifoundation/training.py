@@ -9,12 +9,13 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
 import scipy.sparse as sp
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -57,25 +58,28 @@ class Cells(Dataset):
     def __len__(self) -> int:
         return self.pattern.shape[0]
 
-    def __getitems__(self, rows: Sequence[int]) -> Batch:
-        rows = np.asarray(rows)
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        rows = np.asarray(indices)
         tokens = self.pattern[rows]
-        target = None
-        if self.target is not None:
-            target = self.target[rows] if self.pooling is None else self.pooling[rows] @ self.target
-            if sp.issparse(target):
-                target = target.toarray()  # a batch of cells x genes
-            target = torch.from_numpy(np.asarray(target, dtype=np.float32))
         return Batch(
             torch.from_numpy(tokens.indices.astype(np.int64)),
             torch.from_numpy(tokens.indptr.astype(np.int64)),
-            target,
+            self._target(rows),
             None if self.batch is None else torch.from_numpy(self.batch[rows]),
         )
+
+    def _target(self, rows: np.ndarray) -> Tensor | None:
+        if self.target is None:
+            return None
+        target = self.target[rows] if self.pooling is None else self.pooling[rows] @ self.target
+        dense = target.toarray() if sp.issparse(target) else target  # a batch of cells x genes
+        return torch.from_numpy(np.asarray(dense, dtype=np.float32))
 
 
 class Pretraining(pl.LightningModule):
     """Expression from open peaks, and held-out peaks from the others."""
+
+    genes: Tensor | None
 
     def __init__(self, network: Network, config: TrainingConfig, genes: np.ndarray | None = None) -> None:
         super().__init__()
@@ -91,16 +95,17 @@ class Pretraining(pl.LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """The expression loss of whole cells; without RNA, the loss of every other peak."""
-        if batch.target is None:
+        head = self.network.expression
+        if batch.target is None or head is None:
             # The same peaks each time, so that epochs can be compared.
             every_other = torch.arange(len(batch.ids), device=batch.ids.device) % 2 == 0
             loss = self._loss(batch, keep_one(every_other, batch.offsets))
         else:
             embedding = self.network.encode(batch.ids, batch.offsets)
-            loss = self.network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes)
+            loss = head.loss(embedding, batch.target, batch.batch, genes=self.genes)
         self.log("validation", loss, prog_bar=True, batch_size=len(batch.offsets) - 1)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and one cycle; the peak vectors learn more slowly than what reads them."""
         config, encoder = self.hyper, self.network.encoder
         peaks = [encoder.peak.weight]
@@ -123,7 +128,7 @@ class Pretraining(pl.LightningModule):
         kept = torch.cat([batch.offsets.new_zeros(1), torch.bincount(cells[keep], minlength=len(batch.offsets) - 1)])
         embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0)))
         peak_loss = network.peaks.loss(embedding, batch.ids[~keep], cells[~keep])
-        if batch.target is None:
+        if batch.target is None or network.expression is None:
             return peak_loss
         loss = network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes)
         return loss + self.hyper.peak_weight * peak_loss
@@ -138,18 +143,19 @@ class KeepBest(pl.Callback):
         self.best: Network | None = None
         self.history: list[dict[str, float]] = []
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Pretraining) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Compare the epoch that just ended; its validation has been run."""
         losses = {name: float(trainer.callback_metrics[name]) for name in ("train", "validation")}
         if not np.isfinite(losses["validation"]):
-            msg = f"Training diverged in epoch {len(self.history)}: losses {losses}. Lower `lr` ({module.hyper.lr})."
+            msg = f"Training diverged in epoch {len(self.history)}: losses {losses}. Lower `lr`."
             raise FloatingPointError(msg)
         self.history.append(losses)
         validation = [epoch["validation"] for epoch in self.history]
         best = int(np.argmin(validation))
         if best == len(validation) - 1:
-            self.best = copy.deepcopy(module.network).cpu()
-            self.on_better(self.best, best)
+            network: Network = copy.deepcopy(module.network).cpu()
+            self.best = network
+            self.on_better(network, best)
         elif len(validation) - 1 - best >= self.patience:
             trainer.should_stop = True
 
@@ -269,5 +275,5 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch

@@ -23,7 +23,12 @@ def test_names_of_every_style_are_read(rows, style):
 
 
 def test_bare_chromosomes_get_their_prefix():
-    assert parse_intervals(["1:5-9", "X:5-9", "MT:5-9", "GL1.1:5-9"])["chrom"].tolist() == ["chr1", "chrX", "chrM", "GL1.1"]
+    assert parse_intervals(["1:5-9", "X:5-9", "MT:5-9", "GL1.1:5-9"])["chrom"].tolist() == [
+        "chr1",
+        "chrX",
+        "chrM",
+        "GL1.1",
+    ]
 
 
 @pytest.mark.parametrize("column", ["interval", None])

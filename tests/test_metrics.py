@@ -16,7 +16,9 @@ labels = st.lists(st.sampled_from(["B", "T", "NK"]), min_size=1, max_size=30)
 def test_annotation_scores(data, true):
     guess = data.draw(st.lists(st.sampled_from(["B", "T", "mono"]), min_size=len(true), max_size=len(true)))
     assert metrics.accuracy(true, guess) == pytest.approx(accuracy_score(true, guess))
-    expected = np.mean([f1_score(true, guess, labels=[name], average="macro", zero_division=0) for name in {*true, *guess}])
+    expected = np.mean(
+        [f1_score(true, guess, labels=[name], average="macro", zero_division=0) for name in {*true, *guess}]
+    )
     assert metrics.macro_f1(true, guess) == pytest.approx(expected)
 
 

@@ -130,6 +130,6 @@ def test_every_direct_dependency_is_pinned():
     needed = {
         re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
         for requirement in requires("epifoundation")
-        if "python_version >= \"3.12\"" not in requirement and "python_version >= '3.12'" not in requirement
+        if 'python_version >= "3.12"' not in requirement and "python_version >= '3.12'" not in requirement
     }
     assert needed <= pinned, f"not pinned: {sorted(needed - pinned)}"

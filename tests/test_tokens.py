@@ -64,7 +64,9 @@ def test_backed_data(tmp_path, form):
     backed.file.close()
 
 
-@pytest.mark.parametrize(("value", "said"), [(-1, "found -1.0 in cell 'cell4'"), (np.nan, "found nan in cell 'cell4'"), (np.inf, "inf")])
+@pytest.mark.parametrize(
+    ("value", "said"), [(-1, "found -1.0 in cell 'cell4'"), (np.nan, "found nan in cell 'cell4'"), (np.inf, "inf")]
+)
 @pytest.mark.parametrize("make", [np.asarray, sp.csr_matrix, sp.csc_matrix])
 def test_impossible_counts_are_refused_by_cell(make, value, said):
     dense = np.ones((6, 3))

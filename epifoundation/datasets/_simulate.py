@@ -185,9 +185,9 @@ def _draw_fragments(
             places = rng.random(sizes[cells].sum()) * cumulative[-1]
             columns.append(np.searchsorted(cumulative, places, side="right").clip(max=len(cumulative) - 1))
             rows.append(np.repeat(cells, sizes[cells]))
-    rows, columns = np.concatenate(rows), np.concatenate(columns)
+    places = np.concatenate(rows), np.concatenate(columns)
     shape = (len(first), accessibility.shape[1])
-    return sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+    return sp.csr_matrix((np.ones(len(places[0]), dtype=np.float32), places), shape=shape)
 
 
 def _draw_counts(

@@ -17,7 +17,7 @@ from safetensors.torch import load
 from .._version import __version__
 from ..nn import ModelConfig, Network, Sizes
 from ..vocabulary import GeneVocabulary, PeakVocabulary
-from ._model import EpiFoundation
+from ._model import EpiFoundation, revision_of
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD = (
@@ -65,7 +65,11 @@ def read(directory: Path, *, name: str) -> EpiFoundation:
         raise ValueError(msg)
     network = Network(ModelConfig.from_dict(config["model"]), sizes)
     _load_strictly(network, directory / WEIGHTS)
-    return EpiFoundation(network, peaks, genes, labels, config["training"], name, (directory / CARD).read_text())
+    model = EpiFoundation(network, peaks, genes, labels, config["training"], name, (directory / CARD).read_text())
+    model.__dict__["revision"] = revision_of(
+        config["sha256"][WEIGHTS]
+    )  # known already: a large file is not hashed twice
+    return model
 
 
 def _fill(model: EpiFoundation, directory: Path) -> None:
@@ -170,7 +174,9 @@ def _load_strictly(network: Network, path: Path) -> None:
 
 
 def _default_card(model: EpiFoundation) -> str:
-    rows = "".join(f"| {key} | {value} |\n" for key, value in model.training.items() if not isinstance(value, dict | list))
+    rows = "".join(
+        f"| {key} | {value} |\n" for key, value in model.training.items() if not isinstance(value, dict | list)
+    )
     return (
         "# EpiFoundation model\n\n"
         f"Encoder `{model.config.encoder}` (d = {model.config.dim}), {len(model.peaks):,} peaks ({model.peaks.genome}), "

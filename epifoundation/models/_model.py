@@ -70,7 +70,7 @@ class EpiFoundation:
     @cached_property
     def revision(self) -> str:
         """First 12 digits of the sha256 of the weights."""
-        return hashlib.sha256(self.weights).hexdigest()[:12]
+        return revision_of(hashlib.sha256(self.weights).hexdigest())
 
     @property
     def weights(self) -> bytes:
@@ -131,3 +131,8 @@ class EpiFoundation:
     def describe(self) -> str:
         """The training summary as indented JSON."""
         return json.dumps(self.training, indent=2)
+
+
+def revision_of(sha256: str) -> str:
+    """The part of a checksum that is shown."""
+    return sha256[:12]

@@ -115,7 +115,7 @@ class TrainingConfig:
     max_epochs: int | None = None
     batch_size: int = 64
     lr: float = 1e-3
-    peak_lr: float = 0.2
+    peak_lr: float = 0.05
     weight_decay: float = 0.01
     peak_dropout: float = 0.3
     peak_weight: float = 0.1

@@ -16,6 +16,9 @@ class ExpressionHead(nn.Module):
     carry it. Prediction uses the mean over the training batches.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, dim: int, n_genes: int, n_batches: int, objective: str) -> None:
         super().__init__()
         self.objective = objective
@@ -50,7 +53,11 @@ class ExpressionHead(nn.Module):
         return F.mse_loss(logits, (target - self.mean[every]) / self.deviation[every])
 
     def predict(self, embedding: Tensor, genes: Tensor | None = None) -> Tensor:
-        """Expression on the scale of :attr:`scale`, (n_cells, n_genes) or (n_cells, len(genes))."""
+        """Expression, (n_cells, n_genes) or (n_cells, len(genes)).
+
+        ``log1p`` of counts per 10,000 for ``"counts"``, a probability for ``"binary"``, the measured scale for
+        ``"gaussian"``.
+        """
         logits = self(embedding)
         if self.objective == "counts":
             # In place: this is the largest array of an inference.
@@ -62,18 +69,9 @@ class ExpressionHead(nn.Module):
         logits = logits if genes is None else logits[:, genes]
         return logits.sigmoid() if self.objective == "binary" else logits
 
-    @property
-    def scale(self) -> str:
-        """What a predicted number means."""
-        return {
-            "counts": "log1p of counts per 10,000",
-            "binary": "probability of being expressed",
-            "gaussian": "the scale of the training data",
-        }[self.objective]
-
 
 class PeakHead(nn.Module):
-    """Multinomial over all peaks: which peaks of this cell were held out?"""
+    """Multinomial over all peaks: which of them were held out of this cell."""
 
     def __init__(self, dim: int, n_peaks: int) -> None:
         super().__init__()
@@ -93,6 +91,8 @@ class PeakHead(nn.Module):
 
 class LabelHead(nn.Module):
     """Linear softmax with a temperature that is fitted on held-out cells (Guo et al. 2017)."""
+
+    temperature: Tensor
 
     def __init__(self, dim: int, n_labels: int) -> None:
         super().__init__()

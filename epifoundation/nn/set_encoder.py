@@ -14,13 +14,13 @@ MAX_SCALE = 20.0
 
 
 class SetEncoder(nn.Module):
-    """Encodes a cell as an attention-weighted mean over its open peaks.
+    r"""Encodes a cell as an attention-weighted mean over its open peaks.
 
     With token vectors ``x_p = LayerNorm(E_p)``, unit keys and unit learned queries ``q_mh``,
 
     .. math::
-        a_{pmh} = s_h \\cos(W_k x_p, q_{mh}) + b_p, \\qquad
-        z_{mh} = \\sum_p e^{a_{pmh}} v_{ph} \\Big/ \\sum_p e^{a_{pmh}} .
+        a_{pmh} = s_h \cos(W_k x_p, q_{mh}) + b_p, \qquad
+        z_{mh} = \sum_p e^{a_{pmh}} v_{ph} \Big/ \sum_p e^{a_{pmh}} .
 
     Nothing on the right depends on the cell but the set that is summed over. So each peak has one row of a
     table, ``[exp(a) v | exp(a)]``, and a cell is a sum of rows and a division. Training makes the rows of
@@ -53,7 +53,10 @@ class SetEncoder(nn.Module):
     def fold(self, chunk: int = 16_384) -> Tensor:
         """The table of all peaks, (n_peaks, n_seeds * (dim + n_heads)), to be summed by :func:`pool`."""
         every = torch.arange(self.peak.num_embeddings, device=self.prior.device)
-        return torch.cat([self.rows(part) for part in every.split(chunk)])
+        table = self.prior.new_empty(len(every), self.n_seeds * (self.dim + self.n_heads))
+        for part in every.split(chunk):
+            table[part[0] : part[-1] + 1] = self.rows(part)
+        return table
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows of the table, ``[exp(a) v | exp(a)]``, for the peaks `ids`."""

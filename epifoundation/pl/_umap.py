@@ -64,6 +64,8 @@ def umap(
         color = [keys.cell_type, keys.confidence]
         missing = [name for name in color if name not in atac.obs]
         if missing:
-            msg = f"No {missing} in `obs`: run `epifoundation.tl.embed` with a model that has labels, or choose `color`."
+            msg = (
+                f"No {missing} in `obs`: run `epifoundation.tl.embed` with a model that has labels, or choose `color`."
+            )
             raise ValueError(msg)
     return sc.pl.umap(atac, color=color, **kwargs)

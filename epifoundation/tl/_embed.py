@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,13 @@ from ..models._registry import DEFAULT, resolve_device
 from ..tokens import CHUNK, iter_tokens
 from ..vocabulary import PeakVocabulary
 from ._training_data import gene_vocabulary
+
+# What a predicted number means, by the objective of the model
+SCALES = {
+    "counts": "log1p of counts per 10,000",
+    "binary": "probability of being expressed",
+    "gaussian": "the scale of the training data",
+}
 
 
 def embed(
@@ -106,7 +112,8 @@ def embed(
     peaks = PeakVocabulary.from_var(atac.var)
     projection = model.peaks.mapping(peaks)
     rna = data.mod.get(rna_modality) if isinstance(data, MuData) else None
-    output = _Output(model, atac, rna, expression=expression and len(model.genes) > 0, annotation=annotation)
+    predicted = _Expression(model, atac, rna) if expression and len(model.genes) else None
+    output = _Output(model, atac.n_obs, predicted, annotation=annotation)
 
     folded = model.network.folded()
     counts = np.zeros((2, atac.n_obs), dtype=np.int64)
@@ -145,43 +152,44 @@ def resolve_model(model: EpiFoundation | str | Path | None, device: str | torch.
 class _Output:
     """Arrays that are filled chunk by chunk, and written only when all went well."""
 
-    def __init__(
-        self, model: EpiFoundation, atac: AnnData, rna: AnnData | None, *, expression: bool, annotation: bool
-    ) -> None:
-        self.model, n = model, atac.n_obs
-        self.embedding = np.empty((n, model.config.dim), dtype=np.float32)
-        self.probabilities = np.empty((n, len(model.labels)), np.float32) if annotation and model.labels else None
-        self.expression: np.ndarray | None = None
-        self.rows = self.genes = self.columns = None
-        if not expression:
-            return
-        if rna is None:
-            self.expression = np.empty((n, len(model.genes)), dtype=np.float32)
-            return
-        # positions of ATAC cells among the RNA cells, and of the model's genes among the RNA genes
-        self.rows = rna.obs_names.get_indexer(atac.obs_names)
-        genes = model.genes.positions(rna.var_names)
-        ids = gene_vocabulary(rna.var).ids
-        if ids is not None:
-            genes = np.where(genes >= 0, genes, model.genes.positions(ids))
-        self.columns = np.flatnonzero(genes >= 0)
-        self.genes = torch.from_numpy(genes[self.columns]).to(model.device)
-        self.expression = np.full((rna.n_obs, rna.n_vars), np.nan, dtype=np.float32)
+    def __init__(self, model: EpiFoundation, n_cells: int, expression: _Expression | None, *, annotation: bool) -> None:
+        self.model, self.expression = model, expression
+        self.embedding = np.empty((n_cells, model.config.dim), dtype=np.float32)
+        self.probabilities = np.empty((n_cells, len(model.labels)), np.float32) if annotation and model.labels else None
 
     def take(self, rows: slice, embedding: torch.Tensor) -> None:
         """Compute and keep what is read off the embedding of the cells `rows`."""
         network = self.model.network
         self.embedding[rows] = embedding.cpu().numpy()
-        if self.probabilities is not None:
+        if self.probabilities is not None and network.label is not None:
             self.probabilities[rows] = network.label(embedding).cpu().numpy()
-        if self.expression is None:
-            return
-        predicted = network.expression.predict(embedding, self.genes).cpu().numpy()
-        if self.rows is None:
-            self.expression[rows] = predicted
-            return
+        if self.expression is not None and network.expression is not None:
+            predicted = network.expression.predict(embedding, self.expression.genes)
+            self.expression.take(rows, predicted.cpu().numpy())
+
+
+class _Expression:
+    """Predicted expression: cells x genes of the RNA modality, or of the model where there is no RNA."""
+
+    def __init__(self, model: EpiFoundation, atac: AnnData, rna: AnnData | None) -> None:
+        self.beside_rna = rna is not None
+        if rna is None:
+            genes = np.arange(len(model.genes))
+            self.rows = np.arange(atac.n_obs)
+        else:
+            genes = model.genes.positions(rna.var_names)
+            ids = gene_vocabulary(rna.var).ids
+            genes = genes if ids is None else np.where(genes >= 0, genes, model.genes.positions(ids))
+            self.rows = rna.obs_names.get_indexer(atac.obs_names)
+        self.columns = np.flatnonzero(genes >= 0)
+        self.genes = torch.from_numpy(genes[self.columns]).to(model.device)
+        shape = (atac.n_obs if rna is None else rna.n_obs, len(genes))
+        self.values = np.full(shape, np.nan, dtype=np.float32)
+
+    def take(self, rows: slice, predicted: np.ndarray) -> None:
+        """Put the prediction for the ATAC cells `rows` in their places; cells without RNA have none."""
         places = self.rows[rows]
-        self.expression[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
+        self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
 
 
 def _peak_report(model: EpiFoundation, peaks: PeakVocabulary, projection: Any, counts: np.ndarray) -> dict[str, Any]:
@@ -205,7 +213,13 @@ def _peak_report(model: EpiFoundation, peaks: PeakVocabulary, projection: Any, c
 
 
 def _write(
-    data: Data, output: _Output, counts: np.ndarray, report: dict[str, Any], keys: Keys, modality: str, rna_modality: str
+    data: Data,
+    output: _Output,
+    counts: np.ndarray,
+    report: dict[str, Any],
+    keys: Keys,
+    modality: str,
+    rna_modality: str,
 ) -> None:
     atac = get_atac(data, modality)
     atac.obsm[keys.embedding] = output.embedding
@@ -220,10 +234,10 @@ def _write(
         atac.obs[keys.confidence] = probabilities.max(axis=1)
         atac.obsm[keys.probabilities] = pd.DataFrame(probabilities, index=atac.obs_names, columns=labels)
     if output.expression is not None:
-        report["expression_scale"] = output.model.network.expression.scale
-        if output.rows is None:
-            genes = output.model.genes.names
-            atac.obsm[keys.expression] = pd.DataFrame(output.expression, index=atac.obs_names, columns=genes)
+        report["expression_scale"] = SCALES[output.model.config.objective]
+        if output.expression.beside_rna:
+            data.mod[rna_modality].layers[keys.layer] = output.expression.values
         else:
-            data.mod[rna_modality].layers[keys.layer] = output.expression
+            genes = pd.Index(output.model.genes.names)
+            atac.obsm[keys.expression] = pd.DataFrame(output.expression.values, index=atac.obs_names, columns=genes)
     atac.uns[keys.uns] = report

@@ -198,7 +198,9 @@ def _train(
 
     def save(best: Network, epoch: int) -> None:
         if checkpoint is not None:
-            so_far = EpiFoundation(copy.deepcopy(best), data.peaks, data.genes, training=summary | {"epochs": epoch + 1})
+            so_far = EpiFoundation(
+                copy.deepcopy(best), data.peaks, data.genes, training=summary | {"epochs": epoch + 1}
+            )
             so_far.save_pretrained(checkpoint, overwrite=True)
 
     def cells(rows: np.ndarray, pooling: sp.csr_matrix | None, codes: np.ndarray | None) -> Cells:
@@ -243,7 +245,7 @@ def _build(
         network.encoder.peak.weight.copy_(torch.from_numpy(peak_vectors(pattern, scores, config.dim, rng)))
         network.encoder.prior.copy_(torch.from_numpy(0.2 * (rarity - rarity.mean()) / (rarity.std() + 1e-6)))
         network.peaks.linear.bias.copy_(_log_frequency(pattern))
-        if network.expression is not None:
+        if network.expression is not None and data.target is not None:
             _set_base_rate(network.expression, data.target[data.train])
     return network
 
@@ -258,7 +260,7 @@ def _set_base_rate(head: ExpressionHead, target: sp.csr_matrix | np.ndarray) -> 
     if head.objective == "counts":
         head.linear.bias.copy_(_log_frequency(target))
     elif head.objective == "binary":
-        rate = (target.getnnz(axis=0) + 1) / (target.shape[0] + 2)
+        rate = (np.asarray(target.sum(axis=0)).ravel() + 1) / (target.shape[0] + 2)
         head.linear.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32)))
     else:
         deviation = target.std(axis=0)

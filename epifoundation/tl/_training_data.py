@@ -13,7 +13,6 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from .._validate import Data, check_paired, check_unique, check_values, get_atac, get_matrix, get_modality, obs_column
-from ..genome import read_intervals
 from ..models import EpiFoundation
 from ..tokens import iter_tokens, row_reader
 from ..vocabulary import GeneVocabulary, PeakVocabulary
@@ -179,7 +178,9 @@ def _split(
     held = np.sort(held)
     train = np.setdiff1d(rows, held)
     if len(train) < 2 or not len(held):
-        msg = f"Too few cells: {len(train)} to train on and {len(held)} to validate on, of {len(usable)} with open peaks."
+        msg = (
+            f"Too few cells: {len(train)} to train on and {len(held)} to validate on, of {len(usable)} with open peaks."
+        )
         raise ValueError(msg)
     return train, held
 

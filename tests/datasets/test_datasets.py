@@ -20,9 +20,7 @@ def test_sizes_names_and_truth(simulated):
     links = truth["links"]
     assert set(links["peak"]) <= set(atac.var_names)
     assert set(links["gene"]) == set(rna.var_names)
-    distance = (
-        atac.var.loc[links["peak"], "start"].to_numpy() - rna.var.loc[links["gene"], "start"].to_numpy()
-    )
+    distance = atac.var.loc[links["peak"], "start"].to_numpy() - rna.var.loc[links["gene"], "start"].to_numpy()
     assert np.abs(distance).max() <= 50_000 * 10  # a peak may lie on the next chromosome of a small genome
     assert truth["second_fraction"].max() <= 1
 
@@ -40,7 +38,9 @@ def test_types_and_batches_differ_and_depth_is_as_asked():
     assert np.median(mdata["rna"].X.sum(axis=1).A1) == pytest.approx(800, rel=0.1)
     profile = mdata["atac"].X.toarray() / mdata["atac"].X.sum(axis=1).A1[:, None]
     mean = {
-        key: {v: profile[(mdata["atac"].obs[key] == v).to_numpy()].mean(axis=0) for v in mdata["atac"].obs[key].unique()}
+        key: {
+            v: profile[(mdata["atac"].obs[key] == v).to_numpy()].mean(axis=0) for v in mdata["atac"].obs[key].unique()
+        }
         for key in ("cell_type", "batch")
     }
     types, batches = list(mean["cell_type"].values()), list(mean["batch"].values())
@@ -51,7 +51,9 @@ def test_linked_genes_follow_their_peaks():
     mdata = ep.datasets.simulate_multiome(1500, 400, 40, n_types=6, batch_effect=0.0, median_fragments=400, rng=2)
     by_type = mdata["atac"].obs["cell_type"].to_numpy()
     mean = {
-        name: np.log(np.stack([np.asarray(mdata[name].X[by_type == t].mean(axis=0)).ravel() + 0.01 for t in np.unique(by_type)]))
+        name: np.log(
+            np.stack([np.asarray(mdata[name].X[by_type == t].mean(axis=0)).ravel() + 0.01 for t in np.unique(by_type)])
+        )
         for name in ("atac", "rna")
     }
     links = mdata.uns["truth"]["links"]

@@ -121,7 +121,9 @@ def test_weights_that_do_not_fit_are_named(saved):
     tensors["encoder.prior"] = tensors["encoder.prior"][1:].clone()
     save_file(tensors, saved / "model.safetensors")
     reseal(saved, "model.safetensors")
-    with pytest.raises(ValueError, match=r"missing encoder\.scale.*unexpected encoder\.extra.*encoder\.prior has shape"):
+    with pytest.raises(
+        ValueError, match=r"missing encoder\.scale.*unexpected encoder\.extra.*encoder\.prior has shape"
+    ):
         ep.models.from_pretrained(saved)
 
 

@@ -39,7 +39,6 @@ def test_binary_loss_is_bernoulli_of_being_expressed():
 def test_predictions_are_on_the_scale_that_is_named():
     counts = head("counts").predict(EMBEDDING)
     torch.testing.assert_close(counts.expm1().sum(1), torch.full((5,), 1e4))
-    assert head("counts").scale == "log1p of counts per 10,000"
     probability = head("binary").predict(EMBEDDING)
     assert ((probability > 0) & (probability < 1)).all()
     torch.testing.assert_close(head("gaussian").predict(EMBEDDING), head("gaussian")(EMBEDDING))

@@ -54,7 +54,7 @@ def test_everything_is_written(mdata, model):
     assert report["revision"] == model.revision
     assert report["peaks"]["matched"] == len(model.peaks)
     assert report["expression_scale"] == "log1p of counts per 10,000"
-    assert (atac.X != counts).nnz == 0
+    assert (counts != atac.X).nnz == 0
 
 
 def test_the_model_learned_what_was_planted(mdata, model):
@@ -155,9 +155,7 @@ def test_backed_data_give_the_same(simulated, model, expected, form, tmp_path):
             warnings.simplefilter("ignore")
             atac.write_zarr(tmp_path / "a.zarr")
         group = zarr.open(tmp_path / "a.zarr", mode="r")
-        backed = anndata.AnnData(
-            X=anndata.io.sparse_dataset(group["X"]), obs=atac.obs, var=atac.var
-        )
+        backed = anndata.AnnData(X=anndata.io.sparse_dataset(group["X"]), obs=atac.obs, var=atac.var)
     ep.tl.embed(backed, model)
     np.testing.assert_array_equal(backed.obsm[KEY], expected)
 
@@ -206,7 +204,9 @@ def test_renamed_and_shuffled_peaks_are_the_same_peaks(simulated, model, expecte
 def test_peaks_the_model_does_not_know_change_nothing_but_coverage(simulated, model, expected):
     atac = simulated["atac"]
     extra = anndata.AnnData(
-        sp.csr_matrix(np.ones((atac.n_obs, 2), np.float32)), obs=atac.obs[[]], var=pd.DataFrame(index=["chr9:1-2", "chrZ:5-9"])
+        sp.csr_matrix(np.ones((atac.n_obs, 2), np.float32)),
+        obs=atac.obs[[]],
+        var=pd.DataFrame(index=["chr9:1-2", "chrZ:5-9"]),
     )
     more = anndata.concat([atac, extra], axis=1)
     ep.tl.embed(more, model)

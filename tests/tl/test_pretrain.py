@@ -63,7 +63,7 @@ def test_the_data_are_not_changed_and_neither_is_the_random_state(mdata):
     np.random.seed(0)  # noqa: NPY002
     state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     ep.tl.pretrain(mdata, **SMALL)
-    assert (mdata["atac"].X != atac).nnz == (mdata["rna"].X != rna).nnz == 0
+    assert (atac != mdata["atac"].X).nnz == (rna != mdata["rna"].X).nnz == 0
     assert list(mdata["atac"].obsm) == list(mdata["rna"].layers) == []
     assert torch.equal(torch.get_rng_state(), state[0])
     np.testing.assert_array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
@@ -132,9 +132,16 @@ def test_labels_become_a_calibrated_head(simulated, model):
 
 def test_two_labels_make_a_head(simulated):
     two = simulated[simulated["atac"].obs["cell_type"].isin(["type0", "type1"]).to_numpy()].copy()
-    model = ep.tl.pretrain(two, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=6), label_key="cell_type")
+    model = ep.tl.pretrain(
+        two, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=6), label_key="cell_type"
+    )
     ep.tl.embed(two, model)
-    assert ep.metrics.accuracy(two["atac"].obs["cell_type"].astype(str), two["atac"].obs["epifoundation_cell_type"].astype(str)) > 0.9
+    assert (
+        ep.metrics.accuracy(
+            two["atac"].obs["cell_type"].astype(str), two["atac"].obs["epifoundation_cell_type"].astype(str)
+        )
+        > 0.9
+    )
 
 
 def test_cells_without_anything_to_learn_are_left_out_with_a_warning(mdata):
@@ -160,7 +167,10 @@ def test_cells_without_anything_to_learn_are_left_out_with_a_warning(mdata):
         ({"label_key": "donor"}, "`label_key='donor'`"),
         ({"validation": 1.5}, "`validation` must be a fraction"),
         ({"validation": ["batch0"]}, "say with `batch_key=`"),
-        ({"validation": ["batch7"], "batch_key": "batch"}, r"must name batches of \['batch0', 'batch1'\], got \['batch7'\]"),
+        (
+            {"validation": ["batch7"], "batch_key": "batch"},
+            r"must name batches of \['batch0', 'batch1'\], got \['batch7'\]",
+        ),
         ({"validation": ["batch0", "batch1"], "batch_key": "batch"}, "Too few cells: 0 to train on"),
         ({"min_cells": 10_000}, "No peak is open in at least `min_cells`"),
         ({"device": "abacus"}, "`device` must be 'auto' or a torch device"),

@@ -1,0 +1,59 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3.11
+BIN := .venv/bin
+THREADS ?= 2
+export OMP_NUM_THREADS = $(THREADS)
+export OPENBLAS_NUM_THREADS = $(THREADS)
+
+.PHONY: demo test quick lint types docs bench clean
+
+demo: .venv/demo
+	$(BIN)/python benchmarks/demo.py
+
+test: .venv/test
+	$(BIN)/pytest --doctest-modules epifoundation tests
+	$(BIN)/pytest --nbmake --nbmake-timeout=600 tutorials
+
+quick: .venv/test
+	$(BIN)/pytest -m "not slow" tests
+
+lint: .venv/lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/lint
+	$(BIN)/mypy
+
+docs: .venv/docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+# Quality on a held-out batch of real data, then speed on simulated cells.
+bench: .venv/demo
+	$(BIN)/python benchmarks/quality.py $(or $(DATA),../shared/data/snare_cortex_mm10.h5mu)
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv demo docs/_build docs/tutorials docs/generated
+
+# torch comes first: its pinned build is for the CPU, and what follows must not fetch another.
+.venv/torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	$(BIN)/pip install -q "pip>=25.1" -c constraints.txt
+	$(BIN)/pip install -q torch -c constraints.txt
+	touch $@
+
+.venv/demo: .venv/torch pyproject.toml
+	$(BIN)/pip install -q -e ".[demo]" -c constraints.txt
+	touch $@
+
+.venv/test: .venv/demo
+	$(BIN)/pip install -q --group test -c constraints.txt
+	touch $@
+
+.venv/lint: .venv/demo
+	$(BIN)/pip install -q --group lint -c constraints.txt
+	touch $@
+
+.venv/docs: .venv/demo
+	$(BIN)/pip install -q --group docs -c constraints.txt
+	touch $@

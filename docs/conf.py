@@ -1,0 +1,42 @@
+"""Sphinx configuration."""
+
+import shutil
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# The tutorials live beside the package, where the tests execute them; Sphinx reads only what is below docs/.
+shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+
+project = "EpiFoundation"
+author = "The EpiFoundation toolkit developers"
+copyright = "2026, the EpiFoundation toolkit developers"
+release = version = version_of("epifoundation")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_autodoc_typehints",
+]
+exclude_patterns = ["_build", "jupyter_execute"]
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+always_use_bars_union = True
+typehints_defaults = "braces"
+typehints_document_rtype = False
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+html_theme = "sphinx_book_theme"
+html_title = "EpiFoundation"
+html_static_path = ["_static"]
