@@ -50,7 +50,7 @@ def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
         )
         raise ValueError(msg)
     start, end = (pd.to_numeric(parts[i].str.replace(",", "", regex=False)).astype("int64") for i in (1, 2))
-    return check_intervals(pd.DataFrame({"chrom": _with_prefix(parts[0]), "start": start, "end": end}))
+    return _check_intervals(pd.DataFrame({"chrom": _with_prefix(parts[0]), "start": start, "end": end}))
 
 
 def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
         frame = var[COLUMNS].reset_index(drop=True)
         start, end = pd.to_numeric(frame["start"]), pd.to_numeric(frame["end"])
         frame = pd.DataFrame({"chrom": _with_prefix(frame["chrom"].astype(str)), "start": start, "end": end})
-        return check_intervals(frame.astype({"start": "int64", "end": "int64"}))
+        return _check_intervals(frame.astype({"start": "int64", "end": "int64"}))
     return parse_intervals(var["interval"] if "interval" in var.columns else var.index)
 
 
@@ -121,7 +121,7 @@ def overlaps(query: pd.DataFrame, target: pd.DataFrame, *, min_fraction: float =
     return found[np.lexsort((found[:, 1], found[:, 0]))]
 
 
-def check_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+def _check_intervals(frame: pd.DataFrame) -> pd.DataFrame:
     """Return `frame` when every interval has a length and no negative start, else raise."""
     wrong = (frame["end"] <= frame["start"]) | (frame["start"] < 0)
     if wrong.any():
