@@ -20,11 +20,11 @@ def get_atac(data: Any, modality: str = "atac") -> AnnData:
         atac = data
     elif isinstance(data, MuData):
         atac = get_modality(data, modality, option="modality")
+        check_unique(atac.obs_names, "cell names", "call `obs_names_make_unique()`")
     else:
         msg = f"Expected an AnnData or MuData object, got {type(data).__name__}."
         raise TypeError(msg)
     check_unique(atac.var_names, "peak names", "drop or merge the copies, or call `var_names_make_unique()`")
-    check_unique(atac.obs_names, "cell names", "call `obs_names_make_unique()`")
     return atac
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -127,10 +126,6 @@ class EpiFoundation:
             f"labels={len(self.labels)}",
         ]
         return f"EpiFoundation({', '.join(parts)})"
-
-    def describe(self) -> str:
-        """The training summary as indented JSON."""
-        return json.dumps(self.training, indent=2)
 
 
 def revision_of(sha256: str) -> str:

@@ -123,6 +123,7 @@ def pretrain(
     config = _architecture(config, init, objective)
     device = resolve_device(device)
     rng = np.random.default_rng(rng)
+    validation = [validation] if isinstance(validation, str) else validation
     labels = None
     if label_key is not None:
         labels = obs_column(data, get_atac(data, modality), label_key, "label_key")
@@ -144,7 +145,7 @@ def pretrain(
         "objective": objective,
         "cells": len(prepared.train),
         "validation_cells": len(prepared.held),
-        "validation": validation if isinstance(validation, float) else [str(v) for v in validation],
+        "validation": validation if isinstance(validation, float) else [str(name) for name in validation],
         "batches": prepared.batches,
         "options": asdict(training),
     }

@@ -166,7 +166,7 @@ def _split(
             raise ValueError(msg)
         held = rng.permutation(rows)[: max(1, round(validation * len(rows)))]
     else:
-        names = [validation] if isinstance(validation, str) else [str(name) for name in validation]
+        names = [str(name) for name in validation]
         if batch is None:
             msg = f"`validation={names}` names batches: say with `batch_key=` in which column of `obs` they are."
             raise ValueError(msg)

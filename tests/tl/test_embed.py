@@ -318,5 +318,26 @@ def test_views_become_actual_with_the_results(mdata, model, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", anndata.ImplicitModificationWarning)
         ep.tl.embed(view, model)
+        both = mdata[:10]
+        ep.tl.embed(both, model)
     np.testing.assert_array_equal(view.obsm[KEY], expected[:10])
+    np.testing.assert_array_equal(both["atac"].obsm[KEY], expected[:10])
+    assert both["rna"].layers["epifoundation"].shape == (10, 40)
     assert KEY not in mdata["atac"].obsm
+    assert "epifoundation" not in mdata["rna"].layers
+
+
+def test_barcodes_that_repeat_in_concatenated_samples_are_fine(simulated, model, expected):
+    atac = simulated["atac"].copy()
+    atac.obs_names = ["AAAC"] * 200 + list(atac.obs_names[200:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ep.tl.embed(atac, model)
+    np.testing.assert_array_equal(atac.obsm[KEY], expected)
+    assert len(atac.obsm["epifoundation_expression"]) == 400
+
+
+def test_no_cells_are_no_error(simulated, model):
+    atac = simulated["atac"][:0].copy()
+    ep.tl.embed(atac, model)
+    assert atac.obsm[KEY].shape == (0, 32)

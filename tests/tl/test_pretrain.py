@@ -75,10 +75,11 @@ def test_the_seed_decides(simulated):
 
 
 def test_validation_by_batch_is_what_it_says(simulated):
-    model = ep.tl.pretrain(simulated, **SMALL, batch_key="batch", validation=["batch1"])
+    model = ep.tl.pretrain(simulated, **SMALL, batch_key="batch", validation="batch1")
     n = int((simulated["atac"].obs["batch"] == "batch0").sum())
     assert (model.training["cells"], model.training["validation_cells"]) == (n, simulated.n_obs - n)
     assert model.training["batches"] == ["batch0"]
+    assert model.training["validation"] == ["batch1"]
     assert len(model.training["history"]) == 2
 
 
