@@ -40,20 +40,20 @@ clean:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
 	$(BIN)/pip install -q "pip>=25.1" -c constraints.txt
 	$(BIN)/pip install -q torch -c constraints.txt
-	touch $@
+	@touch $@
 
 .venv/demo: .venv/torch pyproject.toml
 	$(BIN)/pip install -q -e ".[demo]" -c constraints.txt
-	touch $@
+	@touch $@
 
 .venv/test: .venv/demo
 	$(BIN)/pip install -q --group test -c constraints.txt
-	touch $@
+	@touch $@
 
 .venv/lint: .venv/demo
 	$(BIN)/pip install -q --group lint -c constraints.txt
-	touch $@
+	@touch $@
 
 .venv/docs: .venv/demo
 	$(BIN)/pip install -q --group docs -c constraints.txt
-	touch $@
+	@touch $@
