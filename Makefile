@@ -11,7 +11,7 @@ demo: .venv/demo
 	$(BIN)/python benchmarks/demo.py
 
 test: .venv/test
-	$(BIN)/pytest --doctest-modules epifoundation tests
+	$(BIN)/pytest tests
 	$(BIN)/pytest --nbmake --nbmake-timeout=600 tutorials
 
 quick: .venv/test

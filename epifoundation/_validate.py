@@ -24,7 +24,10 @@ def get_atac(data: Any, modality: str = "atac") -> AnnData:
     else:
         msg = f"Expected an AnnData or MuData object, got {type(data).__name__}."
         raise TypeError(msg)
-    check_unique(atac.var_names, "peak names", "drop or merge the copies, or call `var_names_make_unique()`")
+    if not atac.n_vars:
+        msg = "The ATAC modality has no peaks."
+        raise ValueError(msg)
+    check_unique(atac.var_names, "peak names", "drop or merge the copies")
     return atac
 
 
@@ -70,7 +73,8 @@ def check_paired(atac: AnnData, rna: AnnData) -> None:
     msg = (
         f"The modalities are not paired: {atac.n_obs:,} cells with ATAC, {rna.n_obs:,} with RNA, {len(shared):,} with both"
         f"{', in another order' if len(shared) == atac.n_obs == rna.n_obs else ''}. "
-        "Keep the shared cells first: `mudata.pp.intersect_obs` or `muon.pp.intersect_obs(mdata)`."
+        "Keep the shared cells: `shared = atac.obs_names.intersection(rna.obs_names)`, then "
+        "`MuData({'atac': atac[shared].copy(), 'rna': rna[shared].copy()})`."
     )
     raise ValueError(msg)
 

@@ -49,8 +49,7 @@ def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
             f"Expected {STYLES}; rename `var_names` or give `var` the columns {COLUMNS}."
         )
         raise ValueError(msg)
-    start, end = (pd.to_numeric(parts[i].str.replace(",", "", regex=False)).astype("int64") for i in (1, 2))
-    return _check_intervals(pd.DataFrame({"chrom": _with_prefix(parts[0]), "start": start, "end": end}))
+    return _check_intervals(parts[0], *(parts[i].str.replace(",", "", regex=False) for i in (1, 2)))
 
 
 def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
@@ -79,9 +78,7 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
     """
     if set(COLUMNS) <= set(var.columns):
         frame = var[COLUMNS].reset_index(drop=True)
-        start, end = pd.to_numeric(frame["start"]), pd.to_numeric(frame["end"])
-        frame = pd.DataFrame({"chrom": _with_prefix(frame["chrom"].astype(str)), "start": start, "end": end})
-        return _check_intervals(frame.astype({"start": "int64", "end": "int64"}))
+        return _check_intervals(frame["chrom"], frame["start"], frame["end"])
     return parse_intervals(var["interval"] if "interval" in var.columns else var.index)
 
 
@@ -121,17 +118,20 @@ def overlaps(query: pd.DataFrame, target: pd.DataFrame, *, min_fraction: float =
     return found[np.lexsort((found[:, 1], found[:, 0]))]
 
 
-def _check_intervals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return `frame` when every interval has a length and no negative start, else raise."""
-    wrong = (frame["end"] <= frame["start"]) | (frame["start"] < 0)
+def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.DataFrame:
+    """Make the table of intervals, all of them with a chromosome, a length and no negative start."""
+    first, last = (pd.to_numeric(column, errors="coerce") for column in (start, end))
+    wrong = chrom.isna() | ~((first >= 0) & (last > first) & (last < 2**53))  # NaN compares as false
     if wrong.any():
-        chrom, start, end = frame[wrong].iloc[0]
+        i = int(np.flatnonzero(wrong)[0])
         msg = (
-            f"{int(wrong.sum()):,} of {len(frame):,} intervals are empty, reversed or negative, first {chrom}:{start}-{end}. "
-            "Expected 0 <= start < end (0-based, half-open)."
+            f"{int(wrong.sum()):,} of {len(wrong):,} intervals are empty, reversed, negative or no numbers, "
+            f"first {chrom[i]}:{start[i]}-{end[i]}. Expected 0 <= start < end (0-based, half-open)."
         )
         raise ValueError(msg)
-    return frame
+    return pd.DataFrame(
+        {"chrom": _with_prefix(chrom.astype(str)), "start": first.astype("int64"), "end": last.astype("int64")}
+    )
 
 
 def _with_prefix(chrom: pd.Series) -> pd.Series:

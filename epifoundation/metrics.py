@@ -76,7 +76,7 @@ def pearson_per_gene(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 
     --------
     >>> import epifoundation as ep
     >>> round(ep.metrics.pearson_per_gene([[0, 1], [1, 0], [2, 5]], [[0, 2], [1, 1], [2, 4]]), 3)
-    0.991
+    0.995
     """
     true, predicted = (np.asarray(a, dtype=np.float64) for a in _same_shape(true, predicted))
     kept = ((true > 0).sum(axis=0) >= min_cells) & (true.std(axis=0) > 0)

@@ -51,24 +51,24 @@ def row_reader(matrix: Any) -> Any:
 
 
 def read_rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
-    """Rows as CSR with sorted unique column indices; explicit zeros stay."""
+    """Rows as CSR, as they are stored."""
     rows = matrix[start:stop]
     if hasattr(rows, "compute"):  # dask
         rows = rows.compute()
-    rows = sp.csr_matrix(rows)
-    if not rows.has_canonical_format:
-        rows = rows.copy()
-        rows.sum_duplicates()
-    return rows
+    if rows.dtype == np.float16:  # which sparse matrices do not know
+        rows = rows.astype(np.float32)
+    return sp.csr_matrix(rows)
 
 
 def open_peaks(rows: sp.csr_matrix) -> sp.csr_matrix:
-    """The pattern of positive entries."""
-    if not rows.data.size or rows.data.all():
+    """The pattern of positive entries: sorted, without zeros and duplicates."""
+    if rows.has_canonical_format and (not rows.data.size or rows.data.all()):
         return rows
-    rows = rows.copy()
-    rows.eliminate_zeros()
-    return rows
+    positive = (rows.data > 0).astype(np.float32)  # before anything is added up, which a small type might not hold
+    pattern = sp.csr_matrix((positive, rows.indices.copy(), rows.indptr.copy()), shape=rows.shape)
+    pattern.sum_duplicates()
+    pattern.eliminate_zeros()
+    return pattern
 
 
 def iter_tokens(

@@ -205,7 +205,7 @@ def fit(
         network.requires_grad_(True).train()
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=1 if device.index is None else [device.index],
+            devices=[device.index] if device.type == "cuda" and device.index is not None else 1,
             max_epochs=config.epochs(len(train)),
             gradient_clip_val=1.0,
             callbacks=[keep],

@@ -171,6 +171,11 @@ class GeneVocabulary:
             found = np.where(found >= 0, found, pd.Index(self.ids).get_indexer(names))
         return found
 
+    def match(self, genes: GeneVocabulary) -> np.ndarray:
+        """Position of each of `genes`, by symbol or else by identifier, -1 where unknown."""
+        found = self.positions(genes.names)
+        return found if genes.ids is None else np.where(found >= 0, found, self.positions(genes.ids))
+
     def write_tsv(self, path: str | Path) -> None:
         """Write the columns ``gene`` and, where known, ``id``."""
         frame = pd.DataFrame({"gene": self.names} | ({} if self.ids is None else {"id": self.ids}))

@@ -46,6 +46,9 @@ def peak_vectors(
 
 def rna_scores(expression: sp.csr_matrix, n_components: int, rng: np.random.Generator) -> np.ndarray:
     """Centred principal component scores of log-normalised expression, (n_cells, n_components or less)."""
+    if expression.shape[1] < 3:
+        scores = expression.toarray()
+        return scores - scores.mean(axis=0)
     scores = _svd(expression, n_components + 1, rng).fit_transform(expression)
     # The first vector of an uncentred SVD is about the mean; centring the scores leaves little of it.
     return scores - scores.mean(axis=0)
@@ -77,6 +80,8 @@ def _cross_covariance(pattern: sp.csr_matrix, scores: np.ndarray) -> np.ndarray:
 
 def _semantic_index(pattern: sp.csr_matrix, dim: int, rng: np.random.Generator) -> np.ndarray:
     """Peak loadings of TF-IDF, without the first component, which is depth."""
+    if min(pattern.shape) < 3:
+        return np.empty((pattern.shape[1], 0))
     frequency = sp.diags(1 / np.maximum(pattern.getnnz(axis=1), 1)) @ pattern
     weighted = (frequency @ sp.diags(idf(pattern))).tocsr()
     weighted.data = np.log1p(1e4 * weighted.data)

@@ -52,6 +52,16 @@ def test_what_is_no_interval_is_named(names, said):
         parse_intervals(names)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("start", np.nan), ("start", "here"), ("chrom", None), ("end", -4), ("end", 10**18)]
+)
+def test_columns_that_are_no_intervals_are_named(column, value):
+    var = pd.DataFrame({"chrom": ["chr1", "chr2"], "start": [1, 3], "end": [2, 4]}, dtype=object)
+    var.loc[1, column] = value
+    with pytest.raises(ValueError, match=r"1 of 2 intervals.*Expected 0 <= start < end"):
+        read_intervals(var)
+
+
 spans = st.lists(st.tuples(st.sampled_from(["chr1", "chr2"]), st.integers(0, 60), st.integers(1, 30)), max_size=12)
 
 

@@ -1,9 +1,12 @@
 """The package as a whole: imports, public functions, documentation."""
 
 import ast
+import doctest
+import importlib
 import inspect
 import subprocess
 import sys
+import warnings
 from importlib.metadata import requires, version
 from pathlib import Path
 
@@ -113,6 +116,15 @@ def test_public_functions_are_documented(module, name):
             assert parameter.annotation is not parameter.empty
     assert signature.return_annotation is not signature.empty
     assert f"{module}.{name}" in API.read_text(), f"docs/api.md does not list {module}.{name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", sorted(name for name in sys.modules if name.split(".")[0] == "epifoundation"))
+def test_examples_of_the_docstrings_run(module):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
 
 
 def test_version_is_that_of_the_installed_package():

@@ -54,6 +54,15 @@ def test_explicit_zeros_duplicates_and_disorder_do_not_show():
     np.testing.assert_array_equal(messy.data, before[1])
 
 
+def test_duplicates_of_a_small_type_do_not_overflow():
+    messy = sp.csr_matrix((np.array([200, 56], dtype=np.uint8), np.array([1, 1]), np.array([0, 2])), shape=(1, 3))
+    assert collect(messy)[0] == [[1]]
+    cancelling = sp.csr_matrix((np.array([2.0, -1.0]), np.array([1, 1]), np.array([0, 2])), shape=(1, 3))
+    with pytest.raises(ValueError, match="found -1.0"):
+        collect(cancelling)
+    assert collect(np.array([[0, 1]], dtype=np.float16))[0] == [[1]]
+
+
 @pytest.mark.parametrize("form", ["csr_matrix", "csc_matrix", "array"])
 def test_backed_data(tmp_path, form):
     dense = np.random.default_rng(0).poisson(0.5, (50, 20)).astype(np.float32)

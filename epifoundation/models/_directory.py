@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -33,21 +33,38 @@ REQUIRED = (WEIGHTS, PEAKS, GENES, CARD)
 
 def write(model: EpiFoundation, directory: Path, *, overwrite: bool) -> Path:
     """Write `model`; see :meth:`EpiFoundation.save_pretrained`."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        is_model = (directory / CONFIG).is_file() and (directory / WEIGHTS).is_file()
-        if not (overwrite and is_model):
-            cure = "pass `overwrite=True`" if is_model else "choose another directory"
-            msg = f"{str(directory)!r} exists and is not empty; {cure}."
-            raise FileExistsError(msg)
+    directory = directory.resolve()
+    check_target(directory, overwrite=overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    staging = directory.parent / f".{directory.name}-{uuid4().hex[:8]}"
+    staging.mkdir()
     try:
         _fill(model, staging)
-        staging.chmod(0o755)
         _swap(staging, directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return directory
+
+
+def check_target(directory: Path, *, overwrite: bool) -> None:
+    """Raise unless a model can be written to `directory` without loss of anything but a model."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    is_model = directory.is_dir() and _is_model_alone(directory)
+    if not (overwrite and is_model):
+        cure = (
+            "pass `overwrite=True` or choose another" if is_model else "it holds other files; choose another directory"
+        )
+        msg = f"{str(directory)!r} exists and is not empty; {cure}."
+        raise FileExistsError(msg)
+
+
+def _is_model_alone(directory: Path) -> bool:
+    try:
+        listed = {CONFIG, *_read_config(directory)["sha256"]}
+    except (OSError, ValueError):
+        return False
+    return {file.name for file in directory.iterdir()} <= listed
 
 
 def read(directory: Path, *, name: str) -> EpiFoundation:
@@ -57,7 +74,7 @@ def read(directory: Path, *, name: str) -> EpiFoundation:
         _check_file(directory, file, expected)
     peaks = PeakVocabulary.read_bed(directory / PEAKS, genome=config["genome"])
     genes = GeneVocabulary.read_tsv(directory / GENES)
-    labels = json.loads((directory / LABELS).read_text()) if LABELS in config["sha256"] else []
+    labels = json.loads((directory / LABELS).read_text(encoding="utf-8")) if LABELS in config["sha256"] else []
     sizes = Sizes(**config["sizes"])
     found = Sizes(len(peaks), len(genes), len(labels), sizes.n_batches)
     if found != sizes:
@@ -65,7 +82,9 @@ def read(directory: Path, *, name: str) -> EpiFoundation:
         raise ValueError(msg)
     network = Network(ModelConfig.from_dict(config["model"]), sizes)
     _load_strictly(network, directory / WEIGHTS)
-    model = EpiFoundation(network, peaks, genes, labels, config["training"], name, (directory / CARD).read_text())
+    model = EpiFoundation(
+        network, peaks, genes, labels, config["training"], name, (directory / CARD).read_text(encoding="utf-8")
+    )
     model.__dict__["revision"] = revision_of(
         config["sha256"][WEIGHTS]
     )  # known already: a large file is not hashed twice
@@ -76,9 +95,9 @@ def _fill(model: EpiFoundation, directory: Path) -> None:
     (directory / WEIGHTS).write_bytes(model.weights)
     model.peaks.write_bed(directory / PEAKS)
     model.genes.write_tsv(directory / GENES)
-    (directory / CARD).write_text(model.card or _default_card(model))
+    (directory / CARD).write_text(model.card or _default_card(model), encoding="utf-8")
     if model.labels:
-        (directory / LABELS).write_text(json.dumps(model.labels))
+        (directory / LABELS).write_text(json.dumps(model.labels), encoding="utf-8")
     config = {
         "format_version": FORMAT_VERSION,
         "package_version": __version__,
@@ -88,23 +107,21 @@ def _fill(model: EpiFoundation, directory: Path) -> None:
         "training": model.training,
         "sha256": {file.name: _sha256(file) for file in sorted(directory.iterdir())},
     }
-    (directory / CONFIG).write_text(json.dumps(config, indent=2))
+    (directory / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def _swap(staging: Path, directory: Path) -> None:
-    """Put `staging` in the place of `directory`; an interruption leaves one of the two whole."""
-    if not directory.exists():
-        staging.rename(directory)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
-    directory.rename(old / "model")
+    """Put `staging` in the place of `directory`; an interruption leaves one of the two there."""
+    old = staging.with_name(f"{staging.name}-old")
     try:
+        if directory.exists():
+            directory.rename(old)
         staging.rename(directory)
     except BaseException:
-        (old / "model").rename(directory)
+        if old.exists() and not directory.exists():
+            old.rename(directory)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -114,7 +131,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         msg = f"{str(directory)!r} is no model directory: it has no {CONFIG} (files there: {present})."
         raise FileNotFoundError(msg)
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         version = config["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{str(path)!r} is damaged ({type(error).__name__}: {error}); fetch or save the model again."
@@ -125,10 +142,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
             f"{FORMAT_VERSION}; upgrade with `pip install -U epifoundation`."
         )
         raise ValueError(msg)
-    missing = {"genome", "model", "sizes", "training", "sha256"} - set(config)
-    unlisted = set(REQUIRED) - set(config.get("sha256", {}))
-    if missing or unlisted:
-        msg = f"{str(path)!r} is damaged: it lacks {sorted(missing | unlisted)}; fetch or save the model again."
+    wanted = {"genome": str, "model": dict, "sizes": dict, "training": dict, "sha256": dict}
+    wrong = [key for key, kind in wanted.items() if not isinstance(config.get(key), kind)]
+    wrong = wrong or sorted(set(REQUIRED) - set(config["sha256"]))
+    wrong = wrong or sorted({field.name for field in fields(Sizes)} ^ set(config["sizes"]))
+    if wrong:
+        msg = f"{str(path)!r} is damaged at {wrong}; fetch or save the model again."
         raise ValueError(msg)
     return config
 

@@ -54,7 +54,8 @@ def from_pretrained(
     Parameters
     ----------
     name_or_path
-        A directory, a name of :func:`available`, or a Hugging Face repository (``"owner/name"``), in that order.
+        A name of :func:`available`, a directory, or a Hugging Face repository (``"owner/name"``), in that order;
+        ``"./name"`` or a :class:`~pathlib.Path` is a directory.
     revision
         Branch, tag or commit of a Hugging Face repository.
     device
@@ -79,14 +80,16 @@ def from_pretrained(
     'hg38'
     """
     name = str(name_or_path)
-    is_directory = Path(name).is_dir()
-    from_hub = not is_directory and name not in _MODELS.index
+    # A Path is always a directory; a registered name is not shadowed by a folder that happens to be called so.
+    is_registered = isinstance(name_or_path, str) and name in _MODELS.index
+    is_directory = not is_registered and bool(name) and Path(name).is_dir()
+    from_hub = not is_directory and not is_registered
     if revision is not None and not from_hub:
         msg = f"`revision` ({revision!r}) is for Hugging Face repositories; {name!r} is a {'directory' if is_directory else 'bundled model'}."
         raise ValueError(msg)
     if is_directory:
         directory = Path(name)
-    elif name in _MODELS.index:
+    elif is_registered:
         directory = Path(str(files("epifoundation.models"))) / "bundled" / name
     else:
         directory = _download(name_or_path, revision)
@@ -99,13 +102,21 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        msg = f"`device` must be 'auto' or a torch device such as 'cpu' or 'cuda:0', got {device!r}."
+        torch.empty(0, device=resolved)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        msg = f"`device` must be 'auto' or a torch device that is here, such as 'cpu' or 'cuda:0', got {device!r}: {error}"
         raise ValueError(msg) from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        msg = f"`device={device!r}` asks for CUDA, which torch does not find here; use 'cpu' or 'auto'."
-        raise ValueError(msg)
     return resolved
+
+
+def resolve_model(model: EpiFoundation | str | Path | None, device: str | torch.device) -> EpiFoundation:
+    """The model that the user means, on its device; None is the bundled one."""
+    if isinstance(model, EpiFoundation):
+        return model.to(resolve_device(device))
+    if model is None or isinstance(model, str | Path):
+        return from_pretrained(DEFAULT if model is None else model, device=device)
+    msg = f"`model` must be an EpiFoundation, a name, a path or None, got {type(model).__name__}."
+    raise TypeError(msg)
 
 
 def _download(name: str | Path, revision: str | None) -> Path:

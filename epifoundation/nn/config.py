@@ -123,6 +123,7 @@ class TrainingConfig:
     patience: int = 10
 
     def __post_init__(self) -> None:
+        whole = ("max_epochs", "batch_size", "n_neighbors", "patience")
         for name, low, high in (
             ("max_epochs", 1, inf),
             ("batch_size", 1, inf),
@@ -135,8 +136,11 @@ class TrainingConfig:
             ("patience", 1, inf),
         ):
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                msg = f"`{name}` must lie between {low} and {high}, got {value!r}."
+            if value is None and name == "max_epochs":
+                continue
+            if not isinstance(value, int if name in whole else (int, float)) or not low <= value <= high:
+                kind = "an integer" if name in whole else "a number"
+                msg = f"`{name}` must be {kind} between {low} and {high}, got {value!r}."
                 raise ValueError(msg)
 
     def epochs(self, n_cells: int) -> int:

@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 from .._compat import quiet_update
 from .._keys import Keys
 from .._settings import settings
-from .._validate import Data, get_atac, get_matrix, integer
+from .._validate import Data, check_unique, get_atac, get_matrix, get_modality, integer
 from .._version import __version__
-from ..models import EpiFoundation, from_pretrained
-from ..models._registry import DEFAULT, resolve_device
+from ..models import EpiFoundation
+from ..models._registry import resolve_model
 from ..tokens import CHUNK, iter_tokens
 from ..vocabulary import PeakVocabulary
 from ._training_data import gene_vocabulary
@@ -108,10 +108,17 @@ def embed(
     keys = Keys.of(key_added)
     chunk = CHUNK if batch_size is None else integer(batch_size, "batch_size", least=1)
     atac = get_atac(data, modality)
+    _check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
     peaks = PeakVocabulary.from_var(atac.var)
     projection = model.peaks.mapping(peaks)
-    rna = data.mod.get(rna_modality) if isinstance(data, MuData) else None
+    rna = None
+    if isinstance(data, MuData):
+        rna = (
+            data.mod.get(rna_modality)
+            if rna_modality == "rna"
+            else get_modality(data, rna_modality, option="rna_modality")
+        )
     predicted = _Expression(model, atac, rna) if expression and len(model.genes) else None
     output = _Output(model, atac.n_obs, predicted, annotation=annotation)
 
@@ -132,21 +139,21 @@ def embed(
         msg = f"{int(empty.sum()):,} of {len(empty):,} cells have no open peak that the model knows; their results are NaN."
         warnings.warn(msg, UserWarning, stacklevel=2)
     with quiet_update():
-        target = data.copy() if copy else data
+        target = data if not copy else data.to_memory() if data.isbacked else data.copy()
     report = _peak_report(model, peaks, projection, counts)
     parameters = {"modality": modality, "expression": expression, "annotation": annotation}
     _write(target, output, counts, report | {"parameters": parameters}, keys, modality, rna_modality)
     return target if copy else None
 
 
-def resolve_model(model: EpiFoundation | str | Path | None, device: str | torch.device) -> EpiFoundation:
-    """The model that the user means, on its device."""
-    if isinstance(model, EpiFoundation):
-        return model.to(resolve_device(device))
-    if model is None or isinstance(model, str | Path):
-        return from_pretrained(DEFAULT if model is None else model, device=device)
-    msg = f"`model` must be an EpiFoundation, a name, a path or None, got {type(model).__name__}."
-    raise TypeError(msg)
+def _check_writable(data: Data, atac: AnnData, *, copy: bool) -> None:
+    """Raise before the work, rather than after it, where results cannot be written."""
+    if copy and isinstance(data, MuData) and data.isbacked:
+        msg = "A backed MuData cannot be copied: use `copy=False`, or read it without `backed`."
+        raise ValueError(msg)
+    if not copy and atac.is_view and atac.isbacked:
+        msg = "Results cannot be written into a view of backed data: use `copy=True`, or call `.to_memory()` first."
+        raise ValueError(msg)
 
 
 class _Output:
@@ -177,9 +184,15 @@ class _Expression:
             genes = np.arange(len(model.genes))
             self.rows = np.arange(atac.n_obs)
         else:
-            genes = model.genes.positions(rna.var_names)
-            ids = gene_vocabulary(rna.var).ids
-            genes = genes if ids is None else np.where(genes >= 0, genes, model.genes.positions(ids))
+            check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
+            check_unique(rna.obs_names, "cell names", "call `obs_names_make_unique()`")
+            genes = model.genes.match(gene_vocabulary(rna.var))
+            if (genes < 0).all():
+                msg = (
+                    f"None of the {rna.n_vars:,} genes of the RNA modality is one of the {len(model.genes):,} of the model: "
+                    f"{list(rna.var_names[:3])} against {model.genes.names[:3]}; the predicted layer will be NaN."
+                )
+                warnings.warn(msg, UserWarning, stacklevel=3)
             self.rows = rna.obs_names.get_indexer(atac.obs_names)
         self.columns = np.flatnonzero(genes >= 0)
         self.genes = torch.from_numpy(genes[self.columns]).to(model.device)
@@ -223,8 +236,13 @@ def _write(
 ) -> None:
     atac = get_atac(data, modality)
     atac.obsm[keys.embedding] = output.embedding
-    with np.errstate(invalid="ignore"):
-        atac.obs[keys.coverage] = np.where(counts[0] > 0, counts[1] / np.maximum(counts[0], 1), np.nan)
+    for name in (keys.cell_type, keys.confidence):  # of an earlier model, under the same key
+        if name in atac.obs:
+            del atac.obs[name]
+    for name in (keys.probabilities, keys.expression):
+        if name in atac.obsm:
+            del atac.obsm[name]
+    atac.obs[keys.coverage] = np.where(counts[0] > 0, counts[1] / np.maximum(counts[0], 1), np.nan)
     if output.probabilities is not None:
         labels, probabilities = output.model.labels, output.probabilities
         known = ~np.isnan(probabilities[:, 0])
@@ -233,6 +251,8 @@ def _write(
         atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
         atac.obs[keys.confidence] = probabilities.max(axis=1)
         atac.obsm[keys.probabilities] = pd.DataFrame(probabilities, index=atac.obs_names, columns=labels)
+    if rna_modality in getattr(data, "mod", {}) and keys.layer in data.mod[rna_modality].layers:
+        del data.mod[rna_modality].layers[keys.layer]
     if output.expression is not None:
         report["expression_scale"] = SCALES[output.model.config.objective]
         if output.expression.beside_rna:

@@ -23,14 +23,7 @@ def fit_label_head(
     The penalty and the temperature are those of the least negative log-likelihood on the validation cells
     `held`; cells with a missing label are left out.
     """
-    known = labels.notna().to_numpy()
-    train, held = train[known[train]], held[known[held]]
-    names = sorted(set(labels.iloc[train].astype(str)))
-    codes = pd.Index(names).get_indexer(labels.astype(str))
-    held = held[codes[held] >= 0]
-    if len(names) < 2 or not len(held):
-        msg = f"A label head needs two labels among the training cells and a validation cell with one; there are {names} and {len(held)}."
-        raise ValueError(msg)
+    names, codes, train, held = check_labels(labels, train, held)
     embedding = _encode(model.network, pattern)
     mean, std = embedding[train].mean(axis=0), embedding[train].std(axis=0) + 1e-6
     scaled = (embedding - mean) / std
@@ -47,6 +40,24 @@ def fit_label_head(
     state = copy.deepcopy(model.network.state_dict())
     network.load_state_dict(state | {f"label.{name}": tensor for name, tensor in head.state_dict().items()})
     return EpiFoundation(network, model.peaks, model.genes, names, model.training, model.name, model.card)
+
+
+def check_labels(
+    labels: pd.Series, train: np.ndarray, held: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Names of the labels, code of each cell, and the training and validation cells that have one; or an error."""
+    known = labels.notna().to_numpy()
+    train, held = train[known[train]], held[known[held]]
+    names = sorted(set(labels.iloc[train].astype(str)))
+    codes = pd.Index(names).get_indexer(labels.astype(str))
+    held = held[codes[held] >= 0]
+    if len(names) < 2 or not len(held):
+        msg = (
+            f"`label_key` needs two labels or more among the training cells and a validation cell with one of them; "
+            f"there are {names} and {len(held)} such cells."
+        )
+        raise ValueError(msg)
+    return names, codes, train, held
 
 
 def _encode(network: Network, pattern: sp.csr_matrix, chunk: int = 2048) -> np.ndarray:

@@ -17,11 +17,12 @@ from .._settings import settings
 from .._validate import RNG, Data, get_atac, integer, obs_column, one_of
 from .._version import __version__
 from ..models import EpiFoundation
-from ..models._registry import resolve_device
+from ..models._directory import check_target
+from ..models._registry import resolve_device, resolve_model
 from ..nn import ExpressionHead, ModelConfig, Network, Sizes, TrainingConfig
 from ..nn.config import OBJECTIVES
 from ..warm_start import idf, log_normalise, neighbor_weights, peak_vectors, rna_scores
-from ._label_head import fit_label_head
+from ._label_head import check_labels, fit_label_head
 from ._training_data import TrainingData, prepare
 
 N_COMPONENTS = 100  # of RNA, for the warm start
@@ -37,8 +38,8 @@ def pretrain(
     layer: str | None = None,
     batch_key: str | None = None,
     label_key: str | None = None,
-    validation: float | Sequence[str] = 0.1,
-    init: EpiFoundation | None = None,
+    validation: float | Sequence[str] | None = None,
+    init: EpiFoundation | str | Path | None = None,
     genome: str = "unknown",
     modality: str = "atac",
     rna_modality: str = "rna",
@@ -70,9 +71,9 @@ def pretrain(
         temperature on the validation cells. Cells with a missing label are left out of that.
     validation
         Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that are held
-        out to choose the epoch. Held-out batches are the honest choice.
+        out to choose the epoch; None is 0.1. Held-out batches are the honest choice.
     init
-        A model to go on from: its vocabulary, genes and architecture are kept.
+        A model, name or path to go on from: its vocabulary, genes and architecture are kept.
     genome
         Build of the peaks (``"hg38"``, ``"mm10"``).
     modality, rna_modality
@@ -80,7 +81,7 @@ def pretrain(
     min_cells
         Peaks open in fewer training cells are left out of the vocabulary.
     checkpoint
-        Directory that gets the model whenever it improves, in the format of
+        A new or empty directory that gets the model whenever it improves, in the format of
         :meth:`~epifoundation.EpiFoundation.save_pretrained`.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
@@ -97,6 +98,8 @@ def pretrain(
     ValueError
         No such modality, layer or column; unpaired cells; peak names that are no intervals; negative, NaN or
         infinite values; nothing to train on.
+    FileExistsError
+        `checkpoint` holds something.
     KeyboardInterrupt
         Interrupted before the first epoch was done.
 
@@ -120,10 +123,13 @@ def pretrain(
     one_of(objective, OBJECTIVES, "objective")
     min_cells = integer(min_cells, "min_cells", least=1)
     training = TrainingConfig() if training is None else training
-    config = _architecture(config, init, objective)
     device = resolve_device(device)
+    init = None if init is None else resolve_model(init, device)
+    config = _architecture(config, init, objective)
+    if checkpoint is not None:
+        check_target(Path(checkpoint), overwrite=False)
     rng = np.random.default_rng(rng)
-    validation = [validation] if isinstance(validation, str) else validation
+    validation = 0.1 if validation is None else [validation] if isinstance(validation, str) else validation
     labels = None
     if label_key is not None:
         labels = obs_column(data, get_atac(data, modality), label_key, "label_key")
@@ -140,16 +146,21 @@ def pretrain(
         min_cells=min_cells,
         rng=rng,
     )
+    if labels is not None:
+        check_labels(labels, prepared.train, prepared.held)
     summary = {
         "package_version": __version__,
         "objective": objective,
         "cells": len(prepared.train),
         "validation_cells": len(prepared.held),
-        "validation": validation if isinstance(validation, float) else [str(name) for name in validation],
+        "validation": float(validation)
+        if isinstance(validation, float | int | np.floating)
+        else [str(name) for name in validation],
         "batches": prepared.batches,
         "options": asdict(training),
     }
-    network, history, interrupted = _train(prepared, config, training, init, summary, checkpoint, device, rng)
+    with torch.inference_mode(False):  # the caller may be in it
+        network, history, interrupted = _train(prepared, config, training, init, summary, checkpoint, device, rng)
     if interrupted:
         msg = f"Training was interrupted after {len(history)} epochs; this is the best model so far."
         warnings.warn(msg, RuntimeWarning, stacklevel=2)
@@ -239,6 +250,10 @@ def _build(
         # The labels and batches of `init` are not those of the data.
         state = {k: v for k, v in init.network.state_dict().items() if not k.startswith(("label.", "expression.batch"))}
         network.load_state_dict(network.state_dict() | state)
+        head, theirs = network.expression, init.network.expression
+        if head is not None and theirs is not None and theirs.batch is not None:
+            with torch.no_grad():  # what is predicted for the mean batch stays what it was
+                head.linear.bias.add_(theirs.batch.mean(dim=0))
         return network
     pattern = data.pattern[data.train]
     rarity = idf(pattern)

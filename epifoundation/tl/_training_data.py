@@ -70,10 +70,11 @@ def prepare(
     genes, target = GeneVocabulary([]), None
     if objective != "peaks":
         genes, target = _expression(_rna_of(data, atac, rna_modality, objective), layer, objective)
-    batch = None if batch_key is None else obs_column(data, atac, batch_key, "batch_key").astype(str)
+    batch = None if batch_key is None else _batch_names(obs_column(data, atac, batch_key, "batch_key"), batch_key)
     intervals = PeakVocabulary.from_var(atac.var, genome=genome)
     pattern = _read_pattern(atac, intervals, intervals if init is None else init.peaks)
-    train, held = _split(_usable(pattern, target, objective), validation, batch, rng)
+    usable = _usable(pattern, target, objective)
+    train, held = _split(usable, validation, batch, rng)
     positions = None
     if init is None:
         often = pattern[train].getnnz(axis=0) >= min_cells
@@ -82,6 +83,9 @@ def prepare(
             raise ValueError(msg)
         peaks = PeakVocabulary(intervals.intervals[often].reset_index(drop=True), genome)
         pattern = pattern[:, often]
+        still = pattern.getnnz(axis=1) >= _least_open(objective)  # a cell may have lost its last peak
+        train, held = train[still[train]], held[still[held]]
+        _check_split(train, held, len(usable))
     else:
         peaks = init.peaks
         genes, target, positions = _follow_genes(init.genes, genes, target)
@@ -121,7 +125,7 @@ def _expression(rna: AnnData, layer: str | None, objective: str) -> tuple[GeneVo
         matrix = np.asarray(matrix, dtype=np.float32)
         values, indptr = matrix.ravel(), np.arange(rna.n_obs + 1) * rna.n_vars
     check_values(values, indptr, rna.obs_names, name, signed=objective == "gaussian")
-    if objective == "counts" and values.size and (values[:100_000] % 1 != 0).any():
+    if objective == "counts" and (values % 1 != 0).any():
         msg = (
             f"{name} holds fractions and `objective='counts'` expects raw counts: name a layer of counts with `layer=`, "
             "or use `objective='gaussian'` for normalised values."
@@ -142,12 +146,27 @@ def _read_pattern(atac: AnnData, own: PeakVocabulary, peaks: PeakVocabulary) -> 
         sp.csr_matrix((np.ones(len(t.ids), np.float32), t.ids, t.offsets), shape=(len(t), len(peaks)))
         for _, t in iter_tokens(get_matrix(atac, None), projection, atac.obs_names)
     ]
+    if not parts:
+        msg = "There are no cells to train on."
+        raise ValueError(msg)
     return sp.vstack(parts, format="csr")
+
+
+def _least_open(objective: str) -> int:
+    """One peak to read, and without RNA another one to predict."""
+    return 2 if objective == "peaks" else 1
+
+
+def _batch_names(batch: pd.Series, key: str) -> pd.Series:
+    if batch.isna().any():
+        msg = f"`batch_key={key!r}` is missing for {int(batch.isna().sum()):,} of {len(batch):,} cells; name their batch or leave them out."
+        raise ValueError(msg)
+    return batch.astype(str)
 
 
 def _usable(pattern: sp.csr_matrix, target: Any, objective: str) -> np.ndarray:
     """Cells with an open peak and, for counts, with RNA."""
-    usable = pattern.getnnz(axis=1) > (1 if objective == "peaks" else 0)
+    usable = pattern.getnnz(axis=1) >= _least_open(objective)
     if objective == "counts":
         usable &= np.asarray(target.sum(axis=1)).ravel() > 0
     if not usable.all():
@@ -160,7 +179,7 @@ def _split(
     usable: np.ndarray, validation: float | Sequence[str], batch: pd.Series | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = np.flatnonzero(usable)
-    if isinstance(validation, float | int):
+    if isinstance(validation, float | int | np.floating):
         if not 0 < validation < 1:
             msg = f"`validation` must be a fraction between 0 and 1 or a list of batches, got {validation!r}."
             raise ValueError(msg)
@@ -177,24 +196,28 @@ def _split(
         held = rows[batch.iloc[rows].isin(names)]
     held = np.sort(held)
     train = np.setdiff1d(rows, held)
-    if len(train) < 2 or not len(held):
-        msg = (
-            f"Too few cells: {len(train)} to train on and {len(held)} to validate on, of {len(usable)} with open peaks."
-        )
-        raise ValueError(msg)
+    _check_split(train, held, len(usable))
     return train, held
 
 
-def _follow_genes(wanted: GeneVocabulary, genes: GeneVocabulary, target: Any) -> tuple[GeneVocabulary, Any, np.ndarray]:
-    """Columns of `target` in the order of a model's genes, and which of its genes they are."""
-    columns = genes.positions(wanted.names)
+def _check_split(train: np.ndarray, held: np.ndarray, n_cells: int) -> None:
+    if len(train) < 2 or not len(held):
+        msg = f"Too few cells: {len(train)} to train on and {len(held)} to validate on, of {n_cells}."
+        raise ValueError(msg)
+
+
+def _follow_genes(
+    wanted: GeneVocabulary, genes: GeneVocabulary, target: Any
+) -> tuple[GeneVocabulary, Any, np.ndarray | None]:
+    """Columns of `target` that a model's genes have, and which of its genes they are."""
     if target is None:
-        return wanted, None, np.arange(0)
-    positions = np.flatnonzero(columns >= 0)
+        return wanted, None, None
+    positions, columns = np.unique(wanted.match(genes), return_index=True)
+    positions, columns = positions[positions >= 0], columns[positions >= 0]
     if len(positions) < 2:
         msg = (
             f"The data share {len(positions)} of the {len(wanted):,} genes of `init`: "
             f"{genes.names[:3]} against {wanted.names[:3]}. Name genes as the model does."
         )
         raise ValueError(msg)
-    return wanted, target[:, columns[positions]], positions
+    return wanted, target[:, columns], positions

@@ -64,6 +64,47 @@ def test_a_directory_is_only_replaced_on_request_and_only_if_it_is_a_model(model
     model.save_pretrained(tmp_path / "empty")
 
 
+def test_models_of_others_and_files_beside_ours_are_never_deleted(model, saved, tmp_path):
+    foreign = tmp_path / "bert"
+    foreign.mkdir()
+    for name, text in (("config.json", '{"model_type": "bert"}'), ("model.safetensors", ""), ("vocab.txt", "")):
+        (foreign / name).write_text(text)
+    (saved / "notes.txt").write_text("precious")
+    for directory in (foreign, saved):
+        before = sorted(directory.iterdir())
+        with pytest.raises(FileExistsError, match="holds other files"):
+            model.save_pretrained(directory, overwrite=True)
+        assert sorted(directory.iterdir()) == before
+
+
+def test_an_interruption_between_the_two_renames_brings_the_old_model_back(model, saved, monkeypatch):
+    from pathlib import Path
+
+    original, calls = Path.rename, []
+
+    def rename(self, target):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(saved, overwrite=True)
+    assert ep.models.from_pretrained(saved).revision == model.revision
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def test_a_folder_does_not_shadow_a_registered_name(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path / "pbmc-51loci")
+    monkeypatch.chdir(tmp_path)
+    assert len(ep.models.from_pretrained("pbmc-51loci").peaks) == 5724
+    assert len(ep.models.from_pretrained("./pbmc-51loci").peaks) == len(model.peaks)
+    monkeypatch.chdir(tmp_path / "pbmc-51loci")
+    with pytest.raises(ValueError, match="Unknown model ''"):
+        ep.models.from_pretrained("")
+
+
 def test_a_failed_save_leaves_the_old_model_and_no_rubbish(model, saved, monkeypatch):
     before = {file.name: file.read_bytes() for file in saved.iterdir()}
     monkeypatch.setattr(ep.GeneVocabulary, "write_tsv", lambda self, path: 1 / 0)
@@ -99,7 +140,7 @@ def test_a_damaged_config_is_named(saved, text):
 
 def test_a_config_without_checksums_is_no_way_round_them(saved):
     rewrite(saved, lambda config: config["sha256"].pop("model.safetensors"))
-    with pytest.raises(ValueError, match=r"lacks \['model.safetensors'\]"):
+    with pytest.raises(ValueError, match=r"damaged at \['model.safetensors'\]"):
         ep.models.from_pretrained(saved)
 
 

@@ -41,7 +41,9 @@ def test_impossible_models_are_refused(values, said):
         ModelConfig.from_dict(values)
 
 
-@pytest.mark.parametrize("values", [{"max_epochs": 0}, {"lr": -1.0}, {"peak_dropout": 1.5}])
+@pytest.mark.parametrize(
+    "values", [{"max_epochs": 0}, {"lr": -1.0}, {"peak_dropout": 1.5}, {"batch_size": None}, {"max_epochs": 1.5}]
+)
 def test_impossible_training_is_refused(values):
-    with pytest.raises(ValueError, match=f"`{next(iter(values))}` must lie between"):
+    with pytest.raises(ValueError, match=f"`{next(iter(values))}` must be an? (integer|number) between"):
         TrainingConfig(**values)

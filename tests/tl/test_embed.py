@@ -108,9 +108,13 @@ def test_results_survive_the_disk(mdata, model, kind, tmp_path):
 # the same answer every time
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 128, 10_000])
+@pytest.mark.parametrize("batch_size", [1, 7, 128, 399, 10_000])
 def test_batch_size_does_not_matter(simulated, model, expected, batch_size):
     np.testing.assert_allclose(embedding(simulated, model, batch_size=batch_size), expected, atol=1e-6, rtol=1e-6)
+    bundled = ep.datasets.pbmc_multiome()["atac"][:100].copy()
+    np.testing.assert_allclose(
+        embedding(bundled, None, batch_size=batch_size), embedding(bundled, None), atol=1e-6, rtol=1e-6
+    )
 
 
 def test_order_and_company_do_not_matter(simulated, model, expected):
@@ -259,6 +263,35 @@ def test_the_bundled_model_is_the_default():
     assert atac.uns["epifoundation"]["model"] == "pbmc-51loci"
 
 
+def test_results_of_an_earlier_model_do_not_stay_under_its_key(mdata, model):
+    ep.tl.embed(mdata, model)
+    ep.tl.embed(mdata, model, annotation=False, expression=False)
+    atac = mdata["atac"]
+    assert not {"epifoundation_cell_type", "epifoundation_confidence"} & set(atac.obs)
+    assert "epifoundation_probabilities" not in atac.obsm
+    assert "epifoundation" not in mdata["rna"].layers
+
+
+def test_genes_that_all_are_unknown_are_told(mdata, model):
+    mdata["rna"].var_names = [f"x{i}" for i in range(40)]
+    with pytest.warns(UserWarning, match="None of the 40 genes of the RNA modality"):
+        ep.tl.embed(mdata, model)
+
+
+def test_backed_objects_that_cannot_be_written_are_refused_or_read(simulated, model, expected, tmp_path):
+    simulated["atac"].write_h5ad(tmp_path / "a.h5ad")
+    simulated.write_h5mu(tmp_path / "a.h5mu")
+    backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    np.testing.assert_array_equal(ep.tl.embed(backed, model, copy=True).obsm[KEY], expected)
+    with pytest.raises(ValueError, match="view of backed data"):
+        ep.tl.embed(backed[:10], model)
+    both = mudata.read_h5mu(tmp_path / "a.h5mu", backed="r")
+    ep.tl.embed(both, model)
+    np.testing.assert_array_equal(both["atac"].obsm[KEY], expected)
+    with pytest.raises(ValueError, match="backed MuData cannot be copied"):
+        ep.tl.embed(both, model, copy=True)
+
+
 # what bad input gets
 
 
@@ -301,6 +334,8 @@ def test_bad_data_is_refused_and_unchanged(mdata, model, how, said):
 def test_bad_arguments_are_refused(mdata, model):
     with pytest.raises(ValueError, match=r"No modality 'peaks'.*\['atac', 'rna'\]"):
         ep.tl.embed(mdata, model, modality="peaks")
+    with pytest.raises(ValueError, match=r"No modality 'gex'.*`rna_modality=`"):
+        ep.tl.embed(mdata, model, rna_modality="gex")
     with pytest.raises(TypeError, match="AnnData or MuData object, got ndarray"):
         ep.tl.embed(np.ones((2, 2)), model)
     with pytest.raises(TypeError, match="`model` must be"):

@@ -154,7 +154,66 @@ def test_cells_without_anything_to_learn_are_left_out_with_a_warning(mdata):
     assert model.training["cells"] + model.training["validation_cells"] == 397
 
 
+def test_going_on_keeps_what_is_predicted_for_the_mean_batch(simulated, model):
+    same = ep.tl.pretrain(simulated, init=model, training=ep.TrainingConfig(max_epochs=1, lr=0.0, weight_decay=0.0))
+    before, after = (ep.tl.embed(simulated, m, copy=True)["rna"].layers["epifoundation"] for m in (model, same))
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_going_on_finds_genes_by_identifier(simulated):
+    named = simulated.copy()
+    named["rna"].var["gene_ids"] = [f"ENSG{i}" for i in range(40)]
+    first = ep.tl.pretrain(named, **SMALL)
+    by_id = simulated.copy()
+    by_id["rna"].var_names = [f"ENSG{i}" for i in range(40)]
+    assert len(ep.tl.pretrain(by_id, init=first, training=SMALL["training"]).genes) == 40
+    ep.tl.embed(by_id, first)
+    assert np.isfinite(by_id["rna"].layers["epifoundation"]).all()
+
+
+@pytest.mark.parametrize("objective", ["counts", "peaks"])
+def test_cells_that_lose_their_last_peak_to_the_vocabulary_are_left_out(objective):
+    sparse = ep.datasets.simulate_multiome(80, 300, 20, median_fragments=3, rng=0)
+    with pytest.warns(UserWarning, match="left out") if objective == "peaks" else warnings.catch_warnings():
+        model = ep.tl.pretrain(sparse, objective=objective, **SMALL, min_cells=3)
+    assert np.isfinite([epoch["validation"] for epoch in model.training["history"]]).all()
+    assert model.training["cells"] < 72
+
+
+def test_one_gene_and_few_peaks_are_enough(simulated):
+    tiny = simulated[:, [*simulated["atac"].var_names[:2], simulated["rna"].var_names[0]]].copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert len(ep.tl.pretrain(tiny, **SMALL).genes) == 1
+
+
+def test_it_runs_where_gradients_are_off(simulated):
+    reference = ep.tl.pretrain(simulated, **SMALL)
+    with torch.inference_mode():
+        assert ep.tl.pretrain(simulated, **SMALL).revision == reference.revision
+
+
 # what bad input gets
+
+
+def test_what_cannot_work_is_refused_before_the_training(simulated, model, monkeypatch, tmp_path):
+    import epifoundation.training
+
+    monkeypatch.setattr(epifoundation.training, "fit", lambda *args, **kwargs: pytest.fail("trained"))
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        ep.tl.pretrain(simulated, checkpoint=tmp_path)
+    earlier = model.save_pretrained(tmp_path / "earlier")
+    with pytest.raises(FileExistsError, match="choose another"):
+        ep.tl.pretrain(simulated, checkpoint=earlier)
+    labelled = simulated.copy()
+    labelled["atac"].obs["cell_type"] = "the only one"
+    with pytest.raises(ValueError, match=r"needs two labels or more.*\['the only one'\]"):
+        ep.tl.pretrain(labelled, label_key="cell_type")
+    labelled["atac"].obs["batch"] = labelled["atac"].obs["batch"].astype(object)
+    labelled["atac"].obs.iloc[3, labelled["atac"].obs.columns.get_loc("batch")] = np.nan
+    with pytest.raises(ValueError, match="`batch_key='batch'` is missing for 1 of 400 cells"):
+        ep.tl.pretrain(labelled, batch_key="batch")
 
 
 @pytest.mark.parametrize(
