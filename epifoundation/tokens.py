@@ -51,7 +51,11 @@ def row_reader(matrix: Any) -> Any:
 
 
 def read_rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
-    """Rows as CSR, as they are stored."""
+    """Rows as CSR, as they are stored; from memory without a copy, so do not write into them."""
+    if sp.issparse(matrix) and matrix.format == "csr":  # scipy's own slicing copies entry by entry
+        part = slice(matrix.indptr[start], matrix.indptr[stop])
+        indptr = matrix.indptr[start : stop + 1] - matrix.indptr[start]
+        return sp.csr_matrix((matrix.data[part], matrix.indices[part], indptr), shape=(stop - start, matrix.shape[1]))
     rows = matrix[start:stop]
     if hasattr(rows, "compute"):  # dask
         rows = rows.compute()

@@ -196,8 +196,9 @@ class _Expression:
             self.rows = rna.obs_names.get_indexer(atac.obs_names)
         self.columns = np.flatnonzero(genes >= 0)
         self.genes = torch.from_numpy(genes[self.columns]).to(model.device)
-        shape = (atac.n_obs if rna is None else rna.n_obs, len(genes))
-        self.values = np.full(shape, np.nan, dtype=np.float32)
+        self.values = np.empty((atac.n_obs if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
+        if rna is not None:  # where the model or the ATAC has nothing to say
+            self.values.fill(np.nan)
 
     def take(self, rows: slice, predicted: np.ndarray) -> None:
         """Put the prediction for the ATAC cells `rows` in their places; cells without RNA have none."""
