@@ -4,9 +4,16 @@ import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+from sphinx.ext.napoleon import NumpyDocstring
+
 HERE = Path(__file__).parent
 # The tutorials live beside the package, where the tests execute them; Sphinx reads only what is below docs/.
 shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+
+# What a tool writes is told in sentences and lists, which napoleon would take for pairs of name and type.
+NumpyDocstring._parse_returns_section = lambda self, section: self._parse_generic_section(
+    "Returns", use_admonition=False
+)
 
 project = "EpiFoundation"
 author = "The EpiFoundation toolkit developers"

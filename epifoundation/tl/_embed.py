@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .._compat import quiet_update
 from .._keys import Keys
