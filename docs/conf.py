@@ -10,10 +10,14 @@ HERE = Path(__file__).parent
 # The tutorials live beside the package, where the tests execute them; Sphinx reads only what is below docs/.
 shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
 
-# What a tool writes is told in sentences and lists, which napoleon would take for pairs of name and type.
-NumpyDocstring._parse_returns_section = lambda self, section: self._parse_generic_section(
-    "Returns", use_admonition=False
-)
+
+def prose_returns(self: NumpyDocstring, section: str) -> list[str]:
+    """What a tool writes is told in sentences and lists, which napoleon would take for pairs of name and type."""
+    lines = self._parse_generic_section("Returns", use_admonition=False)
+    return [line.removeprefix(": ") for line in lines]  # put there by sphinx-autodoc-typehints
+
+
+NumpyDocstring._parse_returns_section = prose_returns
 
 project = "EpiFoundation"
 author = "The EpiFoundation toolkit developers"

@@ -112,13 +112,7 @@ def embed(
     model = resolve_model(model, device)
     peaks = PeakVocabulary.from_var(atac.var)
     projection = model.peaks.mapping(peaks)
-    rna = None
-    if isinstance(data, MuData):
-        rna = (
-            data.mod.get(rna_modality)
-            if rna_modality == "rna"
-            else get_modality(data, rna_modality, option="rna_modality")
-        )
+    rna = _rna_of(data, rna_modality)
     predicted = _Expression(model, atac, rna) if expression and len(model.genes) else None
     output = _Output(model, atac.n_obs, predicted, annotation=annotation)
 
@@ -129,8 +123,8 @@ def embed(
         tqdm(total=atac.n_obs, desc="Embedding", unit=" cells", disable=not settings.progress) as bar,
     ):
         for rows, tokens in iter_tokens(get_matrix(atac, None), projection, atac.obs_names, chunk=chunk):
-            ids, offsets = (torch.from_numpy(array).to(model.device) for array in (tokens.ids, tokens.offsets))
-            output.take(rows, folded.encode(ids, offsets))
+            ids, offsets = _tensor(tokens.ids), _tensor(tokens.offsets)
+            output.take(rows, folded.encode(ids.to(model.device), offsets.to(model.device)))
             counts[:, rows] = tokens.n_open, tokens.n_known
             bar.update(len(tokens))
 
@@ -144,6 +138,17 @@ def embed(
     parameters = {"modality": modality, "expression": expression, "annotation": annotation}
     _write(target, output, counts, report | {"parameters": parameters}, keys, modality, rna_modality)
     return target if copy else None
+
+
+def _rna_of(data: Data, rna_modality: str) -> AnnData | None:
+    """The RNA modality; only the default name may be absent."""
+    if not isinstance(data, MuData) or (rna_modality == "rna" and "rna" not in data.mod):
+        return None
+    return get_modality(data, rna_modality, option="rna_modality")
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())  # memory maps may be read-only
 
 
 def _check_writable(data: Data, atac: AnnData, *, copy: bool) -> None:

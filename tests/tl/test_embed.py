@@ -123,11 +123,14 @@ def test_order_and_company_do_not_matter(simulated, model, expected):
     np.testing.assert_allclose(embedding(simulated[order[:5]].copy(), model), expected[order[:5]], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["dense", "csr", "csc", "csr_array", "int", "bool", "view", "unsorted"])
+@pytest.mark.parametrize("form", ["dense", "csr", "csc", "csr_array", "int", "bool", "view", "unsorted", "read-only"])
 def test_format_does_not_matter(simulated, model, expected, form):
     atac = simulated["atac"].copy()
     if form == "view":
         atac = simulated["atac"][:, :]
+    elif form == "read-only":
+        for array in (atac.X.data, atac.X.indices, atac.X.indptr):
+            array.setflags(write=False)
     elif form == "unsorted":
         flipped = atac.X[:, ::-1].tocsr()
         flipped.indices = atac.n_vars - 1 - flipped.indices
