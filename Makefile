@@ -4,6 +4,8 @@ BIN := .venv/bin
 THREADS ?= 2
 export OMP_NUM_THREADS = $(THREADS)
 export OPENBLAS_NUM_THREADS = $(THREADS)
+# Threads that wait give the core away: on a machine that is busy otherwise, spinning costs minutes.
+export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: demo test quick lint types docs bench clean
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 
 import mudata
@@ -328,7 +329,7 @@ def test_a_real_signal_leaves_the_last_checkpoint_usable(simulated, tmp_path):
     )
     deadline = pd.Timestamp.now() + pd.Timedelta("120s")
     while not (checkpoint / "config.json").is_file() and process.poll() is None and pd.Timestamp.now() < deadline:
-        pass
+        time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert "went on" in out, err
