@@ -13,6 +13,8 @@ import scipy.sparse as sp
 
 from .genome import COLUMNS, overlaps, parse_intervals, read_intervals
 
+GENE_IDS = ("gene_ids", "gene_id")  # columns of `var` with stable identifiers: 10x readers, others
+
 
 @dataclass(frozen=True, eq=False)
 class PeakVocabulary:
@@ -162,6 +164,12 @@ class GeneVocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @classmethod
+    def from_var(cls, var: pd.DataFrame) -> GeneVocabulary:
+        """From ``var`` of an RNA modality: its names, and the identifiers of a column such as 10x readers make."""
+        ids = next((var[name].astype(str).tolist() for name in GENE_IDS if name in var.columns), None)
+        return cls(var.index.astype(str).tolist(), ids)
 
     def positions(self, names: Iterable[str]) -> np.ndarray:
         """Position of each name (symbol, else identifier) in the vocabulary, -1 where unknown."""

@@ -21,8 +21,7 @@ from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..tokens import CHUNK, iter_tokens
-from ..vocabulary import PeakVocabulary
-from ._training_data import gene_vocabulary
+from ..vocabulary import GeneVocabulary, PeakVocabulary
 
 # What a predicted number means, by the objective of the model
 SCALES = {
@@ -191,7 +190,7 @@ class _Expression:
         else:
             check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
             check_unique(rna.obs_names, "cell names", "call `obs_names_make_unique()`")
-            genes = model.genes.match(gene_vocabulary(rna.var))
+            genes = model.genes.match(GeneVocabulary.from_var(rna.var))
             if (genes < 0).all():
                 msg = (
                     f"None of the {rna.n_vars:,} genes of the RNA modality is one of the {len(model.genes):,} of the model: "

@@ -11,6 +11,7 @@ import torch
 
 from ..models import EpiFoundation
 from ..nn import LabelHead, Network, Sizes
+from ..tokens import CHUNK
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
 
@@ -60,7 +61,7 @@ def check_labels(
     return names, codes, train, held
 
 
-def _encode(network: Network, pattern: sp.csr_matrix, chunk: int = 2048) -> np.ndarray:
+def _encode(network: Network, pattern: sp.csr_matrix, chunk: int = CHUNK) -> np.ndarray:
     folded = network.folded()
     parts = [pattern[start : start + chunk] for start in range(0, pattern.shape[0], chunk)]
     return np.concatenate(

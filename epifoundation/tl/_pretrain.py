@@ -23,7 +23,7 @@ from ..nn import ExpressionHead, ModelConfig, Network, Sizes, TrainingConfig
 from ..nn.config import OBJECTIVES
 from ..warm_start import idf, log_normalise, neighbor_weights, peak_vectors, rna_scores
 from ._label_head import check_labels, fit_label_head
-from ._training_data import TrainingData, prepare
+from ._training_data import TrainingData, held_out, prepare
 
 N_COMPONENTS = 100  # of RNA, for the warm start
 N_NEIGHBOR_COMPONENTS = 30  # of RNA, for the neighbours that are pooled
@@ -124,12 +124,13 @@ def pretrain(
     min_cells = integer(min_cells, "min_cells", least=1)
     training = TrainingConfig() if training is None else training
     device = resolve_device(device)
-    init = None if init is None else resolve_model(init, device)
+    if init is not None and not isinstance(init, EpiFoundation):
+        init = resolve_model(init, "cpu")
     config = _architecture(config, init, objective)
     if checkpoint is not None:
         check_target(Path(checkpoint), overwrite=False)
     rng = np.random.default_rng(rng)
-    validation = 0.1 if validation is None else [validation] if isinstance(validation, str) else validation
+    held = held_out(validation)
     labels = None
     if label_key is not None:
         labels = obs_column(data, get_atac(data, modality), label_key, "label_key")
@@ -140,7 +141,7 @@ def pretrain(
         rna_modality=rna_modality,
         layer=layer,
         batch_key=batch_key,
-        validation=validation,
+        validation=held,
         init=init,
         genome=genome,
         min_cells=min_cells,
@@ -153,9 +154,7 @@ def pretrain(
         "objective": objective,
         "cells": len(prepared.train),
         "validation_cells": len(prepared.held),
-        "validation": float(validation)
-        if isinstance(validation, float | int | np.floating)
-        else [str(name) for name in validation],
+        "validation": held,
         "batches": prepared.batches,
         "options": asdict(training),
     }
@@ -253,7 +252,7 @@ def _build(
         head, theirs = network.expression, init.network.expression
         if head is not None and theirs is not None and theirs.batch is not None:
             with torch.no_grad():  # what is predicted for the mean batch stays what it was
-                head.linear.bias.add_(theirs.batch.mean(dim=0))
+                head.linear.bias.add_(theirs.batch.mean(dim=0).to(head.linear.bias.device))
         return network
     pattern = data.pattern[data.train]
     rarity = idf(pattern)

@@ -17,8 +17,6 @@ from ..models import EpiFoundation
 from ..tokens import iter_tokens, row_reader
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 
-GENE_IDS = ("gene_ids", "gene_id")  # columns of `var` that hold stable identifiers: 10x readers, others
-
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -59,7 +57,7 @@ def prepare(
     rna_modality: str,
     layer: str | None,
     batch_key: str | None,
-    validation: float | Sequence[str],
+    validation: float | list[str],
     init: EpiFoundation | None,
     genome: str,
     min_cells: int,
@@ -96,10 +94,13 @@ def prepare(
     return TrainingData(peaks, genes, pattern, target, positions, train, held, codes, batches)
 
 
-def gene_vocabulary(var: pd.DataFrame) -> GeneVocabulary:
-    """Names and, where there is a column of them, identifiers of the genes of an RNA modality."""
-    ids = next((var[name].astype(str).tolist() for name in GENE_IDS if name in var.columns), None)
-    return GeneVocabulary(var.index.astype(str).tolist(), ids)
+def held_out(validation: float | Sequence[str] | None) -> float | list[str]:
+    """What is held out to choose the epoch: a fraction of the cells, or names of batches."""
+    if validation is None:
+        return 0.1
+    if isinstance(validation, float | int | np.floating):
+        return float(validation)
+    return [validation] if isinstance(validation, str) else [str(name) for name in validation]
 
 
 def _rna_of(data: Data, atac: AnnData, rna_modality: str, objective: str) -> AnnData:
@@ -137,7 +138,7 @@ def _expression(rna: AnnData, layer: str | None, objective: str) -> tuple[GeneVo
         matrix = sp.csr_matrix(matrix, dtype=np.float32)
         if objective == "binary":  # before any pooling: the share of a cell's neighbours that express the gene
             matrix = (matrix > 0).astype(np.float32)
-    return gene_vocabulary(rna.var), matrix
+    return GeneVocabulary.from_var(rna.var), matrix
 
 
 def _read_pattern(atac: AnnData, own: PeakVocabulary, peaks: PeakVocabulary) -> sp.csr_matrix:
@@ -176,16 +177,16 @@ def _usable(pattern: sp.csr_matrix, target: Any, objective: str) -> np.ndarray:
 
 
 def _split(
-    usable: np.ndarray, validation: float | Sequence[str], batch: pd.Series | None, rng: np.random.Generator
+    usable: np.ndarray, validation: float | list[str], batch: pd.Series | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = np.flatnonzero(usable)
-    if isinstance(validation, float | int | np.floating):
+    if isinstance(validation, float):
         if not 0 < validation < 1:
             msg = f"`validation` must be a fraction between 0 and 1 or a list of batches, got {validation!r}."
             raise ValueError(msg)
         held = rng.permutation(rows)[: max(1, round(validation * len(rows)))]
     else:
-        names = [str(name) for name in validation]
+        names = validation
         if batch is None:
             msg = f"`validation={names}` names batches: say with `batch_key=` in which column of `obs` they are."
             raise ValueError(msg)
