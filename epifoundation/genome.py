@@ -136,7 +136,7 @@ def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.D
 
 def _with_prefix(chrom: pd.Series) -> pd.Series:
     """1, X, MT -> chr1, chrX, chrM; names of contigs stay as they are."""
-    codes, names = pd.factorize(chrom)  # few names, many peaks
+    codes, names = pd.factorize(chrom)  # few names, many peaks; -1 is a missing one
     bare = re.compile(r"\d{1,2}|[XYM]|MT")
     full = ["chr" + name.replace("MT", "M") if bare.fullmatch(name) else name for name in names]
-    return pd.Series(np.array(full, dtype=object)[codes], index=chrom.index, dtype=object)
+    return pd.Series(np.array([*full, None], dtype=object)[codes], index=chrom.index, dtype=object)

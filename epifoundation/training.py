@@ -9,6 +9,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import cos, pi
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -19,7 +20,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .nn import Network, TrainingConfig
+from .nn import Network, TrainingConfig, balance
 
 
 class Batch(NamedTuple):
@@ -102,18 +103,23 @@ class Pretraining(pl.LightningModule):
             loss = self._loss(batch, keep_one(every_other, batch.offsets))
         else:
             embedding = self.network.encode(batch.ids, batch.offsets)
-            loss = head.loss(embedding, batch.target, batch.batch, genes=self.genes)
+            weight = self._balance(batch.target, draw=False)
+            loss = head.loss(embedding, batch.target, batch.batch, genes=self.genes, weight=weight)
         self.log("validation", loss, prog_bar=True, batch_size=len(batch.offsets) - 1)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW and one cycle; the peak vectors learn more slowly than what reads them."""
-        config, encoder = self.hyper, self.network.encoder
-        peaks = [encoder.peak.weight]
-        others = [p for p in self.network.parameters() if p is not encoder.peak.weight]
+        """AdamW and a schedule; the peak vectors learn more slowly than what reads them."""
+        config, peaks = self.hyper, self.network.encoder.by_peak
+        others = [p for p in self.network.parameters() if not any(p is peak for peak in peaks)]
         groups = [
             {"params": others, "weight_decay": config.weight_decay},
             {"params": peaks, "weight_decay": 0.0},
         ]
+        if config.schedule == "cosine-restarts":
+            groups[0]["lr"], groups[1]["lr"] = config.lr, config.lr * config.peak_lr
+            optimizer = torch.optim.AdamW(groups)
+            restarts = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_restarts)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": restarts, "interval": "epoch"}}
         optimizer = torch.optim.AdamW(groups, lr=config.lr)
         steps = max(int(self.trainer.estimated_stepping_batches), 2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -127,11 +133,18 @@ class Pretraining(pl.LightningModule):
         cells = torch.repeat_interleave(batch.offsets.diff())
         kept = torch.cat([batch.offsets.new_zeros(1), torch.bincount(cells[keep], minlength=len(batch.offsets) - 1)])
         embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0)))
-        peak_loss = network.peaks.loss(embedding, batch.ids[~keep], cells[~keep])
+        peak_loss = embedding.new_zeros(())
+        if network.peaks is not None:
+            peak_loss = network.peaks.loss(embedding, batch.ids[~keep], cells[~keep])
         if batch.target is None or network.expression is None:
             return peak_loss
-        loss = network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes)
+        weight = self._balance(batch.target, draw=True)
+        loss = network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes, weight=weight)
         return loss + self.hyper.peak_weight * peak_loss
+
+    def _balance(self, target: Tensor, *, draw: bool) -> Tensor | None:
+        most = self.hyper.balanced_genes
+        return None if most is None else balance(target, most, draw=draw)
 
 
 class KeepBest(pl.Callback):
@@ -206,7 +219,9 @@ def fit(
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=[device.index] if device.type == "cuda" and device.index is not None else 1,
+            precision="bf16-mixed" if _trains_in_bfloat16(network, device) else "32-true",
             max_epochs=config.epochs(len(train)),
+            accumulate_grad_batches=config.accumulate,
             gradient_clip_val=1.0,
             callbacks=[keep],
             logger=False,
@@ -219,6 +234,25 @@ def fit(
     if keep.best is None:
         raise KeyboardInterrupt
     return Fitted(keep.best.eval().requires_grad_(False), keep.history, interrupted)
+
+
+def warm_restarts(epoch: int, first: int = 15, warm_up: int = 5, decay: float = 0.9, least: float = 0.01) -> float:
+    """Learning rate in `epoch`, as a fraction of the largest: the paper's cosine with warm restarts.
+
+    A cycle rises from `least` in `warm_up` epochs and falls back along a cosine; the next one falls for twice as long from
+    `decay` of the height.
+    """
+    height, fall = 1.0, first - warm_up
+    while epoch >= warm_up + fall:
+        epoch, fall, height = epoch - warm_up - fall, 2 * fall, decay * height
+    if epoch < warm_up:
+        return least + (height - least) * epoch / warm_up
+    return least + (height - least) * (1 + cos(pi * (epoch - warm_up) / fall)) / 2
+
+
+def _trains_in_bfloat16(network: Network, device: torch.device) -> bool:
+    """Where the attention over packed cells has a kernel for it."""
+    return network.config.encoder == "transformer" and device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def hold_out(ids: Tensor, offsets: Tensor, most: float) -> Tensor:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
@@ -76,7 +75,7 @@ def read(directory: Path, *, name: str) -> EpiFoundation:
     genes = GeneVocabulary.read_tsv(directory / GENES)
     labels = json.loads((directory / LABELS).read_text(encoding="utf-8")) if LABELS in config["sha256"] else []
     sizes = Sizes(**config["sizes"])
-    found = Sizes(len(peaks), len(genes), len(labels), sizes.n_batches)
+    found = replace(sizes, n_peaks=len(peaks), n_genes=len(genes), n_labels=len(labels))
     if found != sizes:
         msg = f"The model in {str(directory)!r} contradicts itself: config.json says {sizes}, its files {found}."
         raise ValueError(msg)
@@ -145,7 +144,9 @@ def _read_config(directory: Path) -> dict[str, Any]:
     wanted = {"genome": str, "model": dict, "sizes": dict, "training": dict, "sha256": dict}
     wrong = [key for key, kind in wanted.items() if not isinstance(config.get(key), kind)]
     wrong = wrong or sorted(set(REQUIRED) - set(config["sha256"]))
-    wrong = wrong or sorted({field.name for field in fields(Sizes)} ^ set(config["sizes"]))
+    # Sizes that came later have defaults; these four were there from the beginning.
+    wrong = wrong or sorted({"n_peaks", "n_genes", "n_labels", "n_batches"} - set(config["sizes"]))
+    wrong = wrong or sorted(set(config["sizes"]) - {field.name for field in fields(Sizes)})
     if wrong:
         msg = f"{str(path)!r} is damaged at {wrong}; fetch or save the model again."
         raise ValueError(msg)
@@ -189,7 +190,9 @@ def _load_strictly(network: Network, path: Path) -> None:
     if problems:
         msg = f"The weights in {str(path)!r} do not fit config.json: {'; '.join(problems)}."
         raise ValueError(msg)
-    network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+    network.load_state_dict(
+        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    )
 
 
 def _default_card(model: EpiFoundation) -> str:

@@ -1,19 +1,25 @@
 """Networks in plain torch: they know nothing of AnnData, files or training loops."""
 
 from .config import ModelConfig, Sizes, TrainingConfig
-from .heads import ExpressionHead, LabelHead, PeakHead
-from .model import FoldedEncoder, Network
-from .set_encoder import SetEncoder, pool
+from .heads import ExpressionHead, LabelHead, PeakHead, balance
+from .model import Network
+from .query_head import QueryHead
+from .set_encoder import FoldedSet, SetEncoder, pool
+from .transformer_encoder import FoldedTransformer, TransformerEncoder
 
 __all__ = [
     "ExpressionHead",
-    "FoldedEncoder",
+    "FoldedSet",
+    "FoldedTransformer",
     "LabelHead",
     "ModelConfig",
     "Network",
     "PeakHead",
+    "QueryHead",
     "SetEncoder",
     "Sizes",
     "TrainingConfig",
+    "TransformerEncoder",
+    "balance",
     "pool",
 ]

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from math import ceil, inf
 from typing import Any
 
-ENCODERS = ("set",)
+ENCODERS = ("set", "transformer")
+DECODERS = ("linear", "query")
 OBJECTIVES = ("counts", "binary", "gaussian", "peaks")
+SCHEDULES = ("one-cycle", "cosine-restarts")
 
 
 @dataclass(frozen=True)
@@ -17,20 +19,35 @@ class ModelConfig:
     Parameters
     ----------
     encoder
-        ``"set"``: attention pooling over a cell's open peaks, linear in their number.
+        ``"set"``: attention pooling over a cell's open peaks, linear in their number. ``"transformer"``: the paper's,
+        quadratic.
     dim
         Width of the peak vectors and of the cell embedding, divisible by `n_heads`.
     n_heads
-        Attention heads of the pooling.
+        Attention heads.
     n_seeds
-        Learned queries a head. With one, an MLP follows the pooling; with more, a transformer over the seeds.
+        ``"set"``: learned queries a head. With one, an MLP follows the pooling; with more, a transformer over the seeds.
     n_layers
-        Residual layers after the pooling.
+        Residual layers after the pooling, or transformer blocks.
     dropout
         In those layers and before the heads, in training only.
     objective
         Likelihood of the expression head: ``"counts"`` (multinomial), ``"binary"`` (Bernoulli, the
         paper's) or ``"gaussian"``; ``"peaks"`` has no expression head.
+    feedforward
+        ``"transformer"``: width of the hidden layer of a block; None is ``2 * dim``.
+    max_peaks
+        ``"transformer"``: a cell with more open peaks is read by a fixed choice of so many; None reads all.
+    decoder
+        ``"linear"``, or ``"query"``: the paper's, in which gene vectors ask a small network about the cell.
+    values
+        A second query decoder predicts values, as in the paper's fine-tuning for expression; only conversion makes it.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ep.ModelConfig.preset("paper").encoder
+    'transformer'
     """
 
     encoder: str = "set"
@@ -40,16 +57,27 @@ class ModelConfig:
     n_layers: int = 2
     dropout: float = 0.1
     objective: str = "counts"
+    feedforward: int | None = None
+    max_peaks: int | None = None
+    decoder: str = "linear"
+    values: bool = False
 
     def __post_init__(self) -> None:
-        if self.encoder not in ENCODERS:
-            msg = f"Unknown encoder {self.encoder!r}; choose one of {list(ENCODERS)}."
-            raise ValueError(msg)
-        if self.objective not in OBJECTIVES:
-            msg = f"Unknown objective {self.objective!r}; choose one of {list(OBJECTIVES)}."
-            raise ValueError(msg)
-        for name, least in (("dim", 1), ("n_heads", 1), ("n_seeds", 1), ("n_layers", 0)):
+        _one_of(self, "encoder", ENCODERS)
+        _one_of(self, "objective", OBJECTIVES)
+        _one_of(self, "decoder", DECODERS)
+        is_transformer = self.encoder == "transformer"
+        for name, least in (
+            ("dim", 1),
+            ("n_heads", 1),
+            ("n_seeds", 1),
+            ("n_layers", int(is_transformer)),
+            ("feedforward", 1),
+            ("max_peaks", 1),
+        ):
             value = getattr(self, name)
+            if value is None and name in ("feedforward", "max_peaks"):
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 msg = f"`{name}` must be an integer of at least {least}, got {value!r}."
                 raise ValueError(msg)
@@ -59,6 +87,24 @@ class ModelConfig:
         if not 0 <= self.dropout < 1:
             msg = f"`dropout` must lie in [0, 1), got {self.dropout!r}."
             raise ValueError(msg)
+        foreign = {"feedforward": None, "max_peaks": None} if not is_transformer else {"n_seeds": 1}
+        for name, neutral in foreign.items():
+            if getattr(self, name) != neutral:
+                msg = f"`{name}` has no meaning for the encoder {self.encoder!r}, got {getattr(self, name)!r}; leave it out."
+                raise ValueError(msg)
+        if self.values and self.decoder != "query":
+            msg = f"`values` needs `decoder='query'`, got {self.decoder!r}."
+            raise ValueError(msg)
+
+    @property
+    def predicts_peaks(self) -> bool:
+        """Whether there is a head for held-out peaks: the paper's objective has none."""
+        return self.decoder == "linear" or self.objective == "peaks"
+
+    @classmethod
+    def preset(cls, name: str) -> ModelConfig:
+        """A named architecture: ``"default"``, or ``"paper"`` (Wu et al. 2025: 512 wide, 6 blocks of 8 heads)."""
+        return cls(**_preset(name, MODEL_PRESETS))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON."""
@@ -77,12 +123,27 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers that come from data: vocabulary, genes, labels and batches."""
+    """The numbers that come from data, or from the checkpoint that was converted.
+
+    Parameters
+    ----------
+    n_peaks, n_genes, n_labels, n_batches
+        Vocabulary, genes, labels and batches.
+    n_chromosomes
+        Chromosomes that have a vector, in a transformer and a query decoder; 0 for none.
+    n_bins
+        Bins of expression of a binary query decoder; the first is "not expressed".
+    n_label_layers
+        Hidden layers of the label head.
+    """
 
     n_peaks: int
     n_genes: int = 0
     n_labels: int = 0
     n_batches: int = 0
+    n_chromosomes: int = 0
+    n_bins: int = 2
+    n_label_layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +171,22 @@ class TrainingConfig:
         RNA of a cell is pooled with that of its nearest training cells, itself counted; 1 for none.
     patience
         Stop after this many epochs without a better validation loss.
+    accumulate
+        Batches whose gradients are summed before a step.
+    schedule
+        ``"one-cycle"``, or ``"cosine-restarts"``: cosine from `lr` to a hundredth of it after a linear warm-up of 5 epochs,
+        begun again after 15, 25, 45, ... epochs with 0.9 of the last rate (Wu et al. 2025).
+    balanced_genes
+        With ``objective="binary"``: at most so many genes of a cell enter the loss, half of them expressed and half
+        silent, drawn anew each time (Wu et al. 2025). None: all genes.
+    warm_start
+        Start peak vectors from the structure of the training cells, see :mod:`epifoundation.warm_start`.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ep.TrainingConfig.preset("paper").lr
+    0.0001
     """
 
     max_epochs: int | None = None
@@ -121,9 +198,14 @@ class TrainingConfig:
     peak_weight: float = 0.1
     n_neighbors: int = 15
     patience: int = 10
+    accumulate: int = 1
+    schedule: str = "one-cycle"
+    balanced_genes: int | None = None
+    warm_start: bool = True
 
     def __post_init__(self) -> None:
-        whole = ("max_epochs", "batch_size", "n_neighbors", "patience")
+        _one_of(self, "schedule", SCHEDULES)
+        whole = ("max_epochs", "batch_size", "n_neighbors", "patience", "accumulate", "balanced_genes")
         for name, low, high in (
             ("max_epochs", 1, inf),
             ("batch_size", 1, inf),
@@ -134,9 +216,11 @@ class TrainingConfig:
             ("peak_weight", 0, inf),
             ("n_neighbors", 1, inf),
             ("patience", 1, inf),
+            ("accumulate", 1, inf),
+            ("balanced_genes", 2, inf),
         ):
             value = getattr(self, name)
-            if value is None and name == "max_epochs":
+            if value is None and name in ("max_epochs", "balanced_genes"):
                 continue
             if not isinstance(value, int if name in whole else (int, float)) or not low <= value <= high:
                 kind = "an integer" if name in whole else "a number"
@@ -146,3 +230,55 @@ class TrainingConfig:
     def epochs(self, n_cells: int) -> int:
         """How many passes over `n_cells` training cells."""
         return self.max_epochs or min(max(ceil(20_000 / n_cells), 4), 50)
+
+    @classmethod
+    def preset(cls, name: str) -> TrainingConfig:
+        """A named recipe: ``"default"``, or ``"paper"`` (Wu et al. 2025)."""
+        return cls(**_preset(name, TRAINING_PRESETS))
+
+
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "encoder": "transformer",
+        "dim": 512,
+        "n_heads": 8,
+        "n_layers": 6,
+        "feedforward": 1024,
+        "dropout": 0.15,
+        "objective": "binary",
+        "decoder": "query",
+        "max_peaks": 12_000,
+    },
+}
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "max_epochs": 140,
+        "batch_size": 8,
+        "accumulate": 20,
+        "lr": 1e-4,
+        "peak_lr": 1.0,
+        "weight_decay": 0.0,
+        "peak_dropout": 0.0,
+        "peak_weight": 0.0,
+        "n_neighbors": 1,
+        "patience": 140,
+        "schedule": "cosine-restarts",
+        "balanced_genes": 8_000,
+        "warm_start": False,
+    },
+}
+
+
+def _preset(name: str, presets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    if name not in presets:
+        msg = f"Unknown preset {name!r}; choose one of {list(presets)}."
+        raise ValueError(msg)
+    return presets[name]
+
+
+def _one_of(config: Any, name: str, options: tuple[str, ...]) -> None:
+    if getattr(config, name) not in options:
+        msg = f"Unknown {name} {getattr(config, name)!r}; choose one of {list(options)}."
+        raise ValueError(msg)

@@ -7,44 +7,51 @@ from torch import Tensor, nn
 
 from .config import ModelConfig, Sizes
 from .heads import ExpressionHead, LabelHead, PeakHead
-from .set_encoder import SetEncoder, pool
+from .query_head import QueryHead
+from .set_encoder import FoldedSet, SetEncoder
+from .transformer_encoder import FoldedTransformer, TransformerEncoder
 
 
 class Network(nn.Module):
-    """Encoder and heads. `expression` and `label` are None where the model has no genes or labels."""
+    """Encoder and heads. `peaks`, `expression` and `label` are None where the model has none."""
+
+    expression: ExpressionHead | QueryHead | None
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config = config
         self.sizes = sizes
-        self.encoder = SetEncoder(config, sizes.n_peaks)
-        self.dropout = nn.Dropout(config.dropout)
-        self.peaks = PeakHead(config.dim, sizes.n_peaks)
-        self.expression = (
-            ExpressionHead(config.dim, sizes.n_genes, sizes.n_batches, config.objective) if sizes.n_genes else None
+        self.encoder: SetEncoder | TransformerEncoder = (
+            SetEncoder(config, sizes.n_peaks)
+            if config.encoder == "set"
+            else TransformerEncoder(config, sizes.n_peaks, sizes.n_chromosomes)
         )
-        self.label = LabelHead(config.dim, sizes.n_labels) if sizes.n_labels else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.peaks = PeakHead(config.dim, sizes.n_peaks) if config.predicts_peaks else None
+        self.expression = _expression_head(config, sizes) if sizes.n_genes else None
+        self.label = LabelHead(config.dim, sizes.n_labels, sizes.n_label_layers) if sizes.n_labels else None
 
     def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Cell embeddings of packed tokens by the training path, (n_cells, dim)."""
         return self.encoder(ids, offsets)
 
-    def folded(self) -> FoldedEncoder:
-        """The same function made for inference, at a fraction of the cost."""
-        return FoldedEncoder(self.encoder)
+    def folded(self, dtype: torch.dtype = torch.float32) -> FoldedSet | FoldedTransformer:
+        """The same function made for inference, at a fraction of the cost; results are float32 in any `dtype`."""
+        if isinstance(self.encoder, SetEncoder):
+            return FoldedSet(self.encoder, dtype)
+        return FoldedTransformer(self.encoder, dtype)
 
 
-class FoldedEncoder:
-    """A :class:`SetEncoder` with the table of all its peaks made once."""
-
-    def __init__(self, encoder: SetEncoder) -> None:
-        self.encoder = encoder
-        self.table = encoder.fold()
-
-    @torch.inference_mode()
-    def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Cell embeddings of packed tokens, (n_cells, dim)."""
-        sums = pool(self.table, ids, offsets)
-        if len(sums) == 1:  # one row takes another way through a matrix product, which rounds differently
-            return self.encoder.readout(sums.expand(2, -1))[:1]
-        return self.encoder.readout(sums)
+def _expression_head(config: ModelConfig, sizes: Sizes) -> ExpressionHead | QueryHead:
+    if config.decoder == "linear":
+        return ExpressionHead(config.dim, sizes.n_genes, sizes.n_batches, config.objective)
+    return QueryHead(
+        config.dim,
+        sizes.n_genes,
+        sizes.n_batches,
+        config.objective,
+        n_chromosomes=sizes.n_chromosomes,
+        n_bins=sizes.n_bins,
+        dropout=config.dropout,
+        values=config.values,
+    )

@@ -73,6 +73,17 @@ class SetEncoder(nn.Module):
         weighted = weights.unsqueeze(-1) * values
         return torch.cat([weighted.flatten(1), weights.flatten(1)], dim=1)
 
+    @property
+    def by_peak(self) -> list[Tensor]:
+        """Parameters with a row for each peak that learn slowly."""
+        return [self.peak.weight]
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor, prior: Tensor) -> None:
+        """Set the peak vectors, (n_peaks, dim), and their prior weights, (n_peaks,)."""
+        self.peak.weight.copy_(vectors)
+        self.prior.copy_(prior)
+
     def readout(self, sums: Tensor) -> Tensor:
         """From the sums of rows to the cell embedding; a cell without peaks becomes NaN."""
         n, seeds, heads = len(sums), self.n_seeds, self.n_heads
@@ -80,6 +91,27 @@ class SetEncoder(nn.Module):
         pooled = weighted.view(n, seeds, heads, -1) / weights.view(n, seeds, heads, 1)
         hidden = self.seed + self.output(pooled.flatten(2))
         return self.norm(self.mix(hidden).mean(dim=1))
+
+
+class FoldedSet:
+    """A :class:`SetEncoder` with the table of all its peaks made once.
+
+    `chunk`: cells at a time that keep the device busy.
+    """
+
+    chunk = 2048
+
+    def __init__(self, encoder: SetEncoder, dtype: torch.dtype = torch.float32) -> None:
+        self.encoder = encoder
+        self.table = encoder.fold().to(dtype)
+
+    @torch.inference_mode()
+    def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Cell embeddings of packed tokens, float32 (n_cells, dim)."""
+        sums = pool(self.table, ids, offsets).float()
+        if len(sums) == 1:  # one row takes another way through a matrix product, which rounds differently
+            return self.encoder.readout(sums.expand(2, -1))[:1]
+        return self.encoder.readout(sums)
 
 
 def pool(table: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:

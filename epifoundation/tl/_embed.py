@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,12 @@ from tqdm import tqdm
 from .._compat import quiet_update
 from .._keys import Keys
 from .._settings import settings
-from .._validate import Data, check_unique, get_atac, get_matrix, get_modality, integer
+from .._validate import Data, check_unique, get_atac, get_matrix, get_modality, integer, obs_column, one_of
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..tokens import CHUNK, iter_tokens
+from ..nn import ExpressionHead, QueryHead
+from ..tokens import iter_tokens
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 
 # What a predicted number means, by the objective of the model
@@ -28,7 +29,9 @@ SCALES = {
     "counts": "log1p of counts per 10,000",
     "binary": "probability of being expressed",
     "gaussian": "the scale of the training data",
+    "values": "the scale of the training data",
 }
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def embed(
@@ -40,8 +43,10 @@ def embed(
     key_added: str | None = None,
     expression: bool = True,
     annotation: bool = True,
+    batch_key: str | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     copy: bool = False,
 ) -> Data | None:
     """Embed cells by their open peaks; predict their expression and annotate them.
@@ -65,10 +70,16 @@ def embed(
         Predict expression, when the model has genes.
     annotation
         Annotate cell types, when the model has labels.
+    batch_key
+        Column of ``obs`` with batches that the model was trained on: expression is predicted for the batch of each
+        cell. None: for the mean over the batches. The embedding does not depend on it.
     batch_size
         Cells at a time; changes memory and speed, not results.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ... A model that is passed as an object is moved there.
+    dtype
+        What the encoder computes in; results are float32. ``"auto"``: bfloat16 for a transformer on a CUDA device that
+        has it, else float32.
     copy
         Return a copy with the results and leave `data` as it is.
 
@@ -88,12 +99,13 @@ def embed(
     that the model does not know and for cells without ATAC. For a model trained on counts, ``log1p`` of counts
     per 10,000; ``uns["epifoundation"]["expression_scale"]`` says which scale.
 
-    Cells without a known open peak get NaN, with a warning.
+    Cells without a known open peak get NaN, with a warning. A transformer with a limit (``config.max_peaks``) reads a cell that
+    has more open peaks by a fixed choice of them, with a warning that counts such cells.
 
     Raises
     ------
     ValueError
-        No such modality or model, peak names that are no intervals, duplicate names, no overlap with the
+        No such modality, model or batch, peak names that are no intervals, duplicate names, no overlap with the
         model's peaks, negative or NaN counts. `data` is then unchanged.
 
     Examples
@@ -105,36 +117,55 @@ def embed(
     64
     """
     keys = Keys.of(key_added)
-    chunk = CHUNK if batch_size is None else integer(batch_size, "batch_size", least=1)
+    chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
+    one_of(dtype, ("auto", *DTYPES), "dtype")
     atac = get_atac(data, modality)
     _check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
     peaks = PeakVocabulary.from_var(atac.var)
     projection = model.peaks.mapping(peaks)
     rna = _rna_of(data, rna_modality)
-    predicted = _Expression(model, atac, rna) if expression and len(model.genes) else None
+    batches = None if batch_key is None else _batch_codes(data, atac, batch_key, model)
+    predicted = _Expression(model, atac, rna, batches) if expression and len(model.genes) else None
     output = _Output(model, atac.n_obs, predicted, annotation=annotation)
 
-    folded = model.network.folded()
+    folded = model.network.folded(_compute_dtype(dtype, model))
     counts = np.zeros((2, atac.n_obs), dtype=np.int64)
+    n_limited = 0
     with (
         torch.inference_mode(),
         tqdm(total=atac.n_obs, desc="Embedding", unit=" cells", disable=not settings.progress) as bar,
     ):
-        for rows, tokens in iter_tokens(get_matrix(atac, None), projection, atac.obs_names, chunk=chunk):
+        for rows, tokens in iter_tokens(
+            get_matrix(atac, None), projection, atac.obs_names, chunk=chunk or folded.chunk
+        ):
             ids, offsets = _tensor(tokens.ids), _tensor(tokens.offsets)
             output.take(rows, folded.encode(ids.to(model.device), offsets.to(model.device)))
             counts[:, rows] = tokens.n_open, tokens.n_known
+            n_limited += int((np.diff(tokens.offsets) > (model.config.max_peaks or np.inf)).sum())
             bar.update(len(tokens))
 
     empty = counts[1] == 0
     if empty.any():
         msg = f"{int(empty.sum()):,} of {len(empty):,} cells have no open peak that the model knows; their results are NaN."
         warnings.warn(msg, UserWarning, stacklevel=2)
+    if n_limited:
+        msg = (
+            f"{n_limited:,} of {len(empty):,} cells have more than the {model.config.max_peaks:,} open peaks that the model reads "
+            "(`config.max_peaks`); each is read by a fixed choice of so many."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
     with quiet_update():
         target = data if not copy else data.to_memory() if data.isbacked else data.copy()
     report = _peak_report(model, peaks, projection, counts)
-    parameters = {"modality": modality, "expression": expression, "annotation": annotation}
+    report["peaks"]["cells_above_limit"] = n_limited
+    parameters = {
+        "modality": modality,
+        "expression": expression,
+        "annotation": annotation,
+        "batch_key": batch_key or "",
+        "dtype": dtype,
+    }
     _write(target, output, counts, report | {"parameters": parameters}, keys, modality, rna_modality)
     return target if copy else None
 
@@ -144,6 +175,28 @@ def _rna_of(data: Data, rna_modality: str) -> AnnData | None:
     if not isinstance(data, MuData) or (rna_modality == "rna" and "rna" not in data.mod):
         return None
     return get_modality(data, rna_modality, option="rna_modality")
+
+
+def _batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> np.ndarray:
+    """Which of the model's batches each cell is of."""
+    names = obs_column(data, atac, key, "batch_key").astype(str)
+    known = [str(name) for name in model.training.get("batches", [])]
+    codes = pd.Index(known).get_indexer(names)
+    if (codes < 0).any() or not model.network.sizes.n_batches:
+        unknown = sorted(set(names[codes < 0])) or sorted(set(names))
+        msg = (
+            f"`batch_key={key!r}` holds batches that the model was not trained on: {unknown[:5]}; it knows {known}. "
+            "Leave `batch_key` out to predict for the mean batch."
+        )
+        raise ValueError(msg)
+    return codes.astype(np.int64)
+
+
+def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:
+    if dtype != "auto":
+        return DTYPES[dtype]
+    has_it = model.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_it and model.config.encoder == "transformer" else torch.float32
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -174,15 +227,14 @@ class _Output:
         self.embedding[rows] = embedding.cpu().numpy()
         if self.probabilities is not None and network.label is not None:
             self.probabilities[rows] = network.label(embedding).cpu().numpy()
-        if self.expression is not None and network.expression is not None:
-            predicted = network.expression.predict(embedding, self.expression.genes)
-            self.expression.take(rows, predicted.cpu().numpy())
+        if self.expression is not None:
+            self.expression.take(rows, embedding)
 
 
 class _Expression:
     """Predicted expression: cells x genes of the RNA modality, or of the model where there is no RNA."""
 
-    def __init__(self, model: EpiFoundation, atac: AnnData, rna: AnnData | None) -> None:
+    def __init__(self, model: EpiFoundation, atac: AnnData, rna: AnnData | None, batches: np.ndarray | None) -> None:
         self.beside_rna = rna is not None
         if rna is None:
             genes = np.arange(len(model.genes))
@@ -199,13 +251,17 @@ class _Expression:
                 warnings.warn(msg, UserWarning, stacklevel=3)
             self.rows = rna.obs_names.get_indexer(atac.obs_names)
         self.columns = np.flatnonzero(genes >= 0)
-        self.genes = torch.from_numpy(genes[self.columns]).to(model.device)
+        self.batches = None if batches is None else torch.from_numpy(batches).to(model.device)
+        head = cast("ExpressionHead | QueryHead", model.network.expression)
+        with torch.inference_mode():
+            self.predict = head.predictor(torch.from_numpy(genes[self.columns]).to(model.device))
         self.values = np.empty((atac.n_obs if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
         if rna is not None:  # where the model or the ATAC has nothing to say
             self.values.fill(np.nan)
 
-    def take(self, rows: slice, predicted: np.ndarray) -> None:
+    def take(self, rows: slice, embedding: torch.Tensor) -> None:
         """Put the prediction for the ATAC cells `rows` in their places; cells without RNA have none."""
+        predicted = self.predict(embedding, None if self.batches is None else self.batches[rows]).cpu().numpy()
         places = self.rows[rows]
         self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
 
@@ -259,7 +315,7 @@ def _write(
     if rna_modality in getattr(data, "mod", {}) and keys.layer in data.mod[rna_modality].layers:
         del data.mod[rna_modality].layers[keys.layer]
     if output.expression is not None:
-        report["expression_scale"] = SCALES[output.model.config.objective]
+        report["expression_scale"] = SCALES["values" if output.model.config.values else output.model.config.objective]
         if output.expression.beside_rna:
             data.mod[rna_modality].layers[keys.layer] = output.expression.values
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from ..models import EpiFoundation
-from ..nn import LabelHead, Network, Sizes
+from ..nn import LabelHead, Network
 from ..tokens import CHUNK
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
@@ -31,14 +31,13 @@ def fit_label_head(
     best = min((_fit(scaled, codes, train, held, strength) for strength in STRENGTHS), key=lambda fitted: fitted[0])
     _, weight, bias, temperature = best
 
-    sizes = model.network.sizes
-    network = Network(model.config, Sizes(sizes.n_peaks, sizes.n_genes, len(names), sizes.n_batches))
+    network = Network(model.config, replace(model.network.sizes, n_labels=len(names), n_label_layers=0))
     head = LabelHead(model.config.dim, len(names))
     with torch.no_grad():  # the scaling becomes part of the weights
         head.linear.weight.copy_(torch.from_numpy(weight / std))
         head.linear.bias.copy_(torch.from_numpy(bias - weight @ (mean / std)))
         head.temperature.fill_(temperature)
-    state = copy.deepcopy(model.network.state_dict())
+    state = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("label.")}
     network.load_state_dict(state | {f"label.{name}": tensor for name, tensor in head.state_dict().items()})
     return EpiFoundation(network, model.peaks, model.genes, names, model.training, model.name, model.card)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 
@@ -19,8 +20,9 @@ from .._version import __version__
 from ..models import EpiFoundation
 from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
-from ..nn import ExpressionHead, ModelConfig, Network, Sizes, TrainingConfig
+from ..nn import ExpressionHead, ModelConfig, Network, QueryHead, Sizes, TrainingConfig, TransformerEncoder
 from ..nn.config import OBJECTIVES
+from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
 from ..warm_start import idf, log_normalise, neighbor_weights, peak_vectors, rna_scores
 from ._label_head import check_labels, fit_label_head
 from ._training_data import TrainingData, held_out, prepare
@@ -32,9 +34,9 @@ N_NEIGHBOR_COMPONENTS = 30  # of RNA, for the neighbours that are pooled
 def pretrain(
     data: Data,
     *,
-    config: ModelConfig | None = None,
-    training: TrainingConfig | None = None,
-    objective: Literal["counts", "binary", "gaussian", "peaks"] = "counts",
+    config: ModelConfig | str | None = None,
+    training: TrainingConfig | str | None = None,
+    objective: Literal["counts", "binary", "gaussian", "peaks"] | None = None,
     layer: str | None = None,
     batch_key: str | None = None,
     label_key: str | None = None,
@@ -56,11 +58,12 @@ def pretrain(
         A MuData with paired `modality` and `rna_modality`, or an AnnData (ATAC) with ``objective="peaks"``.
         A positive entry of the ATAC matrix is an open peak. Not changed.
     config
-        Architecture; its objective is replaced by `objective`. Default: ``ModelConfig()``.
+        Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025, with the paper's `training`
+        unless another is given. Default: ``ModelConfig()``.
     training
-        A :class:`~epifoundation.training.TrainingConfig`; default: its defaults.
+        A :class:`~epifoundation.TrainingConfig` or the name of a preset; default: its defaults.
     objective
-        ``"counts"``: raw RNA counts, multinomial over genes. ``"binary"``: expressed or not (the paper's).
+        Replaces that of `config`; None keeps it (``ModelConfig()`` has ``"counts"``). ``"counts"``: raw RNA counts, multinomial over genes. ``"binary"``: expressed or not (the paper's).
         ``"gaussian"``: normalised values. ``"peaks"``: no RNA, held-out peaks are predicted from the others.
     layer
         Layer of the RNA modality that holds the target; default ``X``.
@@ -120,13 +123,20 @@ def pretrain(
     >>> model.config.dim, len(model.genes)
     (16, 20)
     """
-    one_of(objective, OBJECTIVES, "objective")
     min_cells = integer(min_cells, "min_cells", least=1)
-    training = TrainingConfig() if training is None else training
+    if training is None:
+        training = config if isinstance(config, str) else "default"
+    training = TrainingConfig.preset(training) if isinstance(training, str) else training
+    config = ModelConfig.preset(config) if isinstance(config, str) else config
     device = resolve_device(device)
     if init is not None and not isinstance(init, EpiFoundation):
         init = resolve_model(init, "cpu")
-    config = _architecture(config, init, objective)
+    likelihood = objective or (config or (init.config if init is not None else ModelConfig())).objective
+    one_of(likelihood, OBJECTIVES, "objective")
+    config = _architecture(config, init, likelihood)
+    if training.balanced_genes is not None and likelihood != "binary":
+        msg = f"`balanced_genes` is for the objective 'binary', not {likelihood!r}; leave it out or pass `training='default'`."
+        raise ValueError(msg)
     if checkpoint is not None:
         check_target(Path(checkpoint), overwrite=False)
     rng = np.random.default_rng(rng)
@@ -136,7 +146,7 @@ def pretrain(
         labels = obs_column(data, get_atac(data, modality), label_key, "label_key")
     prepared = prepare(
         data,
-        objective,
+        likelihood,
         modality=modality,
         rna_modality=rna_modality,
         layer=layer,
@@ -149,9 +159,9 @@ def pretrain(
     )
     if labels is not None:
         check_labels(labels, prepared.train, prepared.held)
-    summary = {
+    summary: dict[str, Any] = {
         "package_version": __version__,
-        "objective": objective,
+        "objective": likelihood,
         "cells": len(prepared.train),
         "validation_cells": len(prepared.held),
         "validation": held,
@@ -181,6 +191,9 @@ def _architecture(config: ModelConfig | None, init: EpiFoundation | None, object
     if objective not in (init.config.objective, "peaks"):
         msg = f"`init` was trained with objective {init.config.objective!r}, not {objective!r}; pass `objective={init.config.objective!r}`."
         raise ValueError(msg)
+    if objective == "peaks" and not init.config.predicts_peaks:
+        msg = "`init` has no head for held-out peaks (its decoder is the paper's), so it cannot go on with `objective='peaks'`."
+        raise ValueError(msg)
     return init.config
 
 
@@ -198,11 +211,11 @@ def _train(
 
     seed = int(rng.integers(2**31))
     scores = None
-    if data.target is not None:
+    if data.target is not None and (training.warm_start or training.n_neighbors > 1):
         expression = sp.csr_matrix(data.target[data.train])
         expression = log_normalise(expression) if config.objective == "counts" else expression
         scores = rna_scores(expression, N_COMPONENTS, rng)
-    network = _build(data, config, init, scores, seed, rng)
+    network = _build(data, config, training, init, scores, seed, rng)
     pooling = None
     if scores is not None and training.n_neighbors > 1:
         pooling = neighbor_weights(scores[:, :N_NEIGHBOR_COMPONENTS], training.n_neighbors)
@@ -235,6 +248,7 @@ def _train(
 def _build(
     data: TrainingData,
     config: ModelConfig,
+    training: TrainingConfig,
     init: EpiFoundation | None,
     scores: np.ndarray | None,
     seed: int,
@@ -242,27 +256,57 @@ def _build(
 ) -> Network:
     """A network with warm peak vectors and the heads' base rates, or with the weights of `init`."""
     sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches))
+    if init is not None:
+        theirs = init.network.sizes  # the labels and batches of `init` are not those of the data
+        sizes = replace(sizes, n_chromosomes=theirs.n_chromosomes, n_bins=theirs.n_bins)
+    elif config.encoder == "transformer" or config.decoder == "query":
+        sizes = replace(sizes, n_chromosomes=data.peaks.intervals["chrom"].nunique())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = Network(config, sizes)
     if init is not None:
-        # The labels and batches of `init` are not those of the data.
-        state = {k: v for k, v in init.network.state_dict().items() if not k.startswith(("label.", "expression.batch"))}
-        network.load_state_dict(network.state_dict() | state)
-        head, theirs = network.expression, init.network.expression
-        if head is not None and theirs is not None and theirs.batch is not None:
-            with torch.no_grad():  # what is predicted for the mean batch stays what it was
-                head.linear.bias.add_(theirs.batch.mean(dim=0).to(head.linear.bias.device))
+        _go_on(network, init.network)
         return network
     pattern = data.pattern[data.train]
-    rarity = idf(pattern)
     with torch.no_grad():
-        network.encoder.peak.weight.copy_(torch.from_numpy(peak_vectors(pattern, scores, config.dim, rng)))
-        network.encoder.prior.copy_(torch.from_numpy(0.2 * (rarity - rarity.mean()) / (rarity.std() + 1e-6)))
-        network.peaks.linear.bias.copy_(_log_frequency(pattern))
-        if network.expression is not None and data.target is not None:
+        _set_chromosomes(network, data)
+        if training.warm_start:
+            rarity = idf(pattern)
+            vectors = torch.from_numpy(peak_vectors(pattern, scores, config.dim, rng))
+            prior = torch.from_numpy(0.2 * (rarity - rarity.mean()) / (rarity.std() + 1e-6))
+            network.encoder.start_from(vectors, prior)
+        if network.peaks is not None:
+            network.peaks.linear.bias.copy_(_log_frequency(pattern))
+        if isinstance(network.expression, ExpressionHead) and data.target is not None:
             _set_base_rate(network.expression, data.target[data.train])
+        elif network.expression is not None and config.objective == "gaussian" and data.target is not None:
+            _set_scale(network.expression, data.target[data.train])
     return network
+
+
+def _go_on(network: Network, init: Network) -> None:
+    """Take over what `init` has learned, but for its labels and batches."""
+    network.encoder.load_state_dict(init.encoder.state_dict())
+    if network.peaks is not None and init.peaks is not None:
+        network.peaks.load_state_dict(init.peaks.state_dict())
+    if network.expression is not None and init.expression is not None:
+        network.expression.start_from(init.expression)  # type: ignore[arg-type] # of the same configuration
+
+
+def _set_chromosomes(network: Network, data: TrainingData) -> None:
+    """Tell the token tables of peaks and genes where their tokens lie."""
+    if not network.sizes.n_chromosomes:
+        return
+    names = pd.Index(sorted(data.peaks.intervals["chrom"].unique()))
+
+    def rows(chromosomes: pd.Series) -> torch.Tensor:
+        codes = names.get_indexer(chromosomes)
+        return torch.from_numpy(np.where(codes >= 0, codes + N_SPECIAL, UNKNOWN))
+
+    if isinstance(network.encoder, TransformerEncoder):
+        network.encoder.tokens.chromosome_of[:-1] = rows(data.peaks.intervals["chrom"])
+    if isinstance(network.expression, QueryHead) and data.gene_chromosomes is not None:
+        network.expression.genes.chromosome_of.copy_(rows(data.gene_chromosomes))
 
 
 def _log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
@@ -278,6 +322,10 @@ def _set_base_rate(head: ExpressionHead, target: sp.csr_matrix | np.ndarray) -> 
         rate = (np.asarray(target.sum(axis=0)).ravel() + 1) / (target.shape[0] + 2)
         head.linear.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32)))
     else:
-        deviation = target.std(axis=0)
-        head.mean.copy_(torch.from_numpy(target.mean(axis=0)))
-        head.deviation.copy_(torch.from_numpy(np.where(deviation > 0, deviation, 1)))
+        _set_scale(head, target)
+
+
+def _set_scale(head: ExpressionHead | QueryHead, target: sp.csr_matrix | np.ndarray) -> None:
+    deviation = target.std(axis=0)
+    head.mean.copy_(torch.from_numpy(target.mean(axis=0)))
+    head.deviation.copy_(torch.from_numpy(np.where(deviation > 0, deviation, 1)))

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from .._validate import Data, check_paired, check_unique, check_values, get_atac, get_matrix, get_modality, obs_column
+from ..genome import _with_prefix
 from ..models import EpiFoundation
 from ..tokens import iter_tokens, row_reader
 from ..vocabulary import GeneVocabulary, PeakVocabulary
@@ -32,6 +33,8 @@ class TrainingData:
         Expression, (n_cells, len(gene_positions)), sparse or dense, or None.
     gene_positions
         Which genes the columns of `target` are; None for all.
+    gene_chromosomes
+        Chromosome of each of `genes`, NaN where unknown; None where the data tell of none.
     train, held
         Row numbers of training and validation cells.
     batch_codes, batches
@@ -43,6 +46,7 @@ class TrainingData:
     pattern: sp.csr_matrix
     target: sp.csr_matrix | np.ndarray | None
     gene_positions: np.ndarray | None
+    gene_chromosomes: pd.Series | None
     train: np.ndarray
     held: np.ndarray
     batch_codes: np.ndarray | None
@@ -65,9 +69,11 @@ def prepare(
 ) -> TrainingData:
     """Check `data` and turn it into what training reads. Arguments as in :func:`epifoundation.tl.pretrain`."""
     atac = get_atac(data, modality)
-    genes, target = GeneVocabulary([]), None
+    genes, target, gene_chromosomes = GeneVocabulary([]), None, None
     if objective != "peaks":
-        genes, target = _expression(_rna_of(data, atac, rna_modality, objective), layer, objective)
+        rna = _rna_of(data, atac, rna_modality, objective)
+        genes, target = _expression(rna, layer, objective)
+        gene_chromosomes = _chromosomes(rna.var)
     batch = None if batch_key is None else _batch_names(obs_column(data, atac, batch_key, "batch_key"), batch_key)
     intervals = PeakVocabulary.from_var(atac.var, genome=genome)
     pattern = _read_pattern(atac, intervals, intervals if init is None else init.peaks)
@@ -91,7 +97,7 @@ def prepare(
     if batch is not None:
         batches = sorted(set(batch.iloc[train]))
         codes = pd.Index(batches).get_indexer(batch).astype(np.int64)
-    return TrainingData(peaks, genes, pattern, target, positions, train, held, codes, batches)
+    return TrainingData(peaks, genes, pattern, target, positions, gene_chromosomes, train, held, codes, batches)
 
 
 def held_out(validation: float | Sequence[str] | None) -> float | list[str]:
@@ -139,6 +145,14 @@ def _expression(rna: AnnData, layer: str | None, objective: str) -> tuple[GeneVo
         if objective == "binary":  # before any pooling: the share of a cell's neighbours that express the gene
             matrix = (matrix > 0).astype(np.float32)
     return GeneVocabulary.from_var(rna.var), matrix
+
+
+def _chromosomes(var: pd.DataFrame) -> pd.Series | None:
+    """Chromosome of each gene, from a column with it or from the interval that 10x readers keep."""
+    for column in ("chrom", "chromosome", "interval"):
+        if column in var.columns:
+            return _with_prefix(var[column].astype(object).where(var[column].notna()).str.split(":").str[0])
+    return None
 
 
 def _read_pattern(atac: AnnData, own: PeakVocabulary, peaks: PeakVocabulary) -> sp.csr_matrix:

@@ -1,0 +1,149 @@
+"""The paper's expression decoder: the vector of a gene asks a small network about the cell (DESIGN 2b)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .heads import Expression
+from .transformer_encoder import TokenTable
+
+WIDTH = 128  # of the query and of the hidden layer
+BLOCK = 2**24  # hidden values that are held at a time in inference: 64 MB
+
+
+class QueryHead(Expression):
+    """The "concat query" decoder: ``fc2(PReLU(fc1([cell, batch, sigmoid(gene2query(gene))])))``.
+
+    The first layer is linear in what is concatenated, so it is a sum of a term of the cell, one of its batch and one of
+    the gene (`keys`), which is computed once for all cells.
+
+    With ``"binary"`` there is a logit for each of `n_bins` bins of expression, of which the first is "not expressed";
+    with the other objectives one output a gene. `values` adds a decoder of its own for values, which is then what
+    :meth:`predict` gives.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_genes: int,
+        n_batches: int,
+        objective: str,
+        *,
+        n_chromosomes: int = 0,
+        n_bins: int = 2,
+        dropout: float = 0.0,
+        values: bool = False,
+    ) -> None:
+        super().__init__(n_genes, objective)
+        self.genes = TokenTable(n_genes, dim, n_chromosomes, dropout)
+        self.batch = nn.Embedding(n_batches, dim) if n_batches else None
+        self.batch_norm = nn.LayerNorm(dim) if n_batches else None
+        self.decoder = QueryDecoder(dim, n_bins if objective == "binary" else 1, with_batch=n_batches > 0)
+        self.values = QueryDecoder(dim, 1, with_batch=n_batches > 0) if values else None
+
+    def forward(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
+        """Logits (of being expressed, for ``"binary"``), (n_cells, n_genes)."""
+        return self.to_logits(self.outputs(embedding, batch))
+
+    def outputs(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
+        """All outputs of the decoder, (n_cells, n_genes, n_outputs); for ``"binary"`` a logit for each bin."""
+        return self.decoder(embedding, self.decoder.keys(self._gene_vectors()), self.batch_vectors(batch))
+
+    def predicted_values(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
+        """What the decoder for values says, (n_cells, n_genes)."""
+        if self.values is None:
+            msg = "The model has no decoder for values."
+            raise ValueError(msg)
+        return self.values(embedding, self.values.keys(self._gene_vectors()), self.batch_vectors(batch)).squeeze(-1)
+
+    def predict(self, embedding: Tensor, genes: Tensor | None = None, batch: Tensor | None = None) -> Tensor:
+        """Expression, (n_cells, n_genes) or (n_cells, len(genes)): values where there is a decoder for them."""
+        return self.predictor(genes)(embedding, batch)
+
+    def predictor(self, genes: Tensor | None = None) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """:meth:`predict` for the same genes time and again: the gene side is computed once."""
+        decoder = self.decoder if self.values is None else self.values
+        keys = decoder.keys(self._gene_vectors())
+        if self.values is None and self.objective == "binary":  # each gene by itself
+            keys = keys if genes is None else keys[genes]
+            return lambda embedding, batch: self.to_logits(
+                decoder(embedding, keys, self.batch_vectors(batch))
+            ).sigmoid_()
+
+        def predict(embedding: Tensor, batch: Tensor | None) -> Tensor:
+            outputs = decoder(embedding, keys, self.batch_vectors(batch)).squeeze(-1)
+            if self.values is not None:
+                return outputs if genes is None else outputs[:, genes]
+            return self.scaled(outputs, genes)
+
+        return predict
+
+    def to_logits(self, outputs: Tensor) -> Tensor:
+        """From outputs to one logit a gene."""
+        if self.objective != "binary":
+            return outputs.squeeze(-1)
+        silent, expressed = outputs[..., 0], outputs[..., 1:]
+        return (expressed.squeeze(-1) if expressed.shape[-1] == 1 else expressed.logsumexp(dim=-1)) - silent
+
+    def batch_vectors(self, batch: Tensor | None) -> Tensor | None:
+        """Of each cell, (n_cells, dim), or of the mean batch, (1, dim); None without batches."""
+        if self.batch is None or self.batch_norm is None:
+            return None
+        if batch is None:
+            return self.batch_norm(self.batch.weight).mean(dim=0, keepdim=True)
+        return self.batch_norm(self.batch(batch))
+
+    @torch.no_grad()
+    def start_from(self, other: QueryHead) -> None:
+        """Take over all but the batches; what is predicted for the mean batch stays what it was."""
+        self.genes.load_state_dict(other.genes.state_dict())
+        self.mean.copy_(other.mean)
+        self.deviation.copy_(other.deviation)
+        for own, theirs in ((self.decoder, other.decoder), (self.values, other.values)):
+            if own is None or theirs is None:
+                continue
+            for name in ("gene", "cell", "query", "activation", "output"):
+                getattr(own, name).load_state_dict(getattr(theirs, name).state_dict())
+            vector = other.batch_vectors(None)
+            if theirs.batch is not None and vector is not None:
+                own.cell.bias.add_(theirs.batch(vector)[0].to(own.cell.bias.device))
+            if own.batch is not None:
+                nn.init.zeros_(own.batch.weight)
+
+    def _gene_vectors(self) -> Tensor:
+        table = self.genes
+        return table(torch.arange(table.embedding.num_embeddings, device=table.embedding.weight.device))
+
+
+class QueryDecoder(nn.Module):
+    """The small network that is asked."""
+
+    def __init__(self, dim: int, n_outputs: int, *, with_batch: bool) -> None:
+        super().__init__()
+        self.gene = nn.Linear(dim, WIDTH)
+        self.cell = nn.Linear(dim, WIDTH)
+        self.batch = nn.Linear(dim, WIDTH, bias=False) if with_batch else None
+        self.query = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.activation = nn.PReLU()
+        self.output = nn.Linear(WIDTH, n_outputs)
+
+    def keys(self, genes: Tensor) -> Tensor:
+        """What the first layer adds for each gene vector, (n_genes, WIDTH)."""
+        return self.query(self.gene(genes).sigmoid())
+
+    def forward(self, cells: Tensor, keys: Tensor, batches: Tensor | None) -> Tensor:
+        """Outputs, (n_cells, n_genes, n_outputs)."""
+        asked = self.cell(cells)
+        if self.batch is not None and batches is not None:
+            asked = asked + self.batch(batches)
+        if torch.is_grad_enabled():
+            return self._answer(asked, keys)
+        at_a_time = max(BLOCK // max(keys.numel(), 1), 1)
+        return torch.cat([self._answer(part, keys) for part in asked.split(at_a_time)])
+
+    def _answer(self, asked: Tensor, keys: Tensor) -> Tensor:
+        return self.output(F.prelu(asked[:, None] + keys, self.activation.weight))

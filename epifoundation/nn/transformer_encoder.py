@@ -1,0 +1,213 @@
+"""The paper's encoder: a transformer over a cell's open peaks, read off at a CLS token (DESIGN 2b)."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import PackedAttention
+from .config import ModelConfig
+
+EPS = 6.1e-5  # of the batch normalisation, as in the original
+UNKNOWN, CLS = 0, 1  # rows of a chromosome table that are no chromosomes
+N_SPECIAL = 2
+
+
+class TokenTable(nn.Module):
+    """Token vectors, of peaks or of genes: ``BatchNorm(Dropout(LayerNorm(E) + LayerNorm(E_chromosome)))``.
+
+    The chromosome of each token is part of the table (`chromosome_of`); tokens without one have ``UNKNOWN``.
+    Without chromosomes (`n_chromosomes` 0) the second term is absent.
+    """
+
+    chromosome_of: Tensor
+
+    def __init__(self, n_tokens: int, dim: int, n_chromosomes: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(n_tokens, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.chromosome = nn.Embedding(N_SPECIAL + n_chromosomes, dim) if n_chromosomes else None
+        self.chromosome_norm = nn.LayerNorm(dim) if n_chromosomes else None
+        self.register_buffer("chromosome_of", torch.full((n_tokens,), UNKNOWN) if n_chromosomes else None)
+        self.dropout = nn.Dropout(dropout)
+        self.batch_norm = nn.BatchNorm1d(dim, eps=EPS)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Vectors of the tokens `ids`, (n, dim)."""
+        x = self.norm(self.embedding(ids))
+        if self.chromosome is not None and self.chromosome_norm is not None:
+            x = x + self.chromosome_norm(self.chromosome(self.chromosome_of[ids]))
+        return self.batch_norm(self.dropout(x))
+
+    @torch.no_grad()
+    def fold(self, dtype: torch.dtype = torch.float32, chunk: int = 16_384) -> Tensor:
+        """Vectors of all tokens, (n_tokens, dim); the module must be in evaluation mode."""
+        weight = self.embedding.weight
+        table = weight.new_empty(weight.shape, dtype=dtype)
+        for part in torch.arange(len(weight), device=weight.device).split(chunk):
+            table[part[0] : part[-1] + 1] = self(part)
+        return table
+
+
+class Block(nn.Module):
+    """Attention and a ReLU network, each added to its input and then normalised (post-norm)."""
+
+    def __init__(self, dim: int, n_heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, feedforward)
+        self.linear2 = nn.Linear(feedforward, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, attend: PackedAttention) -> Tensor:
+        """All tokens of packed cells, (n_tokens, dim)."""
+        q, k, v = self.qkv(x).view(len(x), 3, self.n_heads, -1).unbind(1)
+        return self._after(x, attend(q, k, v))
+
+    def first_rows(self, x: Tensor, attend: PackedAttention) -> Tensor:
+        """The first token of each cell alone, (n_cells, dim): nothing reads the others of the last block."""
+        dim = x.shape[1]
+        first = x[attend.offsets[:-1]]
+        q = F.linear(first, self.qkv.weight[:dim], self.qkv.bias[:dim]).view(len(first), self.n_heads, -1)
+        kv = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:])
+        k, v = kv.view(len(x), 2, self.n_heads, -1).unbind(1)
+        return self._after(first, attend(q, k, v))
+
+    def _after(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = self.norm1(x + self.dropout(self.out(attended.flatten(1))))
+        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+
+
+class TransformerEncoder(nn.Module):
+    """Encodes a cell as the last state of a CLS token that attends, with its open peaks, to its open peaks.
+
+    Cells are packed: there are no padding tokens. A cell with more than `max_peaks` open peaks is read by a fixed choice of them, see
+    :func:`limit`.
+    """
+
+    def __init__(self, config: ModelConfig, n_peaks: int, n_chromosomes: int) -> None:
+        super().__init__()
+        self.max_peaks = config.max_peaks
+        self.tokens = TokenTable(n_peaks + 1, config.dim, n_chromosomes, config.dropout)  # the last is CLS
+        if n_chromosomes:
+            self.tokens.chromosome_of[-1] = CLS
+        width = config.feedforward or 2 * config.dim
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.n_heads, width, config.dropout) for _ in range(config.n_layers)
+        )
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim); NaN without peaks."""
+        empty = offsets.diff() == 0
+        ids, offsets = self.with_cls(*limit(ids.long(), offsets.long(), self.max_peaks))
+        states = self.norm(run(self.blocks, self.tokens(ids), offsets).float())
+        return states.masked_fill(empty[:, None], torch.nan)
+
+    def with_cls(self, ids: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Put a CLS token in front of each cell."""
+        shifted = offsets + torch.arange(len(offsets), device=offsets.device)
+        is_cls = torch.zeros(len(ids) + len(offsets) - 1, dtype=torch.bool, device=ids.device)
+        is_cls[shifted[:-1]] = True
+        tokens = torch.full_like(is_cls, self.tokens.embedding.num_embeddings - 1, dtype=ids.dtype)
+        return tokens.masked_scatter(~is_cls, ids), shifted
+
+    @property
+    def by_peak(self) -> list[Tensor]:
+        """Parameters with a row for each peak."""
+        return [self.tokens.embedding.weight]
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor, prior: Tensor) -> None:
+        """Set the peak vectors, (n_peaks, dim); there is no place here for a prior weight of peaks."""
+        self.tokens.embedding.weight[:-1] = vectors
+
+
+class FoldedTransformer:
+    """A :class:`TransformerEncoder` made for inference, in a precision of choice.
+
+    The token table is computed once, the last block for the CLS tokens alone, and cells are taken in groups of like
+    length. `chunk`: cells at a time that keep the device busy.
+    """
+
+    def __init__(self, encoder: TransformerEncoder, dtype: torch.dtype = torch.float32) -> None:
+        self.encoder, self.dtype = encoder, dtype
+        self.table = encoder.tokens.fold(dtype)
+        self.blocks = encoder.blocks if dtype == torch.float32 else copy.deepcopy(encoder.blocks).to(dtype)
+        on_cpu = self.table.device.type == "cpu"
+        self.group, self.chunk = (8_192, 64) if on_cpu else (131_072, 1_024)
+
+    @torch.inference_mode()
+    def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Cell embeddings of packed tokens, float32 (n_cells, dim); NaN for a cell without peaks."""
+        ids, offsets = limit(ids.long(), offsets.long(), self.encoder.max_peaks)
+        lengths = offsets.diff()
+        result = self.table.new_full((len(lengths), self.table.shape[1]), torch.nan, dtype=torch.float32)
+        order = lengths.argsort()
+        order = order[lengths[order] > 0]
+        if not len(order):
+            return result
+        for cells in order.split(_group_sizes(lengths[order], self.group)):
+            some, starts = self.encoder.with_cls(*take(ids, offsets, cells))
+            states = run(self.blocks, self.table[some], starts)
+            result[cells] = self.encoder.norm(states.float())
+        return result
+
+
+def run(blocks: nn.ModuleList, x: Tensor, offsets: Tensor) -> Tensor:
+    """States of the first token of each cell after all blocks, (n_cells, dim)."""
+    attend = PackedAttention(offsets)
+    for block in blocks[:-1]:
+        x = block(x, attend)
+    return cast("Block", blocks[-1]).first_rows(x, attend)
+
+
+def limit(ids: Tensor, offsets: Tensor, most: int | None) -> tuple[Tensor, Tensor]:
+    """Keep at most `most` peaks of each cell: those that come first in one fixed, scattered order of all peaks.
+
+    The order is that of a multiplicative hash of the position in the vocabulary. So the choice is the same each time
+    and in each cell, is spread over the genome, and changes by one peak where one peak of the cell changes.
+    """
+    lengths = offsets.diff()
+    if most is None or not len(lengths) or int(lengths.max()) <= most:
+        return ids, offsets
+    cells = torch.repeat_interleave(lengths)
+    # 2**32 / golden ratio, odd: a bijection of 32-bit numbers that sends neighbours far apart
+    rank = (cells << 32) | ((ids * 2_654_435_769) & 0xFFFFFFFF)
+    order = rank.argsort()
+    place = torch.arange(len(ids), device=ids.device) - offsets[:-1][cells]
+    kept = order[place < most].sort().values
+    return ids[kept], torch.cat([offsets[:1], lengths.clamp(max=most).cumsum(0)])
+
+
+def take(ids: Tensor, offsets: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """The packed tokens of some cells, in the order of `cells`."""
+    lengths = offsets.diff()[cells]
+    ends = lengths.cumsum(0)
+    starts = torch.cat([ends.new_zeros(1), ends])
+    of = torch.repeat_interleave(lengths)
+    places = torch.arange(int(ends[-1]), device=ids.device) - starts[:-1][of] + offsets[:-1][cells][of]
+    return ids[places], starts
+
+
+def _group_sizes(lengths: Tensor, most: int) -> list[int]:
+    """How many cells to take at a time, ascending in length, for at most `most` tokens or one cell."""
+    sizes, tokens = [0], 0
+    for length in lengths.tolist():
+        if sizes[-1] and tokens + length > most:
+            sizes.append(0)
+            tokens = 0
+        sizes[-1] += 1
+        tokens += length
+    return sizes
