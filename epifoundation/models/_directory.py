@@ -125,6 +125,9 @@ def _swap(staging: Path, directory: Path) -> None:
 
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
+    if not (directory / WEIGHTS).is_file() and any(directory.glob("*.pth")):
+        msg = f"{str(directory)!r} holds a checkpoint of the original implementation; read it with `ep.models.convert_original(checkpoint, vocabularies)`."
+        raise ValueError(msg)
     if not path.is_file():
         present = sorted(file.name for file in directory.iterdir())
         msg = f"{str(directory)!r} is no model directory: it has no {CONFIG} (files there: {present})."

@@ -12,8 +12,10 @@ import torch
 from .._settings import settings
 from ._directory import CARD, CONFIG, GENES, LABELS, PEAKS, WEIGHTS, read
 from ._model import EpiFoundation
+from ._original_hub import fetch_original
 
 DEFAULT = "pbmc-51loci"
+PAPER = "UCSC-VLAA/EpiFoundation"
 
 _MODELS = pd.DataFrame(
     [
@@ -25,9 +27,18 @@ _MODELS = pd.DataFrame(
             "genes": 51,
             "labels": 13,
             "description": "Human blood, 51 windows of 200 kb: for the demo and the tutorials",
-        }
+        },
+        {
+            "name": PAPER,
+            "source": "Hugging Face, converted",
+            "genome": "hg38",
+            "description": "The checkpoint of Wu et al. 2025 (Apache-2.0), fetched and converted on first use",
+        },
     ]
 ).set_index("name")
+_MODELS = _MODELS.astype(
+    {"peaks": "Int64", "genes": "Int64", "labels": "Int64"}
+)  # <NA>: not known before it is fetched
 
 
 def available() -> pd.DataFrame:
@@ -41,7 +52,7 @@ def available() -> pd.DataFrame:
     --------
     >>> import epifoundation as ep
     >>> list(ep.models.available().index)
-    ['pbmc-51loci']
+    ['pbmc-51loci', 'UCSC-VLAA/EpiFoundation']
     """
     return _MODELS.copy()
 
@@ -55,7 +66,8 @@ def from_pretrained(
     ----------
     name_or_path
         A name of :func:`available`, a directory, or a Hugging Face repository (``"owner/name"``), in that order;
-        ``"./name"`` or a :class:`~pathlib.Path` is a directory.
+        ``"./name"`` or a :class:`~pathlib.Path` is a directory. ``"UCSC-VLAA/EpiFoundation"`` is the paper's checkpoint,
+        converted by :func:`convert_original`; where there are several, ``"UCSC-VLAA/EpiFoundation/name.pth"`` is one of them.
     revision
         Branch, tag or commit of a Hugging Face repository.
     device
@@ -72,6 +84,8 @@ def from_pretrained(
     ValueError
         The name is unknown, a file is truncated or altered (sha256), the weights do not fit, or the format is
         newer than this package.
+    ConnectionError
+        There is no network and the paper's files are not in the cache; the error says which to put where.
 
     Examples
     --------
@@ -82,7 +96,9 @@ def from_pretrained(
     name = str(name_or_path)
     # A Path is always a directory; a registered name is not shadowed by a folder that happens to be called so.
     is_registered = isinstance(name_or_path, str) and name in _MODELS.index
-    is_directory = not is_registered and bool(name) and Path(name).is_dir()
+    is_paper = isinstance(name_or_path, str) and (name == PAPER or name.startswith(f"{PAPER}/"))
+    is_registered = is_registered and not is_paper
+    is_directory = not is_registered and not is_paper and bool(name) and Path(name).is_dir()
     from_hub = not is_directory and not is_registered
     if revision is not None and not from_hub:
         msg = f"`revision` ({revision!r}) is for Hugging Face repositories; {name!r} is a {'directory' if is_directory else 'bundled model'}."
@@ -91,6 +107,8 @@ def from_pretrained(
         directory = Path(name)
     elif is_registered:
         directory = Path(str(files("epifoundation.models"))) / "bundled" / name
+    elif is_paper:
+        directory = fetch_original(PAPER, name.removeprefix(PAPER).removeprefix("/") or None, revision)
     else:
         directory = _download(name_or_path, revision)
     return read(directory, name=name).to(resolve_device(device))
