@@ -1,12 +1,19 @@
-"""Speed and memory of `ep.tl.embed`, end to end, on simulated cells.
+"""Speed and memory: `ep.tl.embed` end to end on simulated cells, and the paper's transformer against a plain one.
 
-    python benchmarks/speed.py                      # 20,000 cells x 200,000 peaks, median 4,000 open
+    python benchmarks/speed.py                      # 20,000 cells x 200,000 peaks, median 4,000 open; then the transformer
     python benchmarks/speed.py --cells 2000 --peaks 50000
+    python benchmarks/speed.py --only transformer --device cuda
 
-Cells are simulated once, written, and each size is read and embedded in a process of its own, whose peak resident
+**Set encoder.** Cells are simulated once, written, and each size is read and embedded in a process of its own, whose peak resident
 memory is told (everything included: Python, torch, the cells, the results). Beside it, in the same process, the bare
 `embedding_bag` on the same tokens: what share of the hardware's speed is left. The model has random weights, d = 128
 and 2,000 genes; speed does not depend on what it learned.
+
+**Transformer.** Eight cells with a median of 4,000 open peaks at the paper's size, through `benchmarks/original.py` (every
+cell padded to 12,000 tokens, all layers, the full decoder on 8,000 genes) and through a converted copy of the same weights,
+each in a process of its own. `padded` masks the padding in the attention; `padded, attention unpadded` is the harder
+comparison: attention skips the padding, as flash-attn lets the original do, and the rest does not. Memory is the peak while
+cells are embedded, of the process and above what it held with the model loaded.
 """
 
 import argparse
@@ -20,14 +27,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from original import SPECIAL, Original, pad
 
 import epifoundation as ep
 from epifoundation.nn import Network, Sizes, pool
 
 
 def main():
-    """Simulate, then measure each size."""
+    """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["set", "transformer"])
     parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--peaks", type=int, default=200_000)
     parser.add_argument("--genes", type=int, default=2_000)
@@ -35,15 +44,27 @@ def main():
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--transformer-cells", type=int, default=8)
+    parser.add_argument("--length", type=int, default=12_000, help="tokens that a cell is padded to")
+    parser.add_argument("--preset", default="paper")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.get_context("spawn")
-        with context.Pool(1) as process:
-            process.apply(prepare, (folder, args))
-        rows = []
-        for n_cells in (args.cells // 4, args.cells // 2, args.cells):
-            with context.Pool(1) as process:
-                rows.append(process.apply(measure, (folder, n_cells, args)))
+        if args.only != "transformer":
+            measure_set(folder, args)
+        if args.only != "set":
+            measure_transformer(folder, args)
+
+
+def apart(function, *args):
+    """Call in a process of its own, so that memory is that of the call."""
+    with mp.get_context("spawn").Pool(1) as process:
+        return process.apply(function, args)
+
+
+def measure_set(folder, args):
+    """Simulate, then measure each size."""
+    apart(prepare, folder, args)
+    rows = [apart(measure, folder, n_cells, args) for n_cells in (args.cells // 4, args.cells // 2, args.cells)]
     table = pd.DataFrame(rows).set_index("cells")
     print(f"{args.peaks:,} peaks, {args.genes:,} genes, d = {args.dim}, {args.threads} threads, {args.device}")
     print(table.to_string(float_format="{:,.2f}".format))
@@ -107,6 +128,139 @@ def measure(folder, n_cells, args):
         "peak GB": memory,
         "folded - training path": f"{np.abs(unfolded - atac.obsm['X_epifoundation'][some]).max():.1e}",
     }
+
+
+GENES = 8_000  # of the paper's decoder
+PADDED, UNPADDED, OURS, SET = "padded", "padded, attention unpadded", "ep, transformer", "ep, set encoder"
+
+
+def measure_transformer(folder, args):
+    """The same cells and weights through each implementation, in both precisions."""
+    apart(prepare_transformer, folder, args)
+    rows, embeddings = [], {}
+    for dtype in ("float32", "bfloat16"):
+        for kind in (PADDED, UNPADDED, OURS, SET):
+            row, embeddings[kind, dtype] = apart(run_transformer, folder, kind, dtype, args)
+            rows.append({"dtype": dtype, "implementation": kind, **row})
+    table = pd.DataFrame(rows).set_index(["dtype", "implementation"])
+    lengths = torch.load(Path(folder) / "cells.pt")["offsets"].diff()
+    print(
+        f"\n{len(lengths)} cells, {lengths.min():,} to {lengths.max():,} open peaks (median {lengths.float().median():,.0f}), "
+        f"preset {args.preset!r}, {GENES:,} genes, {args.threads} threads, {args.device}"
+    )
+    print(table.to_string(float_format="{:,.2f}".format))
+    for dtype in ("float32", "bfloat16"):
+        part, ours = table.loc[dtype], table.loc[(dtype, OURS)]
+        for kind in (PADDED, UNPADDED):
+            other = part.loc[kind]
+            ratios = {name: ours[name] / other[name] for name in ("peak GB", "above model GB")}
+            print(
+                f"{dtype}, {OURS} over {kind}: speed x {other['s'] / ours['s']:.2f}, "
+                + ", ".join(f"{name} x {ratio:.2f}" for name, ratio in ratios.items())
+            )
+        print(f"{dtype}, {SET} over {OURS}: speed x {ours['s'] / part.loc[SET, 's']:,.0f}")
+    reference = embeddings[PADDED, "float32"]
+    for key in ((OURS, "float32"), (OURS, "bfloat16"), (PADDED, "bfloat16")):
+        cosine = torch.cosine_similarity(embeddings[key], reference).min()
+        difference = (embeddings[key] - reference).abs().max()
+        print(
+            f"{key[0]}, {key[1]}, against padded float32: largest difference {difference:.1e}, least cosine {cosine:.6f}"
+        )
+
+
+def prepare_transformer(folder, args):
+    """Write cells, the weights of the plain model, and its conversion."""
+    generator = torch.Generator().manual_seed(0)
+    config = ep.ModelConfig.preset(args.preset)
+    # Their median is what was asked for; the largest still fits the padding.
+    spread = torch.linspace(-1, 1, args.transformer_cells).mul(0.6).exp()
+    lengths = (spread * args.open).long().clamp(max=args.length - 1)
+    cells = [torch.randperm(args.peaks, generator=generator)[:n].sort().values for n in lengths.tolist()]
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    torch.save({"ids": torch.cat(cells), "offsets": offsets}, Path(folder) / "cells.pt")
+    torch.manual_seed(0)
+    model = plain(args, unpad=False).randomise(0)
+    torch.save({"model": model.state_dict()}, Path(folder) / "plain.pth")
+    special = {token: i for i, token in enumerate(SPECIAL)}
+    peaks = {f"chr1-{1000 * i}-{1000 * i + 500}": i + 4 for i in range(args.peaks)}
+    genes = {f"gene{i}": i + 4 for i in range(GENES)}
+    converted = ep.models.convert_original(
+        Path(folder) / "plain.pth",
+        {"atac": special | peaks, "rna": special | genes},
+        n_heads=config.n_heads,
+        max_peaks=args.length,
+    )
+    converted.save_pretrained(Path(folder) / "converted")
+    sets = Network(ep.ModelConfig(dim=args.dim), Sizes(args.peaks, GENES))
+    vocabularies = converted.peaks, converted.genes
+    ep.EpiFoundation(sets, *vocabularies).save_pretrained(Path(folder) / "sets")
+
+
+def plain(args, *, unpad):
+    """The paper's architecture, plainly."""
+    config = ep.ModelConfig.preset(args.preset)
+    sizes = {"dim": config.dim, "n_heads": config.n_heads, "n_layers": config.n_layers}
+    return Original(args.peaks, GENES, **sizes, feedforward=config.feedforward, unpad=unpad)
+
+
+def run_transformer(folder, kind, dtype, args):
+    """Embed the cells and predict all genes: seconds, memory, embeddings."""
+    torch.set_num_threads(args.threads)
+    device, precision = torch.device(args.device), getattr(torch, dtype)
+    cells = torch.load(Path(folder) / "cells.pt")
+    ids, offsets = cells["ids"].to(device), cells["offsets"].to(device)
+    if kind in (OURS, SET):
+        model = ep.models.from_pretrained(Path(folder) / ("converted" if kind == OURS else "sets"), device=device)
+        with torch.inference_mode():
+            encoder, predict = model.network.folded(precision), model.network.expression.predictor()
+
+            def call(ids, offsets):
+                embedding = encoder.encode(ids, offsets)
+                predict(embedding, None)
+                return embedding
+    else:
+        with torch.device("meta"):
+            model = plain(args, unpad=kind == UNPADDED)
+        model.load_state_dict(torch.load(Path(folder) / "plain.pth", mmap=True)["model"], assign=True)
+        model.to(device, precision)
+
+        def call(ids, offsets):
+            return model(pad(ids, offsets, args.length).to(device))["cell_emb"].float()
+
+    with torch.inference_mode():
+        call(ids[: offsets[1]], offsets[:2])  # whatever is made on the first call
+        before = reset_peak(device)
+        times = []
+        for _ in range(3 if kind in (OURS, SET) else 1):
+            began = time.perf_counter()
+            embedding = call(ids, offsets)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+    peak = peak_of(device)
+    seconds = float(np.median(times))
+    row = {"s": seconds, "cells/s": len(offsets[1:]) / seconds, "peak GB": peak, "above model GB": peak - before}
+    return row, embedding.cpu()
+
+
+def reset_peak(device):
+    """Gigabytes in use, from which on the peak is counted."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 1e9
+    Path("/proc/self/clear_refs").write_text("5")
+    return status_of("VmRSS")
+
+
+def peak_of(device):
+    """Largest number of gigabytes in use since then."""
+    return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else status_of("VmHWM")
+
+
+def status_of(field):
+    """A size that Linux tells of this process, in GB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1e6
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Data: a bundled multiome and a simulator with planted truth."""
+"""Data: a bundled multiome, a simulator with planted truth, and the paper's corpus."""
 
+from ._mini_atlas import mini_atlas
 from ._pbmc import pbmc_multiome
 from ._simulate import simulate_multiome
 
-__all__ = ["pbmc_multiome", "simulate_multiome"]
+__all__ = ["mini_atlas", "pbmc_multiome", "simulate_multiome"]
