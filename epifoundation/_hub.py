@@ -67,7 +67,7 @@ def fetch(
     Raises
     ------
     ConnectionError
-        No network, and the files are not there; or it broke off, and a further call goes on from there.
+        No network, and the files are not there; or it broke off for good, and a further call goes on from there.
     ValueError
         There is no such repository or revision; a file is altered.
     """
@@ -96,7 +96,7 @@ def _list(repo_id: str, repo_type: str, revision: str | None) -> tuple[dict[str,
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    where = f"the Hugging Face {repo_type} {repo_id!r}" + (f" at {revision!r}" if revision else "")
+    where = f"Hugging Face {repo_type} {repo_id!r}" + (f" at {revision!r}" if revision else "")
     try:
         info: Any = HfApi(ENDPOINT).repo_info(
             repo_id, repo_type=repo_type, revision=revision, files_metadata=True, timeout=30
@@ -105,7 +105,7 @@ def _list(repo_id: str, repo_type: str, revision: str | None) -> tuple[dict[str,
         msg = f"There is no {where} that can be read ({type(error).__name__})."
         raise ValueError(msg) from error
     except Exception as error:  # of requests or httpx, by the version of huggingface_hub
-        msg = f"Could not reach {where} ({type(error).__name__})."
+        msg = f"Could not reach the {where} ({type(error).__name__})."
         raise ConnectionError(msg) from error
     files = {
         file.rfilename: RemoteFile(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
@@ -130,12 +130,18 @@ def _get(repo_id: str, repo_type: str, commit: str, remote: RemoteFile, target: 
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + PART)
     if remote.size is not None:
-        present = part.stat().st_size if part.exists() else 0
-        missing, free = remote.size - present, shutil.disk_usage(target.parent).free
+        missing, free = remote.size - _size(part), shutil.disk_usage(target.parent).free
         if missing > free:
             msg = f"{remote.path!r} of {repo_id} needs {missing / 1e9:.1f} GB more, {str(target.parent)!r} has {free / 1e9:.1f} GB; change `ep.settings.cache_dir`."
             raise OSError(msg)
-    _download(repo_id, repo_type, commit, remote, part)
+    while True:
+        present = _size(part)
+        try:
+            _download(repo_id, repo_type, commit, remote, part)
+            break
+        except ConnectionError:
+            if _size(part) <= present:  # nothing came: no use in going on at once
+                raise
     problem = _difference(part, remote)
     if problem is not None:
         part.unlink()
@@ -150,7 +156,7 @@ def _download(repo_id: str, repo_type: str, commit: str, remote: RemoteFile, par
     from huggingface_hub import hf_hub_url
 
     url = hf_hub_url(repo_id, remote.path, repo_type=repo_type, revision=commit, endpoint=ENDPOINT)
-    present = part.stat().st_size if part.exists() else 0
+    present = _size(part)
     if remote.size is not None and present >= remote.size:
         if present > remote.size:
             part.unlink()
@@ -180,12 +186,16 @@ def _download(repo_id: str, repo_type: str, commit: str, remote: RemoteFile, par
         msg = f"{remote.path!r} of {repo_id} cannot be fetched: the hub answers {error.code} ({error.reason})."
         raise ValueError(msg) from error
     except OSError as error:
-        msg = f"The connection broke off at {part.stat().st_size if part.exists() else 0:,} of {remote.size or 0:,} bytes of {remote.path!r} ({error}); call again to go on from there."
+        msg = f"The connection broke off at {_size(part):,} of {remote.size or 0:,} bytes of {remote.path!r} ({error}); call again to go on from there."
         raise ConnectionError(msg) from error
-    found = part.stat().st_size
+    found = _size(part)
     if remote.size is not None and found < remote.size:
         msg = f"{remote.path!r} of {repo_id} is truncated: {found:,} of {remote.size:,} bytes came; call again to go on from there."
         raise ConnectionError(msg)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _difference(path: Path, remote: RemoteFile) -> str | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub import Hub
 from hypothesis import settings
 
 import epifoundation as ep
@@ -53,3 +54,24 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub of one folder on this machine, and an empty cache."""
+    from epifoundation import _hub
+
+    monkeypatch.setattr(ep.settings, "cache_dir", tmp_path / "cache")
+    made = Hub(tmp_path / "hub")
+    made.folder.mkdir()
+    with made.serve() as address:
+        monkeypatch.setattr(_hub, "ENDPOINT", address)
+        yield made
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Call it to lose the network: nothing listens at the hub's address any more."""
+    from epifoundation import _hub
+
+    return lambda: monkeypatch.setattr(_hub, "ENDPOINT", "http://127.0.0.1:9")

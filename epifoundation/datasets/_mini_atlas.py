@@ -37,7 +37,7 @@ class _File:
         folders = PurePosixPath(path).parent.parts
         words = [*folders, *re.split(r"[_-]", found["stem"] + found["rest"])]
         split = next((SPLITS[word.lower()] for word in words if word.lower() in SPLITS), "all")
-        stem = [word for word in re.split(r"[_-]", found["stem"].lower()) if word not in SPLITS and word != "atlas"]
+        stem = [word for word in re.split(r"[_-]", found["stem"].lower()) if word not in {*SPLITS, "atlas", "paired"}]
         return cls(path, found["modality"].lower(), "_".join(stem) or "all", split, found["rest"].lower())
 
 

@@ -41,8 +41,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "Save it again with tensors, numbers and strings alone: `torch.save({'model': model.state_dict()}, path)`."
         )
         raise ValueError(msg) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first = str(error).split("\n")[0]
+    except Exception as error:  # of bytes that are no pickle, almost any
+        first = str(error).split("\n")[0] or type(error).__name__
         msg = f"{str(path)!r} is no torch checkpoint, or is truncated ({path.stat().st_size:,} bytes): {first}"
         raise ValueError(msg) from error
     if not isinstance(content, Mapping):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_LOGIT = 60.0  # exp() of this, summed over a million keys, stays far below the largest float32
+BLOCKED_FROM = 512  # tokens, from which on products in blocks are faster than the fused kernel
 MAX_BUCKET = 4096  # tokens that are padded together, pads counted: longer sequences keep a processor busy alone
 
 
@@ -20,7 +21,7 @@ class PackedAttention:
     Three kernels compute the same function:
 
     - CUDA, half precision: :func:`torch.nn.attention.varlen.varlen_attn` on the packed tokens, where torch has it;
-    - CPU, bfloat16, inference: products in blocks of queries, see :func:`blocked`;
+    - CPU, bfloat16, inference, long sequences: products in blocks of queries, see :func:`blocked`;
     - else :func:`torch.nn.functional.scaled_dot_product_attention` on sequences of about the same length, padded and
       masked to the longest of them. A sequence that finds no like is alone and has no padding.
 
@@ -55,7 +56,8 @@ class PackedAttention:
             return self._varlen(query, key, value, one=one)
         if one:
             return self._one_query(query, key, value)
-        if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+        in_blocks = query.device.type == "cpu" and query.dtype == torch.bfloat16 and self.longest >= BLOCKED_FROM
+        if in_blocks and not torch.is_grad_enabled():
             parts = [slice(start, stop) for start, stop in pairwise(self.offsets.tolist())]
             return torch.cat([blocked(query[part], key[part], value[part]) for part in parts])
         return self._every_query(query, key, value)
@@ -146,8 +148,7 @@ def blocked(query: Tensor, key: Tensor, value: Tensor, block: int = 256, heads: 
             weights = torch.bmm(query[some, rows], transposed[some])
             if bound < MAX_LOGIT:
                 weights.exp_()
-                total = weights.sum(dim=-1, keepdim=True, dtype=torch.float32)
-                result[some, rows] = torch.bmm(weights, value[some]) / total
+                result[some, rows] = torch.bmm(weights, value[some]) / weights.sum(dim=-1, keepdim=True)
             else:
                 result[some, rows] = torch.bmm(weights.softmax(dim=-1), value[some])
     return result.transpose(0, 1)

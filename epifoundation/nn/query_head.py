@@ -12,7 +12,7 @@ from .heads import Expression
 from .transformer_encoder import TokenTable
 
 WIDTH = 128  # of the query and of the hidden layer
-BLOCK = 2**24  # hidden values that are held at a time in inference: 64 MB
+BLOCK = 2**22  # hidden values that are held at a time in inference: 16 MB
 
 
 class QueryHead(Expression):

@@ -1,0 +1,115 @@
+"""The registry entry of the paper's checkpoint: fetched, converted, cached; or told what is missing."""
+
+import shutil
+
+import pytest
+import torch
+
+import epifoundation as ep
+
+PAPER = "UCSC-VLAA/EpiFoundation"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    import json
+
+    from original import SPECIAL, Original
+
+    folder = tmp_path_factory.mktemp("paper")
+    torch.manual_seed(0)
+    plain = Original(50, 10, dim=16, n_heads=2, n_layers=1, feedforward=24, n_types=2).randomise(0)
+    torch.save({"model": plain.state_dict()}, folder / "pretrained.pth")
+    names = {
+        "atac_vocab": [*SPECIAL, *(f"chr1-{100 * i}-{100 * i + 50}" for i in range(50))],
+        "rna_vocab": [*SPECIAL, *(f"G{i}" for i in range(10))],
+        "cell_vocab": ["B", "T"],
+    }
+    for file, tokens in names.items():
+        (folder / f"{file}.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "config.json").write_text('{"head_num": 2}')
+    return folder
+
+
+@pytest.fixture
+def repo(hub, checkpoint):
+    return shutil.copytree(checkpoint, hub.folder / PAPER)
+
+
+def downloads(hub):
+    return [path for path, _ in hub.requests if "/resolve/" in path]
+
+
+def test_it_is_fetched_and_converted_once(hub, repo, offline):
+    model = ep.models.from_pretrained(PAPER, device="cpu")
+    assert (model.name, model.labels, model.config.n_heads, len(model.peaks)) == (PAPER, ["B", "T"], 2, 50)
+    assert "pretrained.pth" in model.training["source"]
+    assert len(downloads(hub)) == 5
+    offline()
+    again = ep.models.from_pretrained(PAPER)
+    assert again.revision == model.revision
+    assert len(downloads(hub)) == 5
+
+
+def test_a_checkpoint_that_changed_is_converted_anew(hub, repo):
+    before = ep.models.from_pretrained(PAPER).revision
+    content = torch.load(repo / "pretrained.pth")
+    content["model"]["norm.bias"] += 1
+    torch.save(content, repo / "pretrained.pth")
+    assert ep.models.from_pretrained(PAPER).revision != before
+
+
+def test_without_a_network_the_files_and_the_folder_are_named(hub, repo, offline, checkpoint, tmp_path):
+    offline()
+    with pytest.raises(
+        ConnectionError,
+        match=r"put the checkpoint \(\*\.pth\) and atac_vocab\.json, rna_vocab\.json.*into '(.*)' and call",
+    ) as error:
+        ep.models.from_pretrained(PAPER)
+    folder = str(error.value).split("into '")[1].split("'")[0]
+    assert folder.startswith(str(tmp_path / "cache"))
+    shutil.copytree(checkpoint, folder)
+    assert ep.models.from_pretrained(PAPER).labels == ["B", "T"]
+
+
+def test_one_of_several_is_chosen_by_name(hub, repo):
+    shutil.copy(repo / "pretrained.pth", repo / "finetuned.pth")
+    assert "pretrained.pth" in ep.models.from_pretrained(PAPER).training["source"]
+    assert "finetuned.pth" in ep.models.from_pretrained(f"{PAPER}/finetuned.pth").training["source"]
+    (repo / "pretrained.pth").rename(repo / "first.pth")
+    with pytest.raises(ValueError, match=r"several checkpoints, \['finetuned.pth', 'first.pth'\]; name one, as in"):
+        ep.models.from_pretrained(PAPER)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint third.pth; its checkpoints are"):
+        ep.models.from_pretrained(f"{PAPER}/third.pth")
+
+
+def test_what_is_missing_or_damaged_on_the_hub_is_named(hub, repo):
+    (repo / "rna_vocab.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"has the checkpoint 'pretrained.pth' but not \['rna_vocab.json'\].*put them into"
+    ):
+        ep.models.from_pretrained(PAPER)
+    hub.altered.add("pretrained.pth")
+    shutil.rmtree(ep.settings.cache_dir)
+    with pytest.raises(ValueError, match="'pretrained.pth' of UCSC-VLAA/EpiFoundation is damaged"):
+        ep.models.from_pretrained(PAPER)
+    (repo / "pretrained.pth").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint \*\.pth; its checkpoints are \[\]"):
+        ep.models.from_pretrained(PAPER)
+
+
+def test_a_conversion_that_fails_leaves_nothing(hub, repo):
+    (repo / "rna_vocab.json").write_text("{}")
+    with pytest.raises(ValueError, match="rna_vocab"):
+        ep.models.from_pretrained(PAPER)
+    assert (
+        not list((ep.settings.cache_dir / "converted").rglob("*"))
+        if (ep.settings.cache_dir / "converted").exists()
+        else True
+    )
+
+
+def test_the_registry_lists_it():
+    row = ep.models.available().loc[PAPER]
+    assert row["source"].startswith("Hugging Face")
+    assert row["genome"] == "hg38"
