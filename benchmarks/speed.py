@@ -137,15 +137,15 @@ PADDED, UNPADDED, OURS, SET = "padded", "padded, attention unpadded", "ep, trans
 def measure_transformer(folder, args):
     """The same cells and weights through each implementation, in both precisions."""
     apart(prepare_transformer, folder, args)
-    rows, embeddings = [], {}
+    rows, results = [], {}
     for dtype in ("float32", "bfloat16"):
         for kind in (PADDED, UNPADDED, OURS, SET):
-            row, embeddings[kind, dtype] = apart(run_transformer, folder, kind, dtype, args)
+            row, results[kind, dtype] = apart(run_transformer, folder, kind, dtype, args)
             rows.append({"dtype": dtype, "implementation": kind, **row})
     table = pd.DataFrame(rows).set_index(["dtype", "implementation"])
     lengths = torch.load(Path(folder) / "cells.pt")["offsets"].diff()
     print(
-        f"\n{len(lengths)} cells, {lengths.min():,} to {lengths.max():,} open peaks (median {lengths.float().median():,.0f}), "
+        f"\n{len(lengths)} cells, {lengths.min():,} to {lengths.max():,} open peaks (median {lengths.float().quantile(0.5):,.0f}), "
         f"preset {args.preset!r}, {GENES:,} genes, {args.threads} threads, {args.device}"
     )
     print(table.to_string(float_format="{:,.2f}".format))
@@ -159,12 +159,13 @@ def measure_transformer(folder, args):
                 + ", ".join(f"{name} x {ratio:.2f}" for name, ratio in ratios.items())
             )
         print(f"{dtype}, {SET} over {OURS}: speed x {ours['s'] / part.loc[SET, 's']:,.0f}")
-    reference = embeddings[PADDED, "float32"]
+    embedding, expression = results[PADDED, "float32"]
     for key in ((OURS, "float32"), (OURS, "bfloat16"), (PADDED, "bfloat16")):
-        cosine = torch.cosine_similarity(embeddings[key], reference).min()
-        difference = (embeddings[key] - reference).abs().max()
+        cosine = torch.cosine_similarity(results[key][0], embedding).min()
         print(
-            f"{key[0]}, {key[1]}, against padded float32: largest difference {difference:.1e}, least cosine {cosine:.6f}"
+            f"{key[0]}, {key[1]}, against padded float32: largest difference of embeddings "
+            f"{(results[key][0] - embedding).abs().max():.1e} (least cosine {cosine:.6f}), of expressed probabilities "
+            f"{(results[key][1] - expression).abs().max():.1e}"
         )
 
 
@@ -204,7 +205,7 @@ def plain(args, *, unpad):
 
 
 def run_transformer(folder, kind, dtype, args):
-    """Embed the cells and predict all genes: seconds, memory, embeddings."""
+    """Embed the cells and predict all genes: seconds, memory, embeddings and expression."""
     torch.set_num_threads(args.threads)
     device, precision = torch.device(args.device), getattr(torch, dtype)
     cells = torch.load(Path(folder) / "cells.pt")
@@ -216,8 +217,7 @@ def run_transformer(folder, kind, dtype, args):
 
             def call(ids, offsets):
                 embedding = encoder.encode(ids, offsets)
-                predict(embedding, None)
-                return embedding
+                return embedding, predict(embedding, None)
     else:
         with torch.device("meta"):
             model = plain(args, unpad=kind == UNPADDED)
@@ -225,7 +225,8 @@ def run_transformer(folder, kind, dtype, args):
         model.to(device, precision)
 
         def call(ids, offsets):
-            return model(pad(ids, offsets, args.length).to(device))["cell_emb"].float()
+            outputs = model(pad(ids, offsets, args.length).to(device))
+            return outputs["cell_emb"].float(), outputs["mvc_pred"].float().softmax(-1)[..., 1]
 
     with torch.inference_mode():
         call(ids[: offsets[1]], offsets[:2])  # whatever is made on the first call
@@ -233,14 +234,14 @@ def run_transformer(folder, kind, dtype, args):
         times = []
         for _ in range(3 if kind in (OURS, SET) else 1):
             began = time.perf_counter()
-            embedding = call(ids, offsets)
+            results = call(ids, offsets)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
     peak = peak_of(device)
     seconds = float(np.median(times))
     row = {"s": seconds, "cells/s": len(offsets[1:]) / seconds, "peak GB": peak, "above model GB": peak - before}
-    return row, embedding.cpu()
+    return row, tuple(result.cpu() for result in results)
 
 
 def reset_peak(device):
