@@ -72,6 +72,9 @@ class PackedAttention:
 
     def _every_query(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         parts, places = [], []
+        if len(self.lengths) == 1:
+            q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
+            return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
         for cells in self.buckets:
             rows, mask = self._rows(cells)
             q, k, v = (tensor[rows].transpose(1, 2) for tensor in (query, key, value))
@@ -79,8 +82,6 @@ class PackedAttention:
             real = slice(None) if mask is None else mask[:, 0, 0]
             parts.append(attended[real].reshape(-1, *query.shape[1:]))
             places.append(rows[real].reshape(-1))
-        if len(parts) == 1 and len(self.lengths) == 1:
-            return parts[0]
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     def _one_query(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -121,7 +122,9 @@ class PackedAttention:
 
 def has_varlen(tensor: Tensor) -> bool:
     """Whether the kernel for packed sequences takes this tensor."""
-    if not tensor.is_cuda or tensor.dtype not in (torch.float16, torch.bfloat16) or tensor.shape[-1] % 8:
+    if not tensor.is_cuda or tensor.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    if tensor.shape[-1] % 8 or tensor.shape[-1] > 256:  # the kernel's widths of a head
         return False
     if find_spec("torch.nn.attention.varlen") is None:  # torch < 2.10
         return False

@@ -142,7 +142,8 @@ class QueryDecoder(nn.Module):
             asked = asked + self.batch(batches)
         if torch.is_grad_enabled():
             return self._answer(asked, keys)
-        at_a_time = max(BLOCK // max(keys.numel(), 1), 1)
+        block = BLOCK if keys.device.type == "cpu" else 16 * BLOCK  # few and large calls for a GPU
+        at_a_time = max(block // max(keys.numel(), 1), 1)
         return torch.cat([self._answer(part, keys) for part in asked.split(at_a_time)])
 
     def _answer(self, asked: Tensor, keys: Tensor) -> Tensor:

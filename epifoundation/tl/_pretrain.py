@@ -194,7 +194,7 @@ def _architecture(config: ModelConfig | None, init: EpiFoundation | None, object
     if objective == "peaks" and not init.config.predicts_peaks:
         msg = "`init` has no head for held-out peaks (its decoder is the paper's), so it cannot go on with `objective='peaks'`."
         raise ValueError(msg)
-    return init.config
+    return replace(init.config, values=False)  # a decoder that is not trained here would fall behind the encoder
 
 
 def _train(
