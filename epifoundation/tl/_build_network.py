@@ -1,0 +1,102 @@
+"""The network that training begins with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from ..models import EpiFoundation
+from ..nn import ExpressionHead, ModelConfig, Network, QueryHead, Sizes, TrainingConfig, TransformerEncoder
+from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
+from ..warm_start import idf, peak_vectors
+from ._training_data import TrainingData
+
+
+def build(
+    data: TrainingData,
+    config: ModelConfig,
+    training: TrainingConfig,
+    init: EpiFoundation | None,
+    scores: np.ndarray | None,
+    seed: int,
+    rng: np.random.Generator,
+) -> Network:
+    """A network with warm peak vectors and the heads' base rates, or with the weights of `init`."""
+    sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches))
+    if init is not None:
+        theirs = init.network.sizes  # the labels and batches of `init` are not those of the data
+        sizes = replace(sizes, n_chromosomes=theirs.n_chromosomes, n_bins=theirs.n_bins)
+    elif config.encoder == "transformer" or config.decoder == "query":
+        sizes = replace(sizes, n_chromosomes=data.peaks.intervals["chrom"].nunique())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Network(config, sizes)
+    if init is not None:
+        _go_on(network, init.network)
+        return network
+    pattern = data.pattern[data.train]
+    with torch.no_grad():
+        _set_chromosomes(network, data)
+        if training.warm_start:
+            rarity = idf(pattern)
+            vectors = torch.from_numpy(peak_vectors(pattern, scores, config.dim, rng))
+            prior = torch.from_numpy(0.2 * (rarity - rarity.mean()) / (rarity.std() + 1e-6))
+            network.encoder.start_from(vectors, prior)
+        if network.peaks is not None:
+            network.peaks.linear.bias.copy_(_log_frequency(pattern))
+        if isinstance(network.expression, ExpressionHead) and data.target is not None:
+            _set_base_rate(network.expression, data.target[data.train])
+        elif network.expression is not None and config.objective == "gaussian" and data.target is not None:
+            _set_scale(network.expression, data.target[data.train])
+    return network
+
+
+def _go_on(network: Network, init: Network) -> None:
+    """Take over what `init` has learned, but for its labels and batches."""
+    network.encoder.load_state_dict(init.encoder.state_dict())
+    if network.peaks is not None and init.peaks is not None:
+        network.peaks.load_state_dict(init.peaks.state_dict())
+    if network.expression is not None and init.expression is not None:
+        network.expression.start_from(init.expression)  # type: ignore[arg-type] # of the same configuration
+
+
+def _set_chromosomes(network: Network, data: TrainingData) -> None:
+    """Tell the token tables of peaks and genes where their tokens lie."""
+    if not network.sizes.n_chromosomes:
+        return
+    names = pd.Index(sorted(data.peaks.intervals["chrom"].unique()))
+
+    def rows(chromosomes: pd.Series) -> torch.Tensor:
+        codes = names.get_indexer(chromosomes)
+        return torch.from_numpy(np.where(codes >= 0, codes + N_SPECIAL, UNKNOWN))
+
+    if isinstance(network.encoder, TransformerEncoder):
+        network.encoder.tokens.chromosome_of[:-1] = rows(data.peaks.intervals["chrom"])
+    if isinstance(network.expression, QueryHead) and data.gene_chromosomes is not None:
+        network.expression.genes.chromosome_of.copy_(rows(data.gene_chromosomes))
+
+
+def _log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
+    total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() + 1
+    return torch.from_numpy(np.log(total / total.sum()).astype(np.float32))
+
+
+def _set_base_rate(head: ExpressionHead, target: sp.csr_matrix | np.ndarray) -> None:
+    """Let a head of zero weights predict the mean cell."""
+    if head.objective == "counts":
+        head.linear.bias.copy_(_log_frequency(target))
+    elif head.objective == "binary":
+        rate = (np.asarray(target.sum(axis=0)).ravel() + 1) / (target.shape[0] + 2)
+        head.linear.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32)))
+    else:
+        _set_scale(head, target)
+
+
+def _set_scale(head: ExpressionHead | QueryHead, target: sp.csr_matrix | np.ndarray) -> None:
+    deviation = target.std(axis=0)
+    head.mean.copy_(torch.from_numpy(target.mean(axis=0)))
+    head.deviation.copy_(torch.from_numpy(np.where(deviation > 0, deviation, 1)))
