@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import http.client
 import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from ._settings import settings
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 ENDPOINT: str | None = None  # None: that of huggingface_hub, which follows the variable HF_ENDPOINT
 PIECE = 2**20
@@ -72,10 +77,10 @@ def fetch(
         There is no such repository or revision; a file is altered.
     """
     folder = folder_of(repo_id, revision)
+    there = [path.relative_to(folder).as_posix() for path in _files(folder)]
     try:
         listed, commit = _list(repo_id, repo_type, revision)
     except ConnectionError as error:
-        there = [path.relative_to(folder).as_posix() for path in _files(folder)]
         try:
             chosen = choose(there) if there else []
         except (ValueError, FileNotFoundError):
@@ -84,8 +89,21 @@ def fetch(
             msg = f"{error} Without a network, put {needed} into {str(folder)!r} and call again."
             raise ConnectionError(msg) from error
         return {path: folder / path for path in chosen}
-    chosen = choose(sorted(listed))
-    return {path: _get(repo_id, repo_type, commit, listed[path], folder / path) for path in chosen}
+    by_hand = [path for path in there if not _mark_of(folder / path).is_file()]
+    chosen = choose(sorted({*listed, *by_hand}))  # what the hub lacks may have been put there
+    for path in chosen:
+        if path in listed:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            with lock(folder / path):
+                _get(repo_id, repo_type, commit, listed[path], folder / path)
+    return {path: folder / path for path in chosen}
+
+
+def lock(path: Path) -> FileLock:
+    """To be held while `path` is made: other processes wait."""
+    from filelock import FileLock
+
+    return FileLock(path.with_name(f".{path.name}.lock{PART}"))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -114,21 +132,19 @@ def _list(repo_id: str, repo_type: str, revision: str | None) -> tuple[dict[str,
     return files, info.sha or revision or "main"
 
 
-def _get(repo_id: str, repo_type: str, commit: str, remote: RemoteFile, target: Path) -> Path:
+def _get(repo_id: str, repo_type: str, commit: str, remote: RemoteFile, target: Path) -> None:
     """Download what is missing of one file, check it, and put it in its place."""
     if target.is_file():
         if _is_marked(target, remote):
-            return target
+            return None
         problem = _difference(target, remote)
         if problem is None:
-            _mark(target, remote)
-            return target
+            return _mark(target, remote)
         if not _mark_of(target).is_file():
             msg = f"{str(target)!r} is not what the hub has: {problem}. Remove it to fetch that of the hub."
             raise ValueError(msg)
-        target.unlink()  # fetched earlier: of another commit, or damaged since
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + PART)
+        # Fetched earlier: of another commit, or damaged since. It stays until there is a better one.
+    part = target.with_name(f"{target.name}.{(remote.blob_id or commit)[:12]}{PART}")
     if remote.size is not None:
         missing, free = remote.size - _size(part), shutil.disk_usage(target.parent).free
         if missing > free:
@@ -147,9 +163,11 @@ def _get(repo_id: str, repo_type: str, commit: str, remote: RemoteFile, target: 
         part.unlink()
         msg = f"{remote.path!r} of {repo_id} is damaged: {problem}. It was removed; call again to fetch it anew."
         raise ValueError(msg)
-    part.rename(target)
+    part.replace(target)
     _mark(target, remote)
-    return target
+    for old in target.parent.glob(f"{glob.escape(target.name)}.*{PART}"):  # of other commits
+        old.unlink()
+    return None
 
 
 def _download(repo_id: str, repo_type: str, commit: str, remote: RemoteFile, part: Path) -> None:
@@ -184,9 +202,10 @@ def _download(repo_id: str, repo_type: str, commit: str, remote: RemoteFile, par
                     bar.update(len(piece))
     except urllib.error.HTTPError as error:
         msg = f"{remote.path!r} of {repo_id} cannot be fetched: the hub answers {error.code} ({error.reason})."
-        raise ValueError(msg) from error
-    except OSError as error:
-        msg = f"The connection broke off at {_size(part):,} of {remote.size or 0:,} bytes of {remote.path!r} ({error}); call again to go on from there."
+        is_busy = error.code >= 500 or error.code == 429
+        raise (ConnectionError if is_busy else ValueError)(msg) from error
+    except (OSError, http.client.HTTPException) as error:
+        msg = f"The connection broke off at {_size(part):,} of {remote.size or 0:,} bytes of {remote.path!r} ({type(error).__name__}); call again to go on from there."
         raise ConnectionError(msg) from error
     found = _size(part)
     if remote.size is not None and found < remote.size:

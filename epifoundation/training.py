@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .nn import Network, TrainingConfig, balance
+from .nn import Network, TrainingConfig, balance, has_bfloat16
 
 
 class Batch(NamedTuple):
@@ -211,7 +211,10 @@ def fit(
             collate_fn=_as_is,
             drop_last=len(train) > config.batch_size,
         ),
-        DataLoader(validation, batch_size=256, collate_fn=_as_is),
+        # A transformer holds the states of all tokens of a batch: what fits in training fits here.
+        DataLoader(
+            validation, batch_size=256 if network.config.encoder == "set" else config.batch_size, collate_fn=_as_is
+        ),
     )
     with _quiet(), torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
@@ -252,7 +255,7 @@ def warm_restarts(epoch: int, first: int = 15, warm_up: int = 5, decay: float = 
 
 def _trains_in_bfloat16(network: Network, device: torch.device) -> bool:
     """Where the attention over packed cells has a kernel for it."""
-    return network.config.encoder == "transformer" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return network.config.encoder == "transformer" and has_bfloat16(device)
 
 
 def hold_out(ids: Tensor, offsets: Tensor, most: float) -> Tensor:

@@ -21,6 +21,7 @@ class Hub:
         self.cut_after = None  # bytes of a file after which the connection breaks
         self.altered = set()  # files whose content is not what the listing says
         self.gone = set()  # files that are listed and not there
+        self.busy = None  # status that is answered instead of a file
 
     def files(self, repo):
         root = self.folder / repo
@@ -77,6 +78,9 @@ class Hub:
                 file = hub.files(repo).get(name)
                 if file is None or name in hub.gone:
                     return self.refuse("EntryNotFound")
+                if hub.busy:
+                    self.send_response(hub.busy)
+                    return self.finish_with(b"")
                 content = file.read_bytes()
                 if name in hub.altered:
                     content = content[:-1] + bytes([content[-1] ^ 1])

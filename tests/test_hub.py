@@ -52,10 +52,6 @@ def test_a_later_call_goes_on_where_an_earlier_one_stopped(hub, repo, monkeypatc
     hub.cut_after = 30_000
     original = _hub._download
 
-    def stop(*args):
-        original(*args)
-        raise KeyboardInterrupt
-
     def interrupted(*args):
         try:
             original(*args)
@@ -67,7 +63,8 @@ def test_a_later_call_goes_on_where_an_earlier_one_stopped(hub, repo, monkeypatc
         get()
     target = folder_of(REPO) / "deep" / "large.bin"
     assert not target.exists()
-    assert target.with_name("large.bin.part").stat().st_size == 30_000
+    (part,) = target.parent.glob("large.bin.*.part")
+    assert part.stat().st_size == 30_000
     monkeypatch.setattr(_hub, "_download", original)
     hub.cut_after = None
     assert get()["deep/large.bin"].read_bytes() == LARGE
@@ -103,6 +100,47 @@ def test_another_commit_replaces_what_was_fetched(hub, repo):
     assert get()["small.json"].read_bytes() == b'{"a": 2}'
     (repo / "deep" / "large.bin").write_bytes(LARGE[::-1])
     assert get()["deep/large.bin"].read_bytes() == LARGE[::-1]
+
+
+def test_what_is_there_stays_until_there_is_a_better_one(hub, repo):
+    path = get()["small.json"]
+    (repo / "small.json").write_bytes(b'{"a": 2}')
+    hub.gone.add("small.json")
+    with pytest.raises(ValueError, match="404"):
+        get()
+    assert path.read_bytes() == SMALL
+
+
+def test_part_of_another_commit_is_not_gone_on_from(hub, repo):
+    hub.cut_after = 30_000
+    _stop_after_one(hub)
+    (repo / "deep" / "large.bin").write_bytes(LARGE[::-1])
+    hub.cut_after = None
+    assert get()["deep/large.bin"].read_bytes() == LARGE[::-1]
+    assert not [path for path in folder_of(REPO).rglob("*.part") if not path.name.startswith(".")]
+
+
+def _stop_after_one(hub):
+    """Break off for good after the first piece."""
+    before = hub.cut_after
+    original = hub.files
+
+    def files(repo):
+        if any(wanted for _, wanted in hub.requests):
+            hub.cut_after = 0
+        return original(repo)
+
+    hub.files = files
+    with pytest.raises(ConnectionError, match="truncated: 30,000 of"):
+        get()
+    hub.files, hub.cut_after = original, before
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_busy_hub_is_no_final_answer(hub, repo, code):
+    hub.busy = code
+    with pytest.raises(ConnectionError, match=f"cannot be fetched: the hub answers {code}"):
+        get()
 
 
 def test_what_was_damaged_in_the_cache_is_fetched_again(hub, repo):

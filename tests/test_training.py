@@ -35,7 +35,7 @@ def step(config, training, target):
 @pytest.mark.parametrize("encoder", ["set", "transformer"])
 def test_the_papers_loss_reads_all_peaks_and_predicts_none(encoder):
     config = ModelConfig(encoder=encoder, dim=16, n_layers=1, dropout=0.0, objective="binary", decoder="query")
-    training = TrainingConfig(peak_dropout=0.0, balanced_genes=6)
+    training = TrainingConfig(peak_dropout=0.0, balanced_genes=6, n_neighbors=1)
     module, loss = step(config, training, torch.tensor([[1.0, 0, 0, 1, 0, 0], [1, 1, 1, 1, 1, 0]]))
     assert module.network.peaks is None
     assert loss.isfinite()
@@ -46,5 +46,5 @@ def test_the_papers_loss_reads_all_peaks_and_predicts_none(encoder):
 
 def test_cells_without_a_silent_gene_add_nothing_to_a_balanced_loss():
     config = ModelConfig(encoder="set", dim=16, n_layers=1, dropout=0.0, objective="binary")
-    _, loss = step(config, TrainingConfig(peak_weight=0.0, balanced_genes=6), torch.ones(2, 6))
+    _, loss = step(config, TrainingConfig(peak_weight=0.0, balanced_genes=6, n_neighbors=1), torch.ones(2, 6))
     assert loss == 0

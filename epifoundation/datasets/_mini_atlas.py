@@ -15,6 +15,7 @@ from .._hub import fetch
 from .._validate import check_paired
 
 REPOSITORY = "UCSC-VLAA/MiniAtlas"
+WHOLE = ("full", "mini", "all")  # what the whole corpus is called
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 _NAME = re.compile(r"^(?P<stem>.*?)[_-]?(?P<modality>atac|rna)(?P<rest>([_-].*)?)\.h5ad$", re.IGNORECASE)
 
@@ -26,7 +27,7 @@ class _File:
     path: str
     modality: str
     tissue: str
-    split: str
+    split: str | None
     rest: str
 
     @classmethod
@@ -36,7 +37,7 @@ class _File:
             return None
         folders = PurePosixPath(path).parent.parts
         words = [*folders, *re.split(r"[_-]", found["stem"] + found["rest"])]
-        split = next((SPLITS[word.lower()] for word in words if word.lower() in SPLITS), "all")
+        split = next((SPLITS[word.lower()] for word in words if word.lower() in SPLITS), None)
         stem = [word for word in re.split(r"[_-]", found["stem"].lower()) if word not in {*SPLITS, "atlas", "paired"}]
         return cls(path, found["modality"].lower(), "_".join(stem) or "all", split, found["rest"].lower())
 
@@ -53,10 +54,11 @@ def mini_atlas(
     Parameters
     ----------
     tissue
-        As the files are called: ``"kidney"`` for ``kidney_atlas_atac.h5ad``. None: the corpus as a whole (``"mini"``), or
+        As the files are called: ``"kidney"`` for ``kidney_atlas_atac.h5ad``. None: the corpus as a whole (``"full"``), or
         the only tissue that there is. An unknown one is an error that lists those there are.
     split
-        ``"train"``, ``"valid"`` or ``"test"``; None: the only one that there is.
+        ``"train"``, ``"valid"`` or ``"test"``, where the files of a tissue are split; None where they are not. The
+        published ones are not: hold out batches of ``obs["batch"]``.
     revision
         Branch, tag or commit of the data set.
     in_memory
@@ -82,7 +84,7 @@ def mini_atlas(
     Examples
     --------
     >>> import epifoundation as ep
-    >>> mdata = ep.datasets.mini_atlas("kidney", split="train")  # doctest: +SKIP
+    >>> mdata = ep.datasets.mini_atlas("kidney")  # doctest: +SKIP
     >>> model = ep.tl.pretrain(mdata, config="paper", batch_key="batch")  # doctest: +SKIP
     """
 
@@ -109,21 +111,23 @@ def mini_atlas(
 def _pair(paths: list[str], tissue: str | None, split: str | None) -> tuple[str, str]:
     """Paths of the ATAC and the RNA file that are meant."""
     files = [file for file in map(_File.of, paths) if file is not None]
-    groups: dict[tuple[str, str], list[_File]] = {}
+    groups: dict[tuple[str, str | None], list[_File]] = {}
     for file in files:
         groups.setdefault((file.tissue, file.split), []).append(file)
     whole = {key for key, members in groups.items() if {member.modality for member in members} == {"atac", "rna"}}
     tissues = sorted({key[0] for key in whole})
     if tissue is None:
-        tissue = "mini" if "mini" in tissues else tissues[0] if len(tissues) == 1 else None
+        tissue = next((name for name in WHOLE if name in tissues), tissues[0] if len(tissues) == 1 else None)
     if tissue is None or tissue.lower() not in tissues:
         msg = f"`tissue` must be one of {tissues}, got {tissue!r}."
         raise ValueError(msg)
-    splits = sorted(key[1] for key in whole if key[0] == tissue.lower())
+    splits = sorted((key[1] for key in whole if key[0] == tissue.lower()), key=str)
     if split is None and len(splits) == 1:
         split = splits[0]
     if split not in splits:
         msg = f"`split` must be one of {splits} for the tissue {tissue!r}, got {split!r}."
+        if splits == [None]:
+            msg = f"The files of {tissue!r} are not split, so `split` must be None, got {split!r}; hold out batches instead."
         raise ValueError(msg)
     members = groups[tissue.lower(), split]
     atac = [file for file in members if file.modality == "atac"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +86,17 @@ def convert_original(
                 f"{len(state[tensor]):,} {part}; these files do not belong together."
             )
             raise ValueError(msg)
-    folders = [] if isinstance(vocabularies, Mapping) else [Path(vocabularies)]
-    heads = n_heads if n_heads is not None else read_heads(folders, path)
-    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or dims.dim % heads:
+    folders = [source.parent for source in sources.values() if isinstance(source, Path)]
+    heads = n_heads if n_heads is not None else read_heads([*dict.fromkeys(folders)], path)
+    if isinstance(heads, bool) or not isinstance(heads, Integral) or heads < 1 or dims.dim % heads:
         msg = f"`n_heads` must be a divisor of the width {dims.dim} of {path.name!r}, got {heads!r}; the original's config calls it `head_num`."
         raise ValueError(msg)
 
     peak_names, gene_names = (_without_special(tables[kind], source_of(sources, kind)) for kind in ("atac", "rna"))
+    for kind, found in (("atac", peak_names), ("rna", gene_names)):
+        if not found:
+            msg = f"{source_of(sources, kind)} names no {KINDS[kind]}, only special tokens."
+            raise ValueError(msg)
     try:
         peaks = PeakVocabulary.from_names(peak_names, genome=genome)
     except ValueError as error:
@@ -108,7 +115,7 @@ def convert_original(
     config = ModelConfig(
         encoder="transformer",
         dim=dims.dim,
-        n_heads=heads,
+        n_heads=int(heads),
         n_layers=dims.n_layers,
         feedforward=dims.feedforward,
         dropout=0.15,
@@ -121,17 +128,13 @@ def convert_original(
         network = Network(config, sizes)
     weights = network.state_dict() | translate(state, dims, tables, labels=bool(names))
     if dims.chromosomes:
-        known = tables["chr"]
-        chromosomes = _positions(known, source_of(sources, "chr"))
-        of_peaks = [
-            name.split("-")[0] if name.split("-")[0] in known else chrom
-            for name, chrom in zip(peak_names, peaks.intervals["chrom"], strict=True)
-        ]
+        of_peaks = [re.split("[:-]", name)[0] for name in peak_names]  # as it is written: the original's way
         of_genes = _gene_chromosomes(gene_names, tables["gene2chr"], source_of(sources, "gene2chr"))
-        # A chromosome that the vocabulary lacks has the padding token's vector.
-        codes = [chromosomes.get(name, UNKNOWN) for name in of_peaks]
-        weights["encoder.tokens.chromosome_of"] = torch.tensor([*codes, CLS])
-        weights["expression.genes.chromosome_of"] = torch.tensor([chromosomes.get(name, UNKNOWN) for name in of_genes])
+        peak_rows, gene_rows = (
+            _rows(names, tables["chr"], what) for names, what in ((of_peaks, "peak"), (of_genes, "gene"))
+        )
+        weights["encoder.tokens.chromosome_of"] = torch.tensor([*peak_rows, CLS])
+        weights["expression.genes.chromosome_of"] = torch.tensor(gene_rows)
     network.load_state_dict(weights)
     training = {
         "source": f"checkpoint {path.name!r} of the original implementation",
@@ -160,9 +163,17 @@ def _without_special(table: dict[str, Any], named: str) -> list[str]:
     return [token for token in table if token not in SPECIAL]
 
 
-def _positions(table: dict[str, Any], named: str) -> dict[str, int]:
-    """Row of each chromosome in our table."""
-    return {name: N_SPECIAL + i for i, name in enumerate(_without_special(table, named))}
+def _rows(chromosomes: list[str], table: dict[str, Any], what: str) -> list[int]:
+    """Row of each chromosome in our table; one that the vocabulary lacks has the padding token's vector."""
+    rows = {name: N_SPECIAL + i for i, name in enumerate(token for token in table if token not in SPECIAL)}
+    found = [rows.get(name, UNKNOWN) for name in chromosomes]
+    if all(row == UNKNOWN for row in found):
+        msg = (
+            f"No {what} lies on a chromosome of the chromosome vocabulary: {chromosomes[0]!r} against {list(rows)[:3]}; "
+            "all get the vector of the padding token. Are the names written alike?"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return found
 
 
 def _gene_chromosomes(genes: list[str], table: dict[str, Any], named: str) -> list[str]:

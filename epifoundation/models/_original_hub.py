@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import warnings
 from pathlib import Path
 
-from .._hub import fetch, folder_of
+from .._hub import fetch, folder_of, lock
 from .._settings import settings
+from ._directory import read
+from ._model import EpiFoundation
 from ._original import convert_original
-from ._original_files import KINDS, file_of, find_vocabularies, read_heads
+from ._original_files import KINDS, file_of, find_vocabularies
 
 
-def fetch_original(repo_id: str, file: str | None, revision: str | None) -> Path:
-    """Fetch and convert a checkpoint of the original implementation; a directory in our format, made once.
+def fetch_original(repo_id: str, file: str | None, revision: str | None) -> EpiFoundation:
+    """Fetch and convert a checkpoint of the original implementation; the conversion is kept in our format.
 
     Parameters
     ----------
@@ -32,22 +37,36 @@ def fetch_original(repo_id: str, file: str | None, revision: str | None) -> Path
         revision=revision,
         needed=f"the checkpoint ({file or '*.pth'}) and {', '.join(map(file_of, KINDS))}",
     )
-    checkpoint, *tables = files.values()
     folder = folder_of(repo_id, revision)
-    state = checkpoint.stat()
-    name = f"{checkpoint.stem}-{state.st_size:x}-{state.st_mtime_ns:x}"  # another checkpoint is converted anew
-    target = settings.cache_dir / "converted" / folder.name / name
-    if not target.is_dir():
-        found = find_vocabularies(tables)
-        missing = [file_of(kind) for kind in ("atac", "rna") if kind not in found]
-        if missing:
-            msg = f"{repo_id} has the checkpoint {checkpoint.name!r} but not {missing} (its JSON files: {[path.name for path in tables]}); put them into {str(folder)!r}."
-            raise FileNotFoundError(msg)
-        heads = read_heads([path.parent for path in tables], checkpoint)
-        model = convert_original(checkpoint, found, n_heads=heads)
+    # Of other files, another conversion.
+    states = [f"{name} {path.stat().st_size} {path.stat().st_mtime_ns}" for name, path in sorted(files.items())]
+    digest = hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
+    checkpoint, *tables = files.values()
+    target = settings.cache_dir / "converted" / folder.name / f"{checkpoint.stem}-{digest}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lock(target):
+        if target.is_dir():
+            try:
+                return read(target, name=repo_id)
+            except (ValueError, FileNotFoundError):
+                shutil.rmtree(target)  # damaged since it was made; what it was made from is here
+        model = _convert(checkpoint, find_vocabularies(tables), folder)
         model.training["source"] = f"{checkpoint.name!r} of Hugging Face {repo_id}"
         model.save_pretrained(target)
-    return target
+        return read(target, name=repo_id)
+
+
+def _convert(checkpoint: Path, vocabularies: dict[str, Path], folder: Path) -> EpiFoundation:
+    has_labels = "cell" in vocabularies
+    try:
+        model = convert_original(checkpoint, vocabularies, labels=has_labels)
+    except FileNotFoundError as error:
+        msg = f"{checkpoint.name!r} was fetched, but a vocabulary is missing: {error} Put it into {str(folder)!r} and call again."
+        raise FileNotFoundError(msg) from error
+    if not has_labels:
+        msg = f"{checkpoint.name!r} comes without {file_of('cell')!r}, so it annotates no cell types; put that file into {str(folder)!r} if you have it."
+        warnings.warn(msg, UserWarning, stacklevel=4)
+    return model
 
 
 def _choose_checkpoint(paths: list[str], file: str | None, repo_id: str) -> str:

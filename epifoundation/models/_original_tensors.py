@@ -34,7 +34,7 @@ class Dimensions:
     @classmethod
     def of(cls, state: dict[str, Tensor], path: Path) -> Dimensions:
         telling = ["atac_emb.embedding.weight", f"{BLOCK}0.linear1.weight", "mvc_decoder.fc2.weight"]
-        missing = [name for name in telling if name not in state or state[name].ndim != 2]
+        missing = [name for name in telling if name not in state or state[name].ndim != 2 or not len(state[name])]
         if missing:
             msg = (
                 f"{str(path)!r} is no checkpoint of EpiFoundation: it lacks {missing}; its {len(state)} tensors are "
@@ -86,6 +86,10 @@ class Dimensions:
             ):
                 wanted = tuple("any" if size is None else size for size in shape)
                 problems.append(f"{name} has shape {found} rather than {wanted}")
+            elif name in state and state[name].layout != torch.strided:
+                problems.append(f"{name} is {state[name].layout}")
+            elif name in state and not state[name].isfinite().all():
+                problems.append(f"{name} holds NaN or infinite values")
         if problems:
             msg = f"The tensors of {str(path)!r} are not those of EpiFoundation: {'; '.join(problems)}."
             raise ValueError(msg)

@@ -103,12 +103,13 @@ def from_pretrained(
     if revision is not None and not from_hub:
         msg = f"`revision` ({revision!r}) is for Hugging Face repositories; {name!r} is a {'directory' if is_directory else 'bundled model'}."
         raise ValueError(msg)
+    if is_paper:
+        file = name.removeprefix(PAPER).removeprefix("/")
+        return fetch_original(PAPER, file or None, revision).to(resolve_device(device))
     if is_directory:
         directory = Path(name)
     elif is_registered:
         directory = Path(str(files("epifoundation.models"))) / "bundled" / name
-    elif is_paper:
-        directory = fetch_original(PAPER, name.removeprefix(PAPER).removeprefix("/") or None, revision)
     else:
         directory = _download(name_or_path, revision)
     return read(directory, name=name).to(resolve_device(device))

@@ -1,5 +1,6 @@
 """Networks in plain torch: they know nothing of AnnData, files or training loops."""
 
+from .attention import has_bfloat16
 from .config import ModelConfig, Sizes, TrainingConfig
 from .heads import ExpressionHead, LabelHead, PeakHead, balance
 from .model import Network
@@ -21,5 +22,6 @@ __all__ = [
     "TrainingConfig",
     "TransformerEncoder",
     "balance",
+    "has_bfloat16",
     "pool",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -56,10 +55,6 @@ class PackedAttention:
             return self._varlen(query, key, value, one=one)
         if one:
             return self._one_query(query, key, value)
-        in_blocks = query.device.type == "cpu" and query.dtype == torch.bfloat16 and self.longest >= BLOCKED_FROM
-        if in_blocks and not torch.is_grad_enabled():
-            parts = [slice(start, stop) for start, stop in pairwise(self.offsets.tolist())]
-            return torch.cat([blocked(query[part], key[part], value[part]) for part in parts])
         return self._every_query(query, key, value)
 
     def _varlen(self, query: Tensor, key: Tensor, value: Tensor, *, one: bool) -> Tensor:
@@ -72,11 +67,17 @@ class PackedAttention:
 
     def _every_query(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         parts, places = [], []
+        in_blocks = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled()
         if len(self.lengths) == 1:
-            q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
-            return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
+            return _alone(query, key, value, in_blocks=in_blocks)
         for cells in self.buckets:
             rows, mask = self._rows(cells)
+            if in_blocks and rows.shape[1] >= BLOCKED_FROM:
+                for own in (rows[i, :length] for i, length in enumerate(self.lengths[cells].tolist())):
+                    part = slice(int(own[0]), int(own[-1]) + 1)
+                    parts.append(_alone(query[part], key[part], value[part], in_blocks=True))
+                    places.append(own)
+                continue
             q, k, v = (tensor[rows].transpose(1, 2) for tensor in (query, key, value))
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
             real = slice(None) if mask is None else mask[:, 0, 0]
@@ -101,7 +102,10 @@ class PackedAttention:
             groups: list[list[int]] = []
             for cell in sorted(range(len(lengths)), key=lengths.__getitem__):
                 # A pad costs as much as a token, a bucket of its own a few calls.
-                fits = groups and lengths[cell] <= 1.125 * lengths[groups[-1][0]] + 4
+                shortest = lengths[groups[-1][0]] if groups else 0
+                fits = groups and lengths[cell] <= 1.125 * shortest + 4
+                # Which kernel a sequence gets, it gets whatever is beside it.
+                fits = fits and (shortest < BLOCKED_FROM) == (lengths[cell] < BLOCKED_FROM)
                 if fits and (len(groups[-1]) + 1) * lengths[cell] <= MAX_BUCKET:
                     groups[-1].append(cell)
                 else:
@@ -128,7 +132,20 @@ def has_varlen(tensor: Tensor) -> bool:
         return False
     if find_spec("torch.nn.attention.varlen") is None:  # torch < 2.10
         return False
-    return torch.cuda.get_device_capability(tensor.device) >= (8, 0)
+    return has_bfloat16(tensor.device)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 faster than in float32: NVIDIA's do from Ampere on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _alone(query: Tensor, key: Tensor, value: Tensor, *, in_blocks: bool) -> Tensor:
+    """One sequence, (n_tokens, n_heads, width)."""
+    if in_blocks and len(query) >= BLOCKED_FROM:
+        return blocked(query, key, value)
+    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
 
 
 def blocked(query: Tensor, key: Tensor, value: Tensor, block: int = 256, heads: int = 2) -> Tensor:

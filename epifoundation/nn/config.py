@@ -178,7 +178,8 @@ class TrainingConfig:
         begun again after 15, 25, 45, ... epochs with 0.9 of the last rate (Wu et al. 2025).
     balanced_genes
         With ``objective="binary"``: at most so many genes of a cell enter the loss, half of them expressed and half
-        silent, drawn anew each time (Wu et al. 2025). None: all genes.
+        silent, drawn anew each time (Wu et al. 2025). None: all genes. Needs ``n_neighbors=1``: of cells that are pooled,
+        one or another expresses nearly every gene.
     warm_start
         Start peak vectors from the structure of the training cells, see :mod:`epifoundation.warm_start`.
 
@@ -226,6 +227,10 @@ class TrainingConfig:
                 kind = "an integer" if name in whole else "a number"
                 msg = f"`{name}` must be {kind} between {low} and {high}, got {value!r}."
                 raise ValueError(msg)
+
+        if self.balanced_genes is not None and self.n_neighbors > 1:
+            msg = f"`balanced_genes` needs cells that are not pooled: pass `n_neighbors=1`, not {self.n_neighbors}."
+            raise ValueError(msg)
 
     def epochs(self, n_cells: int) -> int:
         """How many passes over `n_cells` training cells."""

@@ -140,7 +140,7 @@ class QueryDecoder(nn.Module):
         asked = self.cell(cells)
         if self.batch is not None and batches is not None:
             asked = asked + self.batch(batches)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and (asked.requires_grad or keys.requires_grad):
             return self._answer(asked, keys)
         block = BLOCK if keys.device.type == "cpu" else 16 * BLOCK  # few and large calls for a GPU
         at_a_time = max(block // max(keys.numel(), 1), 1)

@@ -42,7 +42,11 @@ class TokenTable(nn.Module):
         x = self.norm(self.embedding(ids))
         if self.chromosome is not None and self.chromosome_norm is not None:
             x = x + self.chromosome_norm(self.chromosome(self.chromosome_of[ids]))
-        return self.batch_norm(self.dropout(x))
+        x = self.dropout(x)
+        if self.training and len(x) == 1:  # one token has no spread: the running statistics serve
+            norm = self.batch_norm
+            return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return self.batch_norm(x)
 
     @torch.no_grad()
     def fold(self) -> Callable[[Tensor], Tensor]:
@@ -123,6 +127,8 @@ class TransformerEncoder(nn.Module):
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim); NaN without peaks."""
         empty = offsets.diff() == 0
+        if not len(empty):
+            return self.norm.weight.new_empty(0, len(self.norm.weight))
         ids, offsets = self.with_cls(*limit(ids.long(), offsets.long(), self.max_peaks))
         states = self.norm(run(self.blocks, self.tokens(ids), offsets).float())
         return states.masked_fill(empty[:, None], torch.nan)

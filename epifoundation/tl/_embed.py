@@ -20,7 +20,7 @@ from .._validate import Data, check_unique, get_atac, get_matrix, get_modality, 
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import ExpressionHead, QueryHead
+from ..nn import ExpressionHead, QueryHead, has_bfloat16
 from ..tokens import iter_tokens
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 
@@ -195,8 +195,7 @@ def _batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> n
 def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:
     if dtype != "auto":
         return DTYPES[dtype]
-    has_it = model.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if has_it and model.config.encoder == "transformer" else torch.float32
+    return torch.bfloat16 if model.config.encoder == "transformer" and has_bfloat16(model.device) else torch.float32
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

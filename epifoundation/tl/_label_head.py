@@ -11,7 +11,6 @@ import torch
 
 from ..models import EpiFoundation
 from ..nn import LabelHead, Network
-from ..tokens import CHUNK
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
 
@@ -25,7 +24,7 @@ def fit_label_head(
     `held`; cells with a missing label are left out.
     """
     names, codes, train, held = check_labels(labels, train, held)
-    embedding = _encode(model.network, pattern)
+    embedding = _encode(model, pattern)
     mean, std = embedding[train].mean(axis=0), embedding[train].std(axis=0) + 1e-6
     scaled = (embedding - mean) / std
     best = min((_fit(scaled, codes, train, held, strength) for strength in STRENGTHS), key=lambda fitted: fitted[0])
@@ -60,11 +59,15 @@ def check_labels(
     return names, codes, train, held
 
 
-def _encode(network: Network, pattern: sp.csr_matrix, chunk: int = CHUNK) -> np.ndarray:
-    folded = network.folded()
+def _encode(model: EpiFoundation, pattern: sp.csr_matrix) -> np.ndarray:
+    folded = model.network.folded()
+    chunk = folded.chunk
     parts = [pattern[start : start + chunk] for start in range(0, pattern.shape[0], chunk)]
     return np.concatenate(
-        [folded.encode(torch.from_numpy(part.indices), torch.from_numpy(part.indptr)).numpy() for part in parts]
+        [
+            folded.encode(*(torch.from_numpy(a).to(model.device) for a in (part.indices, part.indptr))).cpu().numpy()
+            for part in parts
+        ]
     )
 
 

@@ -55,7 +55,8 @@ def pretrain(
     ----------
     data
         A MuData with paired `modality` and `rna_modality`, or an AnnData (ATAC) with ``objective="peaks"``.
-        A positive entry of the ATAC matrix is an open peak. Not changed.
+        A positive entry of the ATAC matrix is an open peak. Not changed. For a query decoder, a column ``chrom``,
+        ``chromosome`` or ``interval`` (10x) of the RNA modality's ``var`` tells the chromosomes of genes.
     config
         Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025, with the paper's `training`
         unless another is given. Default: ``ModelConfig()``.
@@ -158,6 +159,8 @@ def pretrain(
     )
     if labels is not None:
         check_labels(labels, prepared.train, prepared.held)
+    if training.balanced_genes is not None:
+        _check_balance(prepared)
     summary: dict[str, Any] = {
         "package_version": __version__,
         "objective": likelihood,
@@ -173,7 +176,7 @@ def pretrain(
         msg = f"Training was interrupted after {len(history)} epochs; this is the best model so far."
         warnings.warn(msg, RuntimeWarning, stacklevel=2)
     summary |= {"history": history, "interrupted": interrupted}
-    model = EpiFoundation(network, prepared.peaks, prepared.genes, training=summary)
+    model = EpiFoundation(network, prepared.peaks, prepared.genes, training=summary).to(device)
     if labels is not None:
         model = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held)
     if checkpoint is not None:
@@ -182,6 +185,9 @@ def pretrain(
 
 
 def _architecture(config: ModelConfig | None, init: EpiFoundation | None, objective: str) -> ModelConfig:
+    if config is not None and config.values:
+        msg = "`config.values` is for models that were converted: nothing here trains that decoder. Leave it out."
+        raise ValueError(msg)
     if init is None:
         return replace(config or ModelConfig(), objective=objective)
     if config is not None:
@@ -194,6 +200,19 @@ def _architecture(config: ModelConfig | None, init: EpiFoundation | None, object
         msg = "`init` has no head for held-out peaks (its decoder is the paper's), so it cannot go on with `objective='peaks'`."
         raise ValueError(msg)
     return replace(init.config, values=False)  # a decoder that is not trained here would fall behind the encoder
+
+
+def _check_balance(data: TrainingData) -> None:
+    """Raise where no cell has a gene of either kind: the loss would be zero."""
+    for name, rows in (("training", data.train), ("validation", data.held)):
+        target = data.target[rows]  # type: ignore[index] # the objective is "binary"
+        n_expressed = np.asarray((target > 0).sum(axis=1)).ravel()
+        if not ((n_expressed > 0) & (n_expressed < target.shape[1])).any():
+            msg = (
+                f"`balanced_genes` needs cells with expressed and with silent genes; none of the {len(rows):,} {name} cells has "
+                f"both among {target.shape[1]:,} genes. Leave it out, or pass more genes."
+            )
+            raise ValueError(msg)
 
 
 def _train(

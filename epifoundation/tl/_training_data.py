@@ -151,7 +151,8 @@ def _chromosomes(var: pd.DataFrame) -> pd.Series | None:
     """Chromosome of each gene, from a column with it or from the interval that 10x readers keep."""
     for column in ("chrom", "chromosome", "interval"):
         if column in var.columns:
-            return _with_prefix(var[column].astype(object).where(var[column].notna()).str.split(":").str[0])
+            names = [None if pd.isna(name) else str(name).split(":")[0].removesuffix(".0") for name in var[column]]
+            return _with_prefix(pd.Series(names, index=var.index, dtype=object))
     return None
 
 

@@ -143,6 +143,18 @@ def test_what_is_not_there_is_told_with_what_is(tissue, split, said):
         _pair(FILES, tissue, split)
 
 
+PUBLISHED = [
+    f"{tissue}_atlas_{modality}.h5ad" for tissue in ("bmmc", "full", "kidney", "pbmc") for modality in ("atac", "rna")
+]
+
+
+def test_the_published_files_are_told_by_tissue_alone():
+    assert _pair(PUBLISHED, None, None) == ("full_atlas_atac.h5ad", "full_atlas_rna.h5ad")
+    assert _pair(PUBLISHED, "kidney", None) == ("kidney_atlas_atac.h5ad", "kidney_atlas_rna.h5ad")
+    with pytest.raises(ValueError, match=r"files of 'kidney' are not split, so `split` must be None, got 'train'"):
+        _pair(PUBLISHED, "kidney", "train")
+
+
 def test_what_cannot_be_told_apart_is_listed():
     with pytest.raises(ValueError, match="Several files are there for 'mini'"):
         _pair([*FILES, "mini_atlas_rna.h5ad"], None, None)

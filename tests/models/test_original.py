@@ -226,6 +226,11 @@ def test_heads_are_those_of_the_configuration_else_eight(made):
     (made.folder / "config.json").write_text(json.dumps({"head_num": 4, "head_dim": 24}))
     assert made.convert(n_heads=None).config.n_heads == 4
     assert made.convert(n_heads=2).config.n_heads == 2
+    files = {kind: made.folder / f"{kind}_vocab.json" for kind in made.vocabularies if kind != "gene2chr"}
+    files["gene2chr"] = made.folder / "gene2chr.json"
+    (made.folder / "elsewhere").mkdir()
+    elsewhere = shutil.copy(made.folder / "checkpoint.pth", made.folder / "elsewhere")
+    assert ep.models.convert_original(elsewhere, files).config.n_heads == 4
     (made.folder / "config.json").unlink()
     assert made.convert(n_heads=None).config.n_heads == 8
     with pytest.raises(ValueError, match="`n_heads` must be a divisor of the width 32.*got 5.*`head_num`"):
@@ -293,6 +298,30 @@ def test_vocabularies_without_special_tokens_or_intervals_are_named(made):
     made.vocabularies["atac"] = {name if index < 10 else f"peak{index}": index for name, index in atac.items()}
     made.save()
     with pytest.raises(ValueError, match=r"atac_vocab\.json': 34 of 40 peak names are no genomic intervals"):
+        made.convert()
+
+
+def test_chromosomes_that_are_written_otherwise_are_told(made):
+    made.vocabularies["gene2chr"] = {
+        gene: chrom.removeprefix("chr") for gene, chrom in made.vocabularies["gene2chr"].items()
+    }
+    made.save()
+    with pytest.warns(
+        UserWarning, match=r"No gene lies on a chromosome of the chromosome vocabulary: '[12X]' against \['chr1'"
+    ):
+        made.convert()
+
+
+def test_vocabularies_of_special_tokens_alone_and_weights_that_are_none_are_named(made):
+    made.state["norm.weight"] = made.state["norm.weight"] * float("nan")
+    made.save()
+    with pytest.raises(ValueError, match="norm.weight holds NaN or infinite values"):
+        made.convert()
+    made.state["norm.weight"] = torch.ones(32)
+    made.vocabularies["rna"] = table([])
+    made.state["rna_emb.embedding.weight"] = made.state["rna_emb.embedding.weight"][:4]
+    made.save()
+    with pytest.raises(ValueError, match=r"rna_vocab\.json' names no genes, only special tokens"):
         made.convert()
 
 

@@ -1,6 +1,8 @@
 """The registry entry of the paper's checkpoint: fetched, converted, cached; or told what is missing."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_it_is_fetched_and_converted_once(hub, repo, offline):
 
 def test_a_checkpoint_that_changed_is_converted_anew(hub, repo):
     before = ep.models.from_pretrained(PAPER).revision
-    content = torch.load(repo / "pretrained.pth")
+    content = torch.load(repo / "pretrained.pth", weights_only=True)
     content["model"]["norm.bias"] += 1
     torch.save(content, repo / "pretrained.pth")
     assert ep.models.from_pretrained(PAPER).revision != before
@@ -84,11 +86,15 @@ def test_one_of_several_is_chosen_by_name(hub, repo):
 
 
 def test_what_is_missing_or_damaged_on_the_hub_is_named(hub, repo):
+    genes = (repo / "rna_vocab.json").read_bytes()
     (repo / "rna_vocab.json").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"has the checkpoint 'pretrained.pth' but not \['rna_vocab.json'\].*put them into"
-    ):
+        FileNotFoundError, match=r"'pretrained.pth' was fetched.*No 'rna_vocab.json' \(genes\)"
+    ) as error:
         ep.models.from_pretrained(PAPER)
+    folder = Path(str(error.value).split("Put it into '")[1].split("'")[0])
+    (folder / "rna_vocab.json").write_bytes(genes)  # the cure that is named
+    assert len(ep.models.from_pretrained(PAPER).genes) == 10
     hub.altered.add("pretrained.pth")
     shutil.rmtree(ep.settings.cache_dir)
     with pytest.raises(ValueError, match="'pretrained.pth' of UCSC-VLAA/EpiFoundation is damaged"):
@@ -98,15 +104,43 @@ def test_what_is_missing_or_damaged_on_the_hub_is_named(hub, repo):
         ep.models.from_pretrained(PAPER)
 
 
+def test_without_the_names_of_cell_types_there_are_no_labels(hub, repo):
+    (repo / "cell_vocab.json").unlink()
+    with pytest.warns(UserWarning, match="comes without 'cell_vocab.json', so it annotates no cell types"):
+        model = ep.models.from_pretrained(PAPER)
+    assert model.labels == []
+
+
+def test_names_and_heads_that_changed_are_converted_anew(hub, repo):
+    ep.models.from_pretrained(PAPER)
+    (repo / "cell_vocab.json").write_text('{"Mono": 0, "DC": 1}')
+    (repo / "config.json").write_text('{"head_num": 4}')
+    model = ep.models.from_pretrained(PAPER)
+    assert model.labels == ["Mono", "DC"]
+    assert model.config.n_heads == 4
+
+
+def test_a_damaged_conversion_is_made_again(hub, repo):
+    revision = ep.models.from_pretrained(PAPER).revision
+    for file in (ep.settings.cache_dir / "converted").rglob("model.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert ep.models.from_pretrained(PAPER).revision == revision
+
+
+def test_processes_at_once_do_not_ruin_each_other(hub, repo):
+    hub.cut_after = 5_000  # many requests
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: ep.models.from_pretrained(PAPER), range(4)))
+    assert len({model.revision for model in models}) == 1
+    assert len(set(downloads(hub))) == 5
+
+
 def test_a_conversion_that_fails_leaves_nothing(hub, repo):
     (repo / "rna_vocab.json").write_text("{}")
     with pytest.raises(ValueError, match="rna_vocab"):
         ep.models.from_pretrained(PAPER)
-    assert (
-        not list((ep.settings.cache_dir / "converted").rglob("*"))
-        if (ep.settings.cache_dir / "converted").exists()
-        else True
-    )
+    left = (ep.settings.cache_dir / "converted").rglob("*")
+    assert [path.name for path in left if path.is_file() and not path.name.endswith(".lock.part")] == []
 
 
 def test_the_registry_lists_it():

@@ -88,7 +88,7 @@ def test_positions_of_either_width_will_do(kind):
     folded = NETWORK.folded()
     expected = folded.encode(ids, offsets)
     torch.testing.assert_close(folded.encode(ids.to(kind), offsets.to(kind)), expected, equal_nan=True)
-    assert folded.encode(ids[:0], offsets[:1]).shape == (0, 32)
+    assert folded.encode(ids[:0], offsets[:1]).shape == NETWORK.encode(ids[:0], offsets[:1]).shape == (0, 32)
 
 
 def test_every_parameter_learns_but_those_of_peaks_that_are_not_there():

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -22,7 +23,7 @@ def transformer(simulated):
     return ep.tl.pretrain(
         simulated,
         config=replace(SMALL, decoder="query", objective="binary"),
-        training=quickly(balanced_genes=40),
+        training=quickly(balanced_genes=40, n_neighbors=1),
         batch_key="batch",
         label_key="cell_type",
         genome="hg38",
@@ -154,7 +155,34 @@ def test_presets_are_named():
         ep.ModelConfig.preset("big")
 
 
+@pytest.mark.parametrize("column", ["chrom", "chromosome"])
+@pytest.mark.parametrize("value", [1, 1.0, "1", True])
+def test_chromosomes_of_genes_may_be_numbers(simulated, column, value):
+    mdata = simulated.copy()
+    mdata["rna"].var = pd.DataFrame({column: [value] * 40}, index=simulated["rna"].var_names)
+    model = ep.tl.pretrain(mdata, config=replace(SMALL, decoder="query"), training=quickly())
+    expected = 0 if value is True else 2
+    assert model.network.expression.genes.chromosome_of.tolist() == [expected] * 40
+
+
+@pytest.mark.parametrize("encoder", ["set", "transformer"])
+def test_one_gene_is_enough(simulated, encoder):
+    mdata = ep.datasets.simulate_multiome(60, 50, 1)
+    config = ep.ModelConfig(encoder=encoder, dim=16, n_layers=1, decoder="query")
+    model = ep.tl.pretrain(mdata, config=config, objective="gaussian", training=quickly())
+    ep.tl.embed(mdata, model)
+    assert np.isfinite(mdata["rna"].layers["epifoundation"]).all()
+
+
 def test_contradictions_are_refused(simulated, transformer):
+    with pytest.raises(ValueError, match="`config.values` is for models that were converted"):
+        ep.tl.pretrain(simulated, config=replace(SMALL, decoder="query", objective="binary", values=True))
+    with pytest.raises(ValueError, match="`balanced_genes` needs cells that are not pooled: pass `n_neighbors=1`"):
+        quickly(balanced_genes=40)
+    every = simulated.copy()
+    every["rna"].X = np.ones(every["rna"].shape, dtype=np.float32)
+    with pytest.raises(ValueError, match="none of the 360 training cells has both among 40 genes"):
+        ep.tl.pretrain(every, config="paper")
     with pytest.raises(ValueError, match="`balanced_genes` is for the objective 'binary', not 'counts'"):
         ep.tl.pretrain(simulated, config="paper", objective="counts")
     with pytest.raises(ValueError, match="`init` has no head for held-out peaks"):
