@@ -102,7 +102,7 @@ class Block(nn.Module):
 
     def _after(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.norm1(x + self.dropout(self.out(attended.flatten(1))))
-        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))))
 
 
 class TransformerEncoder(nn.Module):
