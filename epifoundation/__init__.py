@@ -1,6 +1,6 @@
 """Cell embeddings, gene expression and annotations from single-cell ATAC-seq."""
 
-from . import datasets, genome, metrics, models, pl, tl
+from . import datasets, genome, metrics, models, pl, pp, tl
 from ._settings import settings
 from ._version import __version__
 from .models import EpiFoundation
@@ -19,6 +19,7 @@ __all__ = [
     "metrics",
     "models",
     "pl",
+    "pp",
     "settings",
     "tl",
 ]

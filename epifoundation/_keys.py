@@ -54,6 +54,16 @@ class Keys:
         return f"{self.key}_coverage"
 
     @property
+    def matched(self) -> str:
+        """``var`` of the ATAC modality: how many peaks of the model a peak maps to."""
+        return f"{self.key}_matched"
+
+    @property
+    def peaks(self) -> str:
+        """``obsm`` of the ATAC modality: open peaks of the model, sparse (n_cells, n_vocabulary)."""
+        return f"{self.key}_peaks"
+
+    @property
     def uns(self) -> str:
         """``uns`` of the ATAC modality: model, parameters and peak mapping."""
         return self.key

@@ -1,15 +1,18 @@
-"""Genomic intervals: read from names or columns, compared with another set. 0-based, half-open throughout."""
+"""Genomic intervals: read, compared with another set, their build told and changed. 0-based, half-open throughout."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 COLUMNS = ["chrom", "start", "end"]
 STYLES = "chr1:100-200, chr1-100-200, chr1_100_200 or 1:100-200"
+BUILDS = ("hg38", "hg19", "hs1", "mm10", "mm39", "mm9")  # of which bioframe brings the chromosome lengths
+TOLERANCE = 2e-4  # of the intervals may lie where a build has no sequence
 # The chromosome may itself hold the separators (chr1_KI270706v1_random): it takes all but the last two numbers.
 _NAME = r"^(.+)[:_-]([\d,]+)[_-]([\d,]+)$"
 
@@ -116,6 +119,141 @@ def overlaps(query: pd.DataFrame, target: pd.DataFrame, *, min_fraction: float =
     enough = (shared > 0) & (shared >= min_fraction * shorter)
     found = pairs.loc[enough, ["index", "index_"]].to_numpy(dtype=np.int64)
     return found[np.lexsort((found[:, 1], found[:, 0]))]
+
+
+def misplaced(intervals: pd.DataFrame, build: str) -> np.ndarray:
+    """Tell intervals that cannot be of a build: past the end of their chromosome, or on one that it has not.
+
+    Parameters
+    ----------
+    intervals
+        Columns ``chrom``, ``start``, ``end``.
+    build
+        One of ``BUILDS``.
+
+    Returns
+    -------
+    Boolean, (n_intervals,). Unplaced contigs and the mitochondrion are not judged.
+
+    Raises
+    ------
+    ValueError
+        The build is unknown.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> peaks = ep.genome.parse_intervals(["chr1:248956500-248957000", "chr22:5-10"])
+    >>> ep.genome.misplaced(peaks, "hg38").tolist(), ep.genome.misplaced(peaks, "mm10").tolist()
+    ([True, False], [True, True])
+    """
+    import bioframe
+
+    if build not in BUILDS:
+        msg = f"Unknown build {build!r}; choose one of {list(BUILDS)}."
+        raise ValueError(msg)
+    length = intervals["chrom"].map(bioframe.assembly_info(build).chromsizes.to_dict())
+    is_chromosome = intervals["chrom"].astype(str).str.fullmatch(r"chr(\d{1,2}|X|Y)")
+    return (is_chromosome & ~(intervals["end"] <= length)).to_numpy(dtype=bool)
+
+
+def detect_build(intervals: pd.DataFrame) -> list[str]:
+    """Tell the genome builds that intervals can be of, by the lengths of the chromosomes.
+
+    Peaks near the ends of chromosomes fit the right build alone, so a few thousand of them, spread over the genome,
+    usually leave one.
+
+    Parameters
+    ----------
+    intervals
+        Columns ``chrom``, ``start``, ``end``.
+
+    Returns
+    -------
+    Those of ``BUILDS`` on which as good as all intervals have a place; empty when there is none.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ep.genome.detect_build(ep.genome.parse_intervals(["chr19:61400000-61400500", "chr1:100-200"]))
+    ['hs1', 'mm10', 'mm39']
+    """
+    wrong = {build: int(misplaced(intervals, build).sum()) for build in BUILDS}
+    allowed = min(wrong.values()) + TOLERANCE * len(intervals)
+    if min(wrong.values()) > 0.01 * len(intervals):  # coordinates of no build, so nothing is told
+        return []
+    return [build for build, n in wrong.items() if n <= allowed]
+
+
+def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame, pd.Series]:
+    """Move intervals to another genome build.
+
+    Both ends are moved by themselves; they must land on the same chromosome and strand, in order, at a distance of half to
+    twice the length.
+
+    Parameters
+    ----------
+    intervals
+        Columns ``chrom``, ``start``, ``end``.
+    chain
+        A UCSC chain file, such as ``hg19ToHg38.over.chain.gz``.
+
+    Returns
+    -------
+    The intervals that were lifted, with the index of those that were given, and for each given one ``"lifted"``, ``"split"`` (its ends
+    part or land in several places) or ``"lost"`` (an end has no place).
+
+    Raises
+    ------
+    FileNotFoundError
+        The chain file is not there.
+    ValueError
+        It is none.
+    ImportError
+        The package ``liftover`` is not installed.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> lifted, status = ep.genome.lift_over(intervals, "hg19ToHg38.over.chain.gz")  # doctest: +SKIP
+    """
+    path = Path(chain)
+    if not path.is_file():
+        msg = f"The chain file {str(path)!r} is not there; UCSC offers them by pairs of builds, as hg19ToHg38.over.chain.gz."
+        raise FileNotFoundError(msg)
+    try:
+        from liftover import ChainFile
+    except ImportError as error:
+        msg = "Lifting peaks over needs the package `liftover`: pip install liftover."
+        raise ImportError(msg) from error
+    try:
+        place = ChainFile(str(path))
+        list(place.keys())
+    except Exception as error:  # of what is no chain file, almost any
+        first = str(error).split("\n")[0]
+        msg = f"{str(path)!r} is no chain file, or is truncated: {first}"
+        raise ValueError(msg) from error
+    known = set(place.keys())
+    rows, status = [], []
+    for chrom, start, end in intervals[COLUMNS].itertuples(index=False, name=None):
+        head, tail = ([place.query(chrom, at) for at in (start, end - 1)]) if chrom in known else ([], [])
+        moved = _joined(head, tail, end - start)
+        status.append("lifted" if moved else "split" if head and tail else "lost")
+        if moved:
+            rows.append(moved)
+    told = pd.Series(status, index=intervals.index, dtype=object)
+    return pd.DataFrame(rows, columns=COLUMNS, index=intervals.index[told == "lifted"]), told
+
+
+def _joined(first: list, last: list, length: int) -> tuple[str, int, int] | None:
+    """The interval between the moved first and last base, if it is one."""
+    if len(first) != 1 or len(last) != 1:
+        return None
+    (chrom, start, strand), (other, end, other_strand) = first[0][:3], last[0][:3]
+    if (chrom, strand) != (other, other_strand) or (start > end) != (strand == "-" and length > 1):
+        return None
+    low, high = min(start, end), max(start, end) + 1
+    return (chrom, low, high) if length / 2 <= high - low <= 2 * length else None
 
 
 def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.DataFrame:

@@ -30,12 +30,16 @@ class Tokens:
         Open peaks of each cell in the data, known to the vocabulary or not, (n_cells,).
     n_known
         Of those, how many map to the vocabulary, (n_cells,).
+    total, matched
+        Sum of all counts of these cells, and of those in peaks that map to the vocabulary.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     n_open: np.ndarray
     n_known: np.ndarray
+    total: float
+    matched: float
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -105,10 +109,13 @@ def iter_tokens(
         stop = min(start + chunk, len(names))
         rows = read_rows(matrix, start, stop)
         check_values(rows.data, rows.indptr, names[start:stop], "`X` of the ATAC modality")
+        total = matched = float(rows.data.sum(dtype=np.float64))
+        if known is not None:
+            matched = float(rows.data.sum(where=known[rows.indices], dtype=np.float64))
         rows = open_peaks(rows)
         n_open = np.diff(rows.indptr)
         if projection is None or known is None:
-            yield slice(start, stop), Tokens(rows.indices, rows.indptr, n_open, n_open)
+            yield slice(start, stop), Tokens(rows.indices, rows.indptr, n_open, n_open, total, matched)
             continue
         n_known = np.add.reduceat(np.append(known[rows.indices], False), rows.indptr[:-1], dtype=np.int64)
         n_known[n_open == 0] = 0
@@ -116,4 +123,4 @@ def iter_tokens(
             sp.csr_matrix((np.ones(rows.nnz, np.float32), rows.indices, rows.indptr), shape=rows.shape) @ projection
         )
         mapped.sort_indices()
-        yield slice(start, stop), Tokens(mapped.indices, mapped.indptr, n_open, n_known)
+        yield slice(start, stop), Tokens(mapped.indices, mapped.indptr, n_open, n_known, total, matched)

@@ -83,20 +83,6 @@ class PeakVocabulary:
         own = self.intervals
         return len(own) == len(intervals) and all(np.array_equal(own[c], intervals[c]) for c in COLUMNS)
 
-    def mapping(self, data: PeakVocabulary) -> sp.csr_matrix | None:
-        """The :meth:`projection` of the peaks of data; None when they are these peaks, an error when none overlaps."""
-        if self.same_as(data.intervals):
-            return None
-        projection = self.projection(data.intervals)
-        if not projection.nnz:
-            msg = (
-                f"None of the {len(data):,} peaks of the data overlaps the {len(self):,} peaks of the model ({self.genome}): "
-                f"{data.names[0]} against {self.names[0]}. Is it the right genome build and organism? "
-                "Otherwise pretrain on your own peaks with `ep.tl.pretrain`."
-            )
-            raise ValueError(msg)
-        return projection
-
     def projection(self, intervals: pd.DataFrame, *, min_fraction: float = 0.0) -> sp.csr_matrix:
         """Map other intervals onto the vocabulary.
 

@@ -16,7 +16,11 @@ import epifoundation as ep
 
 PACKAGE = Path(ep.__file__).parent
 API = PACKAGE.parent / "docs" / "api.md"
-TOOLS = [("tl", name) for name in ep.tl.__all__] + [("pl", name) for name in ep.pl.__all__]
+TOOLS = (
+    [("pp", name) for name in ep.pp.__all__]
+    + [("tl", name) for name in ep.tl.__all__]
+    + [("pl", name) for name in ep.pl.__all__]
+)
 FUNCTIONS = TOOLS + [
     (module, name)
     for module in ("datasets", "models", "metrics", "genome")
@@ -40,8 +44,9 @@ ALLOWED = {
     "metrics": BASE,
     "datasets": BASE | {"genome"},
     "models": BASE | {"nn", "vocabulary", "genome"},
+    "pp": BASE | {"nn", "vocabulary", "genome", "tokens", "models"},
     "training": BASE | {"nn", "tokens", "models"},
-    "tl": BASE | {"nn", "vocabulary", "genome", "tokens", "warm_start", "models", "training", "metrics"},
+    "tl": BASE | {"nn", "vocabulary", "genome", "tokens", "warm_start", "models", "training", "metrics", "pp"},
     "pl": BASE,
 }
 

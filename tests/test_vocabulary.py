@@ -47,21 +47,7 @@ def test_bed_round_trip_and_equal_bytes(tmp_path_factory, rows):
     assert list(again.names) == list(vocabulary.names)
 
 
-def test_mapping_is_none_only_for_the_same_peaks_in_the_same_order():
-    vocabulary = PeakVocabulary.from_names(["chr1:0-10", "chr1:20-30"])
-    assert vocabulary.mapping(PeakVocabulary.from_names(["chr1_0_10", "1:20-30"])) is None
-    assert vocabulary.mapping(PeakVocabulary.from_names(["chr1:20-30", "chr1:0-10"])).toarray().tolist() == [
-        [0, 1],
-        [1, 0],
-    ]
-
-
-def test_no_overlap_and_duplicates_are_refused():
-    vocabulary = PeakVocabulary.from_names(["chr1:0-10"], genome="mm10")
-    with pytest.raises(
-        ValueError, match=r"None of the 1 peaks of the data overlaps .*mm10.*chr2:0-10 against chr1:0-10"
-    ):
-        vocabulary.mapping(PeakVocabulary.from_names(["chr2:0-10"]))
+def test_duplicates_are_refused():
     with pytest.raises(ValueError, match=r"1 peaks occur twice, first chr1:0-10"):
         PeakVocabulary.from_names(["chr1:0-10", "chr1-0-10"])
 

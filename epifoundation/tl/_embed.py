@@ -21,8 +21,10 @@ from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import ExpressionHead, QueryHead, has_bfloat16
+from ..pp._map_peaks import MIN_COVERAGE
+from ..pp._mapping import map_onto
 from ..tokens import iter_tokens
-from ..vocabulary import GeneVocabulary, PeakVocabulary
+from ..vocabulary import GeneVocabulary
 
 # What a predicted number means, by the objective of the model
 SCALES = {
@@ -44,6 +46,10 @@ def embed(
     expression: bool = True,
     annotation: bool = True,
     batch_key: str | None = None,
+    min_overlap: float = 0.0,
+    genome: str | None = None,
+    liftover: str | Path | None = None,
+    min_coverage: float = MIN_COVERAGE,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -73,6 +79,9 @@ def embed(
     batch_key
         Column of ``obs`` with batches that the model was trained on: expression is predicted for the batch of each
         cell. None: for the mean over the batches. The embedding does not depend on it.
+    min_overlap, genome, liftover, min_coverage
+        How the data's peaks are matched to the model's, what is checked and what is refused: see
+        :func:`epifoundation.pp.map_peaks`.
     batch_size
         Cells at a time; changes memory and speed, not results.
     device
@@ -122,8 +131,8 @@ def embed(
     atac = get_atac(data, modality)
     _check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
-    peaks = PeakVocabulary.from_var(atac.var)
-    projection = model.peaks.mapping(peaks)
+    mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
+    mapping.check(min_coverage)
     rna = _rna_of(data, rna_modality)
     batches = None if batch_key is None else _batch_codes(data, atac, batch_key, model)
     predicted = _Expression(model, atac, rna, batches) if expression and len(model.genes) else None
@@ -131,17 +140,18 @@ def embed(
 
     folded = model.network.folded(_compute_dtype(dtype, model))
     counts = np.zeros((2, atac.n_obs), dtype=np.int64)
-    n_limited = 0
+    n_limited, total, matched = 0, 0.0, 0.0
     with (
         torch.inference_mode(),
         tqdm(total=atac.n_obs, desc="Embedding", unit=" cells", disable=not settings.progress) as bar,
     ):
         for rows, tokens in iter_tokens(
-            get_matrix(atac, None), projection, atac.obs_names, chunk=chunk or folded.chunk
+            get_matrix(atac, None), mapping.projection, atac.obs_names, chunk=chunk or folded.chunk
         ):
             ids, offsets = _tensor(tokens.ids), _tensor(tokens.offsets)
             output.take(rows, folded.encode(ids.to(model.device), offsets.to(model.device)))
             counts[:, rows] = tokens.n_open, tokens.n_known
+            total, matched = total + tokens.total, matched + tokens.matched
             n_limited += int((np.diff(tokens.offsets) > (model.config.max_peaks or np.inf)).sum())
             bar.update(len(tokens))
 
@@ -157,8 +167,14 @@ def embed(
         warnings.warn(msg, UserWarning, stacklevel=2)
     with quiet_update():
         target = data if not copy else data.to_memory() if data.isbacked else data.copy()
-    report = _peak_report(model, peaks, projection, counts)
-    report["peaks"]["cells_above_limit"] = n_limited
+    mapping.count(int(counts[0].sum()), int(counts[1].sum()), total, matched)
+    mapping.tell()
+    report = {
+        "model": model.name,
+        "revision": model.revision,
+        "package_version": __version__,
+        "peaks": mapping.report | {"cells_above_limit": n_limited},
+    }
     parameters = {
         "modality": modality,
         "expression": expression,
@@ -263,26 +279,6 @@ class _Expression:
         predicted = self.predict(embedding, None if self.batches is None else self.batches[rows]).cpu().numpy()
         places = self.rows[rows]
         self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
-
-
-def _peak_report(model: EpiFoundation, peaks: PeakVocabulary, projection: Any, counts: np.ndarray) -> dict[str, Any]:
-    if projection is None:
-        matched, seen = len(peaks), len(peaks)
-    else:
-        matched, seen = int((projection.getnnz(axis=1) > 0).sum()), int((projection.getnnz(axis=0) > 0).sum())
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "package_version": __version__,
-        "peaks": {
-            "genome": model.peaks.genome,
-            "data": len(peaks),
-            "matched": matched,
-            "vocabulary": len(model.peaks),
-            "vocabulary_matched": seen,
-            "open_fraction_matched": float(counts[1].sum() / max(counts[0].sum(), 1)),
-        },
-    }
 
 
 def _write(

@@ -15,6 +15,7 @@ from anndata import AnnData
 from .._validate import Data, check_paired, check_unique, check_values, get_atac, get_matrix, get_modality, obs_column
 from ..genome import _with_prefix
 from ..models import EpiFoundation
+from ..pp._mapping import map_onto
 from ..tokens import iter_tokens, row_reader
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 
@@ -76,7 +77,7 @@ def prepare(
         gene_chromosomes = _chromosomes(rna.var)
     batch = None if batch_key is None else _batch_names(obs_column(data, atac, batch_key, "batch_key"), batch_key)
     intervals = PeakVocabulary.from_var(atac.var, genome=genome)
-    pattern = _read_pattern(atac, intervals, intervals if init is None else init.peaks)
+    pattern = _read_pattern(atac, intervals, intervals if init is None else init.peaks, genome)
     usable = _usable(pattern, target, objective)
     train, held = _split(usable, validation, batch, rng)
     positions = None
@@ -156,8 +157,10 @@ def _chromosomes(var: pd.DataFrame) -> pd.Series | None:
     return None
 
 
-def _read_pattern(atac: AnnData, own: PeakVocabulary, peaks: PeakVocabulary) -> sp.csr_matrix:
-    projection = peaks.mapping(own)
+def _read_pattern(atac: AnnData, own: PeakVocabulary, peaks: PeakVocabulary, genome: str) -> sp.csr_matrix:
+    projection = (
+        None if own is peaks else map_onto(peaks, atac.var, genome=None if genome == "unknown" else genome).projection
+    )
     parts = [
         sp.csr_matrix((np.ones(len(t.ids), np.float32), t.ids, t.offsets), shape=(len(t), len(peaks)))
         for _, t in iter_tokens(get_matrix(atac, None), projection, atac.obs_names)

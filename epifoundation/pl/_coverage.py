@@ -1,0 +1,59 @@
+"""``ep.pl.coverage``: how much of the data the model reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._keys import Keys
+from .._validate import Data, get_atac
+
+
+def coverage(data: Data, *, modality: str = "atac", key_added: str | None = None, ax: Any = None) -> Any:
+    """Draw what fraction of each cell's open peaks the model knows; the title gives the numbers of the mapping.
+
+    Parameters
+    ----------
+    data
+        A MuData or AnnData after :func:`epifoundation.tl.embed` or :func:`epifoundation.pp.map_peaks`.
+    modality
+        Name of the ATAC modality.
+    key_added
+        What they were given.
+    ax
+        Matplotlib axes to draw into; None makes a figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    ValueError
+        The peaks have not been mapped yet.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> mdata = ep.datasets.pbmc_multiome()[:300].copy()
+    >>> ep.pp.map_peaks(mdata)
+    >>> axes = ep.pl.coverage(mdata)
+    """
+    import matplotlib.pyplot as plt
+
+    atac, keys = get_atac(data, modality), Keys.of(key_added)
+    report = atac.uns.get(keys.uns, {}).get("peaks")
+    if report is None or keys.coverage not in atac.obs:
+        msg = f"No coverage in `obs[{keys.coverage!r}]`: run `epifoundation.tl.embed` or `epifoundation.pp.map_peaks` first."
+        raise ValueError(msg)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    known = atac.obs[keys.coverage].dropna()
+    ax.hist(known, bins=40, range=(0, 1), color="0.4")
+    ax.set(xlabel="fraction of a cell's open peaks that the model knows", ylabel="cells", xlim=(0, 1))
+    ax.set_title(
+        f"{report['matched']:,} of {report['data']:,} peaks matched, "
+        f"{report['vocabulary_matched']:,} of {report['vocabulary']:,} of the model reached",
+        fontsize="small",
+    )
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

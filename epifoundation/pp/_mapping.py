@@ -1,0 +1,137 @@
+"""The peaks of data on the peaks of a model: which build, which overlap, and how much of either is covered."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from tqdm import tqdm
+
+from .._settings import settings
+from ..genome import BUILDS, detect_build, lift_over, misplaced
+from ..vocabulary import PeakVocabulary
+
+WARN_BELOW = 0.5  # fraction of the model's peaks that data should reach, lest its cells look sparser than in training
+
+
+@dataclass
+class PeakMap:
+    """How the peaks of data map onto a vocabulary.
+
+    Attributes
+    ----------
+    projection
+        Peaks of the data x vocabulary, ones; None where they are the same.
+    report
+        Plain numbers and strings, for ``uns``.
+    """
+
+    projection: sp.csr_matrix | None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, n_open: int, n_known: int, total: float, matched: float) -> None:
+        """Add what the cells tell: open peaks and counts, all of them and those in matched peaks."""
+        self.report["open_fraction_matched"] = float(n_known / max(n_open, 1))
+        self.report["counts_fraction_matched"] = float(matched / total) if total else 0.0
+
+    def check(self, least: float) -> None:
+        """Raise where less than `least` of the vocabulary is seen, warn where it is little."""
+        seen, total = self.report["vocabulary_matched"], self.report["vocabulary"]
+        told = (
+            f"the data's peaks reach {seen:,} of the {total:,} peaks of the model ({seen / total:.1%}), and "
+            f"{self.report['matched']:,} of the {self.report['data']:,} peaks of the data are known to it"
+        )
+        if seen < least * total:
+            msg = (
+                f"Too little in common: {told}; at least {least:.0%} is asked for. Embeddings from so few peaks mean little: "
+                f"count the fragments on the model's peaks, pretrain on your own, or pass `min_coverage={seen / total / 2:.2g}`."
+            )
+            raise ValueError(msg)
+        if seen < WARN_BELOW * total:
+            msg = f"Little in common: {told}. Results may be worse than the model can give."
+            warnings.warn(msg, UserWarning, stacklevel=3)
+
+    def tell(self) -> None:
+        """One line, where progress is shown."""
+        if not settings.progress:
+            return
+        report = self.report
+        line = f"{report['matched']:,} of {report['data']:,} peaks known to the model, {report['vocabulary_matched']:,} of its {report['vocabulary']:,} reached"
+        if "counts_fraction_matched" in report:
+            line += f"; {report['counts_fraction_matched']:.1%} of the counts in known peaks"
+        tqdm.write(line, file=sys.stderr)
+
+
+def map_onto(
+    peaks: PeakVocabulary,
+    var: pd.DataFrame,
+    *,
+    min_overlap: float = 0.0,
+    genome: str | None = None,
+    liftover: str | Path | None = None,
+) -> PeakMap:
+    """Map the peaks of `var` onto a vocabulary; arguments as in :func:`epifoundation.pp.map_peaks`."""
+    if not 0 <= min_overlap <= 1:
+        msg = f"`min_overlap` must lie between 0 and 1, got {min_overlap!r}."
+        raise ValueError(msg)
+    own = PeakVocabulary.from_var(var)
+    report: dict[str, Any] = {"genome": peaks.genome, "data": len(own), "vocabulary": len(peaks)}
+    intervals, kept = own.intervals, np.arange(len(own))
+    if liftover is not None:
+        intervals, status = lift_over(intervals, liftover)
+        kept = np.flatnonzero(status == "lifted")
+        report |= {name: int((status == name).sum()) for name in ("lifted", "split", "lost")}
+        if not len(intervals):
+            msg = f"None of the {len(own):,} peaks could be lifted over with {str(liftover)!r}, first {own.names[0]}; is it the chain from their build?"
+            raise ValueError(msg)
+        intervals = intervals.reset_index(drop=True)
+    report |= _check_build(intervals, peaks.genome, genome, lifted=liftover is not None)
+    if liftover is None and peaks.same_as(intervals):
+        return PeakMap(None, report | {"matched": len(own), "vocabulary_matched": len(peaks)})
+    part = peaks.projection(intervals, min_fraction=min_overlap).tocoo()
+    shape = (len(own), len(peaks))
+    projection = sp.csr_matrix((part.data, (kept[part.row], part.col)), shape=shape)
+    projection.sort_indices()
+    if not projection.nnz:
+        msg = (
+            f"None of the {len(own):,} peaks of the data overlaps the {len(peaks):,} peaks of the model ({peaks.genome}): "
+            f"{own.names[0]} against {peaks.names[0]}. Is it the right genome build and organism? "
+            "Otherwise pretrain on your own peaks with `ep.tl.pretrain`."
+        )
+        raise ValueError(msg)
+    report["matched"] = int((projection.getnnz(axis=1) > 0).sum())
+    report["vocabulary_matched"] = int((projection.getnnz(axis=0) > 0).sum())
+    report["unknown_contigs"] = int((~intervals["chrom"].isin(set(peaks.intervals["chrom"]))).sum())
+    return PeakMap(projection, report)
+
+
+def _check_build(intervals: pd.DataFrame, model: str, stated: str | None, *, lifted: bool) -> dict[str, Any]:
+    """What build the peaks are of; an error when it is not the model's."""
+    if lifted:
+        cure = f"The chain does not lead to {model}."
+    else:
+        cure = f"Lift them over with `liftover=` and the chain file to {model}, or use a model of their build."
+    if stated is not None and not lifted and stated != model and model != "unknown":
+        msg = f"The peaks are of {stated} (`genome`), the model is of {model}. {cure}"
+        raise ValueError(msg)
+    found = detect_build(intervals)
+    if model in BUILDS and found and model not in found:
+        wrong = misplaced(intervals, model)
+        if found[0][0] != model[0]:  # h for human, m for mouse
+            cure = "That is another organism: use a model of it, or pretrain on your own cells with `ep.tl.pretrain`."
+        chrom, start, end = intervals[wrong].iloc[0][["chrom", "start", "end"]]
+        msg = (
+            f"The peaks are of {' or '.join(found)}, the model is of {model}: {int(wrong.sum()):,} of {len(intervals):,} have no place "
+            f"there, first {chrom}:{start}-{end}. {cure}"
+        )
+        raise ValueError(msg)
+    result: dict[str, Any] = {"data_genome": stated or (found[0] if len(found) == 1 else "unknown")}
+    if model in BUILDS:
+        result["misplaced"] = int(misplaced(intervals, model).sum())
+    return result

@@ -1,0 +1,24 @@
+"""``ep.pl.coverage`` draws what the mapping wrote."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+
+import epifoundation as ep
+
+mpl.use("Agg")
+
+
+def test_every_cell_is_in_the_histogram(mdata, model):
+    ep.pp.map_peaks(mdata, model)
+    ax = ep.pl.coverage(mdata)
+    assert sum(bar.get_height() for bar in ax.patches) == 400
+    assert ax.get_title().startswith("593 of 600 peaks matched, 593 of 593")
+    _, own = plt.subplots()
+    assert ep.pl.coverage(mdata, ax=own) is own
+    plt.close("all")
+
+
+def test_what_is_missing_is_said(mdata):
+    with pytest.raises(ValueError, match=r"No coverage in `obs\['mine_coverage'\]`: run `epifoundation.tl.embed`"):
+        ep.pl.coverage(mdata, key_added="mine")

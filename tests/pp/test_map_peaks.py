@@ -1,0 +1,281 @@
+"""Mapping peaks: projection, build, liftover, coverage, and what bad input gets."""
+
+import gzip
+import warnings
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+
+import epifoundation as ep
+from epifoundation.nn import Network, Sizes
+from epifoundation.pp._mapping import map_onto
+
+UNS = "epifoundation"
+
+
+def cells(names, n_cells=3, value=1.0, **var):
+    X = sp.csr_matrix(np.full((n_cells, len(names)), value, dtype=np.float32))
+    index = pd.Index([f"cell{i}" for i in range(n_cells)])
+    return anndata.AnnData(X, obs=pd.DataFrame(index=index), var=pd.DataFrame(var, index=list(names)))
+
+
+def tiny(names, genome="unknown"):
+    """A model of these peaks; what it predicts is nothing."""
+    peaks = ep.PeakVocabulary.from_names(names, genome=genome)
+    network = Network(ep.ModelConfig(dim=8, n_heads=2), Sizes(len(peaks)))
+    return ep.EpiFoundation(network, peaks, ep.GeneVocabulary([]))
+
+
+MODEL = tiny(["chr1:100-200", "chr1:300-400", "chr2:100-200", "chr2:1000-2000"])
+SETS = st.lists(
+    st.tuples(st.sampled_from(["chr1", "chr2", "chr3"]), st.integers(0, 60), st.integers(1, 30)),
+    min_size=1,
+    max_size=15,
+    unique=True,
+)
+
+
+def frame(triples):
+    return pd.DataFrame([(c, s, s + w) for c, s, w in triples], columns=["chrom", "start", "end"])
+
+
+@given(SETS, SETS, st.sampled_from([0.0, 0.5, 1.0]))
+def test_the_projection_is_all_pairs_that_overlap(data, model, fraction):
+    a, b = frame(data), frame(model)
+    found = ep.PeakVocabulary(b).projection(a, min_fraction=fraction).toarray()
+    expected = np.zeros((len(a), len(b)))
+    for i, (ca, sa, ea) in enumerate(a.itertuples(index=False)):
+        exact = [(cb, sb, eb) == (ca, sa, ea) for cb, sb, eb in b.itertuples(index=False)]
+        for j, (cb, sb, eb) in enumerate(b.itertuples(index=False)):
+            shared = min(ea, eb) - max(sa, sb)
+            near = ca == cb and shared > 0 and shared >= fraction * min(ea - sa, eb - sb)
+            expected[i, j] = exact[j] if any(exact) else near
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_there_is_no_projection_only_for_the_same_peaks_in_the_same_order():
+    vocabulary = ep.PeakVocabulary.from_names(["chr1:0-10", "chr1:20-30"])
+    assert map_onto(vocabulary, cells(["chr1_0_10", "1:20-30"]).var).projection is None
+    swapped = map_onto(vocabulary, cells(["chr1:20-30", "chr1:0-10"]).var).projection
+    assert swapped.toarray().tolist() == [[0, 1], [1, 0]]
+
+
+def test_no_overlap_is_refused():
+    vocabulary = ep.PeakVocabulary.from_names(["chr1:0-10"], genome="mm10")
+    with pytest.raises(
+        ValueError, match=r"None of the 1 peaks of the data overlaps .*mm10.*chr2:0-10 against chr1:0-10"
+    ):
+        map_onto(vocabulary, cells(["chr2:0-10"]).var)
+
+
+def test_what_is_written():
+    atac = cells(["chr1:150-350", "chr1:390-450", "chr1:900-950", "chrUn_1:5-10"], value=2.0)
+    atac.X[0, 0] = 0
+    atac.X.eliminate_zeros()
+    before = atac.X.copy()
+    assert ep.pp.map_peaks(atac, MODEL) is None
+    assert atac.var["epifoundation_matched"].tolist() == [2, 1, 0, 0]
+    assert atac.obsm["epifoundation_peaks"].toarray().tolist() == [[0, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
+    np.testing.assert_allclose(atac.obs["epifoundation_coverage"], [1 / 3, 1 / 2, 1 / 2])
+    report = atac.uns[UNS]["peaks"]
+    assert (report["data"], report["matched"], report["vocabulary"], report["vocabulary_matched"]) == (4, 2, 4, 2)
+    assert report["unknown_contigs"] == 1
+    assert report["counts_fraction_matched"] == report["open_fraction_matched"] == 5 / 11
+    assert (before != atac.X).nnz == 0
+    copy = ep.pp.map_peaks(atac, MODEL, key_added="mine", copy=True)
+    assert "mine_peaks" in copy.obsm
+    assert "mine_peaks" not in atac.obsm
+
+
+def test_results_are_written_to_files(tmp_path):
+    atac = cells(MODEL.peaks.names)
+    ep.pp.map_peaks(atac, MODEL)
+    atac.write_h5ad(tmp_path / "mapped.h5ad")
+    again = anndata.read_h5ad(tmp_path / "mapped.h5ad")
+    assert again.uns[UNS]["peaks"]["matched"] == 4
+    assert (again.obsm["epifoundation_peaks"] != atac.obsm["epifoundation_peaks"]).nnz == 0
+
+
+@pytest.mark.parametrize("kind", ["csc", "dense", "view", "int64", "backed"])
+def test_every_format_gives_the_same(tmp_path, kind):
+    atac = cells(["chr1:150-350", "chr2:90-120", "chr2:1500-3000"])
+    ep.pp.map_peaks(expected := atac.copy(), MODEL)
+    if kind == "csc":
+        atac.X = atac.X.tocsc()
+    elif kind == "dense":
+        atac.X = atac.X.toarray()
+    elif kind == "int64":
+        atac.X = atac.X.astype(np.int64)
+    elif kind == "view":
+        atac = anndata.concat([atac, atac.copy()], index_unique="-", merge="same")[:3]
+    else:
+        atac.write_h5ad(tmp_path / "a.h5ad")
+        atac = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", anndata.ImplicitModificationWarning)
+        ep.pp.map_peaks(atac, MODEL)
+    assert (atac.obsm["epifoundation_peaks"] != expected.obsm["epifoundation_peaks"]).nnz == 0
+
+
+def test_no_cells_are_no_error_and_no_peaks_are():
+    atac = cells(MODEL.peaks.names)[:0].copy()
+    ep.pp.map_peaks(atac, MODEL)
+    assert atac.obsm["epifoundation_peaks"].shape == (0, 4)
+    with pytest.raises(ValueError, match="The ATAC modality has no peaks"):
+        ep.pp.map_peaks(cells([]), MODEL)
+
+
+def test_a_minimum_overlap_leaves_out_what_only_touches():
+    atac = cells(["chr1:190-290", "chr2:100-180", "chr1:310-390"])
+    report = map_onto(MODEL.peaks, atac.var, min_overlap=0.5).report
+    assert (report["matched"], report["vocabulary_matched"]) == (2, 2)
+    with pytest.raises(ValueError, match="`min_overlap` must lie between 0 and 1, got 2"):
+        ep.pp.map_peaks(atac, MODEL, min_overlap=2)
+
+
+def test_little_in_common_is_told_and_next_to_nothing_refused(simulated, model):
+    atac = simulated["atac"][:, :200].copy()
+    with pytest.warns(UserWarning, match=r"Little in common: the data's peaks reach 199 of the 593 peaks.*\(33.6%\)"):
+        ep.tl.embed(atac, model)
+    few = simulated["atac"][:, :5].copy()
+    with pytest.raises(ValueError, match=r"Too little in common.*4 of the 593.*at least 2%.*`min_coverage=0.0034`"):
+        ep.tl.embed(few, model)
+    assert not few.obsm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ep.tl.embed(few, model, min_coverage=0.0034)
+    assert few.uns[UNS]["peaks"]["vocabulary_matched"] == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["CD3D", "MS4A1"], "2 of 2 peak names are no genomic intervals, first 'CD3D'"),
+        (["chr1:100-200", "chr1-100-200"], "1 peaks occur twice, first chr1:100-200"),
+        (["chr1:200-200"], "empty, reversed"),
+        (["chr1:300-200"], "empty, reversed"),
+        (["chr5:1-2"], "None of the 1 peaks of the data overlaps the 4 peaks of the model"),
+    ],
+)
+def test_what_are_no_peaks_is_told(names, said):
+    atac = cells(names)
+    with pytest.raises(ValueError, match=said):
+        ep.pp.map_peaks(atac, MODEL)
+    assert not atac.obsm
+    assert UNS not in atac.uns
+
+
+def test_unsorted_overlapping_and_mixed_names_are_fine():
+    atac = cells(["chr2_1500_1600", "chr1:150-350", "1:120-180", "chr1-160-170", "chr2:1000-2000"])
+    ep.pp.map_peaks(atac, MODEL)
+    assert atac.var["epifoundation_matched"].tolist() == [1, 2, 1, 1, 1]
+    assert atac.obsm["epifoundation_peaks"].max() == 1
+
+
+HG19 = ["chr1:249000000-249000500", "chr1:100000-100500", "chr20:5000-5500"]
+
+
+def test_another_build_is_refused_by_name():
+    model = tiny([f"chr1:{i}-{i + 400}" for i in range(100_000, 500_000, 1000)], genome="hg38")
+    with pytest.raises(
+        ValueError, match=r"The peaks are of hg19, the model is of hg38: 1 of 3.*chr1:249000000-249000500.*`liftover=`"
+    ):
+        ep.tl.embed(cells(HG19), model)
+    with pytest.raises(ValueError, match=r"The peaks are of hg19 \(`genome`\), the model is of hg38"):
+        ep.tl.embed(cells(HG19[1:]), model, genome="hg19")
+
+
+@pytest.fixture(scope="session")
+def annotation(shared_data):
+    return shared_data.parent / "annotation"
+
+
+def test_bone_marrow_of_another_build_is_refused_and_with_the_chain_embedded(shared_data, annotation):
+    atac = anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad")[:200].copy()
+    lifted, _ = ep.genome.lift_over(ep.genome.read_intervals(atac.var), annotation / "hg19ToHg38.over.chain.gz")
+    model = tiny(
+        [f"{c}:{s}-{e}" for c, s, e in lifted.drop_duplicates().iloc[:5000].itertuples(index=False)], genome="hg38"
+    )
+    with pytest.raises(ValueError, match="The peaks are of hg19, the model is of hg38: 105 of 10,000"):
+        ep.tl.embed(atac, model)
+    ep.tl.embed(atac, model, liftover=annotation / "hg19ToHg38.over.chain.gz")
+    report = atac.uns[UNS]["peaks"]
+    assert (report["lifted"], report["split"], report["lost"]) == (9999, 0, 1)
+    assert report["vocabulary_matched"] == len(model.peaks)
+    assert report["data_genome"] == "hg38"
+
+
+CHAIN = """chain 1000 chr1 1000 + 100 300 chrA 5000 + 1000 1210 1
+100 0 10
+100
+
+chain 900 chr2 1000 + 0 100 chrB 1000 - 0 100 2
+100
+
+"""
+
+
+def test_lifting_by_hand(tmp_path):
+    """A chain with an insertion of 10, and one to the other strand."""
+    path = tmp_path / "a.chain.gz"
+    path.write_bytes(gzip.compress(CHAIN.encode()))
+    peaks = ep.genome.parse_intervals(
+        ["chr1:110-150", "chr1:190-220", "chr1:50-120", "chr2:10-20", "chr9:1-5", "chr1:199-201"]
+    )
+    lifted, status = ep.genome.lift_over(peaks, path)
+    assert status.tolist() == ["lifted", "lifted", "lost", "lifted", "lost", "split"]
+    assert lifted.to_numpy().tolist() == [["chrA", 1010, 1050], ["chrA", 1090, 1130], ["chrB", 980, 990]]
+    assert lifted.index.tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("content", [b"", b"no chain", b"chr1\t1\t2\n"])
+def test_chains_that_are_none_are_named(tmp_path, content):
+    path = tmp_path / "a.chain"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"a\.chain' is no chain file, or is truncated|None of the 3 peaks could be lifted over"
+    ):
+        ep.tl.embed(cells(HG19), tiny(HG19), liftover=path)
+    with pytest.raises(FileNotFoundError, match="The chain file .*nothing' is not there"):
+        ep.genome.lift_over(frame([("chr1", 1, 2)]), tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("file", "build"),
+    [
+        ("snare_cortex_mm10.h5mu", "mm10"),
+        ("pbmc10k_100cells_hg38.h5mu", "hg38"),
+        ("granja_bmmc_atac_hg19.h5ad", "hg19"),
+    ],
+)
+def test_the_build_of_real_peaks_is_told(shared_data, file, build):
+    import mudata
+
+    read = mudata.read_h5mu if file.endswith("h5mu") else anndata.read_h5ad
+    data = read(shared_data / file, backed="r")
+    var = data["atac"].var if file.endswith("h5mu") else data.var
+    assert ep.genome.detect_build(ep.genome.read_intervals(var)) == [build]
+
+
+def test_a_few_misplaced_peaks_are_counted_and_forgiven():
+    names = [f"chr1:{i}-{i + 400}" for i in range(100_000, 500_000, 1000)]
+    model = tiny(names, genome="hg38")
+    atac = cells([*names, "chr1:900000000-900000500"])
+    ep.pp.map_peaks(atac, model)
+    assert atac.uns[UNS]["peaks"]["misplaced"] == 1
+    with pytest.raises(ValueError, match="Unknown build 'hg17'"):
+        ep.genome.misplaced(model.peaks.intervals, "hg17")
+
+
+def test_the_report_is_one_line_where_progress_is_shown(capsys, monkeypatch):
+    monkeypatch.setattr(ep.settings, "progress", True)
+    ep.pp.map_peaks(cells(MODEL.peaks.names), MODEL)
+    assert (
+        capsys.readouterr().err.strip()
+        == "4 of 4 peaks known to the model, 4 of its 4 reached; 100.0% of the counts in known peaks"
+    )
