@@ -1,6 +1,6 @@
 """Label accuracy of the bundled model when the data's peaks are not the model's.
 
-    python benchmarks/coverage.py
+    python benchmarks/foreign_peaks.py
 
 The bundled blood cells that the model never saw, with their peaks moved by up to some bases, merged to windows of 1 kb, or
 thinned: the counts stay, the intervals change. Accuracy of the label head, and as a fraction of that on the model's own peaks.
