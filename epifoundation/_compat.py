@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -13,3 +14,9 @@ def quiet_update() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"From 0\.4 \.update\(\)", category=FutureWarning)
         yield
+
+
+def copy_of(data: Any) -> Any:
+    """A copy in memory of an AnnData or MuData, backed or not."""
+    with quiet_update():
+        return data.to_memory() if data.isbacked else data.copy()

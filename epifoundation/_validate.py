@@ -127,3 +127,13 @@ def integer(value: Any, option: str, *, least: int) -> int:
         msg = f"`{option}` must be an integer of at least {least}, got {value!r}."
         raise ValueError(msg)
     return int(value)
+
+
+def check_writable(data: Data, atac: AnnData, *, copy: bool) -> None:
+    """Raise before the work, rather than after it, where results cannot be written."""
+    if copy and isinstance(data, MuData) and data.isbacked:
+        msg = "A backed MuData cannot be copied: use `copy=False`, or read it without `backed`."
+        raise ValueError(msg)
+    if not copy and atac.is_view and atac.isbacked:
+        msg = "Results cannot be written into a view of backed data: use `copy=True`, or call `.to_memory()` first."
+        raise ValueError(msg)

@@ -8,9 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from .._compat import quiet_update
+from .._compat import copy_of
 from .._keys import Keys
-from .._validate import Data, get_atac, get_matrix
+from .._validate import Data, check_writable, get_atac, get_matrix
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..tokens import iter_tokens
@@ -90,6 +90,7 @@ def map_peaks(
     """
     keys = Keys.of(key_added)
     atac = get_atac(data, modality)
+    check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
@@ -104,8 +105,7 @@ def map_peaks(
     opened, known = (np.concatenate([np.zeros(0, np.int64), *counts]) for counts in (n_open, n_known))
     mapping.count(int(opened.sum()), int(known.sum()), total, matched)
     mapping.tell()
-    with quiet_update():
-        target = data if not copy else data.to_memory() if data.isbacked else data.copy()
+    target = copy_of(data) if copy else data
     atac = get_atac(target, modality)
     atac.var[keys.matched] = 1 if mapping.projection is None else mapping.projection.getnnz(axis=1)
     atac.obs[keys.coverage] = np.where(opened > 0, known / np.maximum(opened, 1), np.nan)

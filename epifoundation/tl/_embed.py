@@ -13,10 +13,20 @@ from anndata import AnnData
 from mudata import MuData
 from tqdm import tqdm
 
-from .._compat import quiet_update
+from .._compat import copy_of
 from .._keys import Keys
 from .._settings import settings
-from .._validate import Data, check_unique, get_atac, get_matrix, get_modality, integer, obs_column, one_of
+from .._validate import (
+    Data,
+    check_unique,
+    check_writable,
+    get_atac,
+    get_matrix,
+    get_modality,
+    integer,
+    obs_column,
+    one_of,
+)
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
@@ -129,7 +139,7 @@ def embed(
     chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
     one_of(dtype, ("auto", *DTYPES), "dtype")
     atac = get_atac(data, modality)
-    _check_writable(data, atac, copy=copy)
+    check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
@@ -165,8 +175,7 @@ def embed(
             "(`config.max_peaks`); each is read by a fixed choice of so many."
         )
         warnings.warn(msg, UserWarning, stacklevel=2)
-    with quiet_update():
-        target = data if not copy else data.to_memory() if data.isbacked else data.copy()
+    target = copy_of(data) if copy else data
     mapping.count(int(counts[0].sum()), int(counts[1].sum()), total, matched)
     mapping.tell()
     report = {
@@ -216,16 +225,6 @@ def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())  # memory maps may be read-only
-
-
-def _check_writable(data: Data, atac: AnnData, *, copy: bool) -> None:
-    """Raise before the work, rather than after it, where results cannot be written."""
-    if copy and isinstance(data, MuData) and data.isbacked:
-        msg = "A backed MuData cannot be copied: use `copy=False`, or read it without `backed`."
-        raise ValueError(msg)
-    if not copy and atac.is_view and atac.isbacked:
-        msg = "Results cannot be written into a view of backed data: use `copy=True`, or call `.to_memory()` first."
-        raise ValueError(msg)
 
 
 class _Output:

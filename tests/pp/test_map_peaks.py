@@ -279,3 +279,11 @@ def test_the_report_is_one_line_where_progress_is_shown(capsys, monkeypatch):
         capsys.readouterr().err.strip()
         == "4 of 4 peaks known to the model, 4 of its 4 reached; 100.0% of the counts in known peaks"
     )
+
+
+def test_a_view_of_backed_data_is_refused_before_the_work(tmp_path):
+    cells(MODEL.peaks.names).write_h5ad(tmp_path / "a.h5ad")
+    view = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")[:2]
+    with pytest.raises(ValueError, match="Results cannot be written into a view of backed data: use `copy=True`"):
+        ep.pp.map_peaks(view, MODEL)
+    assert ep.pp.map_peaks(view, MODEL, copy=True).obsm["epifoundation_peaks"].shape == (2, 4)
