@@ -64,6 +64,11 @@ class Keys:
         return f"{self.key}_peaks"
 
     @property
+    def fragments(self) -> str:
+        """``uns`` of the ATAC modality: what was counted, from which files."""
+        return f"{self.key}_fragments"
+
+    @property
     def uns(self) -> str:
         """``uns`` of the ATAC modality: model, parameters and peak mapping."""
         return self.key

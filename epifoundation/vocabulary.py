@@ -60,8 +60,9 @@ class PeakVocabulary:
     @classmethod
     def read_bed(cls, path: str | Path, *, genome: str = "unknown") -> PeakVocabulary:
         """From the first three columns of a BED file, plain or gzip."""
-        frame = pd.read_csv(path, sep="\t", header=None, usecols=[0, 1, 2], names=COLUMNS, dtype={"chrom": str})
-        return cls(frame.astype({"chrom": object, "start": "int64", "end": "int64"}), genome)
+        frame = pd.read_csv(path, sep="\t", header=None, usecols=[0, 1, 2], names=COLUMNS, dtype=str, comment="#")
+        # Genome browsers put their settings first.
+        return cls(read_intervals(frame[~frame["chrom"].str.match("track|browser")]), genome)
 
     def write_bed(self, path: str | Path) -> None:
         """Write a gzip BED file with the same bytes each time."""

@@ -3,5 +3,6 @@
 from ._mini_atlas import mini_atlas
 from ._pbmc import pbmc_multiome
 from ._simulate import simulate_multiome
+from ._simulate_fragments import simulate_fragments
 
-__all__ = ["mini_atlas", "pbmc_multiome", "simulate_multiome"]
+__all__ = ["mini_atlas", "pbmc_multiome", "simulate_fragments", "simulate_multiome"]

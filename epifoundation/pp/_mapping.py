@@ -120,9 +120,8 @@ def _check_build(intervals: pd.DataFrame, model: str, stated: str | None, *, lif
     if stated is not None and not lifted and stated != model and model != "unknown":
         msg = f"The peaks are of {stated} (`genome`), the model is of {model}. {cure}"
         raise ValueError(msg)
-    found = detect_build(intervals)
-    if model in BUILDS and found and model not in found:
-        wrong = misplaced(intervals, model)
+    found, wrong = foreign_to(intervals, model)
+    if found:
         if found[0][0] != model[0]:  # h for human, m for mouse
             cure = "That is another organism: use a model of it, or pretrain on your own cells with `ep.tl.pretrain`."
         chrom, start, end = intervals[wrong].iloc[0][["chrom", "start", "end"]]
@@ -131,7 +130,15 @@ def _check_build(intervals: pd.DataFrame, model: str, stated: str | None, *, lif
             f"there, first {chrom}:{start}-{end}. {cure}"
         )
         raise ValueError(msg)
-    result: dict[str, Any] = {"data_genome": stated or (found[0] if len(found) == 1 else "unknown")}
+    possible = detect_build(intervals)
+    result: dict[str, Any] = {"data_genome": stated or (possible[0] if len(possible) == 1 else "unknown")}
     if model in BUILDS:
-        result["misplaced"] = int(misplaced(intervals, model).sum())
+        result["misplaced"] = int(wrong.sum())
     return result
+
+
+def foreign_to(intervals: pd.DataFrame, build: str) -> tuple[list[str], np.ndarray]:
+    """The builds that intervals can be of if `build` is none of them, else an empty list; and which have no place on `build`."""
+    wrong = misplaced(intervals, build) if build in BUILDS else np.zeros(len(intervals), dtype=bool)
+    possible = detect_build(intervals) if wrong.any() else []
+    return ([] if build in possible else possible), wrong

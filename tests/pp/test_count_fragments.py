@@ -1,0 +1,429 @@
+"""Counting fragments: against brute force and real counts, formats, several samples, and what bad input gets."""
+
+import gzip
+import struct
+import warnings
+import zlib
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import epifoundation as ep
+from epifoundation.pp import _read_fragments
+from epifoundation.pp._fragment_counter import Axis, FragmentCounter
+from epifoundation.pp._read_fragments import BGZIP_END, read_fragments
+
+LINES = [("chr1", 100, 200, "AA-1"), ("chr1", 150, 420, "CC-1"), ("chr2", 10, 90, "AA-1"), ("chrUn_KI1", 5, 50, "AA-1")]
+PEAKS = ["chr1:90-160", "chr1:190-250", "chr1:300-350", "chr2:0-50", "chr2:60-70"]
+
+
+def text_of(lines, n_fields=5, end="\n"):
+    return "".join("\t".join([*map(str, line), "1"][:n_fields]) + end for line in lines)
+
+
+def bgzip(text, block=40):
+    """Blocks as bgzip writes them (SAM specification, 4.1)."""
+    out = b""
+    for i in range(0, len(text), block):
+        part = text[i : i + block]
+        packer = zlib.compressobj(wbits=-15)
+        body = packer.compress(part) + packer.flush()
+        head = b"\x1f\x8b\x08\x04" + bytes(6) + struct.pack("<HBBHH", 6, 66, 67, 2, len(body) + 25)
+        out += head[:9] + b"\xff" + head[10:] + body + struct.pack("<II", zlib.crc32(part), len(part))
+    return out + BGZIP_END
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes lines or text to a fragments file."""
+
+    def write(content=LINES, name="fragments.tsv", compress=lambda text: text):
+        text = content if isinstance(content, str) else text_of(content)
+        (tmp_path / name).write_bytes(compress(text.encode()))
+        return tmp_path / name
+
+    return write
+
+
+def count(path, peaks=PEAKS, **options):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* barcodes have no fragment")
+        return ep.pp.count_fragments(path, ep.PeakVocabulary.from_names(peaks), **options)
+
+
+def brute_force(lines, peaks, cells, counting):
+    """One loop over everything."""
+    expected = np.zeros((len(cells), len(peaks)))
+    intervals = list(ep.genome.parse_intervals(peaks).itertuples(index=False))
+    for chrom, start, end, barcode in lines:
+        for i, (c, s, e) in enumerate(intervals):
+            if c == chrom and barcode in cells:
+                cuts = (s <= start < e) + (s <= end - 1 < e)
+                expected[cells.index(barcode), i] += cuts if counting == "insertion" else start < e and end > s
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("counting", "expected"),
+    [("insertion", [[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]]), ("fragment", [[1, 1, 0, 1, 1], [1, 1, 1, 0, 0]])],
+)
+def test_by_hand(file, counting, expected):
+    counted = count(file(), barcodes=["AA-1", "CC-1"], counting=counting)
+    assert counted.X.toarray().tolist() == expected
+    assert counted.X.dtype == np.float32
+    assert counted.obs["n_fragments"].tolist() == [3, 1]
+    np.testing.assert_allclose(counted.obs["fraction_in_peaks"], [2 / 3, 1])
+    assert counted.var_names.tolist() == PEAKS
+    assert counted.var["start"].tolist() == [90, 190, 300, 0, 60]
+    report = counted.uns["epifoundation_fragments"]
+    assert (report["n_fragments"], report["in_cells"], report["in_peaks"], report["unknown_contigs"]) == (4, 4, 3, 1)
+
+
+FRAGMENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["chr1", "chr2", "chr3", "contig"]),
+        st.integers(0, 50),
+        st.integers(1, 30),
+        st.sampled_from(["A", "B", "C"]),
+    ).map(lambda f: (f[0], f[1], f[1] + f[2], f[3])),
+    min_size=1,
+    max_size=30,
+)
+INTERVALS = st.lists(
+    st.tuples(st.sampled_from(["chr1", "chr2", "chr9"]), st.integers(0, 60), st.integers(1, 40)).map(
+        lambda p: f"{p[0]}:{p[1]}-{p[1] + p[2]}"
+    ),
+    min_size=1,
+    max_size=12,
+    unique=True,
+)
+
+
+@given(FRAGMENTS, INTERVALS, st.sampled_from(["insertion", "fragment"]), st.integers(1, 100))
+def test_any_file_onto_any_peaks_is_brute_force(tmp_path_factory, lines, peaks, counting, block):
+    """Overlapping and nested peaks, unsorted lines, unknown contigs, and blocks that cut anywhere."""
+    path = tmp_path_factory.mktemp("fragments") / "f.tsv"
+    path.write_text(text_of(lines))
+    cells = ["C", "A"]
+    expected = brute_force(lines, peaks, cells, counting)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_read_fragments, "BLOCK", block)
+        if not any(line[3] in cells for line in lines):
+            with pytest.raises(ValueError, match="None of the 2 barcodes is in the file"):
+                count(path, peaks, barcodes=cells)
+        elif not expected.any():
+            with pytest.raises(ValueError, match="falls into a peak"):
+                count(path, peaks, barcodes=cells, counting=counting)
+        else:
+            np.testing.assert_array_equal(count(path, peaks, barcodes=cells, counting=counting).X.toarray(), expected)
+
+
+def test_real_fragments_give_the_counts_that_came_with_them(shared_data):
+    import mudata
+
+    atac = mudata.read_h5mu(shared_data / "pbmc10k_51loci_hg38.h5mu")["atac"]
+    path = shared_data / "pbmc10k_51loci_fragments.tsv.gz"
+    with pytest.warns(UserWarning, match="30 of 7,764 barcodes have no fragment, first 'AAACAGCCACACTAAT-1'"):
+        counted = ep.pp.count_fragments(path, atac.var, barcodes=atac.obs_names)
+    assert (counted.X != atac.X).nnz == 0
+    for cells in (counted, atac):
+        with pytest.warns(UserWarning, match="32 of 7,764 cells have no open peak"):
+            ep.tl.embed(cells)
+    np.testing.assert_array_equal(counted.obsm["X_epifoundation"], atac.obsm["X_epifoundation"])
+    assert counted.uns["epifoundation_fragments"]["in_cells"] == counted.obs["n_fragments"].sum()
+
+
+@pytest.mark.parametrize("counting", ["insertion", "fragment"])
+def test_real_fragments_by_an_independent_count(shared_data, counting):
+    """Every fragment of some cells against every called peak of another experiment, by bioframe."""
+    import bioframe
+
+    peaks = ep.PeakVocabulary.read_bed(shared_data.parent / "annotation" / "pbmc_unsorted_10k_peaks_hg38.bed.gz")
+    path = shared_data / "pbmc10k_51loci_fragments.tsv.gz"
+    table = pd.read_csv(path, sep="\t", header=None, names=["chrom", "start", "end", "barcode", "n"])
+    cells = table["barcode"].value_counts().index[:300]
+    table = table[table["barcode"].isin(cells)].reset_index(drop=True)
+    if counting == "insertion":
+        last = table.assign(start=table["end"] - 1)
+        table = pd.concat([table.assign(end=table["start"] + 1), last], ignore_index=True)
+    pairs = bioframe.overlap(table, peaks.intervals, how="inner", return_index=True)
+    expected = np.zeros((len(cells), len(peaks)))
+    np.add.at(expected, (cells.get_indexer(pairs["barcode"]), pairs["index_"].to_numpy(int)), 1)
+    counted = ep.pp.count_fragments(path, peaks, barcodes=cells, counting=counting)
+    np.testing.assert_array_equal(counted.X.toarray(), expected)
+
+
+@pytest.mark.parametrize("counting", ["insertion", "fragment"])
+def test_simulated_fragments_count_to_what_was_planted(simulated, tmp_path, counting):
+    atac = simulated["atac"]
+    path = ep.datasets.simulate_fragments(simulated, tmp_path / "f.tsv.gz", background=0.5, n_empty=30)
+    counted = ep.pp.count_fragments(path, atac.var, barcodes=atac.obs_names, counting=counting)
+    expected = np.ceil(atac.X.toarray() / 2) * (2 if counting == "insertion" else 1)
+    np.testing.assert_array_equal(counted.X.toarray(), expected)
+    assert 0.6 < counted.obs["fraction_in_peaks"].mean() < 0.9
+    found = ep.pp.count_fragments(path, atac.var, min_fragments=25, counting=counting)
+    assert set(found.obs_names) <= set(atac.obs_names)
+    assert found.obs_names.is_monotonic_increasing
+    assert found.obs["n_fragments"].min() >= 25
+    np.testing.assert_array_equal(found.X.toarray(), counted[found.obs_names].X.toarray())
+
+
+FORMATS = {
+    "plain": ("f.tsv", lambda text: text),
+    "gzip": ("f.tsv.gz", gzip.compress),
+    "bgzip": ("f.tsv.gz", bgzip),
+    "members": ("f.tsv.gz", lambda text: gzip.compress(text[:50]) + gzip.compress(text[50:])),
+    "gzip by another name": ("f.bed", gzip.compress),
+    "plain by another name": ("f.tsv.gz", lambda text: text),
+    "windows": ("f.tsv", lambda text: text.replace(b"\n", b"\r\n")),
+    "no last newline": ("f.tsv", lambda text: text[:-1]),
+    "comments": ("f.tsv", lambda text: b"# id=x\n# primary_contig=chr1\n" + text + b"# end\n"),
+    "blank lines": ("f.tsv", lambda text: b"\n" + text.replace(b"\n", b"\n\n")),
+    "four fields": ("f.tsv", lambda text: text.replace(b"\t1\n", b"\n")),
+    "as R writes it": ("f.tsv", lambda text: text.replace(b"\t100\t200\t", b"\t1e+02\t200.0\t")),
+    "seven fields": ("f.tsv", lambda text: text.replace(b"\t1\n", b"\t1\t+\tx\n")),
+    "without chr": ("f.tsv", lambda text: text.replace(b"chr1", b"1").replace(b"chr2", b"2")),
+}
+
+
+@pytest.mark.parametrize("block", [1 << 25, 37])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_gives_the_same(file, monkeypatch, kind, block):
+    expected = count(file(), barcodes=["CC-1", "AA-1"])
+    monkeypatch.setattr(_read_fragments, "BLOCK", block)
+    name, change = FORMATS[kind]
+    counted = count(file(name=name, compress=change), barcodes=["CC-1", "AA-1"])
+    assert (counted.X != expected.X).nnz == 0
+    pd.testing.assert_frame_equal(counted.obs, expected.obs)
+
+
+def test_the_order_of_the_lines_does_not_matter(file):
+    expected = count(file(), min_fragments=1)
+    assert expected.obs_names.tolist() == ["AA-1", "CC-1"]
+    counted = count(file(LINES[::-1]), min_fragments=1)
+    assert (counted.X != expected.X).nnz == 0
+    pd.testing.assert_frame_equal(counted.obs, expected.obs)
+
+
+def test_barcodes_may_hold_a_hash(file):
+    counted = count(file([("chr1", 100, 200, "s1#AA-1"), ("#chr1", 1, 2, "no")]), min_fragments=1)
+    assert counted.obs_names.tolist() == ["s1#AA-1"]
+
+
+def test_several_samples(file):
+    files = {"a": file(name="a.tsv"), "b": file(LINES[:2], name="b.tsv")}
+    counted = count(files, min_fragments=1)
+    assert counted.obs_names.tolist() == ["a_AA-1", "a_CC-1", "b_AA-1", "b_CC-1"]
+    assert counted.obs["sample"].tolist() == ["a", "a", "b", "b"]
+    assert counted.obs["barcode"].tolist() == ["AA-1", "CC-1"] * 2
+    assert counted.obs["n_fragments"].tolist() == [3, 1, 1, 1]
+    assert counted.uns["epifoundation_fragments"]["n_fragments"] == 6
+    assert "files" not in counted.uns
+    for sample, path in files.items():
+        alone = count(path, min_fragments=1)
+        assert (counted[counted.obs["sample"] == sample].X != alone.X).nnz == 0
+    by_name = count(files, barcodes=["b_CC-1", "a_AA-1"])
+    by_sample = count(files, barcodes={"b": ["CC-1"], "a": ["AA-1"]})
+    assert by_name.obs_names.tolist() == by_sample.obs_names.tolist() == ["b_CC-1", "a_AA-1"]
+    assert (by_name.X != counted[by_name.obs_names].X).nnz == (by_name.X != by_sample.X).nnz == 0
+    assert count(files, min_fragments=1, separator="#").obs_names[0] == "a#AA-1"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_results_are_written_to_files(file, tmp_path, several):
+    counted = count({"a": file(), "b": file()} if several else file(), min_fragments=1)
+    counted.write_h5ad(tmp_path / "counted.h5ad")
+    again = anndata.read_h5ad(tmp_path / "counted.h5ad")
+    assert (again.X != counted.X).nnz == 0
+    assert again.uns["epifoundation_fragments"]["in_peaks"] == counted.uns["epifoundation_fragments"]["in_peaks"]
+
+
+def test_peaks_are_a_model_a_table_or_a_bed_file(file, tmp_path, model):
+    path = file([("chr1", 10_100, 10_300, "A")])
+    frame = model.peaks.intervals
+    bed = tmp_path / "peaks.bed"
+    bed.write_text("track name=x\n# comment\n" + frame.assign(name="n").to_csv(sep="\t", header=False, index=False))
+    model.save_pretrained(tmp_path / "model")
+    expected = ep.pp.count_fragments(path, model, min_fragments=1)
+    assert expected.X.sum() == 2
+    assert expected.uns["epifoundation_fragments"]["genome"] == "hg38"
+    for peaks in (frame, bed, str(bed), model.peaks, tmp_path / "model"):
+        counted = ep.pp.count_fragments(path, peaks, min_fragments=1)
+        assert (counted.X != expected.X).nnz == 0
+    with pytest.raises(TypeError, match="`peaks` must be a model, its name or path, a BED file.*got list"):
+        ep.pp.count_fragments(path, ["chr1:1-2"])
+    with pytest.raises(ValueError, match="Unknown model 'no_such.bed'"):
+        ep.pp.count_fragments(path, "no_such.bed")
+
+
+BAD_LINES = {
+    "missing": ("chr1\t5\t9\n", "3 of 4 fields, in 'chr1"),
+    "spaces": ("chr1 5 9 AA\n", "1 of 4 fields"),
+    "float": ("chr1\t5.5\t9\tAA\t1\n", "the start is no integer"),
+    "word": ("chr1\t5\tx\tAA\t1\n", "the end is no integer"),
+    "empty number": ("chr1\t\t9\tAA\t1\n", "the start is no integer"),
+    "infinite": ("chr1\t5\tinf\tAA\t1\n", "the end is no integer"),
+    "huge": ("chr1\t5\t99999999999999999999\tAA\t1\n", "the end is no integer"),
+    "negative": ("chr1\t-5\t9\tAA\t1\n", "the start is negative"),
+    "reversed": ("chr1\t9\t5\tAA\t1\n", "the end does not come after the start"),
+    "empty": ("chr1\t9\t9\tAA\t1\n", "the end does not come after the start"),
+    "no barcode": ("chr1\t5\t9\t\t1\n", "no barcode"),
+    "no chromosome": ("\t5\t9\tAA\t1\n", "no chromosome"),
+    "names": ("chrom\tstart\tend\tbarcode\tcount\n", "the start is no integer"),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("block", [1 << 25, 37])
+@pytest.mark.parametrize("kind", BAD_LINES)
+def test_a_line_that_is_no_fragment_is_told_by_its_number(file, monkeypatch, kind, block, end):
+    monkeypatch.setattr(_read_fragments, "BLOCK", block)
+    line, said = BAD_LINES[kind]
+    path = file(("# header\n\n" + text_of(LINES) + line + text_of(LINES)).replace("\n", end))
+    with pytest.raises(
+        ValueError, match=f"fragments.tsv', line 7: {said}.*Expected chromosome, start, end and barcode"
+    ):
+        count(path, min_fragments=1)
+
+
+@pytest.mark.parametrize("content", [b"", b"# only\n# comments\n", b"\n\n"])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bgzip])
+def test_an_empty_file_is_told(tmp_path, content, compress):
+    path = tmp_path / "f.tsv.gz"
+    path.write_bytes(compress(content))
+    with pytest.raises(ValueError, match=r"f\.tsv\.gz' holds no fragments"):
+        count(path)
+
+
+def test_a_truncated_file_is_told(tmp_path):
+    text = text_of([("chr1", i, i + 50, f"A{i}") for i in range(2000)]).encode()
+    path = tmp_path / "f.tsv.gz"
+    for whole in (gzip.compress(text), bgzip(text, 5000)):
+        for size in (len(whole) - 5, len(whole) // 2, 20):
+            path.write_bytes(whole[:size])
+            with pytest.raises(ValueError, match=r"f\.tsv\.gz' is truncated"):
+                count(path)
+    path.write_bytes(bgzip(text, 5000)[: -len(BGZIP_END)])  # between two blocks: only the end mark tells
+    with pytest.raises(ValueError, match="it lacks the end mark of bgzip"):
+        count(path)
+    damaged = bytearray(gzip.compress(text))
+    damaged[len(damaged) // 2] ^= 255
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"f\.tsv\.gz' is truncated or damaged"):
+        count(path)
+
+
+def test_what_is_no_text_is_told(tmp_path):
+    path = tmp_path / "f.tsv"
+    path.write_bytes(bytes(range(256)) * 10)
+    with pytest.raises(ValueError, match=r"f\.tsv', line 1: 2 of 4 fields"):
+        count(path)
+    path.write_bytes(b"chr1\t1\t5\t\xff\xfe\t1\n")
+    with pytest.raises(ValueError, match=r"f\.tsv', line 1: this is no text"):
+        count(path)
+    with pytest.raises(FileNotFoundError, match="The fragments file .*nothing.tsv' is not there"):
+        count(tmp_path / "nothing.tsv")
+    with pytest.raises(TypeError, match="a mapping from sample names to paths"):
+        count([path])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"barcodes": ["AA", "CC"]}, "None of the 2 barcodes is in the file: first 'AA', and 'AA-1' there.*suffix"),
+        ({"barcodes": []}, "`barcodes` is empty"),
+        ({"barcodes": ["AA-1", "AA-1"]}, "Duplicate barcodes: 1 of 2, first 'AA-1'"),
+        ({}, "None of the 2 barcodes has 1,000 fragments.*the most, 3, has 'AA-1'"),
+        ({"counting": "cuts"}, r"`counting` must be one of \['insertion', 'fragment'\], got 'cuts'"),
+        ({"min_fragments": -1}, "`min_fragments` must be an integer of at least 0, got -1"),
+        (
+            {"min_fragments": 1, "peaks": ["chr7:5-10"]},
+            r"None of the 4 fragments.*4 are on contigs without any: \['chr1'",
+        ),
+        ({"min_fragments": 1, "peaks": ["chr1:5-10"]}, "None of the 4 fragments of the cells falls into a peak"),
+    ],
+)
+def test_what_cannot_be_counted_is_told(file, options, said):
+    with pytest.raises(ValueError, match=said):
+        count(file(), **options)
+
+
+def test_samples_that_do_not_fit_the_barcodes_are_told(file):
+    files = {"a": file(name="a.tsv"), "b": file(name="b.tsv")}
+    with pytest.raises(ValueError, match=r"None of the 1 barcodes is in the file: first 'b_X', and 'b_AA-1' there"):
+        count(files, barcodes=["a_AA-1", "b_X"])
+    with pytest.raises(ValueError, match=r"1 of 2 barcodes begin with no sample name, first 'AA-1'.*\['a_', 'b_'\]"):
+        count(files, barcodes=["AA-1", "a_AA-1"])
+    with pytest.raises(ValueError, match=r"`barcodes` names the samples \['c_'\], `fragments` \['a_', 'b_'\]"):
+        count(files, barcodes={"c": ["AA-1"]})
+    with pytest.raises(ValueError, match="'a_' and 'a_b_' could not be told apart: choose another `separator`"):
+        count({"a": files["a"], "a_b": files["b"]})
+
+
+def test_barcodes_from_a_file_and_some_that_are_missing(file, tmp_path):
+    names = tmp_path / "barcodes.tsv.gz"
+    names.write_bytes(gzip.compress(b"CC-1\nGG-1\nAA-1\n"))
+    with pytest.warns(UserWarning, match="1 of 3 barcodes have no fragment, first 'GG-1': their rows are empty"):
+        counted = ep.pp.count_fragments(file(), ep.PeakVocabulary.from_names(PEAKS), barcodes=names)
+    assert counted.obs_names.tolist() == ["CC-1", "GG-1", "AA-1"]
+    assert counted.obs["n_fragments"].tolist() == [1, 0, 3]
+    assert np.isnan(counted.obs["fraction_in_peaks"].iloc[1])
+    assert count(file(), barcodes=names, min_fragments=2).obs_names.tolist() == ["AA-1"]
+    with pytest.raises(FileNotFoundError, match="a file with one a line; the file 'AA-1' is not there"):
+        count(file(), barcodes="AA-1")
+
+
+def test_fragments_of_another_build_are_refused_at_once(file, monkeypatch):
+    """By the first fragment past the end of a chromosome, with the rest of the file unread."""
+    monkeypatch.setattr(_read_fragments, "BLOCK", 100)
+    path = file([("chr1", 249_200_000, 249_200_100, "A"), *[("chr1", 5, 10, "A")] * 50, ("broken",)])
+    peaks = ep.PeakVocabulary.from_names(["chr1:0-100"], genome="hg38")
+    with pytest.raises(
+        ValueError,
+        match=r"fragments are of hg19, the peaks are of hg38: on chr1 they reach to 249,200,100.*`liftover=`",
+    ):
+        ep.pp.count_fragments(path, peaks, min_fragments=1)
+    with pytest.raises(ValueError, match="line 52"):
+        ep.pp.count_fragments(path, ep.PeakVocabulary(peaks.intervals), min_fragments=1)
+
+
+def test_positions_past_two_to_the_31_are_kept_apart():
+    """Contigs end to end are longer than 32 bits hold."""
+    names = ["a", "b", "c"]
+    size = 2**31 - 2
+    axis = Axis(pd.DataFrame({"chrom": names * 2, "start": [0] * 3 + [size] * 3, "end": [10] * 3 + [size + 10] * 3}))
+    assert axis.start.max() > 2**32
+    assert axis.start.dtype == axis.end.dtype == np.int64
+    start = np.array([5, 5, 5, size, size, size, size + 10, 2**40], dtype=np.int64)
+    contig = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+    hit, peak = axis.overlaps(contig, start, start + 1)
+    assert dict(zip(hit.tolist(), peak.tolist(), strict=True)) == {i: i for i in range(6)}
+
+
+def test_cells_times_peaks_past_two_to_the_31(file):
+    """A matrix with more places than 32 bits count: the last cell and the last peak are still told apart."""
+    n_peaks, n_cells = 70_000, 40_000
+    start = 10 * np.arange(n_peaks)
+    peaks = ep.PeakVocabulary(pd.DataFrame({"chrom": "chr1", "start": start, "end": start + 5}))
+    counter = FragmentCounter(peaks, pd.Index([f"c{i}" for i in range(n_cells)]), "fragment")
+    lines = [("chr1", int(start[-1]), int(start[-1]) + 1, f"c{n_cells - 1}"), ("chr1", 0, 1, "c0")]
+    for block in read_fragments(file(lines)):
+        counter.add(block, "")
+    counts = counter.counts().tocoo()
+    assert n_peaks * n_cells > 2**31
+    assert sorted(zip(counts.row.tolist(), counts.col.tolist(), strict=True)) == [(0, 0), (n_cells - 1, n_peaks - 1)]
+
+
+def test_sums_of_blocks_stay_few(file, monkeypatch):
+    monkeypatch.setattr(_read_fragments, "BLOCK", 30)
+    lines = [("chr1", 100 + i % 7, 200, f"c{i % 11}") for i in range(400)]
+    counter = FragmentCounter(ep.PeakVocabulary.from_names(PEAKS), None, "insertion")
+    for block in read_fragments(file(lines)):
+        counter.add(block, "")
+        assert len(counter._sums) <= 12
+    cells = list(counter.rows)
+    np.testing.assert_array_equal(counter.counts().toarray(), brute_force(lines, PEAKS, cells, "insertion"))
