@@ -107,18 +107,51 @@ def overlaps(query: pd.DataFrame, target: pd.DataFrame, *, min_fraction: float =
     >>> ep.genome.overlaps(a, b).tolist()
     [[0, 0], [1, 0]]
     """
-    import bioframe
-
     if not len(query) or not len(target):
         return np.empty((0, 2), dtype=np.int64)
-    pairs = bioframe.overlap(
-        query.reset_index(drop=True), target.reset_index(drop=True), how="inner", return_index=True, return_overlap=True
-    )
-    shared = (pairs["overlap_end"] - pairs["overlap_start"]).to_numpy(dtype=np.int64)
-    shorter = np.minimum(pairs["end"] - pairs["start"], pairs["end_"] - pairs["start_"]).to_numpy(dtype=np.int64)
-    enough = (shared > 0) & (shared >= min_fraction * shorter)
-    found = pairs.loc[enough, ["index", "index_"]].to_numpy(dtype=np.int64)
+    axis = Axis(target)
+    codes, names = pd.factorize(query["chrom"])
+    contig = axis.contigs.get_indexer(names)[codes]
+    known = np.flatnonzero(contig >= 0)
+    start, end = (query[side].to_numpy(np.int64)[known] for side in ("start", "end"))
+    i, j = axis.overlaps(contig[known], start, end)
+    first, last = (target[side].to_numpy(np.int64)[j] for side in ("start", "end"))
+    shared = np.minimum(end[i], last) - np.maximum(start[i], first)
+    enough = shared >= min_fraction * np.minimum(end[i] - start[i], last - first)
+    found = np.column_stack([known[i], j])[enough]
     return found[np.lexsort((found[:, 1], found[:, 0]))]
+
+
+class Axis:
+    """Contigs end to end, so that one search serves them all; 64-bit, since a genome has more than 2^31 bases.
+
+    Parameters
+    ----------
+    intervals
+        Those to be found: columns ``chrom``, ``start``, ``end``.
+
+    Attributes
+    ----------
+    contigs
+        Names of the contigs that they are on.
+    """
+
+    def __init__(self, intervals: pd.DataFrame) -> None:
+        code, names = pd.factorize(intervals["chrom"])
+        start, end = (intervals[side].to_numpy(np.int64) for side in ("start", "end"))
+        self.contigs = pd.Index(names)
+        self._length = pd.Series(end).groupby(code).max().to_numpy(np.int64)
+        room = self._length + 1  # one base between contigs: what lies past the last interval is moved there
+        self._offset = np.cumsum(room) - room
+        self.start, self.end = self._offset[code] + start, self._offset[code] + end
+
+    def overlaps(self, contig: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All pairs of overlapping intervals: of those that are asked for, on ``contigs[contig]``, and of those of the axis."""
+        from bioframe.core.arrops import overlap_intervals
+
+        offset, length = self._offset[contig], self._length[contig]
+        here = offset + np.minimum(start, length), offset + np.minimum(end, length)
+        return overlap_intervals(*here, self.start, self.end)
 
 
 def misplaced(intervals: pd.DataFrame, build: str) -> np.ndarray:

@@ -100,19 +100,17 @@ class PeakVocabulary:
         column indices of its row. An interval that is in the vocabulary maps to itself alone; any other
         to every peak that it overlaps.
         """
+        pairs = overlaps(intervals, self.intervals, min_fraction=min_fraction)
+        own, other = (
+            frame[["start", "end"]].to_numpy()[rows]
+            for frame, rows in ((intervals, pairs[:, 0]), (self.intervals, pairs[:, 1]))
+        )
+        exact = (own == other).all(axis=1)
+        is_known = np.zeros(len(intervals), dtype=bool)
+        is_known[pairs[exact, 0]] = True
+        rows, columns = pairs[exact | ~is_known[pairs[:, 0]]].T  # sorted, so the matrix is canonical
         shape = (len(intervals), len(self))
-        exact = pd.merge(
-            intervals.reset_index(drop=True).reset_index(names="query"),
-            self.intervals.reset_index(names="target"),
-            on=COLUMNS,
-        )[["query", "target"]].to_numpy(dtype=np.int64)
-        rest = np.setdiff1d(np.arange(len(intervals)), exact[:, 0])
-        near = overlaps(intervals.iloc[rest], self.intervals, min_fraction=min_fraction)
-        rows = np.concatenate([exact[:, 0], rest[near[:, 0]]])
-        columns = np.concatenate([exact[:, 1], near[:, 1]])
-        matrix = sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
-        matrix.sort_indices()
-        return matrix
+        return sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
 
 
 @dataclass(frozen=True, eq=False)

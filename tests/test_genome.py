@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epifoundation.genome import overlaps, parse_intervals, read_intervals
+from epifoundation.genome import Axis, overlaps, parse_intervals, read_intervals
 
 chroms = st.sampled_from(["chr1", "chr22", "chrX", "chrM", "chr1_KI270706v1_random", "GL000194.1"])
 intervals = st.lists(st.tuples(chroms, st.integers(0, 10**9), st.integers(1, 10**4)), min_size=1, max_size=20)
@@ -78,3 +78,16 @@ def test_overlaps_against_brute_force(a, b, min_fraction):
     ]
     assert overlaps(frame(a), frame(b), min_fraction=min_fraction).tolist() == expected
     assert overlaps(frame(a), frame(b)).dtype == np.int64
+
+
+def test_positions_past_two_to_the_31_are_kept_apart():
+    """Contigs end to end are longer than 32 bits hold."""
+    names = ["a", "b", "c"]
+    size = 2**31 - 2
+    axis = Axis(pd.DataFrame({"chrom": names * 2, "start": [0] * 3 + [size] * 3, "end": [10] * 3 + [size + 10] * 3}))
+    assert axis.start.max() > 2**32
+    assert axis.start.dtype == axis.end.dtype == np.int64
+    start = np.array([5, 5, 5, size, size, size, size + 10, 2**40], dtype=np.int64)
+    contig = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+    hit, peak = axis.overlaps(contig, start, start + 1)
+    assert dict(zip(hit.tolist(), peak.tolist(), strict=True)) == {i: i for i in range(6)}

@@ -9,32 +9,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from ..genome import Axis
 from ..vocabulary import PeakVocabulary
 from ._mapping import foreign_to
 from ._read_fragments import Fragments
 
 Counting = Literal["insertion", "fragment"]
-
-
-class Axis:
-    """The contigs that have peaks, end to end, so that one search serves them all. 64-bit: a genome has more than 2^31 bases."""
-
-    def __init__(self, intervals: pd.DataFrame) -> None:
-        code, names = pd.factorize(intervals["chrom"])
-        self.contigs = pd.Index(names)
-        self.length = intervals["end"].groupby(code).max().to_numpy(np.int64)
-        room = self.length + 1  # one base between contigs: what lies past the last peak is moved there
-        self.offset = np.cumsum(room) - room
-        self.start, self.end = (self.offset[code] + intervals[name].to_numpy(np.int64) for name in ("start", "end"))
-
-    def overlaps(self, contig: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of overlapping intervals and peaks."""
-        from bioframe.core.arrops import overlap_intervals
-
-        offset, length = self.offset[contig], self.length[contig]
-        return overlap_intervals(
-            offset + np.minimum(start, length), offset + np.minimum(end, length), self.start, self.end
-        )
 
 
 class FragmentCounter:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import epifoundation as ep
 from epifoundation.pp import _read_fragments
-from epifoundation.pp._fragment_counter import Axis, FragmentCounter
+from epifoundation.pp._fragment_counter import FragmentCounter
 from epifoundation.pp._read_fragments import BGZIP_END, read_fragments
 
 LINES = [("chr1", 100, 200, "AA-1"), ("chr1", 150, 420, "CC-1"), ("chr2", 10, 90, "AA-1"), ("chrUn_KI1", 5, 50, "AA-1")]
@@ -389,19 +389,6 @@ def test_fragments_of_another_build_are_refused_at_once(file, monkeypatch):
         ep.pp.count_fragments(path, peaks, min_fragments=1)
     with pytest.raises(ValueError, match="line 52"):
         ep.pp.count_fragments(path, ep.PeakVocabulary(peaks.intervals), min_fragments=1)
-
-
-def test_positions_past_two_to_the_31_are_kept_apart():
-    """Contigs end to end are longer than 32 bits hold."""
-    names = ["a", "b", "c"]
-    size = 2**31 - 2
-    axis = Axis(pd.DataFrame({"chrom": names * 2, "start": [0] * 3 + [size] * 3, "end": [10] * 3 + [size + 10] * 3}))
-    assert axis.start.max() > 2**32
-    assert axis.start.dtype == axis.end.dtype == np.int64
-    start = np.array([5, 5, 5, size, size, size, size + 10, 2**40], dtype=np.int64)
-    contig = np.array([0, 1, 2, 0, 1, 2, 0, 1])
-    hit, peak = axis.overlaps(contig, start, start + 1)
-    assert dict(zip(hit.tolist(), peak.tolist(), strict=True)) == {i: i for i in range(6)}
 
 
 def test_cells_times_peaks_past_two_to_the_31(file):
