@@ -14,7 +14,7 @@ STYLES = "chr1:100-200, chr1-100-200, chr1_100_200 or 1:100-200"
 BUILDS = ("hg38", "hg19", "hs1", "mm10", "mm39", "mm9")  # of which bioframe brings the chromosome lengths
 TOLERANCE = 2e-4  # of the intervals may lie where a build has no sequence
 # The chromosome may itself hold the separators (chr1_KI270706v1_random): it takes all but the last two numbers.
-_NAME = r"^(.+)[:_-]([\d,]+)[_-]([\d,]+)$"
+_NAME = r"^(.*[^:_-])[:_-]([\d,]+)[_-]([\d,]+)$"
 
 
 def parse_intervals(names: Iterable[str]) -> pd.DataFrame:

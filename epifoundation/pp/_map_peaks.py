@@ -50,8 +50,8 @@ def map_peaks(
     min_overlap
         Least overlap, as a fraction of the shorter of two peaks; 0 asks for one base.
     genome
-        Build of the data's peaks, if it is known. It is checked in any case: peaks that lie past the ends of the chromosomes of
-        the model's build, and fit another build, are refused.
+        Build of the data's peaks, if it is known. Peaks that lie past the ends of the chromosomes of the model's build, and fit another
+        build, are refused in any case; without `genome`, so are those that overlap the model's peaks no more than by chance.
     liftover
         UCSC chain file to the model's build; peaks are lifted before they are compared.
     min_coverage

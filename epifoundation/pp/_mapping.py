@@ -14,9 +14,12 @@ import scipy.sparse as sp
 from tqdm import tqdm
 
 from .._settings import settings
-from ..genome import BUILDS, detect_build, lift_over, misplaced
+from ..genome import BUILDS, detect_build, lift_over, misplaced, overlaps
 from ..vocabulary import PeakVocabulary
 
+FAR = 250_000  # bases by which peaks are moved to see what overlaps by chance: farther than peaks crowd, nearer than a band
+BY_CHANCE = 1.5  # times as many overlaps as that are as good as chance: on the right build it is 2.5 and more, on a wrong one 0.9-1.2
+ENOUGH = 30  # overlaps by chance, lest so few peaks be judged
 WARN_BELOW = 0.5  # fraction of the model's peaks that data should reach, lest its cells look sparser than in training
 
 
@@ -108,15 +111,39 @@ def map_onto(
     report["matched"] = int((projection.getnnz(axis=1) > 0).sum())
     report["vocabulary_matched"] = int((projection.getnnz(axis=0) > 0).sum())
     report["unknown_contigs"] = int((~intervals["chrom"].isin(set(peaks.intervals["chrom"]))).sum())
+    if genome is None:
+        _check_overlap(intervals, peaks, report, lifted=liftover is not None)
     return PeakMap(projection, report)
+
+
+def _cure(model: str, *, lifted: bool) -> str:
+    if lifted:
+        return f"The chain does not lead to {model}."
+    return f"Lift them over with `liftover=` and the chain file to {model}, or use a model of their build."
+
+
+def _check_overlap(intervals: pd.DataFrame, peaks: PeakVocabulary, report: dict[str, Any], *, lifted: bool) -> None:
+    """Raise where peaks that can be of another build overlap those of the model as little as they would anywhere else."""
+    n, size = len(intervals), len(peaks)
+    others = [build for build in detect_build(intervals) if build != peaks.genome] if peaks.genome in BUILDS else []
+    if not others or report["matched"] > n / 2 or report["vocabulary_matched"] > size / 2:
+        return
+    chance = 0.0
+    for distance in (-FAR, FAR):
+        moved = intervals.assign(start=intervals["start"] + distance, end=intervals["end"] + distance)
+        chance += len(np.unique(overlaps(moved, peaks.intervals)[:, 0])) / 2
+    if chance >= ENOUGH and report["matched"] <= BY_CHANCE * chance:
+        msg = (
+            f"The peaks are of {' or '.join(others)}, the model is of {peaks.genome}: {report['matched']:,} of {n:,} overlap a peak of the "
+            f"model, and {chance:,.0f} do when all are moved by {FAR:,} bases, so this is chance. {_cure(peaks.genome, lifted=lifted)} "
+            f"If they are of {peaks.genome} all the same, say so with `genome={peaks.genome!r}`."
+        )
+        raise ValueError(msg)
 
 
 def _check_build(intervals: pd.DataFrame, model: str, stated: str | None, *, lifted: bool) -> dict[str, Any]:
     """What build the peaks are of; an error when it is not the model's."""
-    if lifted:
-        cure = f"The chain does not lead to {model}."
-    else:
-        cure = f"Lift them over with `liftover=` and the chain file to {model}, or use a model of their build."
+    cure = _cure(model, lifted=lifted)
     if stated is not None and not lifted and stated != model and model != "unknown":
         msg = f"The peaks are of {stated} (`genome`), the model is of {model}. {cure}"
         raise ValueError(msg)

@@ -159,6 +159,7 @@ def test_little_in_common_is_told_and_next_to_nothing_refused(simulated, model):
         (["chr1:100-200", "chr1-100-200"], "1 peaks occur twice, first chr1:100-200"),
         (["chr1:200-200"], "empty, reversed"),
         (["chr1:300-200"], "empty, reversed"),
+        (["chr1:-300-200"], "1 of 1 peak names are no genomic intervals, first 'chr1:-300-200'"),
         (["chr5:1-2"], "None of the 1 peaks of the data overlaps the 4 peaks of the model"),
     ],
 )
@@ -168,6 +169,26 @@ def test_what_are_no_peaks_is_told(names, said):
         ep.pp.map_peaks(atac, MODEL)
     assert not atac.obsm
     assert UNS not in atac.uns
+
+
+def test_negative_coordinates_in_columns_are_told():
+    atac = cells(["a", "b"], chrom="chr1", start=[5, -5], end=[9, 9])
+    with pytest.raises(ValueError, match=r"1 of 2 intervals are empty, reversed, negative.*chr1:-5-9"):
+        ep.pp.map_peaks(atac, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("chrom", "build", "found"), [("chrX", "hg38", "mm10 or mm39 or mm9"), ("chr22", "mm10", "hg38 or hg19")]
+)
+def test_peaks_of_another_organism_are_refused(chrom, build, found):
+    """Mouse on human, by a longer X; human on mouse, by a chromosome that the mouse has not."""
+    start = 166_000_000 if chrom == "chrX" else 20_000_000
+    model = tiny([f"chr1:{i}-{i + 50}" for i in range(0, 50_000, 500)], genome=build)
+    data = [*model.peaks.names, *(f"{chrom}:{i}-{i + 50}" for i in range(start, start + 10_000, 500))]
+    with pytest.raises(
+        ValueError, match=rf"peaks are of {found}.*, the model is of {build}: 20 of 120.*another organism"
+    ):
+        ep.tl.embed(cells(data), model)
 
 
 def test_unsorted_overlapping_and_mixed_names_are_fine():
@@ -208,6 +229,31 @@ def test_bone_marrow_of_another_build_is_refused_and_with_the_chain_embedded(sha
     assert (report["lifted"], report["split"], report["lost"]) == (9999, 0, 1)
     assert report["vocabulary_matched"] == len(model.peaks)
     assert report["data_genome"] == "hg38"
+
+
+def test_overlaps_as_by_chance_tell_another_build(shared_data, annotation):
+    """Without the peaks that hg38 has no room for: their overlap with peaks of the same tissue tells the build."""
+    granja = ep.genome.read_intervals(anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var)
+    inner = granja[~ep.genome.misplaced(granja, "hg38")].reset_index(drop=True)
+    blood = ep.PeakVocabulary.read_bed(annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38")
+    with pytest.raises(
+        ValueError,
+        match=r"peaks are of hg19, the model is of hg38: 665 of 9,895 overlap.*chance.*`liftover=`.*genome='hg38'",
+    ):
+        map_onto(blood, inner)
+    assert map_onto(blood, inner, genome="hg38").report["matched"] == 665
+    assert map_onto(blood, granja, liftover=annotation / "hg19ToHg38.over.chain.gz").report["matched"] == 2517
+
+
+@pytest.mark.parametrize("width", [500, 5000])
+def test_bins_of_the_whole_genome_are_not_taken_for_another_build(width):
+    """They overlap everything everywhere."""
+    rng = np.random.default_rng(0)
+    start = np.sort(rng.choice(1_000_000, 2000, replace=False)) * 100
+    blood = ep.PeakVocabulary(pd.DataFrame({"chrom": "chr1", "start": start, "end": start + 300}), "hg38")
+    bins = np.arange(0, 100_000_000, width)
+    frame = pd.DataFrame({"chrom": "chr1", "start": bins, "end": bins + width})
+    assert map_onto(blood, frame).report["vocabulary_matched"] == 2000
 
 
 CHAIN = """chain 1000 chr1 1000 + 100 300 chrA 5000 + 1000 1210 1
