@@ -82,6 +82,13 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
     if set(COLUMNS) <= set(var.columns):
         frame = var[COLUMNS].reset_index(drop=True)
         return _check_intervals(frame["chrom"], frame["start"], frame["end"])
+    kinds = var["feature_types"].astype(str) if "feature_types" in var.columns else pd.Series(dtype=str)
+    if "Peaks" in set(kinds) and kinds.nunique() > 1:  # what 10x writes into one matrix
+        msg = (
+            f"The matrix holds {' and '.join(sorted(set(kinds)))}, of which {int((kinds == 'Peaks').sum()):,} of {len(var):,} are peaks. "
+            "Keep these: `adata[:, adata.var['feature_types'] == 'Peaks'].copy()`, or read the file with muon, which parts them."
+        )
+        raise ValueError(msg)
     return parse_intervals(var["interval"] if "interval" in var.columns else var.index)
 
 
