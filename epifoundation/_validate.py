@@ -129,6 +129,13 @@ def integer(value: Any, option: str, *, least: int) -> int:
     return int(value)
 
 
+def fraction(value: Any, option: str) -> None:
+    """Raise unless `value` lies between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        msg = f"`{option}` must lie between 0 and 1, got {value!r}."
+        raise ValueError(msg)
+
+
 def check_writable(data: Data, atac: AnnData, *, copy: bool) -> None:
     """Raise before the work, rather than after it, where results cannot be written."""
     if copy and isinstance(data, MuData) and data.isbacked:

@@ -12,6 +12,20 @@ import pandas as pd
 COLUMNS = ["chrom", "start", "end"]
 STYLES = "chr1:100-200, chr1-100-200, chr1_100_200 or 1:100-200"
 BUILDS = ("hg38", "hg19", "hs1", "mm10", "mm39", "mm9")  # of which bioframe brings the chromosome lengths
+ALIASES = {  # as Ensembl, NCBI and others say
+    "grch38": "hg38",
+    "grch37": "hg19",
+    "b37": "hg19",
+    "hs37d5": "hg19",
+    "t2t-chm13": "hs1",
+    "chm13": "hs1",
+    "t2t-chm13v2.0": "hs1",
+    "grcm38": "mm10",
+    "grcm39": "mm39",
+    "ncbim37": "mm9",
+    "mgscv37": "mm9",
+}
+RNA = ("Gene Expression", "GEX")  # kinds of features that are no peaks, by 10x and by others
 TOLERANCE = 2e-4  # of the intervals may lie where a build has no sequence
 # The chromosome may itself hold the separators (chr1_KI270706v1_random): it takes all but the last two numbers.
 _NAME = r"^(.*[^:_-])[:_-]([\d,]+)[_-]([\d,]+)$"
@@ -83,13 +97,43 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
         frame = var[COLUMNS].reset_index(drop=True)
         return _check_intervals(frame["chrom"], frame["start"], frame["end"])
     kinds = var["feature_types"].astype(str) if "feature_types" in var.columns else pd.Series(dtype=str)
-    if "Peaks" in set(kinds) and kinds.nunique() > 1:  # what 10x writes into one matrix
+    genes = kinds.isin(RNA)
+    if genes.any():  # what 10x writes into one matrix
+        others = sorted(set(kinds[~genes]))
+        cure = (
+            f"keep the others: `adata[:, adata.var['feature_types'] == {others[0]!r}].copy()`"
+            if others
+            else "pass the peaks"
+        )
         msg = (
-            f"The matrix holds {' and '.join(sorted(set(kinds)))}, of which {int((kinds == 'Peaks').sum()):,} of {len(var):,} are peaks. "
-            "Keep these: `adata[:, adata.var['feature_types'] == 'Peaks'].copy()`, or read the file with muon, which parts them."
+            f"The matrix holds {' and '.join(sorted(set(kinds)))}: {int(genes.sum()):,} of its {len(var):,} columns are genes, not peaks; "
+            f"{cure}, or read the file with muon, which parts them."
         )
         raise ValueError(msg)
     return parse_intervals(var["interval"] if "interval" in var.columns else var.index)
+
+
+def canonical_build(name: str) -> str:
+    """The name of a genome build as UCSC has it.
+
+    Parameters
+    ----------
+    name
+        Such as ``"GRCh38"``; upper or lower case.
+
+    Returns
+    -------
+    One of ``BUILDS``; any other name as it is.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ep.genome.canonical_build("GRCh38"), ep.genome.canonical_build("dm6")
+    ('hg38', 'dm6')
+    """
+    lower = str(name).strip().lower()
+    lower = ALIASES.get(lower.split(".p")[0], lower)  # with or without the patch, as GRCh38.p14
+    return lower if lower in BUILDS else str(name)
 
 
 def overlaps(query: pd.DataFrame, target: pd.DataFrame, *, min_fraction: float = 0.0) -> np.ndarray:
@@ -157,7 +201,7 @@ class Axis:
         from bioframe.core.arrops import overlap_intervals
 
         offset, length = self._offset[contig], self._length[contig]
-        here = offset + np.minimum(start, length), offset + np.minimum(end, length)
+        here = (offset + np.clip(side, 0, length) for side in (start, end))
         return overlap_intervals(*here, self.start, self.end)
 
 
@@ -189,14 +233,16 @@ def misplaced(intervals: pd.DataFrame, build: str) -> np.ndarray:
     """
     import bioframe
 
+    build = canonical_build(build)
     if build not in BUILDS:
         msg = f"Unknown build {build!r}; choose one of {list(BUILDS)}."
         raise ValueError(msg)
-    codes, names = pd.factorize(intervals["chrom"])  # few names, many peaks
+    codes, names = pd.factorize(intervals["chrom"].astype(str))
+    names = _with_prefix(pd.Series(names, dtype=object))
     sizes = bioframe.assembly_info(build).chromsizes.to_dict()
     chromosome = re.compile(r"chr(\d{1,2}|X|Y)")
     # A chromosome that the build lacks has no room at all, a contig has room without end.
-    room = np.array([sizes.get(name, 0) if chromosome.fullmatch(str(name)) else np.inf for name in names], dtype=float)
+    room = np.array([sizes.get(name, 0) if chromosome.fullmatch(name) else np.inf for name in names], dtype=float)
     return intervals["end"].to_numpy() > room[codes]
 
 
@@ -276,16 +322,21 @@ def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame,
         first = str(error).split("\n")[0]
         msg = f"{str(path)!r} is no chain file, or is truncated: {first}"
         raise ValueError(msg) from error
-    known = set(place.keys())
+    spelt = {name: name for name in place.keys()}  # noqa: SIM118 # it is no dict
+    spelt = (
+        dict(zip(_with_prefix(pd.Series(list(spelt), dtype=object)), spelt, strict=True)) | spelt
+    )  # Ensembl has no "chr"
+    chroms = _with_prefix(intervals["chrom"].astype(str))
     rows, status = [], []
-    for chrom, start, end in intervals[COLUMNS].itertuples(index=False, name=None):
-        head, tail = ([place.query(chrom, at) for at in (start, end - 1)]) if chrom in known else ([], [])
+    for chrom, start, end in zip(chroms, intervals["start"], intervals["end"], strict=True):
+        head, tail = ([place.query(spelt[chrom], at) for at in (start, end - 1)]) if chrom in spelt else ([], [])
         moved = _joined(head, tail, end - start)
         status.append("lifted" if moved else "split" if head and tail else "lost")
         if moved:
             rows.append(moved)
     told = pd.Series(status, index=intervals.index, dtype=object)
-    return pd.DataFrame(rows, columns=COLUMNS, index=intervals.index[told == "lifted"]), told
+    lifted = pd.DataFrame(rows, columns=COLUMNS, index=intervals.index[told == "lifted"])
+    return lifted.assign(chrom=_with_prefix(lifted["chrom"].astype(object))), told
 
 
 def _joined(first: list, last: list, length: int) -> tuple[str, int, int] | None:
@@ -301,8 +352,10 @@ def _joined(first: list, last: list, length: int) -> tuple[str, int, int] | None
 
 def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.DataFrame:
     """Make the table of intervals, all of them with a chromosome, a length and no negative start."""
-    first, last = (pd.to_numeric(column, errors="coerce") for column in (start, end))
-    wrong = chrom.isna() | ~((first >= 0) & (last > first) & (last < 2**53))  # NaN compares as false
+    # Text, nullable or not: float64 holds whole numbers up to 2^53, and NaN compares as false.
+    first, last = (pd.to_numeric(column.astype(object), errors="coerce").astype(float) for column in (start, end))
+    whole = (first % 1 == 0) & (last % 1 == 0)
+    wrong = chrom.isna() | (chrom.astype(str) == "") | ~((first >= 0) & (last > first) & (last < 2**53) & whole)
     if wrong.any():
         i = int(np.flatnonzero(wrong)[0])
         msg = (

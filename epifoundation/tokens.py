@@ -104,17 +104,17 @@ def iter_tokens(
     The rows that were read, and their tokens.
     """
     matrix = row_reader(matrix)
-    known = None if projection is None else np.diff(projection.indptr) > 0
+    known = np.zeros(0, bool) if projection is None else np.diff(projection.indptr) > 0
     for start in range(0, len(names), chunk):
         stop = min(start + chunk, len(names))
         rows = read_rows(matrix, start, stop)
         check_values(rows.data, rows.indptr, names[start:stop], "`X` of the ATAC modality")
         total = matched = float(rows.data.sum(dtype=np.float64))
-        if known is not None:
+        if projection is not None:
             matched = float(rows.data.sum(where=known[rows.indices], dtype=np.float64))
         rows = open_peaks(rows)
         n_open = np.diff(rows.indptr)
-        if projection is None or known is None:
+        if projection is None:
             yield slice(start, stop), Tokens(rows.indices, rows.indptr, n_open, n_open, total, matched)
             continue
         n_known = np.add.reduceat(np.append(known[rows.indices], False), rows.indptr[:-1], dtype=np.int64)

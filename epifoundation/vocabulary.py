@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .genome import COLUMNS, overlaps, parse_intervals, read_intervals
+from ._files import read_columns
+from .genome import COLUMNS, canonical_build, overlaps, parse_intervals, read_intervals
 
 GENE_IDS = ("gene_ids", "gene_id")  # columns of `var` with stable identifiers: 10x readers, others
 
@@ -25,7 +26,12 @@ class PeakVocabulary:
     intervals
         Columns ``chrom``, ``start``, ``end``; 0-based, half-open, no duplicates.
     genome
-        Name of the genome build (``"hg38"``, ``"mm10"``), or ``"unknown"``.
+        Name of the genome build (``"hg38"`` or ``"GRCh38"``, ``"mm10"``, ...), or ``"unknown"``.
+
+    Raises
+    ------
+    ValueError
+        An interval is empty, reversed, negative or there twice.
 
     Examples
     --------
@@ -41,6 +47,8 @@ class PeakVocabulary:
     genome: str = "unknown"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "intervals", read_intervals(self.intervals))
+        object.__setattr__(self, "genome", canonical_build(self.genome))
         duplicated = self.intervals.duplicated()
         if duplicated.any():
             chrom, start, end = self.intervals[duplicated].iloc[0]
@@ -59,10 +67,9 @@ class PeakVocabulary:
 
     @classmethod
     def read_bed(cls, path: str | Path, *, genome: str = "unknown") -> PeakVocabulary:
-        """From the first three columns of a BED file, plain or gzip."""
-        frame = pd.read_csv(path, sep="\t", header=None, usecols=[0, 1, 2], names=COLUMNS, dtype=str, comment="#")
-        # Genome browsers put their settings first.
-        return cls(read_intervals(frame[~frame["chrom"].str.match("track|browser")]), genome)
+        """From the first three columns of a BED file, plain or gzip; a peak that is listed twice is kept once."""
+        frame = pd.DataFrame(read_columns(path, 3), columns=COLUMNS).drop_duplicates()
+        return cls(frame, genome)
 
     def write_bed(self, path: str | Path) -> None:
         """Write a gzip BED file with the same bytes each time."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epifoundation.genome import Axis, overlaps, parse_intervals, read_intervals
+from epifoundation.genome import Axis, detect_build, lift_over, misplaced, overlaps, parse_intervals, read_intervals
 
 chroms = st.sampled_from(["chr1", "chr22", "chrX", "chrM", "chr1_KI270706v1_random", "GL000194.1"])
 intervals = st.lists(st.tuples(chroms, st.integers(0, 10**9), st.integers(1, 10**4)), min_size=1, max_size=20)
@@ -91,3 +91,31 @@ def test_positions_past_two_to_the_31_are_kept_apart():
     contig = np.array([0, 1, 2, 0, 1, 2, 0, 1])
     hit, peak = axis.overlaps(contig, start, start + 1)
     assert dict(zip(hit.tolist(), peak.tolist(), strict=True)) == {i: i for i in range(6)}
+
+
+def test_bare_names_of_chromosomes_are_known_everywhere(tmp_path):
+    peaks = frame([("1", 249_200_000, 249_200_500), ("2", 5, 10)])
+    assert misplaced(peaks, "GRCh38").tolist() == [True, False]
+    assert "hg38" not in detect_build(peaks)
+    chain = "chain 1 1 300000000 + 249000000 249500000 1 300000000 + 248000000 248500000 1\n500000\n\n"
+    (tmp_path / "ensembl.chain").write_text(chain)
+    for chroms in (["1", "2"], ["chr1", "chr2"]):
+        lifted, status = lift_over(peaks.assign(chrom=chroms), tmp_path / "ensembl.chain")
+        assert lifted.to_numpy().tolist() == [["chr1", 248_200_000, 248_200_500]]
+        assert status.tolist() == ["lifted", "lost"]
+
+
+@given(
+    st.lists(st.tuples(chroms, st.integers(-50, 60), st.integers(1, 30)), min_size=1, max_size=10),
+    st.lists(st.tuples(chroms, st.integers(0, 60), st.integers(1, 30)), min_size=1, max_size=10),
+)
+def test_what_begins_before_its_contig_meets_nothing_else(query, target):
+    """As peaks do that were moved or padded."""
+    query, target = (frame([(c, s, s + w) for c, s, w in rows]) for rows in (query, target))
+    expected = [
+        [i, j]
+        for i, (a, s, e) in enumerate(query.itertuples(index=False))
+        for j, (b, t, f) in enumerate(target.itertuples(index=False))
+        if a == b and s < f and t < e
+    ]
+    assert overlaps(query, target).tolist() == expected

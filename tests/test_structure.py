@@ -28,9 +28,10 @@ FUNCTIONS = TOOLS + [
     if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith("epifoundation")
 ]
 # What a part of the package may import of the package (DESIGN 1); everything may import the first line.
-BASE = {"_compat", "_hub", "_keys", "_settings", "_validate", "_version"}
+BASE = {"_compat", "_files", "_hub", "_keys", "_settings", "_validate", "_version"}
 ALLOWED = {
     "_compat": set(),
+    "_files": set(),
     "_hub": {"_settings"},
     "_keys": set(),
     "_settings": set(),

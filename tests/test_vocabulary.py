@@ -1,5 +1,7 @@
 """Vocabularies: projection against brute force, round trips, refusals."""
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,3 +66,39 @@ def test_genes_by_symbol_or_identifier(tmp_path):
         GeneVocabulary(["A", "A"])
     with pytest.raises(ValueError, match="one identifier a gene"):
         GeneVocabulary(["A"], [])
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+@pytest.mark.parametrize("name", ["a.bed", "a.bed.gz"])
+def test_bed_files_as_they_come(tmp_path, compress, name):
+    text = 'browser position chr1\ntrack name=x\n# comment\nchr1\t1\t5\t"alpha\nchr1\t6\t9\tb\n2\t20\t30\nchr1\t1\t5\tc\n\n'
+    (tmp_path / name).write_bytes(compress(text.encode()))
+    assert PeakVocabulary.read_bed(tmp_path / name).names.tolist() == ["chr1:1-5", "chr1:6-9", "chr2:20-30"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"chr1\t1\t5\nchr1 6 9\n", "line 2: 1 of 3 columns separated by tabs, in 'chr1 6 9'"),
+        (b"\xff\xfe", "is no text, or is truncated"),
+        (gzip.compress(b"chr1\t1\t5\n" * 99)[:-9], "is no text, or is truncated"),
+        (b"\t1\t5\n", "1 of 1 intervals are empty"),
+        (b"chr1\t5\t1\n", "1 of 1 intervals are empty, reversed"),
+    ],
+)
+def test_bed_files_that_are_none_are_told(tmp_path, content, said):
+    (tmp_path / "a.bed").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        PeakVocabulary.read_bed(tmp_path / "a.bed")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.bed' is not there"):
+        PeakVocabulary.read_bed(tmp_path / "nothing.bed")
+
+
+def test_a_vocabulary_of_a_table_is_checked_and_normalised():
+    frame = pd.DataFrame(
+        {"chrom": pd.Categorical(["1", "X"]), "start": ["5", "6"], "end": pd.array([9, 10], "Int64")}, ["a", "b"]
+    )
+    assert PeakVocabulary(frame).names.tolist() == ["chr1:5-9", "chrX:6-10"]
+    for wrong in ([5, 9.5], pd.array([9, None], "Int64"), [5, 9]):
+        with pytest.raises(ValueError, match="of 2 intervals are empty, reversed, negative or no"):
+            PeakVocabulary(frame.assign(end=wrong))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .._validate import RNG, Data, get_atac, get_matrix, integer
+from .._validate import RNG, Data, check_values, get_atac, get_matrix, integer
 from ..genome import overlaps, read_intervals
 
 
@@ -67,7 +67,9 @@ def simulate_fragments(
     integer(n_empty, "n_empty", least=0)
     atac = get_atac(data, modality)
     rng, path = np.random.default_rng(rng), Path(path)
-    counts = sp.coo_matrix(get_matrix(atac, None))
+    counts = sp.csr_matrix(get_matrix(atac.to_memory() if atac.isbacked else atac, None))
+    check_values(counts.data, counts.indptr, atac.obs_names, "`X`")
+    counts = counts.tocoo()
     peaks = read_intervals(atac.var)
     code, contigs = pd.factorize(peaks["chrom"])
     first, last = peaks["start"].to_numpy(), peaks["end"].to_numpy()

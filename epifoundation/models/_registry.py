@@ -128,12 +128,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def resolve_model(model: EpiFoundation | str | Path | None, device: str | torch.device) -> EpiFoundation:
-    """The model that the user means, on its device; None is the bundled one."""
+def resolve_model(model: EpiFoundation | str | Path | None, device: str | torch.device | None) -> EpiFoundation:
+    """The model that the user means, on its device; None is the bundled one.
+
+    Without a device, a model stays where it is: for what does not run it.
+    """
     if isinstance(model, EpiFoundation):
-        return model.to(resolve_device(device))
+        return model if device is None else model.to(resolve_device(device))
     if model is None or isinstance(model, str | Path):
-        return from_pretrained(DEFAULT if model is None else model, device=device)
+        return from_pretrained(DEFAULT if model is None else model, device=device or "cpu")
     msg = f"`model` must be an EpiFoundation, a name, a path or None, got {type(model).__name__}."
     raise TypeError(msg)
 

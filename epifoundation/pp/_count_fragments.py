@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from .._files import read_columns
 from .._keys import Keys
 from .._validate import check_unique, integer, one_of
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..vocabulary import PeakVocabulary
 from ._fragment_counter import Counting, FragmentCounter
-from ._read_fragments import read_fragments
+from ._read_fragments import check_file, read_fragments
 
 Peaks: TypeAlias = EpiFoundation | PeakVocabulary | pd.DataFrame | str | Path | None
 MIN_FRAGMENTS = 1000  # of a barcode in a whole genome, below which it is taken for background
@@ -100,7 +101,7 @@ def count_fragments(
     for prefix, path in files.items():
         for block in read_fragments(path):
             counter.add(block, prefix)
-    counter.check(list(files))
+    counter.check(list(files), kept="left out" if least else "empty")
     counts = counter.counts()
     names = pd.Index(list(counter.rows), dtype=object)
     kept = np.flatnonzero(counter.n_fragments >= least)
@@ -138,14 +139,17 @@ def count_fragments(
 
 def _vocabulary(peaks: Peaks) -> PeakVocabulary:
     """The peaks that the user means."""
-    if isinstance(peaks, PeakVocabulary):
-        return peaks
     if isinstance(peaks, pd.DataFrame):
-        return PeakVocabulary.from_var(peaks)
-    if isinstance(peaks, str | Path) and Path(peaks).is_file():
-        return PeakVocabulary.read_bed(peaks)
-    if peaks is None or isinstance(peaks, str | Path | EpiFoundation):
-        return resolve_model(peaks, "cpu").peaks
+        peaks = PeakVocabulary.from_var(peaks)
+    elif isinstance(peaks, str | Path) and Path(peaks).is_file():
+        peaks = PeakVocabulary.read_bed(peaks)
+    elif peaks is None or isinstance(peaks, str | Path | EpiFoundation):
+        peaks = resolve_model(peaks, None).peaks
+    if isinstance(peaks, PeakVocabulary):
+        if len(peaks):
+            return peaks
+        msg = "`peaks` is empty."
+        raise ValueError(msg)
     msg = f"`peaks` must be a model, its name or path, a BED file, a PeakVocabulary or a table, got {type(peaks).__name__}."
     raise TypeError(msg)
 
@@ -153,11 +157,14 @@ def _vocabulary(peaks: Peaks) -> PeakVocabulary:
 def _by_prefix(fragments: Any, separator: str) -> dict[str, Path]:
     """The file of each sample, by what the names of its cells begin with."""
     if isinstance(fragments, str | Path):
-        return {"": Path(fragments)}
+        return {"": check_file(Path(fragments))}
     if not isinstance(fragments, Mapping) or not fragments:
         msg = f"`fragments` must be a path, or a mapping from sample names to paths such as {{'donor1': 'fragments.tsv.gz'}}, got {fragments!r}."
         raise TypeError(msg)
-    files = {f"{sample}{separator}": Path(path) for sample, path in fragments.items()}
+    files = {f"{sample}{separator}": check_file(Path(path)) for sample, path in fragments.items()}
+    if len(files) < len(fragments):
+        msg = f"Names of samples must differ as text, got {list(fragments)}."
+        raise ValueError(msg)
     for one in files:
         for other in files:
             if one != other and other.startswith(one):
@@ -191,9 +198,11 @@ def _names(barcodes: Any, files: dict[str, Path], separator: str) -> pd.Index | 
 
 
 def _read_barcodes(barcodes: Iterable[str] | str | Path) -> list[str]:
+    if isinstance(barcodes, pd.DataFrame):  # obs
+        barcodes = barcodes.index
     if not isinstance(barcodes, str | Path):
-        return [str(name) for name in barcodes]
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in barcodes]
     if not Path(barcodes).is_file():
         msg = f"`barcodes` is a list of names or a file with one a line; the file {str(barcodes)!r} is not there."
         raise FileNotFoundError(msg)
-    return pd.read_csv(barcodes, header=None, sep="\t", usecols=[0], dtype=str, na_filter=False)[0].tolist()
+    return [name for (name,) in read_columns(barcodes, 1)]

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from ..genome import Axis
 from ..vocabulary import PeakVocabulary
-from ._mapping import foreign_to
+from ._mapping import foreign_to, told_build
 from ._read_fragments import Fragments
 
 Counting = Literal["insertion", "fragment"]
@@ -32,7 +32,7 @@ class FragmentCounter:
 
     def __init__(self, peaks: PeakVocabulary, names: pd.Index | None, counting: Counting) -> None:
         self.axis = Axis(peaks.intervals)
-        self.genome, self.counting = peaks.genome, counting
+        self.genome, self.counting = told_build(peaks), counting
         self.wanted = names
         self.rows: dict[str, int] = {} if names is None else dict(zip(names, range(len(names)), strict=True))
         self.n_fragments = self.n_in_peaks = np.zeros(len(self.rows), np.int64)
@@ -80,8 +80,8 @@ class FragmentCounter:
             total = total + part
         return total
 
-    def check(self, prefixes: list[str]) -> None:
-        """Raise where no cell was found or nothing fell into a peak, and warn of cells that are missing."""
+    def check(self, prefixes: list[str], *, kept: str) -> None:
+        """Raise where no cell was found or nothing fell into a peak, and warn of cells that are missing, whose rows are `kept`."""
         if self.wanted is not None:
             missing = self.wanted[self.n_fragments == 0]
             for prefix in prefixes:
@@ -93,7 +93,7 @@ class FragmentCounter:
                     )
                     raise ValueError(msg)
             if len(missing):
-                msg = f"{len(missing):,} of {len(self.wanted):,} barcodes have no fragment, first {missing[0]!r}: their rows are empty."
+                msg = f"{len(missing):,} of {len(self.wanted):,} barcodes have no fragment, first {missing[0]!r}: their rows are {kept}."
                 warnings.warn(msg, UserWarning, stacklevel=3)
         if not self.n_in_peaks.any():
             msg = (

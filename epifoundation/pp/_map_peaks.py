@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
 from .._compat import copy_of
 from .._keys import Keys
@@ -29,7 +29,6 @@ def map_peaks(
     liftover: str | Path | None = None,
     min_coverage: float = MIN_COVERAGE,
     key_added: str | None = None,
-    device: str | torch.device = "cpu",
     copy: bool = False,
 ) -> Data | None:
     """Map the peaks of data onto the peaks of a model by genomic overlap, and report what is covered.
@@ -58,8 +57,6 @@ def map_peaks(
         Least fraction of the model's peaks that the data must reach. Below a half there is a warning.
     key_added
         Replaces ``epifoundation`` in all names that are written.
-    device
-        Where a model that has to be loaded is put.
     copy
         Return a copy with the results and leave `data` as it is.
 
@@ -69,7 +66,7 @@ def map_peaks(
 
     - ``uns["epifoundation"]["peaks"]``: ``data`` and ``vocabulary`` (numbers of peaks), ``matched`` and ``vocabulary_matched``
       (those of either with an overlap), ``open_fraction_matched``, ``counts_fraction_matched``, ``genome`` (of the model),
-      ``data_genome``, ``misplaced`` and ``unknown_contigs`` (peaks past a chromosome's end, or on contigs that the model lacks), and
+      ``data_genome`` (of the data as given), ``misplaced`` and ``unknown_contigs`` (peaks past a chromosome's end, or on contigs that the model lacks), and
       with `liftover` ``lifted``, ``split`` and ``lost``;
     - ``obs["epifoundation_coverage"]``: fraction of the cell's open peaks that the model knows;
     - ``var["epifoundation_matched"]``: how many peaks of the model each peak maps to;
@@ -91,7 +88,7 @@ def map_peaks(
     keys = Keys.of(key_added)
     atac = get_atac(data, modality)
     check_writable(data, atac, copy=copy)
-    model = resolve_model(model, device)
+    model = resolve_model(model, None)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
     parts, n_open, n_known = [], [], []
@@ -105,10 +102,14 @@ def map_peaks(
     opened, known = (np.concatenate([np.zeros(0, np.int64), *counts]) for counts in (n_open, n_known))
     mapping.count(int(opened.sum()), int(known.sum()), total, matched)
     mapping.tell()
+    old = atac.uns.get(keys.uns)
+    if not isinstance(old, Mapping) or (old.get("model"), old.get("revision")) != (model.name, model.revision):
+        old = {}  # of another model, or none of ours
+    report = {**old, "model": model.name, "revision": model.revision, "peaks": mapping.report}
     target = copy_of(data) if copy else data
     atac = get_atac(target, modality)
     atac.var[keys.matched] = 1 if mapping.projection is None else mapping.projection.getnnz(axis=1)
     atac.obs[keys.coverage] = np.where(opened > 0, known / np.maximum(opened, 1), np.nan)
     atac.obsm[keys.peaks] = sp.vstack(parts, format="csr") if parts else sp.csr_matrix((0, len(model.peaks)))
-    atac.uns[keys.uns] = {**atac.uns.get(keys.uns, {}), "model": model.name, "peaks": mapping.report}
+    atac.uns[keys.uns] = report
     return target if copy else None

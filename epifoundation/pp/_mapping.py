@@ -14,7 +14,8 @@ import scipy.sparse as sp
 from tqdm import tqdm
 
 from .._settings import settings
-from ..genome import BUILDS, detect_build, lift_over, misplaced, overlaps
+from .._validate import fraction
+from ..genome import BUILDS, canonical_build, detect_build, lift_over, misplaced, overlaps, read_intervals
 from ..vocabulary import PeakVocabulary
 
 FAR = 250_000  # bases by which peaks are moved to see what overlaps by chance: farther than peaks crowd, nearer than a band
@@ -45,6 +46,7 @@ class PeakMap:
 
     def check(self, least: float) -> None:
         """Raise where less than `least` of the vocabulary is seen, warn where it is little."""
+        fraction(least, "min_coverage")
         seen, total = self.report["vocabulary_matched"], self.report["vocabulary"]
         told = (
             f"the data's peaks reach {seen:,} of the {total:,} peaks of the model ({seen / total:.1%}), and "
@@ -52,7 +54,7 @@ class PeakMap:
         )
         if seen < least * total:
             msg = (
-                f"Too little in common: {told}; at least {least:.0%} is asked for. Embeddings from so few peaks mean little: "
+                f"Too little in common: {told}; at least {100 * least:.3g}% is asked for. Embeddings from so few peaks mean little: "
                 f"count the fragments on the model's peaks, pretrain on your own, or pass `min_coverage={seen / total / 2:.2g}`."
             )
             raise ValueError(msg)
@@ -80,21 +82,29 @@ def map_onto(
     liftover: str | Path | None = None,
 ) -> PeakMap:
     """Map the peaks of `var` onto a vocabulary; arguments as in :func:`epifoundation.pp.map_peaks`."""
-    if not 0 <= min_overlap <= 1:
-        msg = f"`min_overlap` must lie between 0 and 1, got {min_overlap!r}."
-        raise ValueError(msg)
-    own = PeakVocabulary.from_var(var)
+    fraction(min_overlap, "min_overlap")
+    own = read_intervals(var)
+    first = "{chrom}:{start}-{end}".format(**own.iloc[0])
+    build, stated = told_build(peaks), None if genome is None else canonical_build(genome)
+    possible = detect_build(own)
     report: dict[str, Any] = {"genome": peaks.genome, "data": len(own), "vocabulary": len(peaks)}
-    intervals, kept = own.intervals, np.arange(len(own))
+    report["data_genome"] = stated or (possible[0] if len(possible) == 1 else "unknown")
+    if stated is not None and build != "unknown" and stated != build and liftover is None:
+        msg = f"The peaks are of {stated} (`genome`), the model is of {build}. {_cure(build, lifted=False)} Builds are called {list(BUILDS)}."
+        raise ValueError(msg)
+    intervals, kept = own, np.arange(len(own))
     if liftover is not None:
-        intervals, status = lift_over(intervals, liftover)
+        if report["data_genome"] == build != "unknown":
+            msg = f"The peaks are of {build} already, as the model is: leave out `liftover`."
+            raise ValueError(msg)
+        intervals, status = lift_over(own, liftover)
         kept = np.flatnonzero(status == "lifted")
         report |= {name: int((status == name).sum()) for name in ("lifted", "split", "lost")}
         if not len(intervals):
-            msg = f"None of the {len(own):,} peaks could be lifted over with {str(liftover)!r}, first {own.names[0]}; is it the chain from their build?"
+            msg = f"None of the {len(own):,} peaks could be lifted over with {str(liftover)!r}, first {first}; is it the chain from their build?"
             raise ValueError(msg)
         intervals = intervals.reset_index(drop=True)
-    report |= _check_build(intervals, peaks.genome, genome, lifted=liftover is not None)
+    report |= _check_build(intervals, build, lifted=liftover is not None)
     if liftover is None and peaks.same_as(intervals):
         return PeakMap(None, report | {"matched": len(own), "vocabulary_matched": len(peaks)})
     part = peaks.projection(intervals, min_fraction=min_overlap).tocoo()
@@ -104,15 +114,15 @@ def map_onto(
     if not projection.nnz:
         msg = (
             f"None of the {len(own):,} peaks of the data overlaps the {len(peaks):,} peaks of the model ({peaks.genome}): "
-            f"{own.names[0]} against {peaks.names[0]}. Is it the right genome build and organism? "
+            f"{first} against {peaks.names[0]}. Is it the right genome build and organism? "
             "Otherwise pretrain on your own peaks with `ep.tl.pretrain`."
         )
         raise ValueError(msg)
     report["matched"] = int((projection.getnnz(axis=1) > 0).sum())
     report["vocabulary_matched"] = int((projection.getnnz(axis=0) > 0).sum())
     report["unknown_contigs"] = int((~intervals["chrom"].isin(set(peaks.intervals["chrom"]))).sum())
-    if genome is None:
-        _check_overlap(intervals, peaks, report, lifted=liftover is not None)
+    if genome is None or liftover is not None:
+        _check_overlap(intervals, peaks, build, report, lifted=liftover is not None)
     return PeakMap(projection, report)
 
 
@@ -122,10 +132,12 @@ def _cure(model: str, *, lifted: bool) -> str:
     return f"Lift them over with `liftover=` and the chain file to {model}, or use a model of their build."
 
 
-def _check_overlap(intervals: pd.DataFrame, peaks: PeakVocabulary, report: dict[str, Any], *, lifted: bool) -> None:
+def _check_overlap(
+    intervals: pd.DataFrame, peaks: PeakVocabulary, build: str, report: dict[str, Any], *, lifted: bool
+) -> None:
     """Raise where peaks that can be of another build overlap those of the model as little as they would anywhere else."""
     n, size = len(intervals), len(peaks)
-    others = [build for build in detect_build(intervals) if build != peaks.genome] if peaks.genome in BUILDS else []
+    others = [name for name in detect_build(intervals) if name != build] if build in BUILDS else []
     if not others or report["matched"] > n / 2 or report["vocabulary_matched"] > size / 2:
         return
     chance = 0.0
@@ -133,20 +145,17 @@ def _check_overlap(intervals: pd.DataFrame, peaks: PeakVocabulary, report: dict[
         moved = intervals.assign(start=intervals["start"] + distance, end=intervals["end"] + distance)
         chance += len(np.unique(overlaps(moved, peaks.intervals)[:, 0])) / 2
     if chance >= ENOUGH and report["matched"] <= BY_CHANCE * chance:
+        advice = "" if lifted else f" If they are of {build} all the same, say so with `genome={build!r}`."
         msg = (
-            f"The peaks are of {' or '.join(others)}, the model is of {peaks.genome}: {report['matched']:,} of {n:,} overlap a peak of the "
-            f"model, and {chance:,.0f} do when all are moved by {FAR:,} bases, so this is chance. {_cure(peaks.genome, lifted=lifted)} "
-            f"If they are of {peaks.genome} all the same, say so with `genome={peaks.genome!r}`."
+            f"The peaks are of {' or '.join(others)}, the model is of {build}: {report['matched']:,} of {n:,} overlap a peak of the "
+            f"model, and {chance:,.0f} do when all are moved by {FAR:,} bases, so this is chance. {_cure(build, lifted=lifted)}{advice}"
         )
         raise ValueError(msg)
 
 
-def _check_build(intervals: pd.DataFrame, model: str, stated: str | None, *, lifted: bool) -> dict[str, Any]:
-    """What build the peaks are of; an error when it is not the model's."""
+def _check_build(intervals: pd.DataFrame, model: str, *, lifted: bool) -> dict[str, Any]:
+    """How many peaks have no place on the model's build; an error when they are of another."""
     cure = _cure(model, lifted=lifted)
-    if stated is not None and not lifted and stated != model and model != "unknown":
-        msg = f"The peaks are of {stated} (`genome`), the model is of {model}. {cure}"
-        raise ValueError(msg)
     found, wrong = foreign_to(intervals, model)
     if found:
         if found[0][0] != model[0]:  # h for human, m for mouse
@@ -157,11 +166,15 @@ def _check_build(intervals: pd.DataFrame, model: str, stated: str | None, *, lif
             f"there, first {chrom}:{start}-{end}. {cure}"
         )
         raise ValueError(msg)
-    possible = detect_build(intervals)
-    result: dict[str, Any] = {"data_genome": stated or (possible[0] if len(possible) == 1 else "unknown")}
-    if model in BUILDS:
-        result["misplaced"] = int(wrong.sum())
-    return result
+    return {"misplaced": int(wrong.sum())} if model in BUILDS else {}
+
+
+def told_build(peaks: PeakVocabulary) -> str:
+    """The build of a vocabulary: that of its name, or the only one on which each of its peaks has a place."""
+    if peaks.genome != "unknown":
+        return peaks.genome
+    room = [build for build in BUILDS if not misplaced(peaks.intervals, build).any()]
+    return room[0] if len(room) == 1 else "unknown"
 
 
 def foreign_to(intervals: pd.DataFrame, build: str) -> tuple[list[str], np.ndarray]:

@@ -9,12 +9,13 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from .._files import open_text
 from .._settings import settings
 from ..genome import _with_prefix
 
@@ -22,7 +23,6 @@ BLOCK = 1 << 25  # bytes of text held at a time: about 700,000 lines
 EXPECTED = "chromosome, start, end and barcode, separated by tabs"
 NUMBER = re.compile(rb"\s*[-+]?\d+(\.\d*)?(e[-+]?\d+)?\s*", re.IGNORECASE)  # R writes 1e+05
 COMMENT = re.compile(rb"(?m)^#[^\n]*")
-BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # SAM specification, 4.1.2
 
 
 class Fragments(NamedTuple):
@@ -41,10 +41,7 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
 
     Errors name the file and the line. An index beside it is not needed, and the lines need not be sorted.
     """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"The fragments file {str(path)!r} is not there."
-        raise FileNotFoundError(msg)
+    path = check_file(Path(path))
     n_lines, found = 0, False
     with (
         path.open("rb") as raw,
@@ -52,7 +49,7 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
             total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=not settings.progress
         ) as bar,
     ):
-        stream, rest = _open_text(raw, path), b""
+        stream, rest = open_text(raw, path), b""
         while True:
             try:
                 text = stream.read(BLOCK)
@@ -74,17 +71,12 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
         raise ValueError(msg)
 
 
-def _open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
-    """The text of a file, whatever its name says."""
-    head = raw.read(18)
-    is_bgzip = head[:4] == BGZIP_END[:4] and head[12:14] == b"BC"
-    if is_bgzip:
-        raw.seek(-min(len(BGZIP_END), path.stat().st_size), io.SEEK_END)
-        if raw.read() != BGZIP_END:
-            msg = f"{str(path)!r} is truncated: it lacks the end mark of bgzip. Copy it again, or compress it anew."
-            raise ValueError(msg)
-    raw.seek(0)
-    return cast("IO[bytes]", gzip.open(raw)) if head[:2] == BGZIP_END[:2] else raw
+def check_file(path: Path) -> Path:
+    """The path, or an error when there is no such file."""
+    if not path.is_file():
+        msg = f"The fragments file {str(path)!r} is not there."
+        raise FileNotFoundError(msg)
+    return path
 
 
 def _parse(block: bytes, path: Path, n_before: int) -> Fragments:

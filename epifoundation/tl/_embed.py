@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -290,6 +291,12 @@ def _write(
     rna_modality: str,
 ) -> None:
     atac = get_atac(data, modality)
+    old = atac.uns.get(keys.uns)
+    if isinstance(old, Mapping) and (old.get("model"), old.get("revision")) != (report["model"], report["revision"]):
+        if keys.peaks in atac.obsm:  # of `pp.map_peaks` with another model
+            del atac.obsm[keys.peaks]
+        if keys.matched in atac.var:
+            del atac.var[keys.matched]
     atac.obsm[keys.embedding] = output.embedding
     for name in (keys.cell_type, keys.confidence):  # of an earlier model, under the same key
         if name in atac.obs:

@@ -1,7 +1,9 @@
 """The simulator plants what it says, and the bundled data are what they are said to be."""
 
+import gzip
 from importlib.resources import files
 
+import anndata
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -85,3 +87,24 @@ def test_the_bundled_multiome_is_real_small_and_attributed():
     assert (mdata["atac"].X.data > 0).all()
     model = ep.models.from_pretrained("pbmc-51loci")
     assert model.training["cells"] + model.training["validation_cells"] == (mdata.obs["split"] == "train").sum()
+
+
+def test_simulated_fragments_are_the_same_each_time_and_of_any_format(simulated, tmp_path):
+    atac = simulated["atac"]
+    first = ep.datasets.simulate_fragments(simulated, tmp_path / "a.tsv.gz", rng=3).read_bytes()
+    atac.write_h5ad(tmp_path / "a.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    assert ep.datasets.simulate_fragments(backed, tmp_path / "b.tsv.gz", rng=3).read_bytes() == first
+    plain = ep.datasets.simulate_fragments(atac, str(tmp_path / "c.tsv"), rng=3).read_bytes()
+    assert gzip.decompress(first) == plain
+    lines = [line.split("\t") for line in plain.decode().splitlines()[1:]]
+    places = [(chrom, int(start)) for chrom, start, *_ in lines]
+    order = {chrom: i for i, chrom in enumerate(dict.fromkeys(chrom for chrom, _ in places))}
+    assert places == sorted(places, key=lambda place: (order[place[0]], place[1]))
+    with pytest.raises(ValueError, match="`background` must not be negative, got -1"):
+        ep.datasets.simulate_fragments(atac, tmp_path / "d.tsv", background=-1)
+    negative = atac.copy()
+    negative.X.data[0] = -1
+    with pytest.raises(ValueError, match="`X` must hold non-negative counts: found -1"):
+        ep.datasets.simulate_fragments(negative, tmp_path / "d.tsv")
+    assert not (tmp_path / "d.tsv").exists()

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import epifoundation as ep
+from epifoundation._files import BGZIP_END
 from epifoundation.pp import _read_fragments
 from epifoundation.pp._fragment_counter import FragmentCounter
-from epifoundation.pp._read_fragments import BGZIP_END, read_fragments
+from epifoundation.pp._read_fragments import read_fragments
 
 LINES = [("chr1", 100, 200, "AA-1"), ("chr1", 150, 420, "CC-1"), ("chr2", 10, 90, "AA-1"), ("chrUn_KI1", 5, 50, "AA-1")]
 PEAKS = ["chr1:90-160", "chr1:190-250", "chr1:300-350", "chr2:0-50", "chr2:60-70"]
@@ -352,6 +353,41 @@ def test_what_cannot_be_counted_is_told(file, options, said):
         count(file(), **options)
 
 
+def test_what_cannot_work_is_told_before_anything_is_read(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(_read_fragments, "_parse", lambda *_: pytest.fail("read"))
+    with pytest.raises(FileNotFoundError, match="nothing' is not there"):
+        count({"a": file(), "b": tmp_path / "nothing"})
+    with pytest.raises(ValueError, match=r"Names of samples must differ as text, got \[1, '1'\]"):
+        count({1: file(), "1": file()})
+    empty = tmp_path / "empty.bed"
+    empty.write_text("# nothing\n")
+    with pytest.raises(ValueError, match="`peaks` is empty"):
+        ep.pp.count_fragments(file(), empty)
+    empty.write_text("")
+    with pytest.raises(ValueError, match="`barcodes` is empty"):
+        count(file(), barcodes=empty)
+
+
+@pytest.mark.parametrize("form", [np.array, pd.Series, pd.Index, iter, lambda n: np.array(n, "S"), pd.Categorical])
+def test_barcodes_in_any_form(file, form):
+    names = ["CC-1", "AA-1"]
+    assert count(file(), barcodes=form(names)).obs_names.tolist() == names
+    assert count(file(), barcodes=pd.DataFrame({"a": [1, 2]}, index=names)).obs_names.tolist() == names
+
+
+def test_the_build_of_peaks_without_a_name_is_told(file):
+    """By peaks at the ends of chromosomes of hg38."""
+    ends = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]
+    peaks = ep.genome.parse_intervals([*ends, "chr19:58617000-58617600"])
+    with pytest.raises(ValueError, match="fragments are of hg19, the peaks are of hg38"):
+        ep.pp.count_fragments(file([("chr1", 249_200_000, 249_200_100, "A")]), peaks, min_fragments=1)
+
+
+def test_a_model_that_only_lends_its_peaks_is_not_moved(file, model, monkeypatch):
+    monkeypatch.setattr(type(model), "to", lambda *_: pytest.fail("moved"))
+    ep.pp.count_fragments(file([("chr1", 10_100, 10_300, "A")]), model, min_fragments=1)
+
+
 def test_samples_that_do_not_fit_the_barcodes_are_told(file):
     files = {"a": file(name="a.tsv"), "b": file(name="b.tsv")}
     with pytest.raises(ValueError, match=r"None of the 1 barcodes is in the file: first 'b_X', and 'b_AA-1' there"):
@@ -372,7 +408,9 @@ def test_barcodes_from_a_file_and_some_that_are_missing(file, tmp_path):
     assert counted.obs_names.tolist() == ["CC-1", "GG-1", "AA-1"]
     assert counted.obs["n_fragments"].tolist() == [1, 0, 3]
     assert np.isnan(counted.obs["fraction_in_peaks"].iloc[1])
-    assert count(file(), barcodes=names, min_fragments=2).obs_names.tolist() == ["AA-1"]
+    with pytest.warns(UserWarning, match="1 of 3 barcodes have no fragment.*their rows are left out"):
+        counted = ep.pp.count_fragments(file(), ep.PeakVocabulary.from_names(PEAKS), barcodes=names, min_fragments=2)
+    assert counted.obs_names.tolist() == ["AA-1"]
     with pytest.raises(FileNotFoundError, match="a file with one a line; the file 'AA-1' is not there"):
         count(file(), barcodes="AA-1")
 

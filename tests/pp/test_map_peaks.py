@@ -156,7 +156,6 @@ def test_little_in_common_is_told_and_next_to_nothing_refused(simulated, model):
     ("names", "said"),
     [
         (["CD3D", "MS4A1"], "2 of 2 peak names are no genomic intervals, first 'CD3D'"),
-        (["chr1:100-200", "chr1-100-200"], "1 peaks occur twice, first chr1:100-200"),
         (["chr1:200-200"], "empty, reversed"),
         (["chr1:300-200"], "empty, reversed"),
         (["chr1:-300-200"], "1 of 1 peak names are no genomic intervals, first 'chr1:-300-200'"),
@@ -189,6 +188,50 @@ def test_peaks_of_another_organism_are_refused(chrom, build, found):
         ValueError, match=rf"peaks are of {found}.*, the model is of {build}: 20 of 120.*another organism"
     ):
         ep.tl.embed(cells(data), model)
+
+
+def test_peaks_that_are_there_twice_map_to_the_same():
+    atac = cells(["chr1:100-200", "chr1-100-200"])
+    with pytest.warns(UserWarning, match="Little in common"):
+        ep.pp.map_peaks(atac, MODEL)
+    assert atac.obsm["epifoundation_peaks"].toarray().tolist() == [[1, 0, 0, 0]] * 3
+
+
+@pytest.mark.parametrize("value", [-1, 2, float("nan"), "much"])
+def test_fractions_are_checked(value):
+    for option in ("min_coverage", "min_overlap"):
+        with pytest.raises(ValueError, match=f"`{option}` must lie between 0 and 1, got {value!r}"):
+            ep.pp.map_peaks(cells(MODEL.peaks.names), MODEL, **{option: value})
+
+
+def test_genes_are_no_peaks():
+    atac = cells(["a", "b"], feature_types="Gene Expression", interval=["chr1:100-200", "chr1:300-400"])
+    with pytest.raises(ValueError, match="holds Gene Expression: 2 of its 2 columns are genes, not peaks"):
+        ep.pp.map_peaks(atac, MODEL)
+
+
+def test_what_is_written_is_of_one_model(simulated, model):
+    """Nothing of an earlier model is left under the same key, and nothing is written when `uns` is taken."""
+    atac = simulated["atac"].copy()
+    other = tiny(atac.var_names)
+    ep.tl.embed(atac, model)
+    ep.pp.map_peaks(atac, model)
+    assert "parameters" in atac.uns[UNS]
+    ep.tl.embed(atac, model)
+    assert "epifoundation_peaks" in atac.obsm
+    ep.pp.map_peaks(atac, other)
+    assert set(atac.uns[UNS]) == {"model", "revision", "peaks"}
+    ep.tl.embed(atac, model)
+    assert "epifoundation_peaks" not in atac.obsm
+    assert "epifoundation_matched" not in atac.var
+    atac.uns[UNS] = "something else"
+    ep.pp.map_peaks(atac, model)
+    assert atac.uns[UNS]["model"] == model.name
+
+
+def test_a_model_that_only_lends_its_peaks_is_not_moved(monkeypatch):
+    monkeypatch.setattr(type(MODEL), "to", lambda *_: pytest.fail("moved"))
+    ep.pp.map_peaks(cells(MODEL.peaks.names), MODEL)
 
 
 def test_unsorted_overlapping_and_mixed_names_are_fine():
@@ -228,7 +271,7 @@ def test_bone_marrow_of_another_build_is_refused_and_with_the_chain_embedded(sha
     report = atac.uns[UNS]["peaks"]
     assert (report["lifted"], report["split"], report["lost"]) == (9999, 0, 1)
     assert report["vocabulary_matched"] == len(model.peaks)
-    assert report["data_genome"] == "hg38"
+    assert (report["genome"], report["data_genome"]) == ("hg38", "hg19")
 
 
 def test_overlaps_as_by_chance_tell_another_build(shared_data, annotation):
@@ -242,7 +285,42 @@ def test_overlaps_as_by_chance_tell_another_build(shared_data, annotation):
     ):
         map_onto(blood, inner)
     assert map_onto(blood, inner, genome="hg38").report["matched"] == 665
-    assert map_onto(blood, granja, liftover=annotation / "hg19ToHg38.over.chain.gz").report["matched"] == 2517
+    chain = annotation / "hg19ToHg38.over.chain.gz"
+    for options in ({}, {"genome": "hg19"}, {"genome": "GRCh37"}):
+        assert map_onto(blood, granja, liftover=chain, **options).report["matched"] == 2517
+    for options in ({}, {"genome": "GRCh38.p14"}):
+        with pytest.raises(ValueError, match="The peaks are of hg38 already, as the model is: leave out `liftover`"):
+            map_onto(blood, blood.intervals, liftover=chain, **options)
+
+
+@pytest.mark.parametrize("stated", [None, "hg19"])
+def test_a_chain_to_another_build_is_told(shared_data, annotation, tmp_path, stated):
+    """From hg19 to hg19: what is lifted overlaps as by chance, whatever was said of the data."""
+    granja = ep.genome.read_intervals(anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var)
+    inner = granja[~ep.genome.misplaced(granja, "hg38")].reset_index(drop=True)
+    blood = ep.PeakVocabulary.read_bed(annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38")
+    sizes = granja.groupby("chrom")["end"].max() + 1
+    chain = tmp_path / "same.chain"
+    chain.write_text(
+        "".join(f"chain 1 {c} {n} + 0 {n} {c} {n} + 0 {n} {i}\n{n}\n\n" for i, (c, n) in enumerate(sizes.items(), 1))
+    )
+    with pytest.raises(ValueError, match=r"chance\. The chain does not lead to hg38\.$"):
+        map_onto(blood, inner, liftover=chain, genome=stated)
+
+
+@pytest.mark.parametrize("name", ["hg38", "GRCh38", "grch38.p14", "HG38", "unknown"])
+def test_builds_go_by_any_of_their_names(name):
+    """Also by none, where the model's peaks fit one build alone."""
+    own = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]  # at the ends
+    model = tiny([*own, "chr19:58617000-58617600"], genome=name)
+    with pytest.raises(ValueError, match="peaks are of hg19, the model is of hg38: 1 of 3"):
+        ep.pp.map_peaks(cells(HG19), model)
+    for stated in ("hg38", "GRCh38"):
+        ep.pp.map_peaks(cells(own), model, genome=stated)
+    with pytest.raises(
+        ValueError, match=r"peaks are of h38 \(`genome`\), the model is of hg38.*Builds are called \['hg38'"
+    ):
+        ep.pp.map_peaks(cells(own), model, genome="h38")
 
 
 @pytest.mark.parametrize("width", [500, 5000])
@@ -286,7 +364,7 @@ def test_chains_that_are_none_are_named(tmp_path, content):
     with pytest.raises(
         ValueError, match=r"a\.chain' is no chain file, or is truncated|None of the 3 peaks could be lifted over"
     ):
-        ep.tl.embed(cells(HG19), tiny(HG19), liftover=path)
+        ep.tl.embed(cells(HG19), tiny(HG19, genome="hg38"), liftover=path)
     with pytest.raises(FileNotFoundError, match="The chain file .*nothing' is not there"):
         ep.genome.lift_over(frame([("chr1", 1, 2)]), tmp_path / "nothing")
 
