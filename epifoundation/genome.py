@@ -192,8 +192,8 @@ class Axis:
         start, end = (intervals[side].to_numpy(np.int64) for side in ("start", "end"))
         self.contigs = pd.Index(names)
         self._length = pd.Series(end).groupby(code).max().to_numpy(np.int64)
-        room = self._length + 1  # one base between contigs: what lies past the last interval is moved there
-        self._offset = np.cumsum(room) - room
+        room = self._length + 2  # one base before and after each contig: what lies outside of it is moved there
+        self._offset = np.cumsum(room) - room + 1
         self.start, self.end = self._offset[code] + start, self._offset[code] + end
 
     def overlaps(self, contig: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +201,7 @@ class Axis:
         from bioframe.core.arrops import overlap_intervals
 
         offset, length = self._offset[contig], self._length[contig]
-        here = (offset + np.clip(side, 0, length) for side in (start, end))
+        here = (offset + np.clip(side, -1, length) for side in (start, end))
         return overlap_intervals(*here, self.start, self.end)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epifoundation.genome import Axis, detect_build, lift_over, misplaced, overlaps, parse_intervals, read_intervals
@@ -109,6 +109,7 @@ def test_bare_names_of_chromosomes_are_known_everywhere(tmp_path):
     st.lists(st.tuples(chroms, st.integers(-50, 60), st.integers(1, 30)), min_size=1, max_size=10),
     st.lists(st.tuples(chroms, st.integers(0, 60), st.integers(1, 30)), min_size=1, max_size=10),
 )
+@settings(max_examples=300)
 def test_what_begins_before_its_contig_meets_nothing_else(query, target):
     """As peaks do that were moved or padded."""
     query, target = (frame([(c, s, s + w) for c, s, w in rows]) for rows in (query, target))
