@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,6 +18,14 @@ from ..tokens import iter_tokens
 from ._mapping import map_onto
 
 MIN_COVERAGE = 0.02
+
+
+def is_of(model: EpiFoundation, report: Any) -> bool:
+    """Whether what stands in ``uns`` was written with this model."""
+    if not isinstance(report, Mapping) or report.get("model") != model.name:
+        return False
+    # Only `tl.embed` tells the revision: it takes a second for a large model that was not loaded from a file.
+    return "revision" not in report or report["revision"] == model.revision
 
 
 def map_peaks(
@@ -103,9 +112,8 @@ def map_peaks(
     mapping.count(int(opened.sum()), int(known.sum()), total, matched)
     mapping.tell()
     old = atac.uns.get(keys.uns)
-    if not isinstance(old, Mapping) or (old.get("model"), old.get("revision")) != (model.name, model.revision):
-        old = {}  # of another model, or none of ours
-    report = {**old, "model": model.name, "revision": model.revision, "peaks": mapping.report}
+    old = old if is_of(model, old) else {}
+    report = {**old, "model": model.name, "peaks": mapping.report}
     target = copy_of(data) if copy else data
     atac = get_atac(target, modality)
     atac.var[keys.matched] = 1 if mapping.projection is None else mapping.projection.getnnz(axis=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,7 +31,7 @@ from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import ExpressionHead, QueryHead, has_bfloat16
-from ..pp._map_peaks import MIN_COVERAGE
+from ..pp._map_peaks import MIN_COVERAGE, is_of
 from ..pp._mapping import map_onto
 from ..tokens import iter_tokens
 from ..vocabulary import GeneVocabulary
@@ -291,12 +290,12 @@ def _write(
     rna_modality: str,
 ) -> None:
     atac = get_atac(data, modality)
-    old = atac.uns.get(keys.uns)
-    if isinstance(old, Mapping) and (old.get("model"), old.get("revision")) != (report["model"], report["revision"]):
-        if keys.peaks in atac.obsm:  # of `pp.map_peaks` with another model
-            del atac.obsm[keys.peaks]
-        if keys.matched in atac.var:
-            del atac.var[keys.matched]
+    model = output.model
+    if keys.peaks in atac.obsm and not (
+        is_of(model, atac.uns.get(keys.uns)) and atac.obsm[keys.peaks].shape[1] == len(model.peaks)
+    ):
+        del atac.obsm[keys.peaks]  # of `pp.map_peaks` with another model
+        atac.var = atac.var.drop(columns=keys.matched, errors="ignore")
     atac.obsm[keys.embedding] = output.embedding
     for name in (keys.cell_type, keys.confidence):  # of an earlier model, under the same key
         if name in atac.obs:

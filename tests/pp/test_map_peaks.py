@@ -220,7 +220,7 @@ def test_what_is_written_is_of_one_model(simulated, model):
     ep.tl.embed(atac, model)
     assert "epifoundation_peaks" in atac.obsm
     ep.pp.map_peaks(atac, other)
-    assert set(atac.uns[UNS]) == {"model", "revision", "peaks"}
+    assert set(atac.uns[UNS]) == {"model", "peaks"}
     ep.tl.embed(atac, model)
     assert "epifoundation_peaks" not in atac.obsm
     assert "epifoundation_matched" not in atac.var
