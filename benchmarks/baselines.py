@@ -2,9 +2,12 @@
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
 
 
 def lsi(matrix, train, n_components=50, seed=0):
@@ -36,3 +39,26 @@ def nearest(embedding, labels, train, n_neighbors=15):
 def ridge(embedding, expression, train, penalty=10.0):
     """Expression of the other cells by ridge regression."""
     return Ridge(penalty).fit(embedding[train], expression[train]).predict(embedding[~train])
+
+
+def tempered(embedding, labels, train, held, test):
+    """Labels and confidence of test cells by logistic regression, with a temperature from the held-out cells."""
+    model = LogisticRegression(max_iter=1000).fit(embedding[train], labels[train])
+    known = held & np.isin(labels, model.classes_)
+    codes = np.searchsorted(model.classes_, labels[known])
+    logits = model.decision_function(embedding[known])
+
+    def loss(log_temperature):
+        heated = logits / np.exp(log_temperature)
+        return np.mean(logsumexp(heated, axis=1) - heated[np.arange(len(codes)), codes])
+
+    temperature = np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
+    probabilities = softmax(model.decision_function(embedding[test]) / temperature, axis=1)
+    return model.classes_[probabilities.argmax(axis=1)], probabilities.max(axis=1)
+
+
+def svm(matrix, labels, train, held, test, strengths=(1e-4, 1e-3, 1e-2, 1e-1)):
+    """Labels of test cells by a linear SVM on open peaks; the penalty is the best on the held-out cells."""
+    fitted = [LinearSVC(C=strength).fit(matrix[train], labels[train]) for strength in strengths]
+    best = max(fitted, key=lambda model: np.mean(model.predict(matrix[held]) == labels[held]))
+    return best.predict(matrix[test])

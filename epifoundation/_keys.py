@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 DEFAULT = "epifoundation"
+UNKNOWN = "unknown"  # cell type of what is like no cell of the reference
+SEPARATOR = " | "  # between the labels of a set
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,21 @@ class Keys:
     def confidence(self) -> str:
         """``obs`` of the ATAC modality: calibrated probability of the cell type."""
         return f"{self.key}_confidence"
+
+    @property
+    def prediction_set(self) -> str:
+        """``obs`` of the ATAC modality: labels that cannot be excluded, as text, likeliest first."""
+        return f"{self.key}_set"
+
+    @property
+    def novelty(self) -> str:
+        """``obs`` of the ATAC modality: how unlike the reference a cell is."""
+        return f"{self.key}_novelty"
+
+    @property
+    def annotation(self) -> str:
+        """``uns`` of the ATAC modality: how the cell types came about."""
+        return f"{self.key}_annotation"
 
     @property
     def probabilities(self) -> str:

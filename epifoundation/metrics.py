@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ._keys import SEPARATOR
+
 
 def accuracy(true: ArrayLike, predicted: ArrayLike) -> float:
     """Fraction of cells with the right label.
@@ -118,6 +120,87 @@ def expected_calibration_error(
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     gap = np.bincount(bins, confidence - (true == predicted), minlength=n_bins)
     return float(np.abs(gap).sum() / len(true))
+
+
+def risk_coverage(true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Error among the surest cells, for every number of them (El-Yaniv & Wiener 2010).
+
+    Parameters
+    ----------
+    true, predicted
+        Labels, (n_cells,).
+    confidence
+        How sure each prediction is, on any scale, (n_cells,).
+
+    Returns
+    -------
+    Coverage, the fraction of the cells that is annotated, and risk, the fraction of these that is wrong; both (n_cells,). Cells that are
+    equally sure are taken together, so the order of the cells does not matter.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ep.metrics.risk_coverage(["B", "T", "T", "B"], ["B", "T", "B", "T"], [0.9, 0.8, 0.7, 0.6])[1].round(2)
+    array([0.  , 0.  , 0.33, 0.5 ])
+    """
+    true, predicted = _same_shape(true, predicted)
+    confidence = np.asarray(confidence, dtype=np.float64)
+    _same_shape(true, confidence)
+    _, tie, size = np.unique(-confidence, return_inverse=True, return_counts=True)
+    wrong = np.bincount(tie, true != predicted)
+    # Within a tie the error rises evenly: that is its mean over all orders.
+    steps = np.repeat(wrong / size, size)
+    taken = np.arange(1, len(true) + 1)
+    return taken / len(true), np.cumsum(steps) / taken
+
+
+def area_under_risk_coverage(true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike) -> float:
+    """Mean risk over all coverages (:func:`risk_coverage`): low when the surest predictions are right.
+
+    Parameters
+    ----------
+    true, predicted
+        Labels, (n_cells,).
+    confidence
+        How sure each prediction is, on any scale, (n_cells,).
+
+    Returns
+    -------
+    A number in [0, 1]; a constant confidence gives the error rate.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ep.metrics.area_under_risk_coverage(["B", "T"], ["B", "B"], [0.9, 0.6])
+    0.25
+    """
+    return float(risk_coverage(true, predicted, confidence)[1].mean())
+
+
+def conformal_coverage(true: ArrayLike, sets: ArrayLike) -> tuple[float, float]:
+    """How often sets of labels hold the true one, and how large they are.
+
+    Parameters
+    ----------
+    true
+        Labels, (n_cells,).
+    sets
+        Labels with " | " between them, as :func:`epifoundation.tl.annotate` writes them, (n_cells,).
+
+    Returns
+    -------
+    The fraction of cells whose set holds the true label, and the mean number of labels in a set.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ep.metrics.conformal_coverage(["B", "T"], ["B", "B | NK"])
+    (0.5, 1.5)
+    """
+    true, sets = _same_shape(true, sets)
+    members = [set(str(text).split(SEPARATOR)) - {""} for text in sets]
+    inside = [str(label) in labels for label, labels in zip(true, members, strict=True)]
+    return float(np.mean(inside)), float(np.mean([len(labels) for labels in members]))
 
 
 def _same_shape(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

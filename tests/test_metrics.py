@@ -1,5 +1,7 @@
 """Metrics against independent implementations and hand-made cases."""
 
+from itertools import pairwise, permutations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score
 
 from epifoundation import metrics
+from epifoundation.metrics import area_under_risk_coverage, conformal_coverage, risk_coverage
 
 labels = st.lists(st.sampled_from(["B", "T", "NK"]), min_size=1, max_size=30)
 
@@ -51,3 +54,23 @@ def test_shapes_that_differ_and_empty_arrays_are_refused(name):
     for a, b in ((np.ones((2, 1)), np.ones((3, 1))), (np.ones((0, 1)), np.ones((0, 1)))):
         with pytest.raises(ValueError, match="same shape"):
             getattr(metrics, name)(a, b)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.1, 0.5, 0.9])), min_size=1, max_size=6))
+def test_risk_is_the_mean_over_all_orders_of_what_is_equally_sure(cells):
+    right, confidence = zip(*cells, strict=True)
+    true, guess = ["a"] * len(cells), ["a" if r else "b" for r in right]
+    orders = [o for o in permutations(range(len(cells))) if all(confidence[i] >= confidence[j] for i, j in pairwise(o))]
+    wrong = np.array([[not right[i] for i in order] for order in orders], dtype=float)
+    expected = (np.cumsum(wrong, axis=1) / np.arange(1, len(cells) + 1)).mean(axis=0)
+    coverage, risk = risk_coverage(true, guess, confidence)
+    np.testing.assert_allclose(risk, expected, atol=1e-12)
+    np.testing.assert_allclose(coverage, np.arange(1, len(cells) + 1) / len(cells))
+    assert area_under_risk_coverage(true, guess, confidence) == pytest.approx(expected.mean())
+
+
+def test_sets_are_counted():
+    assert conformal_coverage(["a", "b", "c"], ["a | b", "a", ""]) == (1 / 3, 1.0)
+    assert conformal_coverage(["T cell"], ["T cell"]) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="same shape"):
+        conformal_coverage(["a"], ["a", "b"])

@@ -2,7 +2,7 @@
 
 from .attention import has_bfloat16
 from .config import ModelConfig, Sizes, TrainingConfig
-from .heads import ExpressionHead, LabelHead, PeakHead, balance
+from .heads import ExpressionHead, LabelHead, PeakHead, balance, conformal_scores
 from .model import Network
 from .query_head import QueryHead
 from .set_encoder import FoldedSet, SetEncoder, pool
@@ -22,6 +22,7 @@ __all__ = [
     "TrainingConfig",
     "TransformerEncoder",
     "balance",
+    "conformal_scores",
     "has_bfloat16",
     "pool",
 ]

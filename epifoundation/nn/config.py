@@ -135,6 +135,8 @@ class Sizes:
         Bins of expression of a binary query decoder; the first is "not expressed".
     n_label_layers
         Hidden layers of the label head.
+    n_calibration, n_reference
+        Cells that a calibrated label head keeps: scores of those held out, and embeddings of those learned from.
     """
 
     n_peaks: int
@@ -144,6 +146,8 @@ class Sizes:
     n_chromosomes: int = 0
     n_bins: int = 2
     n_label_layers: int = 0
+    n_calibration: int = 0
+    n_reference: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,11 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.peaks = PeakHead(config.dim, sizes.n_peaks) if config.predicts_peaks else None
         self.expression = _expression_head(config, sizes) if sizes.n_genes else None
-        self.label = LabelHead(config.dim, sizes.n_labels, sizes.n_label_layers) if sizes.n_labels else None
+        self.label = (
+            LabelHead(config.dim, sizes.n_labels, sizes.n_label_layers, sizes.n_calibration, sizes.n_reference)
+            if sizes.n_labels
+            else None
+        )
 
     def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Cell embeddings of packed tokens by the training path, (n_cells, dim)."""

@@ -1,6 +1,7 @@
-"""Tools: pretrain a model, embed cells with it."""
+"""Tools: pretrain a model, embed cells with it, annotate them."""
 
+from ._annotate import annotate
 from ._embed import embed
 from ._pretrain import pretrain
 
-__all__ = ["embed", "pretrain"]
+__all__ = ["annotate", "embed", "pretrain"]

@@ -11,11 +11,9 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
-from tqdm import tqdm
 
 from .._compat import copy_of
 from .._keys import Keys
-from .._settings import settings
 from .._validate import (
     Data,
     check_unique,
@@ -33,8 +31,8 @@ from ..models._registry import resolve_model
 from ..nn import ExpressionHead, QueryHead, has_bfloat16
 from ..pp._map_peaks import MIN_COVERAGE, is_of
 from ..pp._mapping import map_onto
-from ..tokens import iter_tokens
 from ..vocabulary import GeneVocabulary
+from ._encode import encode_cells
 
 # What a predicted number means, by the objective of the model
 SCALES = {
@@ -148,22 +146,20 @@ def embed(
     predicted = _Expression(model, atac, rna, batches) if expression and len(model.genes) else None
     output = _Output(model, atac.n_obs, predicted, annotation=annotation)
 
-    folded = model.network.folded(_compute_dtype(dtype, model))
     counts = np.zeros((2, atac.n_obs), dtype=np.int64)
     n_limited, total, matched = 0, 0.0, 0.0
-    with (
-        torch.inference_mode(),
-        tqdm(total=atac.n_obs, desc="Embedding", unit=" cells", disable=not settings.progress) as bar,
+    for rows, tokens, embedding in encode_cells(
+        model,
+        get_matrix(atac, None),
+        mapping.projection,
+        atac.obs_names,
+        chunk=chunk,
+        dtype=_compute_dtype(dtype, model),
     ):
-        for rows, tokens in iter_tokens(
-            get_matrix(atac, None), mapping.projection, atac.obs_names, chunk=chunk or folded.chunk
-        ):
-            ids, offsets = _tensor(tokens.ids), _tensor(tokens.offsets)
-            output.take(rows, folded.encode(ids.to(model.device), offsets.to(model.device)))
-            counts[:, rows] = tokens.n_open, tokens.n_known
-            total, matched = total + tokens.total, matched + tokens.matched
-            n_limited += int((np.diff(tokens.offsets) > (model.config.max_peaks or np.inf)).sum())
-            bar.update(len(tokens))
+        output.take(rows, embedding)
+        counts[:, rows] = tokens.n_open, tokens.n_known
+        total, matched = total + tokens.total, matched + tokens.matched
+        n_limited += int((np.diff(tokens.offsets) > (model.config.max_peaks or np.inf)).sum())
 
     empty = counts[1] == 0
     if empty.any():
@@ -223,10 +219,6 @@ def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:
     return torch.bfloat16 if model.config.encoder == "transformer" and has_bfloat16(model.device) else torch.float32
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(array if array.flags.writeable else array.copy())  # memory maps may be read-only
-
-
 class _Output:
     """Arrays that are filled chunk by chunk, and written only when all went well."""
 
@@ -235,6 +227,7 @@ class _Output:
         self.embedding = np.empty((n_cells, model.config.dim), dtype=np.float32)
         self.probabilities = np.empty((n_cells, len(model.labels)), np.float32) if annotation and model.labels else None
 
+    @torch.inference_mode()
     def take(self, rows: slice, embedding: torch.Tensor) -> None:
         """Compute and keep what is read off the embedding of the cells `rows`."""
         network = self.model.network

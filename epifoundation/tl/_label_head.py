@@ -1,4 +1,4 @@
-"""A label head for a model: regularised multinomial regression on its embedding, with a temperature."""
+"""A label head for a model: regularised multinomial regression on its embedding, calibrated on cells that were held out."""
 
 from __future__ import annotations
 
@@ -10,35 +10,74 @@ import scipy.sparse as sp
 import torch
 
 from ..models import EpiFoundation
-from ..nn import LabelHead, Network
+from ..nn import LabelHead, Network, conformal_scores
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
+MOST = 2000  # cells that a head keeps of those held out, and of those learned from
 
 
 def fit_label_head(
     model: EpiFoundation, pattern: sp.csr_matrix, labels: pd.Series, train: np.ndarray, held: np.ndarray
 ) -> EpiFoundation:
-    """Return `model` with a head for `labels`.
+    """Return `model` with a head for `labels`; see :func:`head_on`."""
+    return head_on(model, _encode(model, pattern), labels, train, held)
 
-    The penalty and the temperature are those of the least negative log-likelihood on the validation cells
-    `held`; cells with a missing label are left out.
+
+def head_on(
+    model: EpiFoundation, embedding: np.ndarray, labels: pd.Series, train: np.ndarray, held: np.ndarray
+) -> EpiFoundation:
+    """Return `model` with a head for `labels`, fitted on the cells `train` of an embedding.
+
+    The penalty and the temperature are those of the least negative log-likelihood on the validation cells `held`, whose scores
+    the head keeps: for conformal sets, and for what is like no cell in `train`. Cells with a missing label are left out.
     """
     names, codes, train, held = check_labels(labels, train, held)
-    embedding = _encode(model, pattern)
     mean, std = embedding[train].mean(axis=0), embedding[train].std(axis=0) + 1e-6
     scaled = (embedding - mean) / std
     best = min((_fit(scaled, codes, train, held, strength) for strength in STRENGTHS), key=lambda fitted: fitted[0])
     _, weight, bias, temperature = best
 
-    network = Network(model.config, replace(model.network.sizes, n_labels=len(names), n_label_layers=0))
-    head = LabelHead(model.config.dim, len(names))
+    kept = _spread(train, MOST)
+    sizes = replace(
+        model.network.sizes,
+        n_labels=len(names),
+        n_label_layers=0,
+        n_calibration=min(len(held), MOST),
+        n_reference=len(kept),
+    )
+    network = Network(model.config, sizes)
+    head = LabelHead(model.config.dim, len(names), 0, sizes.n_calibration, sizes.n_reference)
     with torch.no_grad():  # the scaling becomes part of the weights
         head.linear.weight.copy_(torch.from_numpy(weight / std))
         head.linear.bias.copy_(torch.from_numpy(bias - weight @ (mean / std)))
         head.temperature.fill_(temperature)
+        _calibrate(head, embedding, std, kept, held, codes[held])
     state = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("label.")}
     network.load_state_dict(state | {f"label.{name}": tensor for name, tensor in head.state_dict().items()})
-    return EpiFoundation(network, model.peaks, model.genes, names, model.training, model.name, model.card)
+    fitted = EpiFoundation(network, model.peaks, model.genes, names, model.training, model.name, model.card)
+    return fitted.to(model.device)
+
+
+def _calibrate(
+    head: LabelHead, embedding: np.ndarray, std: np.ndarray, kept: np.ndarray, held: np.ndarray, codes: np.ndarray
+) -> None:
+    """Let the head keep what it needs of the cells that it learned from, and of those held out."""
+    cells = torch.from_numpy(embedding[held].astype(np.float32))
+    head.scaling.copy_(torch.from_numpy(1 / std))
+    head.reference.copy_(torch.from_numpy(embedding[kept] / std))
+    strangeness = head.strangeness(cells)
+    head.moments.copy_(torch.stack([strangeness.mean(dim=0), strangeness.std(dim=0, correction=0).clamp(min=1e-6)]))
+    scores = conformal_scores(head(cells))[torch.arange(len(held)), torch.from_numpy(codes)]
+    for buffer, values in ((head.conformal, scores), (head.novelty, head.score_novelty(cells))):
+        ascending = values.sort().values
+        buffer.copy_(ascending[_spread(np.arange(len(ascending)), MOST)])
+
+
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly spaced, the last one with them."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.ceil(np.arange(1, most + 1) * len(rows) / most).astype(int) - 1]
 
 
 def check_labels(

@@ -79,7 +79,7 @@ def prepare(
     intervals = PeakVocabulary.from_var(atac.var, genome=genome)
     pattern = _read_pattern(atac, intervals, intervals if init is None else init.peaks, genome)
     usable = _usable(pattern, target, objective)
-    train, held = _split(usable, validation, batch, rng)
+    train, held = split_cells(usable, validation, batch, rng)
     positions = None
     if init is None:
         often = pattern[train].getnnz(axis=0) >= min_cells
@@ -194,23 +194,29 @@ def _usable(pattern: sp.csr_matrix, target: Any, objective: str) -> np.ndarray:
     return usable
 
 
-def _split(
-    usable: np.ndarray, validation: float | list[str], batch: pd.Series | None, rng: np.random.Generator
+def split_cells(
+    usable: np.ndarray,
+    validation: float | list[str],
+    batch: pd.Series | None,
+    rng: np.random.Generator,
+    *,
+    option: str = "validation",
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from and rows that are held out."""
     rows = np.flatnonzero(usable)
     if isinstance(validation, float):
         if not 0 < validation < 1:
-            msg = f"`validation` must be a fraction between 0 and 1 or a list of batches, got {validation!r}."
+            msg = f"`{option}` must be a fraction between 0 and 1 or a list of batches, got {validation!r}."
             raise ValueError(msg)
         held = rng.permutation(rows)[: max(1, round(validation * len(rows)))]
     else:
         names = validation
         if batch is None:
-            msg = f"`validation={names}` names batches: say with `batch_key=` in which column of `obs` they are."
+            msg = f"`{option}={names}` names batches: say with `batch_key=` in which column of `obs` they are."
             raise ValueError(msg)
         unknown = sorted(set(names) - set(batch))
         if unknown or not names:
-            msg = f"`validation` must name batches of {sorted(set(batch))}, got {unknown or names}."
+            msg = f"`{option}` must name batches of {sorted(set(batch))}, got {unknown or names}."
             raise ValueError(msg)
         held = rows[batch.iloc[rows].isin(names)]
     held = np.sort(held)

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Multinomial
 
-from epifoundation.nn import ExpressionHead, LabelHead, PeakHead
+from epifoundation.nn import ExpressionHead, LabelHead, PeakHead, conformal_scores
 
 EMBEDDING = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
 
@@ -81,3 +83,39 @@ def test_temperature_softens_and_keeps_the_order():
     assert (soft.max(1).values < sharp.max(1).values).all()
     assert torch.equal(soft.argmax(1), sharp.argmax(1))
     torch.testing.assert_close(soft.sum(1), torch.ones(5))
+
+
+@given(st.integers(2, 8), st.integers(0, 2**31))
+def test_conformal_scores_are_the_mass_before_and_half_of_the_own(n_labels, seed):
+    torch.manual_seed(seed)
+    probabilities = torch.rand(4, n_labels, dtype=torch.float64).softmax(dim=-1)
+    found = conformal_scores(probabilities)
+    for i, row in enumerate(probabilities.tolist()):
+        for j, own in enumerate(row):
+            assert abs(found[i, j].item() - sum(p for p in row if p > own) - own / 2) < 1e-9
+
+
+def test_sets_cover_what_is_drawn_from_the_probabilities():
+    """Labels drawn as the probabilities say: 90 % of the sets hold them, wherever the probabilities come from."""
+    torch.manual_seed(0)
+    probabilities = (2 * torch.randn(20_000, 6)).softmax(dim=-1)
+    drawn = torch.multinomial(probabilities, 1)[:, 0]
+    scores = conformal_scores(probabilities)
+    own = scores[torch.arange(len(drawn)), drawn]
+    at = own[:10_000].quantile(0.9)
+    assert abs((own[10_000:] <= at).float().mean() - 0.9) < 0.015
+
+
+def test_novelty_by_hand():
+    head = LabelHead(2, 3, 0, n_calibration=4, n_reference=2).requires_grad_(False)
+    head.reference.copy_(torch.tensor([[0.0, 0.0], [2.0, 0.0]]))
+    head.scaling.copy_(torch.tensor([2.0, 1.0]))
+    cell = torch.tensor([[1.0, 3.0]])
+    energy = -torch.log(torch.exp(cell @ head.linear.weight.T + head.linear.bias).sum())
+    distance = (13**0.5 + 3) / 2  # to (0, 0) and (2, 0), of (2, 3)
+    for moments, expected in (
+        ([[1.0, 2.0], [0.5, 4.0]], max((energy - 1) / 0.5, (distance - 2) / 4 - 1)),
+        ([[9.0, 2.0], [0.5, 0.1]], (distance - 2) / 0.1 - 1),
+    ):
+        head.moments.copy_(torch.tensor(moments))
+        assert abs(head.score_novelty(cell).item() - float(expected)) < 1e-4

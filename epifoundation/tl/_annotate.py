@@ -1,0 +1,293 @@
+"""``ep.tl.annotate``: cell types with a calibrated confidence, a set that holds the truth, and "unknown"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from .._compat import copy_of
+from .._keys import SEPARATOR, UNKNOWN, Keys
+from .._validate import RNG, Data, check_writable, get_atac, get_matrix, obs_column
+from .._version import __version__
+from ..models import EpiFoundation
+from ..models._registry import resolve_model
+from ..nn import LabelHead, conformal_scores
+from ..pp._map_peaks import MIN_COVERAGE
+from ..pp._mapping import map_onto
+from ._embed import embed
+from ._encode import encode_cells
+from ._label_head import head_on
+from ._training_data import held_out, split_cells
+
+CHUNK = 4096
+
+
+def annotate(
+    data: Data,
+    model: EpiFoundation | str | Path | None = None,
+    *,
+    reference: Data | None = None,
+    label_key: str | None = None,
+    batch_key: str | None = None,
+    calibration: float | Sequence[str] | None = None,
+    alpha: float = 0.1,
+    unknown: float = 0.05,
+    modality: str = "atac",
+    key_added: str | None = None,
+    min_overlap: float = 0.0,
+    genome: str | None = None,
+    liftover: str | Path | None = None,
+    min_coverage: float = MIN_COVERAGE,
+    device: str | torch.device = "auto",
+    rng: RNG = 0,
+    copy: bool = False,
+) -> Data | None:
+    """Annotate cells, and say how sure that is.
+
+    Without `reference`, by the label head of the model; with one, by a regularised multinomial regression on the embedding of its
+    cells, the encoder as it is. Beside the most probable label there is its calibrated probability, a set of labels that
+    holds the true one with probability 1 - `alpha` (conformal prediction), and a score that tells cells of which the reference has
+    none like them; those with a high score are called ``"unknown"``.
+
+    What it promises, it promises for cells like those that it was calibrated on. Calibrate on a batch or donor that neither the
+    encoder nor the regression learned from (such as the `validation` of :func:`epifoundation.tl.pretrain`): on cells that the
+    encoder was trained on, sets come out far too small.
+
+    Parameters
+    ----------
+    data
+        A MuData with the modality `modality`, or an AnnData of cells x peaks: the cells to annotate.
+    model
+        A model, its name or directory; None is the bundled one.
+    reference
+        Cells with labels, as MuData or AnnData with any peaks. Not changed.
+    label_key
+        Column of the reference's ``obs`` with the labels. Cells with a missing one are left out.
+    batch_key
+        Column of the reference's ``obs`` with batches; for `calibration` by name.
+    calibration
+        Cells of the reference that are kept to calibrate on: names of whole batches (needs `batch_key`), or a fraction drawn at random.
+        None: the batches that the model held out in its own training, where the reference has them in `batch_key`, else 0.2.
+    alpha
+        Share of cells whose set may miss the true label.
+    unknown
+        Share of the calibration cells that would be called ``"unknown"``; 0 for none.
+    modality
+        Name in the MuData, of data and reference.
+    key_added
+        Replaces ``epifoundation`` in all names that are written.
+    min_overlap, genome, liftover, min_coverage
+        How the data's peaks are matched to the model's: see :func:`epifoundation.pp.map_peaks`. The reference's are matched without
+        `liftover`.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    rng
+        Seed or generator, for a fraction as `calibration`.
+    copy
+        Return a copy with the results and leave `data` as it is.
+
+    Returns
+    -------
+    None, or the copy. Written into the ATAC modality:
+
+    - ``obs["epifoundation_cell_type"]``: the most probable label, or ``"unknown"``;
+    - ``obs["epifoundation_confidence"]``: the calibrated probability of the most probable label;
+    - ``obs["epifoundation_set"]``: the labels that cannot be excluded, likeliest first, with " | " between them;
+    - ``obs["epifoundation_novelty"]``: the larger of the energy of the logits and the distance to the nearest reference cells less one, both
+      in standard deviations of the calibration cells;
+    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column a label;
+    - what :func:`epifoundation.tl.embed` writes but for expression, unless the data hold an embedding of this model already;
+    - ``uns["epifoundation_annotation"]``: model, options, thresholds, numbers of cells.
+
+    Cells without a known open peak get NaN, an empty set and no label.
+
+    Raises
+    ------
+    ValueError
+        The model has no calibrated label head and there is no reference; fewer than two labels; `alpha` or `unknown` no such
+        fraction; the data hold an embedding of another model under the same key; what :func:`epifoundation.tl.embed` raises.
+
+    Notes
+    -----
+    Temperature: Guo et al. 2017. Sets: adaptive scores of Romano et al. 2020 without randomisation, threshold from the
+    calibration cells. Energy: Liu et al. 2020.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> mdata = ep.datasets.pbmc_multiome()
+    >>> known, query = mdata[mdata.obs["split"] == "train"].copy(), mdata[mdata.obs["split"] == "test"].copy()
+    >>> ep.tl.annotate(query, reference=known, label_key="cell_type")
+    >>> sorted(query["atac"].obs.columns[-4:])
+    ['epifoundation_cell_type', 'epifoundation_confidence', 'epifoundation_novelty', 'epifoundation_set']
+    """
+    keys = Keys.of(key_added)
+    for name, value, least in (("alpha", alpha, "above 0"), ("unknown", unknown, "at least 0")):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value < 1
+            or (value == 0 and name == "alpha")
+        ):
+            msg = f"`{name}` must be {least} and below 1, got {value!r}."
+            raise ValueError(msg)
+    check_writable(data, get_atac(data, modality), copy=copy)
+    model = resolve_model(model, device)
+    is_embedded = holds_embedding(get_atac(data, modality), model, keys, "data")
+    summary: dict[str, Any] = {"model": model.name, "revision": model.revision, "package_version": __version__}
+    if reference is None:
+        if label_key is not None or batch_key is not None or calibration is not None:
+            msg = "`label_key`, `batch_key` and `calibration` are of the reference: pass `reference=`."
+            raise ValueError(msg)
+        head = model.network.label
+        if head is None or not head.is_calibrated:
+            lacks = "has no label head" if head is None else "has a label head that was never calibrated"
+            msg = f"The model {model.name!r} {lacks}: pass `reference=` with labelled cells, or pretrain with `label_key=`."
+            raise ValueError(msg)
+        labels = model.labels
+    else:
+        fitted, numbers = _fit(reference, model, label_key, batch_key, calibration, modality, keys, rng)
+        head, labels = cast("LabelHead", fitted.network.label), fitted.labels
+        summary |= numbers
+
+    target = copy_of(data) if copy else data
+    if not is_embedded:
+        embed(
+            target,
+            model,
+            modality=modality,
+            key_added=key_added,
+            expression=False,
+            annotation=False,
+            min_overlap=min_overlap,
+            genome=genome,
+            liftover=liftover,
+            min_coverage=min_coverage,
+            device=device,
+        )
+    atac = get_atac(target, modality)
+    found = _read_off(head, atac.obsm[keys.embedding], alpha, unknown)
+    best = np.where(found.known, found.probabilities.argmax(axis=1), -1)
+    found.members[found.known, best[found.known]] = True  # never without the label that is given
+    codes = np.where(found.is_unknown, len(labels), best)
+    cell_type = pd.Categorical.from_codes(codes, categories=[*labels, UNKNOWN]).remove_unused_categories()
+    atac.obsm[keys.probabilities] = pd.DataFrame(found.probabilities, index=atac.obs_names, columns=labels)
+    atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
+    atac.obs[keys.confidence] = found.probabilities.max(axis=1)
+    atac.obs[keys.novelty] = found.novelty
+    atac.obs[keys.prediction_set] = _as_text(found.members, found.probabilities, labels)
+    atac.uns[keys.annotation] = summary | {
+        "labels": list(labels),
+        "alpha": float(alpha),
+        "unknown": float(unknown),
+        "temperature": float(head.temperature),
+        "set_threshold": threshold(head.conformal, alpha),
+        "novelty_threshold": threshold(head.novelty, unknown) if unknown else math.inf,
+        "n_unknown": int(found.is_unknown.sum()),
+    }
+    return target if copy else None
+
+
+def holds_embedding(atac: AnnData, model: EpiFoundation, keys: Keys, what: str) -> bool:
+    """Whether there is an embedding of this model; one of another model is an error."""
+    if keys.embedding not in atac.obsm:
+        return False
+    report = atac.uns.get(keys.uns)
+    told = dict(report) if isinstance(report, Mapping) else {}
+    if told.get("revision") == model.revision:
+        return True
+    msg = (
+        f"The {what} hold an embedding (`obsm[{keys.embedding!r}]`) of the model {told.get('model', 'that is not told')!r} "
+        f"({told.get('revision', '-')}), not of {model.name!r} ({model.revision}): cells of two models cannot be compared. Embed them "
+        "again with `ep.tl.embed(..., model)`, or pass `key_added=` to keep both."
+    )
+    raise ValueError(msg)
+
+
+def threshold(scores: torch.Tensor, share: float) -> float:
+    """What at most a `share` of cells like the calibration cells exceed; `scores` of these are ascending."""
+    rank = math.ceil((len(scores) + 1) * (1 - share))
+    return float(scores[rank - 1]) if rank <= len(scores) else math.inf
+
+
+class _Found(NamedTuple):
+    """What a head reads off embeddings; cells x labels, and of each cell."""
+
+    probabilities: np.ndarray
+    members: np.ndarray
+    novelty: np.ndarray
+    known: np.ndarray
+    is_unknown: np.ndarray
+
+
+@torch.inference_mode()
+def _read_off(head: LabelHead, embedding: np.ndarray, alpha: float, unknown: float) -> _Found:
+    device = head.temperature.device
+    parts = []
+    for start in range(0, len(embedding), CHUNK):
+        cells = torch.from_numpy(np.asarray(embedding[start : start + CHUNK], dtype=np.float32)).to(device)
+        likely = head(cells)
+        inside = conformal_scores(likely) <= threshold(head.conformal, alpha)
+        parts.append([part.cpu().numpy() for part in (likely, inside, head.score_novelty(cells))])
+    empty = [
+        np.zeros((0, head.linear.out_features), np.float32),
+        np.zeros((0, head.linear.out_features), bool),
+        np.zeros(0),
+    ]
+    probabilities, members, novelty = (np.concatenate(part) for part in zip(*(parts or [empty]), strict=True))
+    known = ~np.isnan(probabilities[:, 0])
+    is_unknown = known & (novelty > threshold(head.novelty, unknown)) if unknown else np.zeros(len(known), dtype=bool)
+    return _Found(probabilities, members & known[:, None], novelty.astype(np.float32), known, is_unknown)
+
+
+def _as_text(members: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return [SEPARATOR.join(labels[j] for j in row if inside[j]) for row, inside in zip(order, members, strict=True)]
+
+
+def _fit(
+    reference: Data,
+    model: EpiFoundation,
+    label_key: str | None,
+    batch_key: str | None,
+    calibration: float | Sequence[str] | None,
+    modality: str,
+    keys: Keys,
+    rng: RNG,
+) -> tuple[EpiFoundation, dict[str, Any]]:
+    """The model with a head for the labels of a reference, and what is told of it."""
+    atac = get_atac(reference, modality)
+    if label_key is None:
+        msg = f"`reference` needs `label_key`: in which column of `obs` its labels are; there are {list(atac.obs.columns)}."
+        raise ValueError(msg)
+    labels = obs_column(reference, atac, label_key, "label_key")
+    batch = None if batch_key is None else obs_column(reference, atac, batch_key, "batch_key").astype(str)
+    if calibration is None:
+        own = model.training.get("validation")
+        there = isinstance(own, list) and batch is not None and set(own) <= set(batch)
+        calibration = own if there else 0.2
+    if holds_embedding(atac, model, keys, "reference"):
+        embedding = np.asarray(atac.obsm[keys.embedding])
+    else:
+        mapping = map_onto(model.peaks, atac.var)
+        mapping.check(MIN_COVERAGE)
+        cells = encode_cells(model, get_matrix(atac, None), mapping.projection, atac.obs_names)
+        embedding = np.concatenate([part.cpu().numpy() for *_, part in cells] or [np.zeros((0, model.config.dim))])
+    usable = labels.notna().to_numpy() & ~np.isnan(embedding).any(axis=1)
+    held = held_out(calibration)
+    train, kept = split_cells(usable, held, batch, np.random.default_rng(rng), option="calibration")
+    fitted = head_on(model, embedding, labels, train, kept)
+    numbers = {
+        "reference_cells": len(train),
+        "calibration_cells": len(kept),
+        "unlabelled_cells": int(labels.isna().sum()),
+        "calibration": held,
+    }
+    return fitted, numbers

@@ -1,0 +1,40 @@
+"""Cells to embeddings, chunk by chunk: what every tool that reads cells begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from tqdm import tqdm
+
+from .._settings import settings
+from ..models import EpiFoundation
+from ..tokens import Tokens, iter_tokens
+
+
+def encode_cells(
+    model: EpiFoundation,
+    matrix: Any,
+    projection: sp.csr_matrix | None,
+    names: pd.Index,
+    *,
+    chunk: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
+    """Rows, their tokens, and their embedding (float32, on the model's device)."""
+    folded = model.network.folded(dtype)
+    with tqdm(total=len(names), desc="Embedding", unit=" cells", disable=not settings.progress) as bar:
+        for rows, tokens in iter_tokens(matrix, projection, names, chunk=chunk or folded.chunk):
+            ids, offsets = _tensor(tokens.ids), _tensor(tokens.offsets)
+            with torch.inference_mode():  # not around `yield`: the caller may leave in between
+                embedding = folded.encode(ids.to(model.device), offsets.to(model.device))
+            yield rows, tokens, embedding
+            bar.update(len(tokens))
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())  # memory maps may be read-only
