@@ -176,8 +176,9 @@ def annotate(
     found = _read_off(head, atac.obsm[keys.embedding], alpha, unknown)
     best = np.where(found.known, found.probabilities.argmax(axis=1), -1)
     found.members[found.known, best[found.known]] = True  # never without the label that is given
-    codes = np.where(found.is_unknown, len(labels), best)
-    cell_type = pd.Categorical.from_codes(codes, categories=[*labels, UNKNOWN]).remove_unused_categories()
+    names = list(dict.fromkeys([*labels, UNKNOWN]))  # a reference may have that label itself
+    codes = np.where(found.is_unknown, names.index(UNKNOWN), best)
+    cell_type = pd.Categorical.from_codes(codes, categories=names).remove_unused_categories()
     atac.obsm[keys.probabilities] = pd.DataFrame(found.probabilities, index=atac.obs_names, columns=labels)
     atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
     atac.obs[keys.confidence] = found.probabilities.max(axis=1)

@@ -290,7 +290,13 @@ def _write(
         del atac.obsm[keys.peaks]  # of `pp.map_peaks` with another model
         atac.var = atac.var.drop(columns=keys.matched, errors="ignore")
     atac.obsm[keys.embedding] = output.embedding
-    for name in (keys.cell_type, keys.confidence):  # of an earlier model, under the same key
+    atac.uns.pop(keys.annotation, None)
+    for name in (
+        keys.cell_type,
+        keys.confidence,
+        keys.prediction_set,
+        keys.novelty,
+    ):  # of an earlier model, under the same key
         if name in atac.obs:
             del atac.obs[name]
     for name in (keys.probabilities, keys.expression):

@@ -143,6 +143,15 @@ def test_an_embedding_of_the_same_model_is_used(planted):
     assert (query.obs["epifoundation_set"] == expected.obs["epifoundation_set"]).mean() > 0.99
 
 
+def test_embedding_anew_leaves_nothing_of_an_annotation(planted):
+    reference, query, model = planted
+    query = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS)
+    ep.tl.embed(query, model)
+    assert not WRITTEN & set(query.obs)
+    assert "epifoundation_probabilities" not in query.obsm
+    assert set(query.uns) == {"epifoundation"}
+
+
 def test_a_cell_does_not_depend_on_the_others(planted):
     reference, query, model = planted
     whole = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).obs
@@ -188,6 +197,16 @@ def test_a_label_with_one_cell_is_learned_and_one_that_only_calibrates_is_not(pl
     reference.obs["cell_type"] = labels
     told = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).uns["epifoundation_annotation"]
     assert told["labels"] == ["lonely", "type0", "type1", "type2", "type3"]
+
+
+def test_a_reference_may_have_unknown_cells_itself(planted):
+    reference, query, model = planted
+    reference = reference.copy()
+    reference.obs["cell_type"] = reference.obs["cell_type"].astype(str).replace({"type3": "unknown"})
+    marked = ep.tl.annotate(query, model, reference=reference, unknown=0.2, copy=True, **OPTIONS).obs
+    guess = marked["epifoundation_cell_type"]
+    assert (guess[marked["cell_type"] == "type3"] == "unknown").mean() > 0.8
+    assert (guess == "unknown").mean() > (marked["cell_type"] == "type3").mean()
 
 
 BAD = [
