@@ -231,19 +231,33 @@ def misplaced(intervals: pd.DataFrame, build: str) -> np.ndarray:
     >>> ep.genome.misplaced(peaks, "hg38").tolist(), ep.genome.misplaced(peaks, "mm10").tolist()
     ([True, False], [True, True])
     """
-    import bioframe
-
     build = canonical_build(build)
     if build not in BUILDS:
         msg = f"Unknown build {build!r}; choose one of {list(BUILDS)}."
         raise ValueError(msg)
+    codes, names = _contigs(intervals)
+    return intervals["end"].to_numpy() > _room(names, build)[codes]
+
+
+def _contigs(intervals: pd.DataFrame) -> tuple[np.ndarray, pd.Series]:
+    """Which contig each interval is on, and their names: few names, many intervals."""
     codes, names = pd.factorize(intervals["chrom"].astype(str))
-    names = _with_prefix(pd.Series(names, dtype=object))
+    return codes, _with_prefix(pd.Series(names, dtype=object))
+
+
+def _room(names: pd.Series, build: str) -> np.ndarray:
+    """Bases of each contig; none where the build lacks the chromosome, without end for what is no chromosome."""
+    import bioframe
+
     sizes = bioframe.assembly_info(build).chromsizes.to_dict()
     chromosome = re.compile(r"chr(\d{1,2}|X|Y)")
-    # A chromosome that the build lacks has no room at all, a contig has room without end.
-    room = np.array([sizes.get(name, 0) if chromosome.fullmatch(name) else np.inf for name in names], dtype=float)
-    return intervals["end"].to_numpy() > room[codes]
+    return np.array([sizes.get(name, 0) if chromosome.fullmatch(name) else np.inf for name in names], dtype=float)
+
+
+def _n_misplaced(intervals: pd.DataFrame) -> dict[str, int]:
+    """How many intervals have no place on each build."""
+    (codes, names), end = _contigs(intervals), intervals["end"].to_numpy()
+    return {build: int((end > _room(names, build)[codes]).sum()) for build in BUILDS}
 
 
 def detect_build(intervals: pd.DataFrame) -> list[str]:
@@ -267,7 +281,7 @@ def detect_build(intervals: pd.DataFrame) -> list[str]:
     >>> ep.genome.detect_build(ep.genome.parse_intervals(["chr19:61400000-61400500", "chr1:100-200"]))
     ['hs1', 'mm10', 'mm39']
     """
-    wrong = {build: int(misplaced(intervals, build).sum()) for build in BUILDS}
+    wrong = _n_misplaced(intervals)
     allowed = min(wrong.values()) + TOLERANCE * len(intervals)
     if min(wrong.values()) > 0.01 * len(intervals):  # coordinates of no build, so nothing is told
         return []

@@ -153,9 +153,8 @@ class LabelHead(nn.Module):
             self.register_buffer("novelty", torch.zeros(n_calibration))  # theirs, ascending
             self.register_buffer("reference", torch.zeros(n_reference, dim))  # cells that were learned from, scaled
             self.register_buffer("scaling", torch.ones(dim))
-            self.register_buffer(
-                "moments", torch.tensor([[0.0, 0.0], [1.0, 1.0]])
-            )  # of energy and distance, held-out cells
+            # Mean and deviation of energy and distance, of held-out cells
+            self.register_buffer("moments", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
         self.is_calibrated = bool(n_calibration)
 
     def forward(self, embedding: Tensor) -> Tensor:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 
 from .._compat import copy_of
-from .._keys import SEPARATOR, UNKNOWN, Keys
+from .._keys import SEPARATOR, Keys
 from .._validate import RNG, Data, check_writable, get_atac, get_matrix, obs_column
 from .._version import __version__
 from ..models import EpiFoundation
@@ -21,8 +20,8 @@ from ..models._registry import resolve_model
 from ..nn import LabelHead, conformal_scores
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
-from ._embed import embed
-from ._encode import encode_cells
+from ._embed import embed, write_labels
+from ._encode import embedding_of
 from ._label_head import head_on
 from ._training_data import held_out, split_cells
 
@@ -174,14 +173,7 @@ def annotate(
         )
     atac = get_atac(target, modality)
     found = _read_off(head, atac.obsm[keys.embedding], alpha, unknown)
-    best = np.where(found.known, found.probabilities.argmax(axis=1), -1)
-    found.members[found.known, best[found.known]] = True  # never without the label that is given
-    names = list(dict.fromkeys([*labels, UNKNOWN]))  # a reference may have that label itself
-    codes = np.where(found.is_unknown, names.index(UNKNOWN), best)
-    cell_type = pd.Categorical.from_codes(codes, categories=names).remove_unused_categories()
-    atac.obsm[keys.probabilities] = pd.DataFrame(found.probabilities, index=atac.obs_names, columns=labels)
-    atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
-    atac.obs[keys.confidence] = found.probabilities.max(axis=1)
+    write_labels(atac, keys, labels, found.probabilities, found.is_unknown)
     atac.obs[keys.novelty] = found.novelty
     atac.obs[keys.prediction_set] = _as_text(found.members, found.probabilities, labels)
     atac.uns[keys.annotation] = summary | {
@@ -224,7 +216,6 @@ class _Found(NamedTuple):
     probabilities: np.ndarray
     members: np.ndarray
     novelty: np.ndarray
-    known: np.ndarray
     is_unknown: np.ndarray
 
 
@@ -232,20 +223,16 @@ class _Found(NamedTuple):
 def _read_off(head: LabelHead, embedding: np.ndarray, alpha: float, unknown: float) -> _Found:
     device = head.temperature.device
     parts = []
-    for start in range(0, len(embedding), CHUNK):
+    for start in range(0, max(len(embedding), 1), CHUNK):  # once without cells too: the shapes are the same
         cells = torch.from_numpy(np.asarray(embedding[start : start + CHUNK], dtype=np.float32)).to(device)
         likely = head(cells)
         inside = conformal_scores(likely) <= threshold(head.conformal, alpha)
         parts.append([part.cpu().numpy() for part in (likely, inside, head.score_novelty(cells))])
-    empty = [
-        np.zeros((0, head.linear.out_features), np.float32),
-        np.zeros((0, head.linear.out_features), bool),
-        np.zeros(0),
-    ]
-    probabilities, members, novelty = (np.concatenate(part) for part in zip(*(parts or [empty]), strict=True))
+    probabilities, members, novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
     known = ~np.isnan(probabilities[:, 0])
+    members[np.arange(len(members)), probabilities.argmax(axis=1)] = True  # never without the label that is given
     is_unknown = known & (novelty > threshold(head.novelty, unknown)) if unknown else np.zeros(len(known), dtype=bool)
-    return _Found(probabilities, members & known[:, None], novelty.astype(np.float32), known, is_unknown)
+    return _Found(probabilities, members & known[:, None], novelty, is_unknown)
 
 
 def _as_text(members: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:
@@ -279,8 +266,7 @@ def _fit(
     else:
         mapping = map_onto(model.peaks, atac.var)
         mapping.check(MIN_COVERAGE)
-        cells = encode_cells(model, get_matrix(atac, None), mapping.projection, atac.obs_names)
-        embedding = np.concatenate([part.cpu().numpy() for *_, part in cells] or [np.zeros((0, model.config.dim))])
+        embedding = embedding_of(model, get_matrix(atac, None), mapping.projection, atac.obs_names)
     usable = labels.notna().to_numpy() & ~np.isnan(embedding).any(axis=1)
     held = held_out(calibration)
     train, kept = split_cells(usable, held, batch, np.random.default_rng(rng), option="calibration")

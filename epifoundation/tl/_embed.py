@@ -13,7 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._compat import copy_of
-from .._keys import Keys
+from .._keys import UNKNOWN, Keys
 from .._validate import (
     Data,
     check_unique,
@@ -291,12 +291,8 @@ def _write(
         atac.var = atac.var.drop(columns=keys.matched, errors="ignore")
     atac.obsm[keys.embedding] = output.embedding
     atac.uns.pop(keys.annotation, None)
-    for name in (
-        keys.cell_type,
-        keys.confidence,
-        keys.prediction_set,
-        keys.novelty,
-    ):  # of an earlier model, under the same key
+    # What an earlier model left under the same key
+    for name in (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty):
         if name in atac.obs:
             del atac.obs[name]
     for name in (keys.probabilities, keys.expression):
@@ -304,13 +300,7 @@ def _write(
             del atac.obsm[name]
     atac.obs[keys.coverage] = np.where(counts[0] > 0, counts[1] / np.maximum(counts[0], 1), np.nan)
     if output.probabilities is not None:
-        labels, probabilities = output.model.labels, output.probabilities
-        known = ~np.isnan(probabilities[:, 0])
-        best = np.where(known, np.argmax(probabilities, axis=1), -1)
-        cell_type = pd.Categorical.from_codes(best, categories=labels).remove_unused_categories()
-        atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
-        atac.obs[keys.confidence] = probabilities.max(axis=1)
-        atac.obsm[keys.probabilities] = pd.DataFrame(probabilities, index=atac.obs_names, columns=labels)
+        write_labels(atac, keys, output.model.labels, output.probabilities)
     if rna_modality in getattr(data, "mod", {}) and keys.layer in data.mod[rna_modality].layers:
         del data.mod[rna_modality].layers[keys.layer]
     if output.expression is not None:
@@ -321,3 +311,19 @@ def _write(
             genes = pd.Index(output.model.genes.names)
             atac.obsm[keys.expression] = pd.DataFrame(output.expression.values, index=atac.obs_names, columns=genes)
     atac.uns[keys.uns] = report
+
+
+def write_labels(
+    atac: AnnData, keys: Keys, labels: list[str], probabilities: np.ndarray, is_unknown: np.ndarray | None = None
+) -> None:
+    """Write the most probable label of each cell and its probability; none where there are no probabilities."""
+    known = ~np.isnan(probabilities[:, 0])
+    codes = np.where(known, np.argmax(probabilities, axis=1), -1)
+    names = list(labels)
+    if is_unknown is not None:
+        names = list(dict.fromkeys([*labels, UNKNOWN]))  # a reference may have that label itself
+        codes = np.where(is_unknown, names.index(UNKNOWN), codes)
+    cell_type = pd.Categorical.from_codes(codes, categories=names).remove_unused_categories()
+    atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
+    atac.obs[keys.confidence] = probabilities.max(axis=1)
+    atac.obsm[keys.probabilities] = pd.DataFrame(probabilities, index=atac.obs_names, columns=labels)

@@ -36,5 +36,11 @@ def encode_cells(
             bar.update(len(tokens))
 
 
+def embedding_of(model: EpiFoundation, matrix: Any, projection: sp.csr_matrix | None, names: pd.Index) -> np.ndarray:
+    """Embedding of all cells, float32 (n_cells, d)."""
+    parts = [part.cpu().numpy() for *_, part in encode_cells(model, matrix, projection, names)]
+    return np.concatenate([np.zeros((0, model.config.dim), np.float32), *parts])
+
+
 def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())  # memory maps may be read-only

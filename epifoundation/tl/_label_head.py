@@ -11,6 +11,7 @@ import torch
 
 from ..models import EpiFoundation
 from ..nn import LabelHead, Network, conformal_scores
+from ._encode import embedding_of
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
 MOST = 2000  # cells that a head keeps of those held out, and of those learned from
@@ -20,7 +21,7 @@ def fit_label_head(
     model: EpiFoundation, pattern: sp.csr_matrix, labels: pd.Series, train: np.ndarray, held: np.ndarray
 ) -> EpiFoundation:
     """Return `model` with a head for `labels`; see :func:`head_on`."""
-    return head_on(model, _encode(model, pattern), labels, train, held)
+    return head_on(model, embedding_of(model, pattern, None, labels.index), labels, train, held)
 
 
 def head_on(
@@ -96,18 +97,6 @@ def check_labels(
         )
         raise ValueError(msg)
     return names, codes, train, held
-
-
-def _encode(model: EpiFoundation, pattern: sp.csr_matrix) -> np.ndarray:
-    folded = model.network.folded()
-    chunk = folded.chunk
-    parts = [pattern[start : start + chunk] for start in range(0, pattern.shape[0], chunk)]
-    return np.concatenate(
-        [
-            folded.encode(*(torch.from_numpy(a).to(model.device) for a in (part.indices, part.indptr))).cpu().numpy()
-            for part in parts
-        ]
-    )
 
 
 def _fit(
