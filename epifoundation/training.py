@@ -17,19 +17,20 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .nn import Network, TrainingConfig, balance, has_bfloat16
 
 
 class Batch(NamedTuple):
-    """Some cells: packed tokens, expression target and batch code (None where there is none)."""
+    """Some cells: packed tokens, expression target, code of batch and of label (None where there is none)."""
 
     ids: Tensor
     offsets: Tensor
     target: Tensor | None
-    batch: Tensor | None
+    batch: Tensor | None = None
+    label: Tensor | None = None
 
 
 class Cells(Dataset):
@@ -43,8 +44,8 @@ class Cells(Dataset):
         Expression, (n_cells, n_genes), sparse or dense, or None.
     pooling
         Row-stochastic neighbour weights, (n_cells, n_cells): the target of a cell is ``pooling @ target``.
-    batch
-        Batch code of each cell, or None.
+    batch, label
+        Code of batch and label of each cell, or None.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Cells(Dataset):
         target: sp.csr_matrix | np.ndarray | None = None,
         pooling: sp.csr_matrix | None = None,
         batch: np.ndarray | None = None,
+        label: np.ndarray | None = None,
     ) -> None:
-        self.pattern, self.target, self.pooling, self.batch = pattern, target, pooling, batch
+        self.pattern, self.target, self.pooling, self.batch, self.label = pattern, target, pooling, batch, label
 
     def __len__(self) -> int:
         return self.pattern.shape[0]
@@ -67,6 +69,7 @@ class Cells(Dataset):
             torch.from_numpy(tokens.indptr.astype(np.int64)),
             self._target(rows),
             None if self.batch is None else torch.from_numpy(self.batch[rows]),
+            None if self.label is None else torch.from_numpy(self.label[rows]),
         )
 
     def _target(self, rows: np.ndarray) -> Tensor | None:
@@ -109,8 +112,10 @@ class Pretraining(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and a schedule; the peak vectors learn more slowly than what reads them."""
-        config, peaks = self.hyper, self.network.encoder.by_peak
-        others = [p for p in self.network.parameters() if not any(p is peak for peak in peaks)]
+        config, encoder = self.hyper, self.network.encoder
+        table = encoder.get_submodule(encoder.table)
+        peaks = [table.weight] if isinstance(table, nn.Embedding) else []
+        others = [p for p in self.parameters() if p.requires_grad and not any(p is peak for peak in peaks)]
         groups = [
             {"params": others, "weight_decay": config.weight_decay},
             {"params": peaks, "weight_decay": 0.0},
@@ -133,9 +138,14 @@ class Pretraining(pl.LightningModule):
         cells = torch.repeat_interleave(batch.offsets.diff())
         kept = torch.cat([batch.offsets.new_zeros(1), torch.bincount(cells[keep], minlength=len(batch.offsets) - 1)])
         embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0)))
+        return self._read_off(embedding, batch, batch.ids[~keep], cells[~keep])
+
+    def _read_off(self, embedding: Tensor, batch: Batch, hidden: Tensor, cells: Tensor) -> Tensor:
+        """Loss of what the heads say; `hidden` peaks are those of the rows `cells` of the embedding."""
+        network = self.network
         peak_loss = embedding.new_zeros(())
         if network.peaks is not None:
-            peak_loss = network.peaks.loss(embedding, batch.ids[~keep], cells[~keep])
+            peak_loss = network.peaks.loss(embedding, hidden, cells, batch.batch)
         if batch.target is None or network.expression is None:
             return peak_loss
         weight = self._balance(batch.target, draw=True)
@@ -148,10 +158,14 @@ class Pretraining(pl.LightningModule):
 
 
 class KeepBest(pl.Callback):
-    """Holds the network of the best epoch, tells of it, and stops when it lies too far back."""
+    """Holds the network of the best epoch, tells of it, and stops when it lies too far back.
 
-    def __init__(self, patience: int, on_better: Callable[[Network, int], None]) -> None:
-        self.patience = patience
+    Against an adversary the losses do not tell what was gained: then it is the last epoch that is held.
+    """
+
+    def __init__(self, config: TrainingConfig, on_better: Callable[[Network, int], None]) -> None:
+        self.patience = config.patience
+        self.takes_last = config.adversarial > 0
         self.on_better = on_better
         self.best: Network | None = None
         self.history: list[dict[str, float]] = []
@@ -165,10 +179,10 @@ class KeepBest(pl.Callback):
         self.history.append(losses)
         validation = [epoch["validation"] for epoch in self.history]
         best = int(np.argmin(validation))
-        if best == len(validation) - 1:
+        if best == len(validation) - 1 or self.takes_last:
             network: Network = copy.deepcopy(module.network).cpu()
             self.best = network
-            self.on_better(network, best)
+            self.on_better(network, len(validation) - 1)
         elif len(validation) - 1 - best >= self.patience:
             trainer.should_stop = True
 
@@ -192,14 +206,15 @@ def fit(
     device: torch.device,
     progress: bool,
     genes: np.ndarray | None = None,
+    module: Callable[..., Pretraining] = Pretraining,
     on_better: Callable[[Network, int], None] = lambda network, epoch: None,
 ) -> Fitted:
-    """Train `network` and return its best state on the validation cells.
+    """Train what of `network` is to learn by a `module`, and return its best state on the validation cells.
 
     The caller's random state is left as it was. An interruption (Ctrl-C) after the first epoch ends training
     with the best network so far; before that it is raised.
     """
-    keep = KeepBest(config.patience, on_better)
+    keep = KeepBest(config, on_better)
     generator = torch.Generator().manual_seed(seed)
     # An incomplete last batch of very few cells would be a noisy step.
     loaders = (
@@ -218,7 +233,7 @@ def fit(
     )
     with _quiet(), torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        network.requires_grad_(True).train()
+        network.train()
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=[device.index] if device.type == "cuda" and device.index is not None else 1,
@@ -233,7 +248,7 @@ def fit(
             enable_progress_bar=progress,
             num_sanity_val_steps=0,
         )
-        interrupted = _run(trainer, Pretraining(network, config, genes), loaders)
+        interrupted = _run(trainer, module(network, config, genes), loaders)
     if keep.best is None:
         raise KeyboardInterrupt
     return Fitted(keep.best.eval().requires_grad_(False), keep.history, interrupted)

@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from ..nn import ModelConfig, Network
 from ..vocabulary import GeneVocabulary, PeakVocabulary
+from ._adapter import Adapter
 
 
 @dataclass(eq=False)
@@ -35,6 +36,8 @@ class EpiFoundation:
         Registry name, path or repository it was loaded from.
     card
         Text of the model card.
+    adapter
+        What fine-tuning changed, where it was of low rank.
 
     Examples
     --------
@@ -51,6 +54,7 @@ class EpiFoundation:
     training: dict[str, Any] = field(default_factory=dict)
     name: str = "unsaved"
     card: str = ""
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         # Nothing outside `training.py` learns: dropout off, no graphs.

@@ -1,5 +1,7 @@
 """Networks in plain torch: they know nothing of AnnData, files or training loops."""
 
+from .adapter import adapt, blend, merge
+from .adversary import Adversary
 from .attention import has_bfloat16
 from .config import ModelConfig, Sizes, TrainingConfig
 from .heads import ExpressionHead, LabelHead, PeakHead, balance, conformal_scores
@@ -9,6 +11,7 @@ from .set_encoder import FoldedSet, SetEncoder, pool
 from .transformer_encoder import FoldedTransformer, TransformerEncoder
 
 __all__ = [
+    "Adversary",
     "ExpressionHead",
     "FoldedSet",
     "FoldedTransformer",
@@ -21,8 +24,11 @@ __all__ = [
     "Sizes",
     "TrainingConfig",
     "TransformerEncoder",
+    "adapt",
     "balance",
+    "blend",
     "conformal_scores",
     "has_bfloat16",
+    "merge",
     "pool",
 ]

@@ -137,6 +137,8 @@ class Sizes:
         Hidden layers of the label head.
     n_calibration, n_reference
         Cells that a calibrated label head keeps: scores of those held out, and embeddings of those learned from.
+    peaks_by_batch
+        The head for held-out peaks has a vector for each batch, too.
     """
 
     n_peaks: int
@@ -148,11 +150,12 @@ class Sizes:
     n_label_layers: int = 0
     n_calibration: int = 0
     n_reference: int = 0
+    peaks_by_batch: bool = False
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is pretrained.
+    """How a network is trained.
 
     Parameters
     ----------
@@ -186,6 +189,16 @@ class TrainingConfig:
         one or another expresses nearly every gene.
     warm_start
         Start peak vectors from the structure of the training cells, see :mod:`epifoundation.warm_start`.
+    label_weight
+        In fine-tuning: weight of the loss of the labels.
+    label_smoothing
+        In fine-tuning: this much of the target is spread evenly over all labels.
+    label_balance
+        In fine-tuning: a cell counts as the number of cells of its label to the power of minus this; 1 gives each label the same weight, 0
+        each cell.
+    adversarial
+        In fine-tuning: weight of the loss of a network that tells batches from the embedding, and against which the encoder learns
+        (Ganin et al. 2016). 0 for none.
 
     Examples
     --------
@@ -207,6 +220,10 @@ class TrainingConfig:
     schedule: str = "one-cycle"
     balanced_genes: int | None = None
     warm_start: bool = True
+    label_weight: float = 1.0
+    label_smoothing: float = 0.1
+    label_balance: float = 0.5
+    adversarial: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of(self, "schedule", SCHEDULES)
@@ -223,6 +240,10 @@ class TrainingConfig:
             ("patience", 1, inf),
             ("accumulate", 1, inf),
             ("balanced_genes", 2, inf),
+            ("label_weight", 0, inf),
+            ("label_smoothing", 0, 1),
+            ("label_balance", 0, 1),
+            ("adversarial", 0, inf),
         ):
             value = getattr(self, name)
             if value is None and name in ("max_epochs", "balanced_genes"):
@@ -242,7 +263,7 @@ class TrainingConfig:
 
     @classmethod
     def preset(cls, name: str) -> TrainingConfig:
-        """A named recipe: ``"default"``, or ``"paper"`` (Wu et al. 2025)."""
+        """A named recipe: ``"default"``, ``"finetune"``, or ``"paper"`` (Wu et al. 2025)."""
         return cls(**_preset(name, TRAINING_PRESETS))
 
 
@@ -262,6 +283,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
 }
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "finetune": {"max_epochs": 8, "peak_lr": 0.2, "warm_start": False, "patience": 3},
     "paper": {
         "max_epochs": 140,
         "batch_size": 8,

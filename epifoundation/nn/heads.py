@@ -110,20 +110,32 @@ class ExpressionHead(Expression):
 class PeakHead(nn.Module):
     """Multinomial over all peaks: which of them were held out of this cell."""
 
-    def __init__(self, dim: int, n_peaks: int) -> None:
+    def __init__(self, dim: int, n_peaks: int, n_batches: int = 0) -> None:
         super().__init__()
         self.linear = _small_linear(dim, n_peaks)
+        # A batch shifts the embedding that is read: as many numbers a batch as the embedding has, not as there are peaks
+        self.batch = nn.Parameter(torch.zeros(n_batches, dim)) if n_batches else None
 
-    def forward(self, embedding: Tensor) -> Tensor:
-        """Logits, (n_cells, n_peaks)."""
+    def forward(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
+        """Logits, (n_cells, n_peaks); without a batch, for the mean of them."""
+        if self.batch is not None:
+            embedding = embedding + (self.batch.mean(dim=0) if batch is None else self.batch[batch])
         return self.linear(embedding)
 
-    def loss(self, embedding: Tensor, ids: Tensor, cells: Tensor) -> Tensor:
+    def loss(self, embedding: Tensor, ids: Tensor, cells: Tensor, batch: Tensor | None = None) -> Tensor:
         """Negative log-likelihood a held-out peak; `ids` and `cells` (row of `embedding`) are (n_held_out,)."""
         if not len(ids):
             return embedding.sum() * 0
-        logits = self(embedding)
+        logits = self(embedding, batch)
         return (logits.logsumexp(dim=-1)[cells] - logits[cells, ids]).mean()
+
+    @torch.no_grad()
+    def start_from(self, other: PeakHead) -> None:
+        """Take over all but the batches; what is predicted for the mean batch stays what it was."""
+        self.linear.load_state_dict(other.linear.state_dict())
+        if other.batch is not None:
+            shift = other.linear.weight @ other.batch.mean(dim=0)
+            self.linear.bias.add_(shift.to(self.linear.bias.device))
 
 
 class LabelHead(nn.Module):

@@ -27,7 +27,8 @@ class Network(nn.Module):
             else TransformerEncoder(config, sizes.n_peaks, sizes.n_chromosomes)
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.peaks = PeakHead(config.dim, sizes.n_peaks) if config.predicts_peaks else None
+        n_batches = sizes.n_batches if sizes.peaks_by_batch else 0
+        self.peaks = PeakHead(config.dim, sizes.n_peaks, n_batches) if config.predicts_peaks else None
         self.expression = _expression_head(config, sizes) if sizes.n_genes else None
         self.label = (
             LabelHead(config.dim, sizes.n_labels, sizes.n_label_layers, sizes.n_calibration, sizes.n_reference)

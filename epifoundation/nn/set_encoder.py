@@ -27,6 +27,8 @@ class SetEncoder(nn.Module):
     the peaks in the batch, inference all of them once (:meth:`fold`); both are the same function.
     """
 
+    table = "peak"  # the submodule with a vector for each peak
+
     def __init__(self, config: ModelConfig, n_peaks: int) -> None:
         super().__init__()
         dim, heads, seeds = config.dim, config.n_heads, config.n_seeds
@@ -72,11 +74,6 @@ class SetEncoder(nn.Module):
         values = self.value(x).view(n, 1, heads, width)
         weighted = weights.unsqueeze(-1) * values
         return torch.cat([weighted.flatten(1), weights.flatten(1)], dim=1)
-
-    @property
-    def by_peak(self) -> list[Tensor]:
-        """Parameters with a row for each peak that learn slowly."""
-        return [self.peak.weight]
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor, prior: Tensor) -> None:

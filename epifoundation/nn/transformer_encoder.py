@@ -112,6 +112,8 @@ class TransformerEncoder(nn.Module):
     :func:`limit`.
     """
 
+    table = "tokens.embedding"  # the submodule with a vector for each peak
+
     def __init__(self, config: ModelConfig, n_peaks: int, n_chromosomes: int) -> None:
         super().__init__()
         self.max_peaks = config.max_peaks
@@ -140,11 +142,6 @@ class TransformerEncoder(nn.Module):
         is_cls[shifted[:-1]] = True
         tokens = torch.full_like(is_cls, self.tokens.embedding.num_embeddings - 1, dtype=ids.dtype)
         return tokens.masked_scatter(~is_cls, ids), shifted
-
-    @property
-    def by_peak(self) -> list[Tensor]:
-        """Parameters with a row for each peak."""
-        return [self.tokens.embedding.weight]
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor, prior: Tensor) -> None:

@@ -270,7 +270,7 @@ def _fit(
     usable = labels.notna().to_numpy() & ~np.isnan(embedding).any(axis=1)
     held = held_out(calibration)
     train, kept = split_cells(usable, held, batch, np.random.default_rng(rng), option="calibration")
-    fitted = head_on(model, embedding, labels, train, kept)
+    fitted, _ = head_on(model, embedding, labels, train, kept)
     numbers = {
         "reference_cells": len(train),
         "calibration_cells": len(kept),

@@ -26,7 +26,8 @@ def build(
     rng: np.random.Generator,
 ) -> Network:
     """A network with warm peak vectors and the heads' base rates, or with the weights of `init`."""
-    sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches))
+    # Where there is RNA, it is expression that tells what a batch changes.
+    sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=data.target is None)
     if init is not None:
         theirs = init.network.sizes  # the labels and batches of `init` are not those of the data
         sizes = replace(sizes, n_chromosomes=theirs.n_chromosomes, n_bins=theirs.n_bins)
@@ -59,7 +60,7 @@ def _go_on(network: Network, init: Network) -> None:
     """Take over what `init` has learned, but for its labels and batches."""
     network.encoder.load_state_dict(init.encoder.state_dict())
     if network.peaks is not None and init.peaks is not None:
-        network.peaks.load_state_dict(init.peaks.state_dict())
+        network.peaks.start_from(init.peaks)
     if network.expression is not None and init.expression is not None:
         network.expression.start_from(init.expression)  # type: ignore[arg-type] # of the same configuration
 

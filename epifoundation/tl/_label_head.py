@@ -19,15 +19,15 @@ MOST = 2000  # cells that a head keeps of those held out, and of those learned f
 
 def fit_label_head(
     model: EpiFoundation, pattern: sp.csr_matrix, labels: pd.Series, train: np.ndarray, held: np.ndarray
-) -> EpiFoundation:
-    """Return `model` with a head for `labels`; see :func:`head_on`."""
+) -> tuple[EpiFoundation, float]:
+    """`model` with a head for `labels`, and its loss on the validation cells; see :func:`head_on`."""
     return head_on(model, embedding_of(model, pattern, None, labels.index), labels, train, held)
 
 
 def head_on(
     model: EpiFoundation, embedding: np.ndarray, labels: pd.Series, train: np.ndarray, held: np.ndarray
-) -> EpiFoundation:
-    """Return `model` with a head for `labels`, fitted on the cells `train` of an embedding.
+) -> tuple[EpiFoundation, float]:
+    """`model` with a head for `labels`, fitted on the cells `train` of an embedding, and its loss on the validation cells.
 
     The penalty and the temperature are those of the least negative log-likelihood on the validation cells `held`, whose scores
     the head keeps: for conformal sets, and for what is like no cell in `train`. Cells with a missing label are left out.
@@ -36,7 +36,7 @@ def head_on(
     mean, std = embedding[train].mean(axis=0), embedding[train].std(axis=0) + 1e-6
     scaled = (embedding - mean) / std
     best = min((_fit(scaled, codes, train, held, strength) for strength in STRENGTHS), key=lambda fitted: fitted[0])
-    _, weight, bias, temperature = best
+    loss, weight, bias, temperature = best
 
     kept = _spread(train, MOST)
     sizes = replace(
@@ -56,7 +56,7 @@ def head_on(
     state = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("label.")}
     network.load_state_dict(state | {f"label.{name}": tensor for name, tensor in head.state_dict().items()})
     fitted = EpiFoundation(network, model.peaks, model.genes, names, model.training, model.name, model.card)
-    return fitted.to(model.device)
+    return fitted.to(model.device), loss
 
 
 def _calibrate(

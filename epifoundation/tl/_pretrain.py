@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
-from .._settings import settings
 from .._validate import RNG, Data, get_atac, integer, obs_column, one_of
 from .._version import __version__
 from ..models import EpiFoundation
@@ -21,13 +18,9 @@ from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, Network, TrainingConfig
 from ..nn.config import OBJECTIVES
-from ..warm_start import log_normalise, neighbor_weights, rna_scores
-from ._build_network import build
 from ._label_head import check_labels, fit_label_head
+from ._train import train
 from ._training_data import TrainingData, held_out, prepare
-
-N_COMPONENTS = 100  # of RNA, for the warm start
-N_NEIGHBOR_COMPONENTS = 30  # of RNA, for the neighbours that are pooled
 
 
 def pretrain(
@@ -170,15 +163,18 @@ def pretrain(
         "batches": prepared.batches,
         "options": asdict(training),
     }
-    with torch.inference_mode(False):  # the caller may be in it
-        network, history, interrupted = _train(prepared, config, training, init, summary, checkpoint, device, rng)
-    if interrupted:
-        msg = f"Training was interrupted after {len(history)} epochs; this is the best model so far."
-        warnings.warn(msg, RuntimeWarning, stacklevel=2)
-    summary |= {"history": history, "interrupted": interrupted}
-    model = EpiFoundation(network, prepared.peaks, prepared.genes, training=summary).to(device)
+
+    def save(best: Network, epoch: int) -> None:
+        if checkpoint is not None:
+            done = summary | {"epochs": epoch + 1}
+            so_far = EpiFoundation(copy.deepcopy(best), prepared.peaks, prepared.genes, training=done)
+            so_far.save_pretrained(checkpoint, overwrite=True)
+
+    fitted = train(prepared, config, training, init, device=device, rng=rng, on_better=save)
+    summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
+    model = EpiFoundation(fitted.network, prepared.peaks, prepared.genes, training=summary).to(device)
     if labels is not None:
-        model = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held)
+        model, _ = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held)
     if checkpoint is not None:
         model.save_pretrained(checkpoint, overwrite=True)
     return model.to(device)
@@ -213,51 +209,3 @@ def _check_balance(data: TrainingData) -> None:
                 f"both among {target.shape[1]:,} genes. Leave it out, or pass more genes."
             )
             raise ValueError(msg)
-
-
-def _train(
-    data: TrainingData,
-    config: ModelConfig,
-    training: TrainingConfig,
-    init: EpiFoundation | None,
-    summary: dict[str, Any],
-    checkpoint: str | Path | None,
-    device: torch.device,
-    rng: np.random.Generator,
-) -> tuple[Network, list[dict[str, float]], bool]:
-    from ..training import Cells, fit
-
-    seed = int(rng.integers(2**31))
-    scores = None
-    if data.target is not None and (training.warm_start or training.n_neighbors > 1):
-        expression = sp.csr_matrix(data.target[data.train])
-        expression = log_normalise(expression) if config.objective == "counts" else expression
-        scores = rna_scores(expression, N_COMPONENTS, rng)
-    network = build(data, config, training, init, scores, seed, rng)
-    pooling = None
-    if scores is not None and training.n_neighbors > 1:
-        pooling = neighbor_weights(scores[:, :N_NEIGHBOR_COMPONENTS], training.n_neighbors)
-
-    def save(best: Network, epoch: int) -> None:
-        if checkpoint is not None:
-            so_far = EpiFoundation(
-                copy.deepcopy(best), data.peaks, data.genes, training=summary | {"epochs": epoch + 1}
-            )
-            so_far.save_pretrained(checkpoint, overwrite=True)
-
-    def cells(rows: np.ndarray, pooling: sp.csr_matrix | None, codes: np.ndarray | None) -> Cells:
-        target = None if data.target is None else data.target[rows]
-        return Cells(data.pattern[rows], target, pooling, None if codes is None else codes[rows])
-
-    fitted = fit(
-        network,
-        cells(data.train, pooling, data.batch_codes),
-        cells(data.held, None, None),
-        training,
-        seed=seed,
-        device=device,
-        progress=settings.progress,
-        genes=data.gene_positions,
-        on_better=save,
-    )
-    return fitted.network, fitted.history, fitted.interrupted

@@ -15,7 +15,7 @@ from anndata import AnnData
 from .._validate import Data, check_paired, check_unique, check_values, get_atac, get_matrix, get_modality, obs_column
 from ..genome import _with_prefix
 from ..models import EpiFoundation
-from ..pp._mapping import map_onto
+from ..pp._mapping import PeakMap, map_onto
 from ..tokens import iter_tokens, row_reader
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 
@@ -64,11 +64,15 @@ def prepare(
     batch_key: str | None,
     validation: float | list[str],
     init: EpiFoundation | None,
-    genome: str,
-    min_cells: int,
     rng: np.random.Generator,
+    genome: str = "unknown",
+    min_cells: int = 1,
+    mapping: PeakMap | None = None,
 ) -> TrainingData:
-    """Check `data` and turn it into what training reads. Arguments as in :func:`epifoundation.tl.pretrain`."""
+    """Check `data` and turn it into what training reads. Arguments as in :func:`epifoundation.tl.pretrain`.
+
+    `mapping` of the peaks onto those of `init`; without it, it is made here.
+    """
     atac = get_atac(data, modality)
     genes, target, gene_chromosomes = GeneVocabulary([]), None, None
     if objective != "peaks":
@@ -76,8 +80,12 @@ def prepare(
         genes, target = _expression(rna, layer, objective)
         gene_chromosomes = _chromosomes(rna.var)
     batch = None if batch_key is None else _batch_names(obs_column(data, atac, batch_key, "batch_key"), batch_key)
-    intervals = PeakVocabulary.from_var(atac.var, genome=genome)
-    pattern = _read_pattern(atac, intervals, intervals if init is None else init.peaks, genome)
+    if init is None:
+        peaks, projection = PeakVocabulary.from_var(atac.var, genome=genome), None
+    else:
+        told = None if genome == "unknown" else genome
+        peaks, projection = init.peaks, (mapping or map_onto(init.peaks, atac.var, genome=told)).projection
+    pattern = _read_pattern(atac, peaks, projection)
     usable = _usable(pattern, target, objective)
     train, held = split_cells(usable, validation, batch, rng)
     positions = None
@@ -86,13 +94,12 @@ def prepare(
         if not often.any():
             msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {len(train):,} training cells."
             raise ValueError(msg)
-        peaks = PeakVocabulary(intervals.intervals[often].reset_index(drop=True), genome)
+        peaks = PeakVocabulary(peaks.intervals[often].reset_index(drop=True), genome)
         pattern = pattern[:, often]
         still = pattern.getnnz(axis=1) >= _least_open(objective)  # a cell may have lost its last peak
         train, held = train[still[train]], held[still[held]]
         _check_split(train, held, len(usable))
     else:
-        peaks = init.peaks
         genes, target, positions = _follow_genes(init.genes, genes, target)
     codes, batches = None, []
     if batch is not None:
@@ -157,10 +164,7 @@ def _chromosomes(var: pd.DataFrame) -> pd.Series | None:
     return None
 
 
-def _read_pattern(atac: AnnData, own: PeakVocabulary, peaks: PeakVocabulary, genome: str) -> sp.csr_matrix:
-    projection = (
-        None if own is peaks else map_onto(peaks, atac.var, genome=None if genome == "unknown" else genome).projection
-    )
+def _read_pattern(atac: AnnData, peaks: PeakVocabulary, projection: sp.csr_matrix | None) -> sp.csr_matrix:
     parts = [
         sp.csr_matrix((np.ones(len(t.ids), np.float32), t.ids, t.offsets), shape=(len(t), len(peaks)))
         for _, t in iter_tokens(get_matrix(atac, None), projection, atac.obs_names)

@@ -1,0 +1,85 @@
+"""Fine-tuning: what training learns from beside expression and peaks, which are labels and batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .nn import Adversary, Network, TrainingConfig
+from .training import Batch, Pretraining
+
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+
+
+class Finetuning(Pretraining):
+    """The losses of pretraining, and those of a classifier of labels and of one of batches, which the encoder works against.
+
+    Both classifiers serve in training only. With labels, the validation loss is theirs at the best temperature: it is the order and the
+    distance of cells that is wanted, and how sure one may be is settled by what is fitted afterwards.
+
+    Parameters
+    ----------
+    network, config, genes
+        As in pretraining.
+    label_counts
+        Training cells of each label; None without labels.
+    n_batches
+        Batches to be told apart.
+    """
+
+    label_weights: Tensor | None
+
+    def __init__(
+        self,
+        network: Network,
+        config: TrainingConfig,
+        genes: np.ndarray | None = None,
+        *,
+        label_counts: np.ndarray | None = None,
+        n_batches: int = 0,
+    ) -> None:
+        super().__init__(network, config, genes)
+        dim = network.config.dim
+        self.classifier = None if label_counts is None else nn.Linear(dim, len(label_counts))
+        self.adversary = Adversary(dim, n_batches) if config.adversarial and n_batches > 1 else None
+        weights = None if label_counts is None else balanced_weights(label_counts, config.label_balance)
+        self.register_buffer("label_weights", weights, persistent=False)
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def _read_off(self, embedding: Tensor, batch: Batch, hidden: Tensor, cells: Tensor) -> Tensor:
+        loss = super()._read_off(embedding, batch, hidden, cells)
+        config = self.hyper
+        if self.classifier is not None and batch.label is not None and (batch.label >= 0).any():
+            logits = self.classifier(embedding)
+            loss = loss + config.label_weight * F.cross_entropy(
+                logits, batch.label, self.label_weights, ignore_index=-1, label_smoothing=config.label_smoothing
+            )
+        if self.adversary is not None and batch.batch is not None:
+            loss = loss + config.adversarial * F.cross_entropy(self.adversary(embedding), batch.batch)
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """With labels, keep what the classifier says of whole cells; without, as in pretraining."""
+        if self.classifier is None or batch.label is None:
+            super().validation_step(batch, index)
+            return
+        known = batch.label >= 0
+        logits = self.classifier(self.network.encode(batch.ids, batch.offsets))
+        self.seen.append((logits[known], batch.label[known]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Negative log-likelihood of the labels at the best of some temperatures."""
+        if not self.seen:
+            return
+        logits, labels = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
+        self.seen.clear()
+        loss = min(F.cross_entropy(logits / temperature, labels) for temperature in TEMPERATURES)
+        self.log("validation", loss, prog_bar=True)
+
+
+def balanced_weights(counts: np.ndarray, power: float) -> Tensor:
+    """Weight of each label, its count to the power of -`power`; a cell has 1 on average."""
+    weights = np.maximum(counts, 1) ** -float(power)
+    return torch.from_numpy((weights * counts.sum() / (weights * counts).sum()).astype(np.float32))

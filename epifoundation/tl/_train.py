@@ -1,0 +1,75 @@
+"""From data that are ready to a network that has learned: what pretraining and fine-tuning share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from .._settings import settings
+from ..models import EpiFoundation
+from ..nn import ModelConfig, Network, TrainingConfig
+from ..warm_start import log_normalise, neighbor_weights, rna_scores
+from ._build_network import build
+from ._training_data import TrainingData
+
+if TYPE_CHECKING:
+    from ..training import Fitted, Pretraining
+
+N_COMPONENTS = 100  # of RNA, for the warm start
+N_NEIGHBOR_COMPONENTS = 30  # of RNA, for the neighbours that are pooled
+
+
+def train(
+    data: TrainingData,
+    config: ModelConfig,
+    training: TrainingConfig,
+    init: EpiFoundation | None,
+    *,
+    device: torch.device,
+    rng: np.random.Generator,
+    label_codes: np.ndarray | None = None,
+    prepare_network: Callable[[Network], None] = lambda network: None,
+    module: Callable[..., Pretraining] | None = None,
+    on_better: Callable[[Network, int], None] = lambda network, epoch: None,
+) -> Fitted:
+    """Build a network and train it by a `module`; with a warning where it was interrupted."""
+    from ..training import Cells, Pretraining, fit
+
+    seed = int(rng.integers(2**31))
+    scores = pooling = None
+    if data.target is not None and (training.warm_start or training.n_neighbors > 1):
+        expression = sp.csr_matrix(data.target[data.train])
+        expression = log_normalise(expression) if config.objective == "counts" else expression
+        scores = rna_scores(expression, N_COMPONENTS, rng)
+        if training.n_neighbors > 1:
+            pooling = neighbor_weights(scores[:, :N_NEIGHBOR_COMPONENTS], training.n_neighbors)
+
+    def cells(rows: np.ndarray, pooling: sp.csr_matrix | None, batch_codes: np.ndarray | None) -> Cells:
+        target = None if data.target is None else data.target[rows]
+        of_batch, of_label = (None if codes is None else codes[rows] for codes in (batch_codes, label_codes))
+        return Cells(data.pattern[rows], target, pooling, of_batch, of_label)
+
+    with torch.inference_mode(False):  # the caller may be in it
+        network = build(data, config, training, init, scores, seed, rng)
+        prepare_network(network)
+        fitted = fit(
+            network,
+            cells(data.train, pooling, data.batch_codes),
+            cells(data.held, None, None),
+            training,
+            seed=seed,
+            device=device,
+            progress=settings.progress,
+            genes=data.gene_positions,
+            module=module or Pretraining,
+            on_better=on_better,
+        )
+    if fitted.interrupted:
+        msg = f"Training was interrupted after {len(fitted.history)} epochs; this is the best model so far."
+        warnings.warn(msg, RuntimeWarning, stacklevel=3)
+    return fitted
