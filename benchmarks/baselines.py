@@ -2,6 +2,7 @@
 
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from sklearn.decomposition import TruncatedSVD
@@ -62,3 +63,24 @@ def svm(matrix, labels, train, held, test, strengths=(1e-4, 1e-3, 1e-2, 1e-1)):
     fitted = [LinearSVC(C=strength).fit(matrix[train], labels[train]) for strength in strengths]
     best = max(fitted, key=lambda model: np.mean(model.predict(matrix[held]) == labels[held]))
     return best.predict(matrix[test])
+
+
+def peakvi(atac, known, seed, *, batch_key=None, max_epochs=None):
+    """Embedding by PeakVI, trained on the `known` cells; its epochs by default. Needs scvi-tools."""
+    import scvi
+
+    scvi.settings.seed = seed
+    data = AnnData(sp.csr_matrix(atac.X, dtype=np.float32), obs=atac.obs.copy(), var=atac.var)
+    trained = data[known].copy()
+    scvi.model.PEAKVI.setup_anndata(trained, batch_key=batch_key)
+    model = scvi.model.PEAKVI(trained)
+    model.train(max_epochs=max_epochs or 500, enable_progress_bar=False, accelerator="cpu")
+    return np.asarray(model.get_latent_representation(data))
+
+
+def harmony(embedding, obs, batch_key, seed=0):
+    """Harmony of an embedding. Needs harmonypy."""
+    import harmonypy
+
+    corrected = np.asarray(harmonypy.run_harmony(embedding, obs, [batch_key], random_state=seed, verbose=False).Z_corr)
+    return corrected if len(corrected) == len(embedding) else corrected.T

@@ -61,6 +61,11 @@ class Keys:
         return f"{self.key}_annotation"
 
     @property
+    def integration(self) -> str:
+        """``uns`` of the ATAC modality: scores of embeddings, one row each."""
+        return f"{self.key}_integration"
+
+    @property
     def probabilities(self) -> str:
         """``obsm`` of the ATAC modality: DataFrame, one column a label."""
         return f"{self.key}_probabilities"

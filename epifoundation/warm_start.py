@@ -1,4 +1,4 @@
-"""Peak vectors to begin training with, from two truncated SVDs of the training cells (DESIGN 2a)."""
+"""Latent semantic indexing of peaks, and the vectors of peaks that training begins with (DESIGN 2a)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ def peak_vectors(
     return (std * columns / (columns.std(axis=0) + 1e-12)).astype(np.float32)
 
 
+def semantic_scores(pattern: sp.csr_matrix, n_components: int, rng: np.random.Generator) -> np.ndarray:
+    """Latent semantic indexing of cells, standardised, without the first component, (n_cells, n_components or less)."""
+    weighted = _tf_idf(pattern)
+    scores = _svd(weighted, n_components + 1, rng).fit_transform(weighted)[:, 1:]
+    return (scores - scores.mean(axis=0)) / (scores.std(axis=0) + 1e-12)
+
+
 def rna_scores(expression: sp.csr_matrix, n_components: int, rng: np.random.Generator) -> np.ndarray:
     """Centred principal component scores of log-normalised expression, (n_cells, n_components or less)."""
     if expression.shape[1] < 3:
@@ -82,10 +89,15 @@ def _semantic_index(pattern: sp.csr_matrix, dim: int, rng: np.random.Generator) 
     """Peak loadings of TF-IDF, without the first component, which is depth."""
     if min(pattern.shape) < 3:
         return np.empty((pattern.shape[1], 0))
+    weighted = _tf_idf(pattern)
+    return _svd(weighted, dim + 1, rng).fit(weighted).components_[1:].T
+
+
+def _tf_idf(pattern: sp.csr_matrix) -> sp.csr_matrix:
     frequency = sp.diags(1 / np.maximum(pattern.getnnz(axis=1), 1)) @ pattern
     weighted = (frequency @ sp.diags(idf(pattern))).tocsr()
     weighted.data = np.log1p(1e4 * weighted.data)
-    return _svd(weighted, dim + 1, rng).fit(weighted).components_[1:].T
+    return weighted
 
 
 def _svd(matrix: sp.csr_matrix, n_components: int, rng: np.random.Generator):  # noqa: ANN202

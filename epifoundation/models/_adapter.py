@@ -39,10 +39,12 @@ class Adapter:
         before, after = base.network.state_dict(), tuned.state_dict()
         tensors: dict[str, Tensor] = {}
         for name, tensor in after.items():
+            if _is_same(before.get(name), tensor):
+                continue
             if name in factors:
                 left, right = factors[name]
                 tensors |= {name + LEFT: left.half().cpu(), name + RIGHT: right.half().cpu()}
-            elif not _is_same(before.get(name), tensor):
+            else:
                 tensors[name] = tensor.cpu()
         return cls(base.name, base.revision, tensors)
 

@@ -11,34 +11,37 @@ from typing import Any
 from uuid import uuid4
 
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save
+from torch import Tensor
 
 from .._version import __version__
 from ..nn import ModelConfig, Network, Sizes
 from ..vocabulary import GeneVocabulary, PeakVocabulary
+from ._adapter import Adapter
 from ._model import EpiFoundation, revision_of
 
 FORMAT_VERSION = 1
-CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD = (
+CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER = (
     "config.json",
     "model.safetensors",
     "peaks.bed.gz",
     "genes.tsv",
     "labels.json",
     "README.md",
+    "adapter.safetensors",
 )
 REQUIRED = (WEIGHTS, PEAKS, GENES, CARD)
 
 
-def write(model: EpiFoundation, directory: Path, *, overwrite: bool) -> Path:
-    """Write `model`; see :meth:`EpiFoundation.save_pretrained`."""
+def write(model: EpiFoundation, directory: Path, *, overwrite: bool, adapter: Adapter | None = None) -> Path:
+    """Write `model`, or what its adapter says of it; see :meth:`EpiFoundation.save_pretrained` and `save_adapter`."""
     directory = directory.resolve()
     check_target(directory, overwrite=overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.parent / f".{directory.name}-{uuid4().hex[:8]}"
     staging.mkdir()
     try:
-        _fill(model, staging)
+        _fill(model, staging, adapter)
         _swap(staging, directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -66,34 +69,49 @@ def _is_model_alone(directory: Path) -> bool:
     return {file.name for file in directory.iterdir()} <= listed
 
 
-def read(directory: Path, *, name: str) -> EpiFoundation:
-    """Read and check the model in `directory`."""
+def base_of(directory: Path) -> dict[str, str] | None:
+    """Name and revision of the model that an adapter in `directory` belongs to; None for a whole model."""
+    return _read_config(directory).get("adapter_of")
+
+
+def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> EpiFoundation:
+    """Read and check the model in `directory`; where it is an adapter, that of `base`."""
     config = _read_config(directory)
     for file, expected in config["sha256"].items():
         _check_file(directory, file, expected)
-    peaks = PeakVocabulary.read_bed(directory / PEAKS, genome=config["genome"])
-    genes = GeneVocabulary.read_tsv(directory / GENES)
+    if base is None:
+        peaks = PeakVocabulary.read_bed(directory / PEAKS, genome=config["genome"])
+        genes = GeneVocabulary.read_tsv(directory / GENES)
+    else:
+        peaks, genes = base.peaks, base.genes
     labels = json.loads((directory / LABELS).read_text(encoding="utf-8")) if LABELS in config["sha256"] else []
     sizes = Sizes(**config["sizes"])
     found = replace(sizes, n_peaks=len(peaks), n_genes=len(genes), n_labels=len(labels))
     if found != sizes:
         msg = f"The model in {str(directory)!r} contradicts itself: config.json says {sizes}, its files {found}."
         raise ValueError(msg)
-    network = Network(ModelConfig.from_dict(config["model"]), sizes)
-    _load_strictly(network, directory / WEIGHTS)
-    model = EpiFoundation(
-        network, peaks, genes, labels, config["training"], name, (directory / CARD).read_text(encoding="utf-8")
-    )
-    model.__dict__["revision"] = revision_of(
-        config["sha256"][WEIGHTS]
-    )  # known already: a large file is not hashed twice
+    model_config, adapter = ModelConfig.from_dict(config["model"]), None
+    if base is None:
+        network = Network(model_config, sizes)
+        _load_strictly(network, directory / WEIGHTS)
+        revision = revision_of(config["sha256"][WEIGHTS])  # known already: a large file is not hashed twice
+    else:
+        adapter = Adapter(base.name, base.revision, _read_tensors(directory / ADAPTER))
+        network = adapter.apply(base.network, model_config, sizes)
+        revision = config["revision"]  # of what was saved, whatever this machine's sums round to
+    card = (directory / CARD).read_text(encoding="utf-8")
+    model = EpiFoundation(network, peaks, genes, labels, config["training"], name, card, adapter)
+    model.__dict__["revision"] = revision
     return model
 
 
-def _fill(model: EpiFoundation, directory: Path) -> None:
-    (directory / WEIGHTS).write_bytes(model.weights)
-    model.peaks.write_bed(directory / PEAKS)
-    model.genes.write_tsv(directory / GENES)
+def _fill(model: EpiFoundation, directory: Path, adapter: Adapter | None) -> None:
+    if adapter is None:
+        (directory / WEIGHTS).write_bytes(model.weights)
+        model.peaks.write_bed(directory / PEAKS)
+        model.genes.write_tsv(directory / GENES)
+    else:
+        (directory / ADAPTER).write_bytes(save({name: part.contiguous() for name, part in adapter.tensors.items()}))
     (directory / CARD).write_text(model.card or _default_card(model), encoding="utf-8")
     if model.labels:
         (directory / LABELS).write_text(json.dumps(model.labels), encoding="utf-8")
@@ -106,6 +124,8 @@ def _fill(model: EpiFoundation, directory: Path) -> None:
         "training": model.training,
         "sha256": {file.name: _sha256(file) for file in sorted(directory.iterdir())},
     }
+    if adapter is not None:
+        config |= {"adapter_of": {"model": adapter.base, "revision": adapter.revision}, "revision": model.revision}
     (directory / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
@@ -146,7 +166,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise ValueError(msg)
     wanted = {"genome": str, "model": dict, "sizes": dict, "training": dict, "sha256": dict}
     wrong = [key for key, kind in wanted.items() if not isinstance(config.get(key), kind)]
-    wrong = wrong or sorted(set(REQUIRED) - set(config["sha256"]))
+    required: tuple[str, ...] = REQUIRED
+    if "adapter_of" in config:
+        told = config["adapter_of"]
+        is_told = isinstance(told, dict) and {"model", "revision"} <= set(told) and "revision" in config
+        wrong, required = wrong if is_told else [*wrong, "adapter_of"], (ADAPTER, CARD)
+    wrong = wrong or sorted(set(required) - set(config["sha256"]))
     # Sizes that came later have defaults; these four were there from the beginning.
     wrong = wrong or sorted({"n_peaks", "n_genes", "n_labels", "n_batches"} - set(config["sizes"]))
     wrong = wrong or sorted(set(config["sizes"]) - {field.name for field in fields(Sizes)})
@@ -175,13 +200,17 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load_strictly(network: Network, path: Path) -> None:
-    """Load weights; each missing, unexpected or ill-shaped tensor is named."""
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        tensors = load(path.read_bytes())
+        return load(path.read_bytes())
     except SafetensorError as error:
         msg = f"{str(path)!r} is no safetensors file ({error}); fetch or save the model again."
         raise ValueError(msg) from error
+
+
+def _load_strictly(network: Network, path: Path) -> None:
+    """Load weights; each missing, unexpected or ill-shaped tensor is named."""
+    tensors = _read_tensors(path)
     wanted = network.state_dict()
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in wanted]

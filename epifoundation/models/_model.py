@@ -120,6 +120,47 @@ class EpiFoundation:
 
         return write(self, Path(directory), overwrite=overwrite)
 
+    def save_adapter(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Write what fine-tuning changed, without the model that it changed: a few MB.
+
+        :func:`epifoundation.models.from_pretrained` reads it and looks for that model by its name, or takes it as ``base=``.
+
+        Parameters
+        ----------
+        directory
+            Where to; its parents are made.
+        overwrite
+            Replace a model or an adapter that is there. Any other directory with files in it is never replaced.
+
+        Returns
+        -------
+        The directory.
+
+        Raises
+        ------
+        ValueError
+            The model was not fine-tuned, or with ``rank=None``.
+        FileExistsError
+            The directory is not empty, and it is no model or `overwrite` is False.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import epifoundation as ep
+        >>> mdata = ep.datasets.pbmc_multiome()
+        >>> training = ep.TrainingConfig(max_epochs=1, n_neighbors=1)
+        >>> model = ep.tl.finetune(mdata["atac"], label_key="cell_type", training=training)
+        >>> path = model.save_adapter(tempfile.mkdtemp() + "/mine")
+        >>> ep.models.from_pretrained(path).revision == model.revision
+        True
+        """
+        from ._directory import write
+
+        if self.adapter is None:
+            msg = "There is no adapter: only `ep.tl.finetune(..., rank=8)` makes one. Save the whole with `save_pretrained`."
+            raise ValueError(msg)
+        return write(self, Path(directory), overwrite=overwrite, adapter=self.adapter)
+
     def __repr__(self) -> str:
         parts = [
             f"{self.name!r}",

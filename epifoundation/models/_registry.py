@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from .._settings import settings
-from ._directory import CARD, CONFIG, GENES, LABELS, PEAKS, WEIGHTS, read
+from ._directory import ADAPTER, CARD, CONFIG, GENES, LABELS, PEAKS, WEIGHTS, base_of, read
 from ._model import EpiFoundation
 from ._original_hub import fetch_original
 
@@ -58,7 +58,11 @@ def available() -> pd.DataFrame:
 
 
 def from_pretrained(
-    name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device = "auto"
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    base: EpiFoundation | str | Path | None = None,
+    device: str | torch.device = "auto",
 ) -> EpiFoundation:
     """Load a model.
 
@@ -70,6 +74,9 @@ def from_pretrained(
         converted by :func:`convert_original`; where there are several, ``"UCSC-VLAA/EpiFoundation/name.pth"`` is one of them.
     revision
         Branch, tag or commit of a Hugging Face repository.
+    base
+        The model that an adapter (:meth:`~epifoundation.EpiFoundation.save_adapter`) belongs to, its name or directory; None looks for it
+        under the name that it had.
     device
         ``"auto"`` (CUDA where there is one, else the CPU) or a torch device.
 
@@ -83,7 +90,7 @@ def from_pretrained(
         The directory is no model or lacks a file.
     ValueError
         The name is unknown, a file is truncated or altered (sha256), the weights do not fit, or the format is
-        newer than this package.
+        newer than this package; the base of an adapter is another model, or not found.
     ConnectionError
         There is no network and the paper's files are not in the cache; the error says which to put where.
 
@@ -112,7 +119,28 @@ def from_pretrained(
         directory = Path(str(files("epifoundation.models"))) / "bundled" / name
     else:
         directory = _download(name_or_path, revision)
-    return read(directory, name=name).to(resolve_device(device))
+    return read(directory, name=name, base=_base(directory, base)).to(resolve_device(device))
+
+
+def _base(directory: Path, base: EpiFoundation | str | Path | None) -> EpiFoundation | None:
+    """The model that an adapter belongs to; None where there is a whole model."""
+    told = base_of(directory)
+    if told is None:
+        if base is not None:
+            msg = f"{str(directory)!r} is a whole model, no adapter: leave out `base`."
+            raise ValueError(msg)
+        return None
+    wanted = f"{str(directory)!r} is an adapter of the model {told['model']!r} ({told['revision']})"
+    if not isinstance(base, EpiFoundation):
+        try:
+            base = from_pretrained(told["model"] if base is None else base, device="cpu")
+        except (ValueError, OSError) as error:
+            msg = f"{wanted}, which was not found ({error}); pass it as `base=`."
+            raise ValueError(msg) from error
+    if base.revision != told["revision"]:
+        msg = f"{wanted}; {base.name!r} is another one ({base.revision}). Pass that model as `base=`."
+        raise ValueError(msg)
+    return base
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -149,7 +177,7 @@ def _download(name: str | Path, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    files_wanted = [CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD]
+    files_wanted = [CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER]
     try:
         return Path(
             snapshot_download(

@@ -139,6 +139,8 @@ class Sizes:
         Cells that a calibrated label head keeps: scores of those held out, and embeddings of those learned from.
     peaks_by_batch
         The head for held-out peaks has a vector for each batch, too.
+    n_removed
+        Directions of the embedding that are taken out, because batches differ along them.
     """
 
     n_peaks: int
@@ -151,6 +153,7 @@ class Sizes:
     n_calibration: int = 0
     n_reference: int = 0
     peaks_by_batch: bool = False
+    n_removed: int = 0
 
 
 @dataclass(frozen=True)

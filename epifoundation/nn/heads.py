@@ -95,7 +95,7 @@ class ExpressionHead(Expression):
         logits = self.linear(embedding)
         if self.batch is None:
             return logits
-        return logits + (self.batch.mean(dim=0) if batch is None else self.batch[batch])
+        return logits + of_batch(self.batch, batch)
 
     @torch.no_grad()
     def start_from(self, other: ExpressionHead) -> None:
@@ -119,7 +119,7 @@ class PeakHead(nn.Module):
     def forward(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
         """Logits, (n_cells, n_peaks); without a batch, for the mean of them."""
         if self.batch is not None:
-            embedding = embedding + (self.batch.mean(dim=0) if batch is None else self.batch[batch])
+            embedding = embedding + of_batch(self.batch, batch)
         return self.linear(embedding)
 
     def loss(self, embedding: Tensor, ids: Tensor, cells: Tensor, batch: Tensor | None = None) -> Tensor:
@@ -190,6 +190,12 @@ class LabelHead(nn.Module):
         """How unlike the reference cells are, (n_cells,): 0 is the mean of held-out reference cells."""
         standard = (self.strangeness(embedding) - self.moments[0]) / self.moments[1]
         return torch.maximum(standard[:, 0], standard[:, 1] - ALLOWANCE)
+
+
+def of_batch(table: Tensor, batch: Tensor | None) -> Tensor:
+    """Rows of a table of batches, (n_cells, d); their mean where the code is -1, and (1, d) without codes."""
+    mean = table.mean(dim=0, keepdim=True)
+    return mean if batch is None else torch.cat([table, mean])[batch]
 
 
 def conformal_scores(probabilities: Tensor) -> Tensor:

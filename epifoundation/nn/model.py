@@ -22,9 +22,9 @@ class Network(nn.Module):
         self.config = config
         self.sizes = sizes
         self.encoder: SetEncoder | TransformerEncoder = (
-            SetEncoder(config, sizes.n_peaks)
+            SetEncoder(config, sizes.n_peaks, sizes.n_removed)
             if config.encoder == "set"
-            else TransformerEncoder(config, sizes.n_peaks, sizes.n_chromosomes)
+            else TransformerEncoder(config, sizes.n_peaks, sizes.n_chromosomes, sizes.n_removed)
         )
         self.dropout = nn.Dropout(config.dropout)
         n_batches = sizes.n_batches if sizes.peaks_by_batch else 0

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heads import Expression
+from .heads import Expression, of_batch
 from .transformer_encoder import TokenTable
 
 WIDTH = 128  # of the query and of the hidden layer
@@ -90,12 +90,10 @@ class QueryHead(Expression):
         return (expressed.squeeze(-1) if expressed.shape[-1] == 1 else expressed.logsumexp(dim=-1)) - silent
 
     def batch_vectors(self, batch: Tensor | None) -> Tensor | None:
-        """Of each cell, (n_cells, dim), or of the mean batch, (1, dim); None without batches."""
+        """Of each cell, (n_cells, dim), see :func:`of_batch`; None without batches."""
         if self.batch is None or self.batch_norm is None:
             return None
-        if batch is None:
-            return self.batch_norm(self.batch.weight).mean(dim=0, keepdim=True)
-        return self.batch_norm(self.batch(batch))
+        return of_batch(self.batch_norm(self.batch.weight), batch)
 
     @torch.no_grad()
     def start_from(self, other: QueryHead) -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .output_norm import OutputNorm
 
 # Logits lie in [-2 * MAX_SCALE, 0] plus the spread of the priors once their upper bound is taken off,
 # so that exp() neither overflows nor loses a cell's whole denominator in float32.
@@ -29,7 +30,7 @@ class SetEncoder(nn.Module):
 
     table = "peak"  # the submodule with a vector for each peak
 
-    def __init__(self, config: ModelConfig, n_peaks: int) -> None:
+    def __init__(self, config: ModelConfig, n_peaks: int, n_removed: int = 0) -> None:
         super().__init__()
         dim, heads, seeds = config.dim, config.n_heads, config.n_seeds
         self.dim, self.n_heads, self.n_seeds = dim, heads, seeds
@@ -44,7 +45,7 @@ class SetEncoder(nn.Module):
         self.output = nn.Linear(dim, dim)
         self.seed = nn.Parameter(torch.randn(seeds, dim) * 0.02)
         self.mix = nn.Sequential(*(_mixer(config) for _ in range(config.n_layers)))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = OutputNorm(dim, n_removed)
 
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim)."""

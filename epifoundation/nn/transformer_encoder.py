@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .attention import PackedAttention
 from .config import ModelConfig
+from .output_norm import OutputNorm
 
 EPS = 6.1e-5  # of the batch normalisation, as in the original
 UNKNOWN, CLS = 0, 1  # rows of a chromosome table that are no chromosomes
@@ -114,7 +115,7 @@ class TransformerEncoder(nn.Module):
 
     table = "tokens.embedding"  # the submodule with a vector for each peak
 
-    def __init__(self, config: ModelConfig, n_peaks: int, n_chromosomes: int) -> None:
+    def __init__(self, config: ModelConfig, n_peaks: int, n_chromosomes: int, n_removed: int = 0) -> None:
         super().__init__()
         self.max_peaks = config.max_peaks
         self.tokens = TokenTable(n_peaks + 1, config.dim, n_chromosomes, config.dropout)  # the last is CLS
@@ -124,7 +125,7 @@ class TransformerEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config.dim, config.n_heads, width, config.dropout) for _ in range(config.n_layers)
         )
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = OutputNorm(config.dim, n_removed)
 
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim); NaN without peaks."""

@@ -30,7 +30,8 @@ def build(
     sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=data.target is None)
     if init is not None:
         theirs = init.network.sizes  # the labels and batches of `init` are not those of the data
-        sizes = replace(sizes, n_chromosomes=theirs.n_chromosomes, n_bins=theirs.n_bins)
+        kept = {name: getattr(theirs, name) for name in ("n_chromosomes", "n_bins", "n_removed")}
+        sizes = replace(sizes, **kept)
     elif config.encoder == "transformer" or config.decoder == "query":
         sizes = replace(sizes, n_chromosomes=data.peaks.intervals["chrom"].nunique())
     with torch.random.fork_rng():

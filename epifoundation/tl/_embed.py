@@ -142,7 +142,7 @@ def embed(
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
     rna = _rna_of(data, rna_modality)
-    batches = None if batch_key is None else _batch_codes(data, atac, batch_key, model)
+    batches, unseen = (None, []) if batch_key is None else _batch_codes(data, atac, batch_key, model)
     predicted = _Expression(model, atac, rna, batches) if expression and len(model.genes) else None
     output = _Output(model, atac.n_obs, predicted, annotation=annotation)
 
@@ -185,6 +185,7 @@ def embed(
         "expression": expression,
         "annotation": annotation,
         "batch_key": batch_key or "",
+        "unseen_batches": unseen,
         "dtype": dtype,
     }
     _write(target, output, counts, report | {"parameters": parameters}, keys, modality, rna_modality)
@@ -198,19 +199,25 @@ def _rna_of(data: Data, rna_modality: str) -> AnnData | None:
     return get_modality(data, rna_modality, option="rna_modality")
 
 
-def _batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> np.ndarray:
-    """Which of the model's batches each cell is of."""
+def _batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> tuple[np.ndarray, list[str]]:
+    """Which of the model's batches each cell is of, -1 for none, and the names that it does not know."""
     names = obs_column(data, atac, key, "batch_key").astype(str)
     known = [str(name) for name in model.training.get("batches", [])]
     codes = pd.Index(known).get_indexer(names)
-    if (codes < 0).any() or not model.network.sizes.n_batches:
-        unknown = sorted(set(names[codes < 0])) or sorted(set(names))
+    unseen = sorted(set(names[codes < 0]))
+    if not model.network.sizes.n_batches or len(unseen) == names.nunique():
         msg = (
-            f"`batch_key={key!r}` holds batches that the model was not trained on: {unknown[:5]}; it knows {known}. "
+            f"`batch_key={key!r}` holds no batch that the model was trained on: {sorted(set(names))[:5]}; it knows {known}. "
             "Leave `batch_key` out to predict for the mean batch."
         )
         raise ValueError(msg)
-    return codes.astype(np.int64)
+    if unseen:
+        msg = (
+            f"{int((codes < 0).sum()):,} of {len(codes):,} cells are of batches that the model was not trained on ({unseen[:5]}): "
+            "their expression is predicted for the mean batch."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return codes.astype(np.int64), unseen
 
 
 def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,14 @@ from ..models._registry import resolve_device, resolve_model
 from ..nn import TrainingConfig, adapt, blend, merge
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
+from ._batches import take_out_batches
 from ._label_head import check_labels, fit_label_head
 from ._train import train
 from ._training_data import TrainingData, held_out, prepare
 
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of what was learned; halves, so that factors in half precision stay exact
+
+MARGIN = 0.01  # of a loss, by which shares are as good
 
 
 def finetune(
@@ -159,7 +161,8 @@ def finetune(
     }
     codes = counts = None
     if labels is not None:
-        codes, counts = _label_codes(labels, prepared)
+        names, codes, rows, _ = check_labels(labels, prepared.train, prepared.held)
+        counts = np.bincount(codes[rows], minlength=len(names))
         summary["unlabelled_cells"] = int(labels.isna().sum())
     # Imported here: Lightning takes seconds.
     from ..finetuning import Finetuning
@@ -176,32 +179,50 @@ def finetune(
         module=partial(Finetuning, label_counts=counts, n_batches=len(prepared.batches)),
     )
     factors = {} if rank is None else merge(fitted.network)
+    seed = int(rng.integers(2**31))
+
+    def finish(model: EpiFoundation) -> EpiFoundation:
+        if prepared.batch_codes is None:
+            return model
+        return take_out_batches(
+            model, prepared.pattern, prepared.train, prepared.batch_codes, np.random.default_rng(seed), codes
+        )
+
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     tuned = EpiFoundation(fitted.network, base.peaks, base.genes, training=summary).to(device)
     if labels is not None:
         shares = (1.0,) if training.adversarial else SHARES
-        tuned = _with_labels(base, tuned, shares, prepared, labels)
-        factors = {name: (left * summary["share"], right) for name, (left, right) in factors.items()}
+        tuned = _with_labels(base, tuned, shares, prepared, labels, finish)
+        factors = {name: (left * tuned.training["share"], right) for name, (left, right) in factors.items()}
+    else:
+        tuned = finish(tuned)
     if rank is not None:
         tuned.adapter = Adapter.between(base, tuned.network, factors)
     return tuned
 
 
 def _with_labels(
-    base: EpiFoundation, tuned: EpiFoundation, shares: Sequence[float], data: TrainingData, labels: pd.Series
+    base: EpiFoundation,
+    tuned: EpiFoundation,
+    shares: Sequence[float],
+    data: TrainingData,
+    labels: pd.Series,
+    finish: Callable[[EpiFoundation], EpiFoundation],
 ) -> EpiFoundation:
     """A model with a label head, between what there was and what was learned: where held-out cells are told best.
 
     What is gained on the cells that were learned from may be lost on others, and the way back is a straight line (Wortsman et al. 2022).
+    Of shares that are as good, it is the least.
     """
-    best, least = tuned, math.inf
+    found = []
     for share in shares:
         blended = tuned if share == 1 else replace(tuned, network=blend(base.network, tuned.network, share))
-        candidate, loss = fit_label_head(blended, data.pattern, labels, data.train, data.held)
-        if loss < least:
-            best, least = candidate, loss
-            tuned.training["share"] = share
-    return best
+        candidate, loss = fit_label_head(finish(blended), data.pattern, labels, data.train, data.held)
+        found.append((share, loss, candidate))
+    enough = (1 + MARGIN) * min(loss for _, loss, _ in found)
+    share, _, model = next(each for each in found if each[1] <= enough)
+    model.training["share"] = share
+    return model
 
 
 def _check_batches(
@@ -221,9 +242,3 @@ def _check_batches(
     msg = f"`batch_key={key!r}` holds one batch, {names}; it is left out."
     warnings.warn(msg, UserWarning, stacklevel=3)
     return None
-
-
-def _label_codes(labels: pd.Series, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
-    """Label of each cell, -1 for none, and the training cells of each."""
-    names, codes, train, _ = check_labels(labels, data.train, data.held)
-    return codes.astype(np.int64), np.bincount(codes[train], minlength=len(names))

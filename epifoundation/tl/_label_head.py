@@ -88,7 +88,7 @@ def check_labels(
     known = labels.notna().to_numpy()
     train, held = train[known[train]], held[known[held]]
     names = sorted(set(labels.iloc[train].astype(str)))
-    codes = pd.Index(names).get_indexer(labels.astype(str))
+    codes = pd.Index(names).get_indexer(labels.astype(str)).astype(np.int64)
     held = held[codes[held] >= 0]
     if len(names) < 2 or not len(held):
         msg = (

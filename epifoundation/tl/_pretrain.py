@@ -18,6 +18,7 @@ from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, Network, TrainingConfig
 from ..nn.config import OBJECTIVES
+from ._batches import take_out_batches
 from ._label_head import check_labels, fit_label_head
 from ._train import train
 from ._training_data import TrainingData, held_out, prepare
@@ -61,7 +62,8 @@ def pretrain(
     layer
         Layer of the RNA modality that holds the target; default ``X``.
     batch_key
-        Column of ``obs`` with batches: an offset for each gene and batch enters the decoder.
+        Column of ``obs`` with batches: what they change enters the decoder, and directions of the embedding along which they differ,
+        among like cells, by more than a tenth of what groups of cells do are taken out of it.
     label_key
         Column of ``obs`` with cell types: a linear label head is fitted on the embedding afterwards and its
         temperature on the validation cells. Cells with a missing label are left out of that.
@@ -150,8 +152,7 @@ def pretrain(
         min_cells=min_cells,
         rng=rng,
     )
-    if labels is not None:
-        check_labels(labels, prepared.train, prepared.held)
+    codes = None if labels is None else check_labels(labels, prepared.train, prepared.held)[1]
     if training.balanced_genes is not None:
         _check_balance(prepared)
     summary: dict[str, Any] = {
@@ -173,6 +174,8 @@ def pretrain(
     fitted = train(prepared, config, training, init, device=device, rng=rng, on_better=save)
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     model = EpiFoundation(fitted.network, prepared.peaks, prepared.genes, training=summary).to(device)
+    if prepared.batch_codes is not None:
+        model = take_out_batches(model, prepared.pattern, prepared.train, prepared.batch_codes, rng, codes)
     if labels is not None:
         model, _ = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held)
     if checkpoint is not None:

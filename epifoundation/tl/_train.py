@@ -56,7 +56,9 @@ def train(
 
     with torch.inference_mode(False):  # the caller may be in it
         network = build(data, config, training, init, scores, seed, rng)
-        prepare_network(network)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            prepare_network(network)
         fitted = fit(
             network,
             cells(data.train, pooling, data.batch_codes),

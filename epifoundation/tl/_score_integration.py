@@ -1,0 +1,178 @@
+"""``ep.tl.score_integration``: how much of cell identity an embedding keeps, and how much of the batches."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from .._compat import copy_of
+from .._keys import Keys
+from .._settings import settings
+from .._validate import RNG, Data, check_writable, get_atac, get_matrix, integer, obs_column
+from ..warm_start import semantic_scores
+
+N_COMPONENTS = 50
+N_NEIGHBORS = 90  # that the metrics read
+UNINTEGRATED = "LSI"
+
+
+def score_integration(
+    data: Data,
+    *,
+    batch_key: str,
+    label_key: str,
+    embeddings: Sequence[str] | None = None,
+    unintegrated: str | None = None,
+    modality: str = "atac",
+    key_added: str | None = None,
+    n_jobs: int = 1,
+    rng: RNG = 0,
+    copy: bool = False,
+) -> Data | None:
+    """Score embeddings by the metrics of scib-metrics, beside one that knows nothing of batches.
+
+    Needs ``pip install "epifoundation[bench]"``. The first call compiles for about a minute.
+
+    Parameters
+    ----------
+    data
+        A MuData with the modality `modality`, or an AnnData of cells x peaks, with embeddings in ``obsm``.
+    batch_key, label_key
+        Columns of ``obs``. Cells that lack either, or that an embedding has no numbers for, are left out.
+    embeddings
+        Names in ``obsm``; None is that of :func:`epifoundation.tl.embed`.
+    unintegrated
+        Name in ``obsm`` of an embedding without any integration, which the others are compared to; None computes latent semantic indexing (50
+        components, standardised, without the first), called "LSI".
+    modality
+        Name in the MuData.
+    key_added
+        Replaces ``epifoundation`` in the names that are read and written.
+    n_jobs
+        Threads of the search for neighbours.
+    rng
+        Seed or generator, for latent semantic indexing.
+    copy
+        Return a copy with the results and leave `data` as it is.
+
+    Returns
+    -------
+    None, or the copy. Written into the ATAC modality:
+
+    - ``uns["epifoundation_integration"]``: DataFrame, one row an embedding, one column a metric; ``Bio conservation`` and
+      ``Batch correction`` are their means, ``Total`` is 0.6 of the first and 0.4 of the second.
+
+    :func:`epifoundation.pl.integration` draws it.
+
+    Raises
+    ------
+    ValueError
+        No such column or embedding; fewer than two batches or labels; too few cells.
+    ImportError
+        scib-metrics is not installed.
+
+    Notes
+    -----
+    Metrics and weights: Luecken et al. 2022.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> adata = ep.datasets.simulate_multiome(300, 500, 20)["atac"]
+    >>> ep.tl.embed(adata, ep.tl.pretrain(adata, objective="peaks", training=ep.TrainingConfig(max_epochs=1)))
+    >>> ep.tl.score_integration(adata, batch_key="batch", label_key="cell_type")
+    >>> list(adata.uns["epifoundation_integration"].index)
+    ['LSI', 'X_epifoundation']
+    """
+    keys = Keys.of(key_added)
+    atac = get_atac(data, modality)
+    check_writable(data, atac, copy=copy)
+    n_jobs = integer(n_jobs, "n_jobs", least=1)
+    names = (
+        [keys.embedding] if embeddings is None else [embeddings] if isinstance(embeddings, str) else list(embeddings)
+    )
+    wanted = list(dict.fromkeys([*([unintegrated] if unintegrated else []), *names]))
+    missing = [name for name in wanted if name not in atac.obsm]
+    if missing or not names:
+        msg = f"No embedding {missing} in `obsm` (there is {list(atac.obsm)}): run `ep.tl.embed` first, or name others with `embeddings=`."
+        raise ValueError(msg)
+    obs = pd.DataFrame(
+        {
+            "batch": obs_column(data, atac, batch_key, "batch_key"),
+            "label": obs_column(data, atac, label_key, "label_key"),
+        }
+    )
+    arrays = {name: np.asarray(atac.obsm[name], dtype=np.float32) for name in wanted}
+    usable = obs.notna().all(axis=1).to_numpy() & np.all([~np.isnan(x).any(axis=1) for x in arrays.values()], axis=0)
+    scored = AnnData(
+        obs=obs[usable].astype(str).astype("category"), obsm={name: x[usable] for name, x in arrays.items()}
+    )
+    _check(scored, batch_key, label_key)
+    if unintegrated is None:
+        pattern = sp.csr_matrix(get_matrix(atac, None)[np.flatnonzero(usable)])
+        pattern.data = np.ones_like(pattern.data)
+        scored.obsm[UNINTEGRATED] = semantic_scores(pattern, N_COMPONENTS, np.random.default_rng(rng))
+        unintegrated, wanted = UNINTEGRATED, [UNINTEGRATED, *wanted]
+    table = _benchmark(scored, wanted, unintegrated, n_jobs)
+    target = copy_of(data) if copy else data
+    get_atac(target, modality).uns[keys.integration] = table
+    return target if copy else None
+
+
+def _check(scored: AnnData, batch_key: str, label_key: str) -> None:
+    for key, column in ((batch_key, "batch"), (label_key, "label")):
+        found = list(scored.obs[column].cat.categories)
+        if len(found) < 2:
+            msg = f"{key!r} holds {len(found)} kind of cells ({found}) among the {scored.n_obs:,} that can be scored; two are needed."
+            raise ValueError(msg)
+    if scored.n_obs <= N_NEIGHBORS:
+        msg = f"{scored.n_obs:,} cells can be scored (those with batch, label and embedding); the metrics read {N_NEIGHBORS} neighbours of each."
+        raise ValueError(msg)
+
+
+def _benchmark(scored: AnnData, names: Sequence[str], unintegrated: str, n_jobs: int) -> pd.DataFrame:
+    with _calm():
+        try:
+            from scib_metrics.benchmark import Benchmarker
+        except ImportError as error:
+            msg = '`score_integration` needs scib-metrics: `pip install "epifoundation[bench]"`.'
+            raise ImportError(msg) from error
+        benchmark: Any = Benchmarker(
+            scored,
+            "batch",
+            "label",
+            list(names),
+            pre_integrated_embedding_obsm_key=unintegrated,
+            n_jobs=n_jobs,
+            progress_bar=settings.progress,
+        )
+        benchmark.benchmark()
+        table = benchmark.get_results(min_max_scale=False)
+    table = table.drop(index="Metric Type").astype(float)
+    last = ["Bio conservation", "Batch correction", "Total"]
+    table = table[[*table.columns.difference(last, sort=False), *last]]
+    table.index.name = table.columns.name = None
+    return table
+
+
+@contextlib.contextmanager
+def _calm() -> Iterator[None]:
+    """Its dependencies warn of themselves; and it logs each label that is in one batch alone."""
+    import logging
+
+    logger = logging.getLogger("scib_metrics")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

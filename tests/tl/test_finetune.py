@@ -1,0 +1,263 @@
+"""Fine-tuning: what it learns, what it leaves alone, and what bad input gets."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import epifoundation as ep
+
+QUICK = replace(ep.TrainingConfig.preset("finetune"), max_epochs=4)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Cells of three batches, and a model that has seen next to nothing of them."""
+    data = ep.datasets.simulate_multiome(900, 600, 40, n_types=6, n_batches=3, median_fragments=40, rng=2)
+    model = ep.tl.pretrain(
+        data, config=ep.ModelConfig(dim=32), training=ep.TrainingConfig(max_epochs=1, warm_start=False), genome="hg38"
+    )
+    return data, model
+
+
+@pytest.fixture(scope="module")
+def tuned(world):
+    data, model = world
+    return ep.tl.finetune(data, model, label_key="cell_type", batch_key="batch", validation=["batch2"], training=QUICK)
+
+
+def accuracy_of(model, reference, query):
+    """Of logistic regression on the embedding, on a batch that nothing has learned from."""
+    query = ep.tl.annotate(
+        query, model, reference=reference, label_key="cell_type", unknown=0, copy=True, key_added="probe"
+    )
+    return ep.metrics.accuracy(query.obs["cell_type"].astype(str), query.obs["probe_cell_type"].astype(str))
+
+
+def test_labels_make_the_embedding_of_another_batch_tell_more(world):
+    data, model = world
+    atac = data["atac"]
+    is_query = (atac.obs["batch"] == "batch1").to_numpy()
+    known, query = data[~is_query].copy(), atac[is_query].copy()
+    better = ep.tl.finetune(
+        known, model, label_key="cell_type", batch_key="batch", validation=["batch2"], training=QUICK
+    )
+    before, after = (accuracy_of(m, known["atac"], query) for m in (model, better))
+    assert after > before + 0.05
+    assert better.training["share"] > 0
+    ep.tl.annotate(query, better)
+    assert (
+        ep.metrics.accuracy(query.obs["cell_type"].astype(str), query.obs["epifoundation_cell_type"].astype(str))
+        > before
+    )
+
+
+def test_nothing_is_taken_over_where_nothing_is_gained(world):
+    """Labels that have nothing to do with the cells leave the encoder as it was."""
+    data, model = world
+    atac = data["atac"].copy()
+    atac.obs["cell_type"] = np.random.default_rng(0).permutation(atac.obs["cell_type"].to_numpy())
+    same = ep.tl.finetune(atac, model, label_key="cell_type", batch_key="batch", validation=["batch2"], training=QUICK)
+    assert same.training["share"] <= 0.25
+    if same.training["share"] == 0 and not same.network.sizes.n_removed:
+        np.testing.assert_allclose(embed(atac, same), embed(atac, model), atol=1e-5)
+
+
+def embed(atac, model):
+    return ep.tl.embed(atac, model, expression=False, annotation=False, copy=True).obsm["X_epifoundation"]
+
+
+def test_neither_data_nor_model_are_changed(world):
+    data, model = world
+    before, weights = data.copy(), model.weights
+    ep.tl.finetune(data, model, label_key="cell_type", training=replace(QUICK, max_epochs=1))
+    assert model.weights == weights
+    assert not model.labels
+    for name in ("atac", "rna"):
+        pd.testing.assert_frame_equal(data[name].obs, before[name].obs)
+        assert not data[name].obsm
+        assert (data[name].X != before[name].X).nnz == 0
+
+
+def test_the_same_seed_gives_the_same_model(world):
+    data, model = world
+    options = {"label_key": "cell_type", "training": replace(QUICK, max_epochs=1)}
+    revisions = {ep.tl.finetune(data["atac"], model, rng=seed, **options).revision for seed in (3, 3, 4)}
+    assert len(revisions) == 2
+
+
+def test_what_is_told(world, tuned):
+    data, model = world
+    told = tuned.training
+    assert told["finetuned_from"] == {"model": model.name, "revision": model.revision}
+    assert told["batches"] == ["batch0", "batch1"]
+    assert told["validation"] == ["batch2"]
+    assert told["cells"] + told["validation_cells"] == data.n_obs
+    assert told["objective"] == "counts"
+    assert told["unlabelled_cells"] == 0
+    assert tuned.labels == [f"type{i}" for i in range(6)]
+    assert tuned.genes.names == model.genes.names
+    assert tuned.network.label.is_calibrated
+
+
+def test_expression_is_still_predicted_and_for_each_batch(world, tuned):
+    data, _ = world
+    known = data[(data["atac"].obs["batch"] != "batch2").to_numpy()].copy()
+    ep.tl.embed(known, tuned, batch_key="batch")
+    predicted, counts = known["rna"].layers["epifoundation"], known["rna"].X.toarray()
+    measured = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+    assert np.corrcoef(predicted.ravel(), measured.ravel())[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_cells_without_a_label_are_counted_and_do_not_matter_to_the_head(world, rank):
+    data, model = world
+    atac = data["atac"].copy()
+    labels = atac.obs["cell_type"].astype(str).astype(object)
+    labels[np.random.default_rng(0).random(len(labels)) < 0.6] = np.nan
+    atac.obs["partly"] = labels
+    tuned = ep.tl.finetune(atac, model, label_key="partly", training=QUICK, rank=rank)
+    assert tuned.training["unlabelled_cells"] == labels.isna().sum()
+    assert tuned.labels == sorted(labels.dropna().unique())
+    assert (tuned.adapter is None) == (rank is None)
+    marked = ep.tl.annotate(atac, tuned, unknown=0, copy=True).obs
+    right = marked["cell_type"].astype(str) == marked["epifoundation_cell_type"].astype(str)
+    assert right[labels.isna()].mean() > 0.5
+
+
+def test_batches_alone(world):
+    data, model = world
+    tuned = ep.tl.finetune(data, model, batch_key="batch", training=replace(QUICK, max_epochs=2))
+    assert not tuned.labels
+    assert tuned.network.expression.batch.shape == (3, 40)
+    assert tuned.network.peaks.batch is None  # it is expression that tells what a batch changes
+    alone = ep.tl.finetune(data["atac"], model, batch_key="batch", training=replace(QUICK, max_epochs=2))
+    assert alone.network.peaks.batch.shape == (3, 32)
+    assert (alone.network.peaks.batch != 0).any()
+
+
+def test_an_adversary_makes_batches_harder_to_tell():
+    from sklearn.linear_model import LogisticRegression
+
+    atac = ep.datasets.simulate_multiome(800, 400, 20, n_types=3, batch_effect=0.8, median_fragments=80, rng=4)["atac"]
+    model = ep.tl.pretrain(
+        atac, objective="peaks", config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=3)
+    )
+    told = []
+    for weight in (0.0, 2.0):
+        training = replace(QUICK, max_epochs=10, adversarial=weight, patience=100)
+        tuned = ep.tl.finetune(atac, model, batch_key="batch", training=training, rank=None)
+        assert len(tuned.training["history"]) == 10
+        # before what is linear is taken out, which would hide it
+        tuned.network.encoder.norm.n_removed = 0
+        z, batch = embed(atac, tuned), atac.obs["batch"].cat.codes.to_numpy()
+        half = np.arange(len(z)) % 2 == 0
+        told.append(LogisticRegression(max_iter=1000).fit(z[half], batch[half]).score(z[~half], batch[~half]))
+    assert told[1] < told[0] - 0.02
+
+
+@pytest.mark.parametrize(
+    "config", [{"encoder": "transformer", "decoder": "query"}, {"encoder": "transformer"}, {"n_seeds": 2}]
+)
+def test_every_architecture_can_be_tuned(world, config):
+    data = world[0][::3].copy()
+    objective = "binary" if "decoder" in config else "counts"
+    model = ep.tl.pretrain(
+        data,
+        config=ep.ModelConfig(dim=16, n_layers=1, **config),
+        objective=objective,
+        training=ep.TrainingConfig(max_epochs=1),
+    )
+    for given in (data, data["atac"]):
+        tuned = ep.tl.finetune(
+            given, model, label_key="cell_type", batch_key="batch", training=replace(QUICK, max_epochs=1)
+        )
+        ep.tl.annotate(data["atac"].copy(), tuned)
+
+
+def test_other_peaks_are_mapped(world):
+    data, model = world
+    atac = data["atac"][:, :400].copy()
+    atac.var_names = [name.replace(":", "_").replace("-", "_") for name in atac.var_names]
+    atac.var = atac.var[[]]
+    tuned = ep.tl.finetune(atac, model, label_key="cell_type", training=replace(QUICK, max_epochs=1))
+    assert len(tuned.peaks) == 600
+
+
+def test_an_interruption_ends_with_the_best_so_far(world, monkeypatch):
+    from epifoundation.training import KeepBest
+
+    data, model = world
+    original = KeepBest.on_train_epoch_end
+
+    def interrupt(self, trainer, module):
+        original(self, trainer, module)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(KeepBest, "on_train_epoch_end", interrupt)
+    with pytest.warns(RuntimeWarning, match="interrupted after 1 epoch"):
+        tuned = ep.tl.finetune(data["atac"], model, label_key="cell_type", training=QUICK)
+    assert tuned.training["interrupted"]
+    assert tuned.labels
+
+
+def with_column(data, values):
+    atac = data["atac"].copy()
+    atac.obs["column"] = values
+    return atac
+
+
+def test_bad_input(world):
+    data, model = world
+    n = data.n_obs
+    kinds = np.array(["a", "b"])[np.arange(n) % 2]
+    one_cell = np.where(np.arange(n) == 0, "rare", kinds)
+    for options, error, message in [
+        ({}, ValueError, "pass `label_key=`, `batch_key=` or both"),
+        ({"label_key": "nowhere"}, ValueError, "no column"),
+        ({"label_key": "column", "column": ["a"] * n}, ValueError, "two labels or more"),
+        ({"label_key": "column", "column": [np.nan] * n}, ValueError, "two labels or more"),
+        ({"batch_key": "column", "column": ["a"] * n}, ValueError, "holds one batch"),
+        ({"batch_key": "batch", "validation": ["batch9"]}, ValueError, "batch9"),
+        ({"label_key": "cell_type", "rank": 0}, ValueError, "`rank` must be an integer of at least 1"),
+        ({"label_key": "cell_type", "training": "nothing"}, ValueError, "Unknown preset"),
+        ({"label_key": "cell_type", "genome": "mm10"}, ValueError, "mm10"),
+        (
+            {"label_key": "column", "batch_key": "batch", "column": [None if i % 2 else "a" for i in range(n)]},
+            ValueError,
+            "two labels or more",
+        ),
+    ]:
+        atac = with_column(data, options.pop("column", kinds))
+        with pytest.raises(error, match=message):
+            ep.tl.finetune(atac, model, **options)
+    tuned = ep.tl.finetune(
+        with_column(data, one_cell), model, label_key="column", training=replace(QUICK, max_epochs=1)
+    )
+    assert set(tuned.labels) <= {"a", "b", "rare"}
+    with pytest.warns(UserWarning, match="holds one batch"):
+        ep.tl.finetune(
+            with_column(data, ["a"] * n),
+            model,
+            label_key="cell_type",
+            batch_key="column",
+            training=replace(QUICK, max_epochs=1),
+        )
+
+
+def test_a_batch_that_the_model_never_saw_gets_the_mean_batch_and_is_named(world, tuned):
+    data, _ = world
+    atac = data["atac"][:60].copy()
+    atac.obs["batch"] = ["batch0", "batch1", "new"] * 20
+    mean = ep.tl.embed(atac, tuned, annotation=False, copy=True).obsm["epifoundation_expression"]
+    known = ep.tl.embed(atac[atac.obs["batch"] != "new"].copy(), tuned, annotation=False, batch_key="batch", copy=True)
+    with pytest.warns(
+        UserWarning, match=r"20 of 60 cells are of batches that the model was not trained on \(\['new'\]\)"
+    ):
+        ep.tl.embed(atac, tuned, annotation=False, batch_key="batch")
+    found = atac.obsm["epifoundation_expression"]
+    is_new = (atac.obs["batch"] == "new").to_numpy()
+    pd.testing.assert_frame_equal(found[is_new], mean[is_new], atol=1e-5)
+    pd.testing.assert_frame_equal(found[~is_new], known.obsm["epifoundation_expression"], atol=1e-5)
+    assert atac.uns["epifoundation"]["parameters"]["unseen_batches"] == ["new"]
