@@ -47,8 +47,10 @@ ALLOWED = {
     "models": BASE | {"nn", "vocabulary", "genome"},
     "pp": BASE | {"nn", "vocabulary", "genome", "tokens", "models"},
     "training": BASE | {"nn", "tokens", "models"},
-    "tl": BASE | {"nn", "vocabulary", "genome", "tokens", "warm_start", "models", "training", "metrics", "pp"},
-    "pl": BASE,
+    "finetuning": BASE | {"nn", "training"},
+    "tl": BASE
+    | {"nn", "vocabulary", "genome", "tokens", "warm_start", "models", "training", "finetuning", "metrics", "pp"},
+    "pl": BASE | {"metrics"},
 }
 
 

@@ -1,6 +1,9 @@
 """Plots: they read what the tools wrote, and lean on scanpy."""
 
+from ._annotation import annotation
+from ._composition import composition
 from ._coverage import coverage
+from ._integration import integration
 from ._umap import umap
 
-__all__ = ["coverage", "umap"]
+__all__ = ["annotation", "composition", "coverage", "integration", "umap"]

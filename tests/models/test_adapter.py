@@ -1,0 +1,136 @@
+"""Adapters: what is saved beside a model is small, comes back the same, and fits no other model."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import epifoundation as ep
+
+TRAINING = replace(ep.TrainingConfig.preset("finetune"), max_epochs=2)
+
+
+@pytest.fixture(scope="module")
+def saved(simulated, tmp_path_factory):
+    """A model in a directory, a fine-tuned one, and the directory of its adapter."""
+    folder = tmp_path_factory.mktemp("models")
+    base = ep.tl.pretrain(
+        simulated,
+        config=ep.ModelConfig(dim=32, n_heads=4),
+        training=ep.TrainingConfig(max_epochs=2, warm_start=False),
+        genome="hg38",
+    )
+    base.save_pretrained(folder / "base")
+    base = ep.models.from_pretrained(folder / "base")
+    tuned = ep.tl.finetune(simulated, base, label_key="cell_type", batch_key="batch", training=TRAINING)
+    return folder, base, tuned, tuned.save_adapter(folder / "mine")
+
+
+def results(data, model):
+    atac = ep.tl.embed(data["atac"], model, copy=True)
+    return atac.obsm["X_epifoundation"], atac.obsm["epifoundation_expression"], atac.obsm["epifoundation_probabilities"]
+
+
+def test_an_adapter_comes_back_the_same(simulated, saved):
+    _, _, tuned, path = saved
+    again = ep.models.from_pretrained(path)  # finds its base by name
+    assert again.revision == tuned.revision
+    assert (again.labels, again.training) == (tuned.labels, json.loads(json.dumps(tuned.training)))
+    assert again.adapter.revision == tuned.adapter.revision
+    for found, expected in zip(results(simulated, again), results(simulated, tuned), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_data_embedded_before_are_of_the_same_model(simulated, saved):
+    _, _, tuned, path = saved
+    atac = simulated["atac"].copy()
+    ep.tl.embed(atac, tuned)
+    ep.tl.annotate(atac, ep.models.from_pretrained(path))
+    assert "epifoundation_set" in atac.obs
+
+
+def test_what_is_saved_is_a_part_of_the_model(saved):
+    _, _, tuned, path = saved
+    assert {file.name for file in path.iterdir()} == {"config.json", "adapter.safetensors", "labels.json", "README.md"}
+    assert not any(name == "encoder.peak.weight" for name in tuned.adapter.tensors)
+    assert "peaks.linear.weight" not in {name.removesuffix(".left") for name in tuned.adapter.tensors}
+
+
+def test_the_whole_can_be_saved_too(simulated, saved, tmp_path):
+    _, _, tuned, _ = saved
+    whole = ep.models.from_pretrained(tuned.save_pretrained(tmp_path / "whole"))
+    assert whole.adapter is None
+    assert whole.revision == tuned.revision
+    for found, expected in zip(results(simulated, whole), results(simulated, tuned), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_adapter_of_an_adapter(simulated, saved):
+    folder, _, _, path = saved
+    middle = ep.models.from_pretrained(path)
+    last = ep.tl.finetune(simulated["atac"], middle, label_key="cell_type", training=TRAINING)
+    last.save_adapter(folder / "last")
+    assert ep.models.from_pretrained(folder / "last").revision == last.revision
+
+
+def test_the_base_can_be_given_and_must_be_the_right_one(simulated, saved, model, tmp_path):
+    folder, base, tuned, path = saved
+    assert ep.models.from_pretrained(path, base=base).revision == tuned.revision
+    assert ep.models.from_pretrained(path, base=folder / "base").revision == tuned.revision
+    with pytest.raises(ValueError, match=r"is an adapter of the model .*base.*; .* is another one"):
+        ep.models.from_pretrained(path, base=model)
+    with pytest.raises(ValueError, match="is a whole model, no adapter"):
+        ep.models.from_pretrained(folder / "base", base=base)
+    unsaved = ep.tl.finetune(simulated["atac"], model, label_key="cell_type", training=TRAINING)
+    unsaved.save_adapter(tmp_path / "orphan")
+    with pytest.raises(ValueError, match=r"of the model 'unsaved' .* which was not found .*pass it as `base=`"):
+        ep.models.from_pretrained(tmp_path / "orphan")
+    assert ep.models.from_pretrained(tmp_path / "orphan", base=model).revision == unsaved.revision
+
+
+def test_what_was_not_tuned_with_a_rank_has_no_adapter(simulated, model, tmp_path):
+    with pytest.raises(ValueError, match=r"There is no adapter.*save_pretrained"):
+        model.save_adapter(tmp_path / "no")
+    full = ep.tl.finetune(simulated["atac"], model, label_key="cell_type", rank=None, training=TRAINING)
+    with pytest.raises(ValueError, match="There is no adapter"):
+        full.save_adapter(tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "untold", "other tensors"])
+def test_a_damaged_adapter_is_refused(saved, tmp_path, damage):
+    _, base, tuned, _ = saved
+    path = tuned.save_adapter(tmp_path / "broken")
+    weights, config = path / "adapter.safetensors", path / "config.json"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "untold":
+        told = json.loads(config.read_text())
+        config.write_text(json.dumps(told | {"adapter_of": {"model": "someone"}}))
+    else:
+        tensors = dict(tuned.adapter.tensors)
+        name = next(name for name in tensors if name.endswith(".left"))
+        tensors["nowhere"] = tensors.pop(name)
+        replace(tuned, adapter=replace(tuned.adapter, tensors=tensors)).save_adapter(path, overwrite=True)
+    messages = {
+        "truncated": "truncated or altered",
+        "missing": "lacks 'adapter.safetensors'",
+        "untold": r"damaged at \['adapter_of'\]",
+        "other tensors": "unexpected",
+    }
+    with pytest.raises((ValueError, FileNotFoundError), match=messages[damage]):
+        ep.models.from_pretrained(path, base=base)
+
+
+def test_no_other_directory_is_overwritten(saved, tmp_path):
+    _, _, tuned, _ = saved
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        tuned.save_adapter(tmp_path, overwrite=True)
+    path = tuned.save_adapter(tmp_path / "mine")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        tuned.save_adapter(path)
+    tuned.save_adapter(path, overwrite=True)

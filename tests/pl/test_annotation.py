@@ -1,0 +1,96 @@
+"""``ep.pl.annotation`` and ``ep.pl.composition`` draw the numbers that the metrics give."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import epifoundation as ep
+
+mpl.use("Agg")
+
+
+@pytest.fixture
+def annotated(mdata, model):
+    ep.tl.annotate(mdata, model)
+    yield mdata
+    plt.close("all")
+
+
+def test_with_true_labels_there_are_confusion_calibration_and_risk(annotated):
+    atac = annotated["atac"]
+    figure = ep.pl.annotation(annotated, label_key="cell_type")
+    confusion, _, confidence, reliability, risk = figure.axes
+    true = atac.obs["cell_type"].astype(str)
+    called = atac.obs["epifoundation_cell_type"].astype(str)
+    image = confusion.images[0].get_array()
+    np.testing.assert_allclose(image.sum(axis=1), 1)
+    kinds = [label.get_text() for label in confusion.get_yticklabels()]
+    for i, kind in enumerate(kinds):
+        np.testing.assert_allclose(image[i, i], (called[true == kind] == kind).mean())
+    assert f"{(true == called).mean():.1%} right" in confusion.get_title()
+    assert sum(patch.get_height() for patch in confidence.patches) == 400
+    guess = atac.obsm["epifoundation_probabilities"].idxmax(axis=1)
+    sure = atac.obs["epifoundation_confidence"]
+    assert f"{ep.metrics.expected_calibration_error(true, guess, sure):.3f}" in reliability.get_title()
+    assert f"{ep.metrics.area_under_risk_coverage(true, guess, sure):.3f}" in risk.get_title()
+    assert (called == "unknown").any()
+    assert confusion.get_xticklabels()[-1].get_text() == "unknown"
+
+
+def test_without_them_there_are_confidence_and_sets(annotated):
+    figure = ep.pl.annotation(annotated["atac"])
+    assert len(figure.axes) == 2
+    sizes = annotated["atac"].obs["epifoundation_set"].str.split(" | ", regex=False).str.len()
+    assert f"mean size {sizes.mean():.2f} at 90%" in figure.axes[1].get_title()
+
+
+def test_after_embed_alone_there_are_no_sets(mdata, model):
+    ep.tl.embed(mdata, model)
+    assert "no sets" in ep.pl.annotation(mdata).axes[1].texts[0].get_text()
+    ep.pl.annotation(mdata, label_key="cell_type")
+    plt.close("all")
+
+
+def test_cells_without_a_true_label_are_left_out(annotated):
+    atac = annotated["atac"]
+    atac.obs["partly"] = atac.obs["cell_type"].astype(object).where(np.arange(400) < 100)
+    assert ep.pl.annotation(atac, label_key="partly").axes[0].get_title().startswith("100 cells")
+
+
+def test_composition_is_that_of_each_batch(annotated):
+    ax = ep.pl.composition(annotated, batch_key="batch", color="cell_type")
+    counts = annotated["atac"].obs["batch"].value_counts()
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        f"{b} ({counts[b]:,})" for b in sorted(counts.index)
+    ]
+    shares = pd.crosstab(annotated["atac"].obs["batch"], annotated["atac"].obs["cell_type"], normalize="index")
+    for bars in ax.containers:
+        np.testing.assert_allclose([bar.get_width() for bar in bars], shares[bars.get_label()])
+    _, own = plt.subplots()
+    assert ep.pl.composition(annotated, batch_key="batch", ax=own) is own  # by default of the annotation
+    assert own.get_legend_handles_labels()[1][-1] == "unknown"
+
+
+def test_what_is_missing_is_said(mdata):
+    with pytest.raises(
+        ValueError, match=r"No \['mine_cell_type', 'mine_confidence'\] in `obs`: run `epifoundation.tl.annotate`"
+    ):
+        ep.pl.annotation(mdata, key_added="mine")
+    with pytest.raises(ValueError, match="name labels with `color=`"):
+        ep.pl.composition(mdata, batch_key="batch")
+    with pytest.raises(ValueError, match="`batch_key='nowhere'` is no column"):
+        ep.pl.composition(mdata, batch_key="nowhere", color="cell_type")
+    with pytest.raises(ValueError, match=r"No scores in `uns\['epifoundation_integration'\]`"):
+        ep.pl.integration(mdata)
+
+
+def test_no_cell_with_a_label(annotated):
+    annotated["atac"].obs["none"] = np.nan
+    with pytest.raises(ValueError, match="No cell has an annotation and a true label in 'none'"):
+        ep.pl.annotation(annotated, label_key="none")
+    with pytest.raises(ValueError, match="No cell has both"):
+        ep.pl.composition(annotated, batch_key="none", color="cell_type")
+    with pytest.raises(ValueError, match="`n_bins` must be an integer of at least 2"):
+        ep.pl.annotation(annotated, n_bins=1)
