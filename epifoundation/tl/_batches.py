@@ -1,10 +1,12 @@
-"""What batches leave in an embedding: found within groups of like cells, and taken out by the encoder itself."""
+"""What batches leave in an embedding: found among like cells, and taken out by the encoder itself."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 
@@ -12,9 +14,11 @@ from ..models import EpiFoundation
 from ..nn import ExpressionHead, Network
 from ._encode import embedding_of
 
-RATIO = 0.1  # of the variance between groups: along a direction on which batches differ by more, they are taken out
+RATIO = 0.3  # of the variance of cells of one kind and batch: where batches differ by more, they are taken out
 LEAST = 10  # cells of a batch in a group, for their mean to count
 N_GROUPS = 20
+N_ROUNDS = 3  # of finding groups in an embedding without batches, and batches within groups
+RIDGE = 1e-2  # of the mean variance, added to each
 MOST = 20_000  # cells that directions are found with
 
 
@@ -26,71 +30,80 @@ def take_out_batches(
     rng: np.random.Generator,
     groups: np.ndarray | None = None,
 ) -> EpiFoundation:
-    """Return `model` with an encoder that is blind to the directions on which batches differ, or itself where there are none.
+    """Return `model` with an encoder that is blind to that on which batches differ, or itself where there is nothing.
 
-    The directions are found with the cells `rows` of `pattern`; `batch` codes, and `groups` of like cells (-1 for none), are those of all
-    cells. Linear decoders get back for each batch what its cells had along those directions, on average.
+    It is found with the cells `rows` of `pattern`; `batch` codes, and `groups` of like cells (-1 for none), are those of all cells.
+    Linear decoders get back for each batch what its cells had on average.
     """
     rows = np.sort(rng.permutation(rows)[:MOST])
-    embedding = embedding_of(model, pattern[rows], None, np.arange(len(rows)))
+    embedding = embedding_of(model, pattern[rows], None, pd.RangeIndex(len(rows))).astype(np.float64)
     codes = batch[rows]
-    directions = batch_directions(embedding, codes, rng, None if groups is None else groups[rows])
-    if not len(directions):
+    read, along = batch_directions(embedding, codes, rng, None if groups is None else groups[rows])
+    if not len(read):
         return model
     there = [embedding[codes == code] for code in range(model.network.sizes.n_batches)]
     means = np.stack([(cells if len(cells) else embedding).mean(axis=0) for cells in there])
-    network = _without(model.network, torch.from_numpy(directions), torch.from_numpy(means))
-    return replace(model, network=network.to(model.device))
+    tensors = (torch.from_numpy(array.astype(np.float32)) for array in (read, along, means))
+    return replace(model, network=_without(model.network, *tensors).to(model.device))
 
 
 def batch_directions(
     embedding: np.ndarray, batch: np.ndarray, rng: np.random.Generator, groups: np.ndarray | None = None
-) -> np.ndarray:
-    """Orthonormal directions along which batches differ within groups of like cells, float32 (n_directions, d).
+) -> tuple[np.ndarray, np.ndarray]:
+    """What tells batches of like cells apart, and along what it is taken out: A and B, both (n_directions, d), ``A B^T = I``.
 
-    Principal axes of the covariance of batch means around the mean of their group, less what would be expected of means of so
-    many cells of one kind; of these, the ones on which this is more than a tenth of the variance of the groups' means. Where batches
-    differ as much as groups do, and where they are alike, nothing is found: the first is biology, as far as can be told, the second
-    nothing to take out.
+    Generalised eigenvectors of two covariances: of batch means around the mean of their group, less what chance makes of means of so many
+    cells; and of cells around the mean of their group and batch. Where the first is more than 0.3 of the second, batches of like cells
+    lie apart, and ``z - (z A^T) B`` has them together. Being oblique, that takes out little of what tells groups apart: they differ along few
+    directions, which are seldom these. Where batches are alike, nothing is found.
 
-    Without `groups`, they are clusters of the embedding after the differences of the batches' means are gone.
+    Without `groups`, they are clusters of the embedding after what was found so far is gone, at first the differences of the batches' means.
+    Then what is another composition of batches within a cluster is taken for a difference of batches.
     """
-    if groups is None:
-        between, noise, _ = _covariances(embedding, batch, np.zeros(len(embedding), dtype=int))
-        axes = np.linalg.eigh(between - noise)[1][:, ::-1][:, : len(np.unique(batch)) - 1]
-        groups = _cluster(embedding - embedding @ axes @ axes.T, rng)
-    between, noise, of_groups = _covariances(embedding, batch, groups)
-    values, axes = np.linalg.eigh(between - noise)
-    along = np.einsum("ij,ik,kj->j", axes, of_groups, axes)
-    return axes[:, values > np.maximum(RATIO * along, 1e-9)].T[::-1].astype(np.float32)
+    if len(np.unique(batch)) < 2:
+        return np.zeros((0, embedding.shape[1])), np.zeros((0, embedding.shape[1]))
+    if groups is not None:
+        return _directions(embedding, batch, groups)
+    between, _ = _covariances(embedding, batch, np.zeros(len(embedding), dtype=int))
+    axes = np.linalg.eigh(between)[1][:, ::-1][:, : len(np.unique(batch)) - 1].T
+    read, along = axes, axes
+    for _ in range(N_ROUNDS):
+        groups = _cluster(embedding - (embedding @ read.T) @ along, rng)
+        read, along = _directions(embedding, batch, groups)
+    return read, along
 
 
-def _covariances(
-    embedding: np.ndarray, batch: np.ndarray, groups: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Covariance of batch means around the mean of their group, of that what chance makes, and of the groups' means; all (d, d)."""
+def _directions(embedding: np.ndarray, batch: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.linalg import eigh
+
+    between, within = _covariances(embedding, batch, groups)
+    within += RIDGE * np.trace(within) / len(within) * np.eye(len(within)) + 1e-12 * np.eye(len(within))
+    values, vectors = eigh(between, within)  # vectors.T @ within @ vectors = I
+    read = vectors[:, values > RATIO][:, ::-1][:, : embedding.shape[1] // 2].T
+    return read, read @ within
+
+
+def _covariances(embedding: np.ndarray, batch: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Covariance of batch means around the mean of their group, less that which chance makes, and of cells of one group and batch."""
     dim = embedding.shape[1]
-    between, noise, n_cells = np.zeros((dim, dim)), np.zeros((dim, dim)), 0
-    centres, sizes = [np.zeros((0, dim))], []
+    between, within, n_between, n_within = np.zeros((dim, dim)), np.zeros((dim, dim)), 0, 0
     for group in np.unique(groups[groups >= 0]):
         inside = groups == group
-        parts = [embedding[inside & (batch == code)].astype(np.float64) for code in np.unique(batch[inside])]
+        parts = [embedding[inside & (batch == code)] for code in np.unique(batch[inside])]
         parts = [part for part in parts if len(part) >= LEAST]
-        if not parts:
-            continue
-        means = np.stack([part.mean(axis=0) for part in parts])
-        centres.append(means.mean(axis=0, keepdims=True))
-        sizes.append(sum(map(len, parts)))
-        if len(parts) == 1:
+        spreads = [np.cov(part.T).reshape(dim, dim) for part in parts]
+        for part, spread in zip(parts, spreads, strict=True):
+            within += len(part) * spread
+            n_within += len(part)
+        if len(parts) < 2:
             continue
         counts = np.array([len(part) for part in parts])
-        around = means - centres[-1]
-        between += (around.T * counts) @ around
-        noise += sum(np.cov(part.T) for part in parts) * (1 - 1 / len(parts))
-        n_cells += counts.sum()
-    stacked = np.concatenate(centres)
-    of_groups = np.cov(stacked.T, aweights=sizes, ddof=0) if len(sizes) > 1 else np.zeros((dim, dim))
-    return between / max(n_cells, 1), noise / max(n_cells, 1), of_groups
+        means = np.stack([part.mean(axis=0) for part in parts])
+        around = means - means.mean(axis=0)
+        # The mean of n cells varies by a n-th of what cells do.
+        between += (around.T * counts) @ around - (1 - 1 / len(parts)) * sum(spreads)
+        n_between += int(counts.sum())
+    return between / max(n_between, 1), within / max(n_within, 1)
 
 
 def _cluster(embedding: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -101,21 +114,18 @@ def _cluster(embedding: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 @torch.no_grad()
-def _without(network: Network, directions: torch.Tensor, means: torch.Tensor) -> Network:
-    """The network with more directions taken out of its embedding; `means` of the batches, (n_batches, d)."""
-    before = network.encoder.norm
-    n_removed = before.n_removed + len(directions)
-    blind = Network(network.config, replace(network.sizes, n_removed=n_removed))
-    along = (means @ directions.T) @ directions
-    centre = along.mean(dim=0)
+def _without(network: Network, read: torch.Tensor, along: torch.Tensor, means: torch.Tensor) -> Network:
+    """The network with more taken out of its embedding; `means` of the batches, (n_batches, d)."""
+    norm = network.encoder.norm
+    blind = Network(network.config, replace(network.sizes, n_removed=norm.n_removed + len(read)))
     state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-    removed, shift = (state.get(f"encoder.norm.{name}") for name in ("removed", "shift"))
-    state["encoder.norm.removed"] = directions if removed is None else torch.cat([removed, directions])
-    state["encoder.norm.shift"] = centre if shift is None else centre + shift
+    lost = (means @ read.T) @ along
+    buffers = copy.deepcopy(norm).cpu().followed_by(read, along, lost.mean(dim=0))
+    state |= {f"encoder.norm.{name}": buffer for name, buffer in buffers.items()}
+    lost = lost - lost.mean(dim=0)
     if network.peaks is not None and network.peaks.batch is not None:
-        state["peaks.batch"] = state["peaks.batch"] + along - centre
+        state["peaks.batch"] = state["peaks.batch"] + lost
     if isinstance(network.expression, ExpressionHead) and network.expression.batch is not None:
-        weight = state["expression.linear.weight"]
-        state["expression.batch"] = state["expression.batch"] + (along - centre) @ weight.T
+        state["expression.batch"] = state["expression.batch"] + lost @ state["expression.linear.weight"].T
     blind.load_state_dict(state)
     return blind.eval().requires_grad_(False)
