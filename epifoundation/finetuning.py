@@ -44,6 +44,7 @@ class Finetuning(Pretraining):
         dim = network.config.dim
         self.classifier = None if label_counts is None else nn.Linear(dim, len(label_counts))
         self.adversary = Adversary(dim, n_batches) if config.adversarial and n_batches > 1 else None
+        self.takes_last = self.adversary is not None  # the losses do not tell what was gained against it
         weights = None if label_counts is None else balanced_weights(label_counts, config.label_balance)
         self.register_buffer("label_weights", weights, persistent=False)
         self.seen: list[tuple[Tensor, Tensor]] = []
@@ -51,11 +52,14 @@ class Finetuning(Pretraining):
     def _read_off(self, embedding: Tensor, batch: Batch, hidden: Tensor, cells: Tensor) -> Tensor:
         loss = super()._read_off(embedding, batch, hidden, cells)
         config = self.hyper
-        if self.classifier is not None and batch.label is not None and (batch.label >= 0).any():
-            logits = self.classifier(embedding)
-            loss = loss + config.label_weight * F.cross_entropy(
-                logits, batch.label, self.label_weights, ignore_index=-1, label_smoothing=config.label_smoothing
-            )
+        if self.classifier is not None and batch.label is not None:
+            logits, known = self.classifier(embedding), batch.label >= 0
+            of_labels = 0 * logits.sum()  # so that there is a gradient where no cell has one
+            if known.any():
+                of_labels = F.cross_entropy(
+                    logits[known], batch.label[known], self.label_weights, label_smoothing=config.label_smoothing
+                )
+            loss = loss + config.label_weight * of_labels
         if self.adversary is not None and batch.batch is not None:
             loss = loss + config.adversarial * F.cross_entropy(self.adversary(embedding), batch.batch)
         return loss

@@ -83,6 +83,7 @@ class Cells(Dataset):
 class Pretraining(pl.LightningModule):
     """Expression from open peaks, and held-out peaks from the others."""
 
+    takes_last = False  # the last epoch rather than the best
     genes: Tensor | None
 
     def __init__(self, network: Network, config: TrainingConfig, genes: np.ndarray | None = None) -> None:
@@ -158,14 +159,10 @@ class Pretraining(pl.LightningModule):
 
 
 class KeepBest(pl.Callback):
-    """Holds the network of the best epoch, tells of it, and stops when it lies too far back.
+    """Holds the network of the best epoch, tells of it, and stops when it lies too far back."""
 
-    Against an adversary the losses do not tell what was gained: then it is the last epoch that is held.
-    """
-
-    def __init__(self, config: TrainingConfig, on_better: Callable[[Network, int], None]) -> None:
-        self.patience = config.patience
-        self.takes_last = config.adversarial > 0
+    def __init__(self, patience: int, on_better: Callable[[Network, int], None]) -> None:
+        self.patience = patience
         self.on_better = on_better
         self.best: Network | None = None
         self.history: list[dict[str, float]] = []
@@ -179,7 +176,7 @@ class KeepBest(pl.Callback):
         self.history.append(losses)
         validation = [epoch["validation"] for epoch in self.history]
         best = int(np.argmin(validation))
-        if best == len(validation) - 1 or self.takes_last:
+        if best == len(validation) - 1 or module.takes_last:
             network: Network = copy.deepcopy(module.network).cpu()
             self.best = network
             self.on_better(network, len(validation) - 1)
@@ -214,7 +211,7 @@ def fit(
     The caller's random state is left as it was. An interruption (Ctrl-C) after the first epoch ends training
     with the best network so far; before that it is raised.
     """
-    keep = KeepBest(config, on_better)
+    keep = KeepBest(config.patience, on_better)
     generator = torch.Generator().manual_seed(seed)
     # An incomplete last batch of very few cells would be a noisy step.
     loaders = (

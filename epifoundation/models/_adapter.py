@@ -57,7 +57,8 @@ class Adapter:
             A tensor is missing, unexpected or of another shape.
         """
         before = base.state_dict()
-        network = Network(config, sizes)
+        with torch.random.fork_rng():
+            network = Network(config, sizes)
         wanted = network.state_dict()
         state, used = {}, set()
         for name, tensor in wanted.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -37,6 +38,11 @@ def write(model: EpiFoundation, directory: Path, *, overwrite: bool, adapter: Ad
     """Write `model`, or what its adapter says of it; see :meth:`EpiFoundation.save_pretrained` and `save_adapter`."""
     directory = directory.resolve()
     check_target(directory, overwrite=overwrite)
+    if adapter is not None and (directory / CONFIG).is_file():
+        there = _read_config(directory)
+        if adapter.revision in (there.get("revision"), revision_of(there["sha256"].get(WEIGHTS, ""))):
+            msg = f"{str(directory)!r} holds the model that the adapter belongs to, without which it is worth nothing; choose another directory."
+            raise FileExistsError(msg)
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.parent / f".{directory.name}-{uuid4().hex[:8]}"
     staging.mkdir()
@@ -92,7 +98,8 @@ def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> Ep
         raise ValueError(msg)
     model_config, adapter = ModelConfig.from_dict(config["model"]), None
     if base is None:
-        network = Network(model_config, sizes)
+        with torch.random.fork_rng():
+            network = Network(model_config, sizes)
         _load_strictly(network, directory / WEIGHTS)
         revision = revision_of(config["sha256"][WEIGHTS])  # known already: a large file is not hashed twice
     else:

@@ -59,12 +59,14 @@ def adapt(network: Network, rank: int) -> None:
     network.requires_grad_(False)
     table = network.encoder.get_submodule(network.encoder.table)
     frozen = {table} if network.peaks is None else {table, network.peaks.linear}
+    batches = {id(parameter) for parameter in batch_tables(network)}
     n_peaks = network.sizes.n_peaks
     for module in [*network.modules()]:
         if module in frozen:
             continue
         for name, parameter in [*module.named_parameters(recurse=False)]:
-            if parameter.ndim == 2 and parameter.numel() > max(SMALL, 2 * rank * sum(parameter.shape)):
+            is_large = parameter.ndim == 2 and parameter.numel() > max(SMALL, 2 * rank * sum(parameter.shape))
+            if is_large and id(parameter) not in batches:
                 parametrize.register_parametrization(module, name, LowRank(parameter, rank))
             elif parameter.shape[0] != n_peaks:
                 parameter.requires_grad_(True)
@@ -94,13 +96,18 @@ def merge(network: Network) -> dict[str, tuple[Tensor, Tensor]]:
     return factors
 
 
+def batch_tables(network: Network) -> list[Tensor]:
+    """What has a row for each batch."""
+    heads = [head for head in (network.peaks, network.expression) if head is not None and head.batch is not None]
+    return [cast("Tensor", getattr(head.batch, "weight", head.batch)) for head in heads]
+
+
 def blend(before: Network, after: Network, share: float) -> Network:
-    """A network a `share` of the way from one to the other; what the first lacks is as in the second."""
+    """A network a `share` of the way from one to the other, which differ in their weights alone."""
     blended, start = copy.deepcopy(after), before.state_dict()
     state = {}
     for name, tensor in after.state_dict().items():
-        there = name in start and start[name].shape == tensor.shape and tensor.is_floating_point()
-        state[name] = torch.lerp(start[name].to(tensor), tensor, share) if there else tensor
+        state[name] = torch.lerp(start[name].to(tensor), tensor, share) if tensor.is_floating_point() else tensor
     blended.load_state_dict(state)
     return blended
 

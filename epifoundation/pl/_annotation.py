@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ def _set_sizes(ax: Any, atac: AnnData, keys: Keys) -> None:
         ax.text(0.5, 0.5, "no sets: `epifoundation.tl.annotate` writes them", ha="center", transform=ax.transAxes)
         return
     sets = atac.obs[keys.prediction_set].astype(str)
-    sizes = np.where(sets == "", 0, sets.str.count(SEPARATOR.strip().replace("|", r"\|")) + 1)
+    sizes = np.where(sets == "", 0, sets.str.count(re.escape(SEPARATOR)) + 1)
     numbers = np.bincount(sizes)
     ax.bar(range(len(numbers)), numbers, color="0.4")
     alpha = atac.uns.get(keys.annotation, {}).get("alpha")

@@ -64,7 +64,7 @@ def composition(
     if not there.any():
         msg = f"No cell has both a batch in {batch_key!r} and a label in {color or keys.cell_type!r}."
         raise ValueError(msg)
-    shares = pd.crosstab(batch[there].astype(str), labels[there].astype(str), normalize="index")
+    shares = pd.crosstab(batch[there].astype(str).to_numpy(), labels[there].astype(str).to_numpy(), normalize="index")
     order = shares.mean().sort_values(ascending=False).index
     shares = shares[[*order.drop(UNKNOWN, errors="ignore"), *([UNKNOWN] if UNKNOWN in order else [])]]
     counts = batch[there].astype(str).value_counts()

@@ -16,7 +16,8 @@ from ._encode import embedding_of
 
 RATIO = 0.3  # of the variance of cells of one kind and batch: where batches differ by more, they are taken out
 LEAST = 10  # cells of a batch in a group, for their mean to count
-N_GROUPS = 20
+N_GROUPS = (20, 14, 10, 7, 5, 3)  # clusters that are tried: the most of which batches are mixed
+MIXED = 0.85  # of the entropy of even batches in a cluster is enough
 N_ROUNDS = 3  # of finding groups in an embedding without batches, and batches within groups
 RIDGE = 1e-2  # of the mean variance, added to each
 MOST = 20_000  # cells that directions are found with
@@ -36,7 +37,7 @@ def take_out_batches(
     Linear decoders get back for each batch what its cells had on average.
     """
     rows = np.sort(rng.permutation(rows)[:MOST])
-    embedding = embedding_of(model, pattern[rows], None, pd.RangeIndex(len(rows))).astype(np.float64)
+    embedding = embedding_of(model, pattern[rows], None, pd.RangeIndex(len(rows)), show=False).astype(np.float64)
     codes = batch[rows]
     read, along = batch_directions(embedding, codes, rng, None if groups is None else groups[rows])
     if not len(read):
@@ -57,8 +58,9 @@ def batch_directions(
     lie apart, and ``z - (z A^T) B`` has them together. Being oblique, that takes out little of what tells groups apart: they differ along few
     directions, which are seldom these. Where batches are alike, nothing is found.
 
-    Without `groups`, they are clusters of the embedding after what was found so far is gone, at first the differences of the batches' means.
-    Then what is another composition of batches within a cluster is taken for a difference of batches.
+    Without `groups`, they are clusters of the embedding after what was found so far is gone, at first the differences of the batches' means:
+    as many as can be while all hold cells of all batches. Then what is another composition of batches within a cluster is taken for
+    a difference of batches.
     """
     if len(np.unique(batch)) < 2:
         return np.zeros((0, embedding.shape[1])), np.zeros((0, embedding.shape[1]))
@@ -68,7 +70,7 @@ def batch_directions(
     axes = np.linalg.eigh(between)[1][:, ::-1][:, : len(np.unique(batch)) - 1].T
     read, along = axes, axes
     for _ in range(N_ROUNDS):
-        groups = _cluster(embedding - (embedding @ read.T) @ along, rng)
+        groups = _cluster(embedding - (embedding @ read.T) @ along, batch, rng)
         read, along = _directions(embedding, batch, groups)
     return read, along
 
@@ -106,18 +108,38 @@ def _covariances(embedding: np.ndarray, batch: np.ndarray, groups: np.ndarray) -
     return between / max(n_between, 1), within / max(n_within, 1)
 
 
-def _cluster(embedding: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _cluster(embedding: np.ndarray, batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cluster of each cell: of the largest number that has batches mixed, or of that which has them mixed best."""
     from sklearn.cluster import KMeans
 
-    n_groups = min(N_GROUPS, max(len(embedding) // (5 * LEAST), 1))
-    return KMeans(n_groups, n_init=3, random_state=int(rng.integers(2**31))).fit_predict(embedding)
+    best, most = np.zeros(len(embedding), dtype=int), 0.0
+    for n in N_GROUPS:
+        if n * 5 * LEAST > len(embedding) and n > N_GROUPS[-1]:
+            continue
+        groups = KMeans(min(n, len(embedding)), n_init=3, random_state=int(rng.integers(2**31))).fit_predict(embedding)
+        mixed = _mixing(groups, batch)
+        if mixed > most:
+            best, most = groups, mixed
+        if most > MIXED:
+            break
+    return best
+
+
+def _mixing(groups: np.ndarray, batch: np.ndarray) -> float:
+    """Entropy of batches in a group, each weighted to be of one size, over that of even ones; mean over cells."""
+    counts = pd.crosstab(groups, batch).to_numpy().astype(float)
+    shares = counts / counts.sum(axis=0)
+    shares /= shares.sum(axis=1, keepdims=True)
+    entropy = -(shares * np.log(np.maximum(shares, 1e-12))).sum(axis=1) / np.log(counts.shape[1])
+    return float(entropy @ counts.sum(axis=1) / counts.sum())
 
 
 @torch.no_grad()
 def _without(network: Network, read: torch.Tensor, along: torch.Tensor, means: torch.Tensor) -> Network:
     """The network with more taken out of its embedding; `means` of the batches, (n_batches, d)."""
     norm = network.encoder.norm
-    blind = Network(network.config, replace(network.sizes, n_removed=norm.n_removed + len(read)))
+    with torch.random.fork_rng():
+        blind = Network(network.config, replace(network.sizes, n_removed=norm.n_removed + len(read)))
     state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
     lost = (means @ read.T) @ along
     buffers = copy.deepcopy(norm).cpu().followed_by(read, along, lost.mean(dim=0))

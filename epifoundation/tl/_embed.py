@@ -201,19 +201,20 @@ def _rna_of(data: Data, rna_modality: str) -> AnnData | None:
 
 def _batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> tuple[np.ndarray, list[str]]:
     """Which of the model's batches each cell is of, -1 for none, and the names that it does not know."""
-    names = obs_column(data, atac, key, "batch_key").astype(str)
+    column = obs_column(data, atac, key, "batch_key")
+    names = column.astype(str).where(column.notna())
     known = [str(name) for name in model.training.get("batches", [])]
     codes = pd.Index(known).get_indexer(names)
-    unseen = sorted(set(names[codes < 0]))
-    if not model.network.sizes.n_batches or len(unseen) == names.nunique():
+    unseen = sorted(set(names[codes < 0].dropna()))
+    if not model.network.sizes.n_batches or (codes < 0).all():
         msg = (
-            f"`batch_key={key!r}` holds no batch that the model was trained on: {sorted(set(names))[:5]}; it knows {known}. "
+            f"`batch_key={key!r}` holds no batch that the model was trained on: {unseen[:5]}; it knows {known}. "
             "Leave `batch_key` out to predict for the mean batch."
         )
         raise ValueError(msg)
-    if unseen:
+    if (codes < 0).any():
         msg = (
-            f"{int((codes < 0).sum()):,} of {len(codes):,} cells are of batches that the model was not trained on ({unseen[:5]}): "
+            f"{int((codes < 0).sum()):,} of {len(codes):,} cells are of batches that the model was not trained on ({unseen[:5]}) or of none: "
             "their expression is predicted for the mean batch."
         )
         warnings.warn(msg, UserWarning, stacklevel=3)

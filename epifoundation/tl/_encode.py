@@ -23,11 +23,12 @@ def encode_cells(
     names: pd.Index,
     *,
     chunk: int | None = None,
+    show: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
     """Rows, their tokens, and their embedding (float32, on the model's device)."""
     folded = model.network.folded(dtype)
-    with tqdm(total=len(names), desc="Embedding", unit=" cells", disable=not settings.progress) as bar:
+    with tqdm(total=len(names), desc="Embedding", unit=" cells", disable=not (show and settings.progress)) as bar:
         for rows, tokens in iter_tokens(matrix, projection, names, chunk=chunk or folded.chunk):
             ids, offsets = _tensor(tokens.ids), _tensor(tokens.offsets)
             with torch.inference_mode():  # not around `yield`: the caller may leave in between
@@ -36,9 +37,11 @@ def encode_cells(
             bar.update(len(tokens))
 
 
-def embedding_of(model: EpiFoundation, matrix: Any, projection: sp.csr_matrix | None, names: pd.Index) -> np.ndarray:
-    """Embedding of all cells, float32 (n_cells, d)."""
-    parts = [part.cpu().numpy() for *_, part in encode_cells(model, matrix, projection, names)]
+def embedding_of(
+    model: EpiFoundation, matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, *, show: bool = True
+) -> np.ndarray:
+    """Embedding of all cells, float32 (n_cells, d); with `show`, a progress bar where those are shown."""
+    parts = [part.cpu().numpy() for *_, part in encode_cells(model, matrix, projection, names, show=show)]
     return np.concatenate([np.zeros((0, model.config.dim), np.float32), *parts])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from .._version import __version__
 from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..models._registry import resolve_device, resolve_model
-from ..nn import TrainingConfig, adapt, blend, merge
+from ..nn import Network, TrainingConfig, adapt, blend, merge
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
 from ._batches import take_out_batches
@@ -39,7 +40,7 @@ def finetune(
     label_key: str | None = None,
     batch_key: str | None = None,
     validation: float | Sequence[str] | None = None,
-    training: TrainingConfig | str = "finetune",
+    training: TrainingConfig | str | None = None,
     rank: int | None = 8,
     expression: bool = True,
     layer: str | None = None,
@@ -62,7 +63,7 @@ def finetune(
     ----------
     data
         A MuData or AnnData with any peaks of the model's build. Where there are RNA and a model that predicts expression, that goes on
-        being learned; otherwise held-out peaks are. Not changed.
+        being learned; otherwise held-out peaks are, if the model has a head for them, and predicted expression falls behind. Not changed.
     model
         A model, its name or directory; None is the bundled one. Not changed.
     label_key
@@ -73,7 +74,8 @@ def finetune(
         Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that are held out to choose the epoch and to
         calibrate on; None is 0.1. Held-out batches are the honest choice.
     training
-        A :class:`~epifoundation.TrainingConfig` or the name of a preset.
+        A :class:`~epifoundation.TrainingConfig` or the name of a preset; default ``"finetune"``. Against an adversary it is the last epoch
+        that is kept, and all of what was learned.
     rank
         Rank of the update of each matrix. The whole update is then a small file, see
         :meth:`~epifoundation.EpiFoundation.save_adapter`. None: all weights are learned.
@@ -122,6 +124,7 @@ def finetune(
         msg = "Fine-tuning is for labels or batches: pass `label_key=`, `batch_key=` or both. To go on with pretraining, use `ep.tl.pretrain(data, init=model)`."
         raise ValueError(msg)
     rank = None if rank is None else integer(rank, "rank", least=1)
+    training = "finetune" if training is None else training
     training = TrainingConfig.preset(training) if isinstance(training, str) else training
     device = resolve_device(device)
     base = resolve_model(model, None)
@@ -132,6 +135,15 @@ def finetune(
             obs_column(data, atac, batch_key, "batch_key"), batch_key, labels, training, validation
         )
     learns_expression = expression and isinstance(data, MuData) and len(base.genes) > 0 and rna_modality in data.mod
+    if labels is None and not learns_expression and not base.config.predicts_peaks:
+        msg = (
+            f"The model {base.name!r} has no head for held-out peaks, and there is no RNA to learn from: batches alone cannot be learned. "
+            "Pass a MuData with RNA, or `label_key=`."
+        )
+        raise ValueError(msg)
+    if training.balanced_genes is not None and (not learns_expression or base.config.objective != "binary"):
+        msg = "`balanced_genes` is for models of the objective 'binary' and data with RNA; leave it out of `training`."
+        raise ValueError(msg)
     mapping = map_onto(base.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
     rng = np.random.default_rng(rng)
@@ -148,6 +160,12 @@ def finetune(
         mapping=mapping,
         rng=rng,
     )
+    if training.adversarial and len(prepared.batches) < 2:
+        msg = (
+            f"An adversary (`adversarial={training.adversarial}`) tells batches apart, and the training cells are of {prepared.batches}: "
+            "pass `batch_key=` with two or more of them."
+        )
+        raise ValueError(msg)
     summary: dict[str, Any] = {
         "package_version": __version__,
         "finetuned_from": {"model": base.name, "revision": base.revision},
@@ -164,6 +182,13 @@ def finetune(
         names, codes, rows, _ = check_labels(labels, prepared.train, prepared.held)
         counts = np.bincount(codes[rows], minlength=len(names))
         summary["unlabelled_cells"] = int(labels.isna().sum())
+    start: list[Network] = []
+
+    def begin(network: Network) -> None:
+        start.append(copy.deepcopy(network))  # with this data's batches, so that one can go back to it
+        if rank is not None:
+            adapt(network, rank)
+
     # Imported here: Lightning takes seconds.
     from ..finetuning import Finetuning
 
@@ -175,7 +200,7 @@ def finetune(
         device=device,
         rng=rng,
         label_codes=codes,
-        prepare_network=lambda network: None if rank is None else adapt(network, rank),
+        prepare_network=begin,
         module=partial(Finetuning, label_counts=counts, n_batches=len(prepared.batches)),
     )
     factors = {} if rank is None else merge(fitted.network)
@@ -192,17 +217,20 @@ def finetune(
     tuned = EpiFoundation(fitted.network, base.peaks, base.genes, training=summary).to(device)
     if labels is not None:
         shares = (1.0,) if training.adversarial else SHARES
-        tuned = _with_labels(base, tuned, shares, prepared, labels, finish)
+        tuned = _with_labels(start[0], tuned, shares, prepared, labels, finish)
         factors = {name: (left * tuned.training["share"], right) for name, (left, right) in factors.items()}
     else:
         tuned = finish(tuned)
-    if rank is not None:
-        tuned.adapter = Adapter.between(base, tuned.network, factors)
-    return tuned
+    if rank is None:
+        return tuned
+    adapter = Adapter.between(base, tuned.network, factors)
+    # What is returned is what will be read, to the last bit.
+    network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
+    return replace(tuned, network=network, adapter=adapter).to(device)
 
 
 def _with_labels(
-    base: EpiFoundation,
+    start: Network,
     tuned: EpiFoundation,
     shares: Sequence[float],
     data: TrainingData,
@@ -216,7 +244,7 @@ def _with_labels(
     """
     found = []
     for share in shares:
-        blended = tuned if share == 1 else replace(tuned, network=blend(base.network, tuned.network, share))
+        blended = tuned if share == 1 else replace(tuned, network=blend(start, tuned.network, share))
         candidate, loss = fit_label_head(finish(blended), data.pattern, labels, data.train, data.held)
         found.append((share, loss, candidate))
     enough = (1 + MARGIN) * min(loss for _, loss, _ in found)
@@ -234,7 +262,7 @@ def _check_batches(
 ) -> str | None:
     """The column, or None where it tells nothing."""
     names = sorted(set(batch.dropna().astype(str)))
-    if len(names) > 1:
+    if len(names) > 1 or batch.isna().any():  # what is missing is told where batches are read
         return key
     if labels is None or training.adversarial or isinstance(held_out(validation), list):
         msg = f"`batch_key={key!r}` holds one batch, {names}: there is nothing to tell apart or to hold out. Name another column, or leave it out."

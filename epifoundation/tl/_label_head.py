@@ -21,7 +21,7 @@ def fit_label_head(
     model: EpiFoundation, pattern: sp.csr_matrix, labels: pd.Series, train: np.ndarray, held: np.ndarray
 ) -> tuple[EpiFoundation, float]:
     """`model` with a head for `labels`, and its loss on the validation cells; see :func:`head_on`."""
-    return head_on(model, embedding_of(model, pattern, None, labels.index), labels, train, held)
+    return head_on(model, embedding_of(model, pattern, None, labels.index, show=False), labels, train, held)
 
 
 def head_on(
@@ -46,8 +46,9 @@ def head_on(
         n_calibration=min(len(held), MOST),
         n_reference=len(kept),
     )
-    network = Network(model.config, sizes)
-    head = LabelHead(model.config.dim, len(names), 0, sizes.n_calibration, sizes.n_reference)
+    with torch.random.fork_rng():
+        network = Network(model.config, sizes)
+        head = LabelHead(model.config.dim, len(names), 0, sizes.n_calibration, sizes.n_reference)
     with torch.no_grad():  # the scaling becomes part of the weights
         head.linear.weight.copy_(torch.from_numpy(weight / std))
         head.linear.bias.copy_(torch.from_numpy(bias - weight @ (mean / std)))

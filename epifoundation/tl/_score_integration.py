@@ -103,13 +103,16 @@ def score_integration(
     if missing or not names:
         msg = f"No embedding {missing} in `obsm` (there is {list(atac.obsm)}): run `ep.tl.embed` first, or name others with `embeddings=`."
         raise ValueError(msg)
+    if unintegrated is None and UNINTEGRATED in wanted:
+        msg = f"{UNINTEGRATED!r} is what is computed here: pass `unintegrated={UNINTEGRATED!r}` to use yours, or rename it."
+        raise ValueError(msg)
     obs = pd.DataFrame(
         {
             "batch": obs_column(data, atac, batch_key, "batch_key"),
             "label": obs_column(data, atac, label_key, "label_key"),
         }
     )
-    arrays = {name: np.asarray(atac.obsm[name], dtype=np.float32) for name in wanted}
+    arrays = {name: _dense(atac, name) for name in wanted}
     usable = obs.notna().all(axis=1).to_numpy() & np.all([~np.isnan(x).any(axis=1) for x in arrays.values()], axis=0)
     scored = AnnData(
         obs=obs[usable].astype(str).astype("category"), obsm={name: x[usable] for name, x in arrays.items()}
@@ -117,13 +120,25 @@ def score_integration(
     _check(scored, batch_key, label_key)
     if unintegrated is None:
         pattern = sp.csr_matrix(get_matrix(atac, None)[np.flatnonzero(usable)])
-        pattern.data = np.ones_like(pattern.data)
+        pattern = sp.csr_matrix(pattern > 0, dtype=np.float32)
         scored.obsm[UNINTEGRATED] = semantic_scores(pattern, N_COMPONENTS, np.random.default_rng(rng))
         unintegrated, wanted = UNINTEGRATED, [UNINTEGRATED, *wanted]
     table = _benchmark(scored, wanted, unintegrated, n_jobs)
     target = copy_of(data) if copy else data
     get_atac(target, modality).uns[keys.integration] = table
     return target if copy else None
+
+
+def _dense(atac: AnnData, name: str) -> np.ndarray:
+    values = atac.obsm[name]
+    if sp.issparse(values):
+        msg = f"`obsm[{name!r}]` is sparse, and an embedding is not: name others with `embeddings=`."
+        raise ValueError(msg)
+    dense = np.asarray(values, dtype=np.float32)
+    if np.isnan(dense).any(axis=1).all():
+        msg = f"`obsm[{name!r}]` has no cell without NaN: embed anew, or name others with `embeddings=`."
+        raise ValueError(msg)
+    return dense
 
 
 def _check(scored: AnnData, batch_key: str, label_key: str) -> None:

@@ -134,3 +134,17 @@ def test_no_other_directory_is_overwritten(saved, tmp_path):
     with pytest.raises(FileExistsError, match="overwrite=True"):
         tuned.save_adapter(path)
     tuned.save_adapter(path, overwrite=True)
+
+
+def test_an_adapter_does_not_take_the_place_of_its_base(saved, tmp_path):
+    _, base, tuned, _ = saved
+    base.save_pretrained(tmp_path / "base")
+    with pytest.raises(FileExistsError, match="holds the model that the adapter belongs to"):
+        tuned.save_adapter(tmp_path / "base", overwrite=True)
+    assert ep.models.from_pretrained(tmp_path / "base").revision == base.revision
+
+
+def test_a_model_read_from_an_adapter_and_saved_whole_is_the_same(saved, tmp_path):
+    _, _, tuned, path = saved
+    whole = ep.models.from_pretrained(path).save_pretrained(tmp_path / "whole")
+    assert ep.models.from_pretrained(whole).revision == tuned.revision

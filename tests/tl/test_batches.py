@@ -64,6 +64,17 @@ def test_with_labels_batches_of_other_composition_lose_nothing():
     assert len(batch_directions(z, batch, rng, kind)[0]) == 0
 
 
+def test_batches_farther_apart_than_types_are_found_without_labels():
+    """Shifts of each type and batch by itself: as many clusters as there are of both would be of one batch each."""
+    rng = np.random.default_rng(0)
+    z, kind, batch, _ = planted(rng, 2, shift=6)
+    z = np.concatenate([z, rng.normal(0, 0.7, (5, 2, 30))[kind, batch] + rng.normal(0, 0.5, (len(z), 30))], axis=1)
+    read, along = batch_directions(z, batch, rng)
+    without = z - (z @ read.T) @ along
+    assert distances(without, batch, kind) < 0.2 * distances(z, batch, kind)
+    assert distances(without, kind, batch) > 0.4 * distances(z, kind, batch)
+
+
 def test_a_batch_of_few_cells_does_not_count():
     rng = np.random.default_rng(0)
     z, kind, _, _ = planted(rng, 2, shift=0)

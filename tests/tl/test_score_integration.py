@@ -44,10 +44,6 @@ def test_types_are_kept_and_batches_are_mixed_or_the_other_way_round(planted, tm
 
     again = anndata.read_h5ad(tmp_path / "scored.h5ad").uns["epifoundation_integration"]
     np.testing.assert_allclose(again.loc[table.index, table.columns], table)
-    given = ep.tl.score_integration(
-        planted, unintegrated="X_batches", copy=True, batch_key="batch", label_key="cell_type"
-    )
-    assert list(given.uns["epifoundation_integration"].index) == ["X_batches", "X_epifoundation"]
 
 
 def test_bad_input(planted):
