@@ -19,6 +19,7 @@ import warnings
 
 import anndata
 import mudata
+import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
