@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 PER_CELL = 1e4  # predicted counts are given per this many counts of a cell, as scanpy's normalize_total is used
 N_NEAREST = 15  # reference cells that a distance is the mean of
+CREDIT = 2.0  # deviations by which energy may exceed distance: what lies amid reference cells is no stranger
 ALLOWANCE = 1.0  # deviations that a distance is worth less: energy tells near strangers better, distance those far away
 
 
@@ -188,8 +189,8 @@ class LabelHead(nn.Module):
 
     def score_novelty(self, embedding: Tensor) -> Tensor:
         """How unlike the reference cells are, (n_cells,): 0 is the mean of held-out reference cells."""
-        standard = (self.strangeness(embedding) - self.moments[0]) / self.moments[1]
-        return torch.maximum(standard[:, 0], standard[:, 1] - ALLOWANCE)
+        energy, distance = ((self.strangeness(embedding) - self.moments[0]) / self.moments[1]).unbind(dim=1)
+        return torch.maximum(torch.minimum(energy, distance + CREDIT), distance - ALLOWANCE)
 
 
 def of_batch(table: Tensor, batch: Tensor | None) -> Tensor:

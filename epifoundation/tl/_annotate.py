@@ -99,8 +99,8 @@ def annotate(
     - ``obs["epifoundation_cell_type"]``: the most probable label, or ``"unknown"``;
     - ``obs["epifoundation_confidence"]``: the calibrated probability of the most probable label;
     - ``obs["epifoundation_set"]``: the labels that cannot be excluded, likeliest first, with " | " between them;
-    - ``obs["epifoundation_novelty"]``: the larger of the energy of the logits and the distance to the nearest reference cells less one, both
-      in standard deviations of the calibration cells;
+    - ``obs["epifoundation_novelty"]``: how unlike the reference a cell is, by the energy of the logits and the distance to the nearest reference
+      cells, in standard deviations of the calibration cells;
     - ``obsm["epifoundation_probabilities"]``: DataFrame, one column a label;
     - what :func:`epifoundation.tl.embed` writes but for expression, unless the data hold an embedding of this model already;
     - ``uns["epifoundation_annotation"]``: model, options, thresholds, numbers of cells.
@@ -116,7 +116,8 @@ def annotate(
     Notes
     -----
     Temperature: Guo et al. 2017. Sets: adaptive scores of Romano et al. 2020 without randomisation, threshold from the
-    calibration cells. Energy: Liu et al. 2020.
+    calibration cells. Novelty: the energy of the logits (Liu et al. 2020), but at most the distance and two, or the distance less one where that is
+    more.
 
     Examples
     --------
