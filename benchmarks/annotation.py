@@ -119,10 +119,9 @@ def alone(atac, seed):
         z = standardise(ep.tl.embed(atac, model, annotation=False, copy=True).obsm["X_epifoundation"], part == "train")
         rows[f"{name} + LR"] = scores(true, logistic(z[~is_held], labels[~is_held], ~is_test[~is_held]))
         if model.labels:
-            ep.tl.annotate(query, model, unknown=0, key_added="guess")
-            rows[f"{name}, own head"] = scores(
-                true, query.obs["guess_cell_type"].astype(str), query.obs["guess_confidence"]
-            )
+            told = ep.tl.annotate(query, model, unknown=0, copy=True).obs
+            guess = told["epifoundation_cell_type"].astype(str)
+            rows[f"{name}, own head"] = scores(true, guess, told["epifoundation_confidence"])
     rows["fine-tuned, rank 8, own head"]["s"] = seconds
     matrix = sp.csr_matrix(atac.X > 0, dtype=np.float32)
     components = lsi(matrix, part == "train")
