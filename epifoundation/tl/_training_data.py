@@ -143,7 +143,7 @@ def _expression(rna: AnnData, layer: str | None, objective: str) -> tuple[GeneVo
     if objective == "counts" and (values % 1 != 0).any():
         msg = (
             f"{name} holds fractions and `objective='counts'` expects raw counts: name a layer of counts with `layer=`, "
-            "or use `objective='gaussian'` for normalised values."
+            "or use `objective='gaussian'` for normalised values (in fine-tuning: `expression=False` leaves the RNA aside)."
         )
         raise ValueError(msg)
     if objective == "gaussian":  # zeros are values here
@@ -245,8 +245,8 @@ def _follow_genes(
     positions, columns = positions[positions >= 0], columns[positions >= 0]
     if len(positions) < 2:
         msg = (
-            f"The data share {len(positions)} of the {len(wanted):,} genes of `init`: "
-            f"{genes.names[:3]} against {wanted.names[:3]}. Name genes as the model does."
+            f"The data share {len(positions)} of the {len(wanted):,} genes of `init`, the model: "
+            f"{genes.names[:3]} against {wanted.names[:3]}. Name genes as the model does (in fine-tuning: `expression=False` leaves the RNA aside)."
         )
         raise ValueError(msg)
     return wanted, target[:, columns], positions
