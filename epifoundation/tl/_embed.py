@@ -206,15 +206,13 @@ def _batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> t
     known = [str(name) for name in model.training.get("batches", [])]
     codes = pd.Index(known).get_indexer(names)
     unseen = sorted(set(names[codes < 0].dropna()))
-    if not model.network.sizes.n_batches or (codes < 0).all():
-        msg = (
-            f"`batch_key={key!r}` holds no batch that the model was trained on: {unseen[:5]}; it knows {known}. "
-            "Leave `batch_key` out to predict for the mean batch."
-        )
+    if not model.network.sizes.n_batches:
+        msg = f"`batch_key={key!r}`: the model was trained without batches. Leave `batch_key` out, or train with one."
         raise ValueError(msg)
     if (codes < 0).any():
         msg = (
-            f"{int((codes < 0).sum()):,} of {len(codes):,} cells are of batches that the model was not trained on ({unseen[:5]}) or of none: "
+            f"{int((codes < 0).sum()):,} of {len(codes):,} cells are of no batch that the model was trained on "
+            f"(`batch_key={key!r}` holds {unseen[:5]} besides; the model knows {known[:10]}): "
             "their expression is predicted for the mean batch."
         )
         warnings.warn(msg, UserWarning, stacklevel=3)
