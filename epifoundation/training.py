@@ -235,7 +235,7 @@ def fit(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=[device.index] if device.type == "cuda" and device.index is not None else 1,
             precision="bf16-mixed" if _trains_in_bfloat16(network, device) else "32-true",
-            max_epochs=config.epochs(len(train)),
+            max_epochs=config.epochs(len(train), network.config.objective),
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=1.0,
             callbacks=[keep],

@@ -164,7 +164,7 @@ class TrainingConfig:
     ----------
     max_epochs
         Passes over the training cells. The best of them on the validation cells is kept. None: as many as
-        see 20,000 cells, at least 4 and at most 50.
+        see 20,000 cells, or 80,000 where open peaks are all that is learned from; at least 4 and at most 50.
     batch_size
         Cells a step.
     lr
@@ -260,9 +260,10 @@ class TrainingConfig:
             msg = f"`balanced_genes` needs cells that are not pooled: pass `n_neighbors=1`, not {self.n_neighbors}."
             raise ValueError(msg)
 
-    def epochs(self, n_cells: int) -> int:
+    def epochs(self, n_cells: int, objective: str) -> int:
         """How many passes over `n_cells` training cells."""
-        return self.max_epochs or min(max(ceil(20_000 / n_cells), 4), 50)
+        seen = 80_000 if objective == "peaks" else 20_000
+        return self.max_epochs or min(max(ceil(seen / n_cells), 4), 50)
 
     @classmethod
     def preset(cls, name: str) -> TrainingConfig:
