@@ -23,8 +23,8 @@ def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(raw)) if head[:2] == BGZIP_END[:2] else raw
 
 
-def read_columns(path: str | Path, n_columns: int) -> list[list[str]]:
-    """The first columns, separated by tabs, of the lines that are no comments.
+def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[list[str]]:
+    """The first columns, separated by tabs, of the lines that are no comments; some more where there are, up to `at_most`.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def read_columns(path: str | Path, n_columns: int) -> list[list[str]]:
     for i, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith(("#", "track", "browser")):  # of genome browsers
             continue
-        fields = line.split("\t")[:n_columns]
+        fields = line.split("\t")[: max(n_columns, at_most)]
         if len(fields) < n_columns:
             msg = (
                 f"{str(path)!r}, line {i:,}: {len(fields)} of {n_columns} columns separated by tabs, in {line[:80]!r}."

@@ -16,13 +16,14 @@ from .._validate import RNG, integer
 CHUNK = 2048
 SPACING = 2_000  # bases between peak starts
 WIDTH = 500
+DEPTH = 4  # times the median number of fragments: a cell of that depth misses no open peak that a gene is linked to
 
 
 class _World(NamedTuple):
     """What all cells share."""
 
     accessibility: np.ndarray  # probability of a fragment to fall in each peak, (n_types * n_batches, n_peaks)
-    base: np.ndarray  # log expression of the mean cell, by batch, (n_batches, n_genes)
+    base: np.ndarray  # log expression with all linked peaks closed, (n_types * n_batches, n_genes)
     peak: np.ndarray  # of each link
     gene: np.ndarray
     effect: np.ndarray
@@ -44,8 +45,9 @@ def simulate_multiome(
 
     Each cell type opens some of the peaks more than the others do. A cell is of one type with a small part
     of a second, and its fragments are drawn from that mixture: their number, lognormal, is its depth. A gene
-    is linked to one to four peaks close to it and is expressed the more (or the less) the more accessible
-    they are in the cell. Batches shift the accessibility of peaks and the expression of genes.
+    has a level in each type, and is linked to one to four peaks close to it: it is expressed more (or less) in those cells in which
+    they are open. A fragment shows that a peak is open; without one it may be, the likelier the fewer fragments the cell has. Batches
+    shift the accessibility of peaks and the expression of genes.
 
     Parameters
     ----------
@@ -67,7 +69,7 @@ def simulate_multiome(
     ``mdata["atac"]``: counts (CSR), peaks ``chr1:100-600`` with columns ``chrom``, ``start``, ``end``.
     ``mdata["rna"]``: counts (CSR), ``var`` with the TSS (``chrom``, ``start``, ``end``).
     Both, and ``mdata``: ``obs["cell_type"]``, ``obs["batch"]``. ``mdata.uns["truth"]``: ``links`` (DataFrame ``peak``, ``gene``,
-    ``effect``: change of log expression per unit of log accessibility), ``second_type`` and ``second_fraction`` of each cell.
+    ``effect``: change of log expression when the peak is open), ``second_type`` and ``second_fraction`` of each cell.
 
     Raises
     ------
@@ -111,8 +113,12 @@ def simulate_multiome(
     for start in range(0, n_cells, CHUNK):
         part = slice(start, start + CHUNK)
         first, other = kind[part] * n_batches + batch[part], second[part] * n_batches + batch[part]
-        atac.append(_draw_fragments(world.accessibility, first, other, fraction[part], n_fragments[part], rng))
-        rna.append(_draw_counts(world, first, other, fraction[part], batch[part], n_counts[part], rng))
+        fragments = _draw_fragments(world.accessibility, first, other, fraction[part], n_fragments[part], rng)
+        is_open = _draw_open(
+            world, first, other, fraction[part], n_fragments[part], DEPTH * median_fragments, fragments, rng
+        )
+        atac.append(fragments)
+        rna.append(_draw_counts(world, first, other, fraction[part], is_open, n_counts[part], rng))
 
     obs = pd.DataFrame(
         {
@@ -162,9 +168,11 @@ def _make_world(
     gene = np.repeat(np.arange(len(tss)), n_links)
     peak = (tss[gene] + rng.integers(-25, 26, len(gene))).clip(0, n_peaks - 1)
     gene, peak = np.unique(np.stack([gene, peak]), axis=1)
-    effect = rng.uniform(0.4, 0.8, len(gene)) * np.where(rng.random(len(gene)) < 0.85, 1, -1)
-    base = rng.normal(0, 1, len(tss)) + rng.normal(0, batch_effect, (n_batches, len(tss)))
-    return _World((rate / rate.sum(axis=1, keepdims=True)).astype(np.float32), base, peak, gene, effect)
+    effect = rng.uniform(0.6, 1.2, len(gene)) * np.where(rng.random(len(gene)) < 0.85, 1, -1)
+    by_type = rng.normal(0, 1, len(tss)) + rng.normal(0, 0.5, (n_types, len(tss)))
+    base = by_type[:, None] + rng.normal(0, batch_effect, (n_batches, len(tss)))
+    accessibility = (rate / rate.sum(axis=1, keepdims=True)).astype(np.float32)
+    return _World(accessibility, base.reshape(n_types * n_batches, -1), peak, gene, effect)
 
 
 def _draw_fragments(
@@ -190,22 +198,42 @@ def _draw_fragments(
     return sp.csr_matrix((np.ones(len(places[0]), dtype=np.float32), places), shape=shape)
 
 
+def _draw_open(
+    world: _World,
+    first: np.ndarray,
+    other: np.ndarray,
+    fraction: np.ndarray,
+    n_fragments: np.ndarray,
+    depth: int,
+    fragments: sp.csr_matrix,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Whether each linked peak is open in each cell, given the fragments that were seen, (n_cells, n_links).
+
+    The peak is open where at least one of `depth` fragments would fall in it; of these the cell has seen `n_fragments`.
+    """
+    linked = world.accessibility[:, world.peak]
+    mixed = (1 - fraction)[:, None] * linked[first] + fraction[:, None] * linked[other]
+    likely_open = -np.expm1(-depth * mixed)
+    unseen = np.exp(-np.minimum(n_fragments, depth)[:, None] * mixed)
+    open_unseen = 1 - (1 - likely_open) / unseen  # closed peaks are never seen
+    seen = np.asarray(fragments[:, world.peak].todense()) > 0
+    return seen | (rng.random(seen.shape) < open_unseen)
+
+
 def _draw_counts(
     world: _World,
     first: np.ndarray,
     other: np.ndarray,
     fraction: np.ndarray,
-    batch: np.ndarray,
+    is_open: np.ndarray,
     n_counts: np.ndarray,
     rng: np.random.Generator,
 ) -> sp.csr_matrix:
-    """RNA counts of each cell, Poisson around what its linked peaks ask for."""
-    linked = world.accessibility[:, world.peak]
-    mixed = (1 - fraction)[:, None] * linked[first] + fraction[:, None] * linked[other]
-    relative = np.log(mixed / linked.mean(axis=0))
-    to_gene = sp.csr_matrix(
-        (world.effect, (np.arange(len(world.gene)), world.gene)), shape=(len(world.gene), world.base.shape[1])
-    )
-    rate = np.exp(world.base[batch] + relative @ to_gene)
+    """RNA counts of each cell, Poisson around what its type, its batch and its open linked peaks ask for."""
+    n_genes = world.base.shape[1]
+    to_gene = sp.csr_matrix((world.effect, (np.arange(len(world.gene)), world.gene)), shape=(len(world.gene), n_genes))
+    base = (1 - fraction)[:, None] * world.base[first] + fraction[:, None] * world.base[other]
+    rate = np.exp(base + is_open @ to_gene)
     rate *= (n_counts / rate.sum(axis=1))[:, None]
     return sp.csr_matrix(rng.poisson(rate).astype(np.float32))

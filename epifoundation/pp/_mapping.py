@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import fraction
-from ..genome import BUILDS, _n_misplaced, canonical_build, detect_build, lift_over, misplaced, overlaps, read_intervals
+from ..genome import BUILDS, canonical_build, detect_build, lift_over, misplaced, n_misplaced, overlaps, read_intervals
 from ..vocabulary import PeakVocabulary
 
 FAR = 250_000  # bases by which peaks are moved to see what overlaps by chance: farther than peaks crowd, nearer than a band
@@ -173,7 +173,7 @@ def told_build(peaks: PeakVocabulary) -> str:
     """The build of a vocabulary: that of its name, or the only one on which each of its peaks has a place."""
     if peaks.genome != "unknown":
         return peaks.genome
-    room = [build for build, n in _n_misplaced(peaks.intervals).items() if not n]
+    room = [build for build, n in n_misplaced(peaks.intervals).items() if not n]
     return room[0] if len(room) == 1 else "unknown"
 
 

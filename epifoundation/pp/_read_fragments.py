@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .._files import open_text
 from .._settings import settings
-from ..genome import _with_prefix
+from ..genome import with_prefix
 
 BLOCK = 1 << 25  # bytes of text held at a time: about 700,000 lines
 EXPECTED = "chromosome, start, end and barcode, separated by tabs"
@@ -102,7 +102,7 @@ def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
     barcode, barcodes = pd.factorize(frame["barcode"])
     if ((start < 0) | (end <= start)).any() or "" in chroms or "" in barcodes:
         _raise_for_line(block, path, n_before, None)
-    return Fragments(chrom, pd.Index(_with_prefix(pd.Series(chroms))), start, end, barcode, pd.Index(barcodes))
+    return Fragments(chrom, pd.Index(with_prefix(pd.Series(chroms))), start, end, barcode, pd.Index(barcodes))
 
 
 def _raise_for_line(block: bytes, path: Path, n_before: int, error: Exception | None) -> NoReturn:

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from .._validate import Data, check_paired, check_unique, check_values, get_atac, get_matrix, get_modality, obs_column
-from ..genome import _with_prefix
+from ..genome import with_prefix
 from ..models import EpiFoundation
 from ..pp._mapping import PeakMap, map_onto
 from ..tokens import iter_tokens, row_reader
@@ -160,7 +160,7 @@ def _chromosomes(var: pd.DataFrame) -> pd.Series | None:
     for column in ("chrom", "chromosome", "interval"):
         if column in var.columns:
             names = [None if pd.isna(name) else str(name).split(":")[0].removesuffix(".0") for name in var[column]]
-            return _with_prefix(pd.Series(names, index=var.index, dtype=object))
+            return with_prefix(pd.Series(names, index=var.index, dtype=object))
     return None
 
 

@@ -130,7 +130,9 @@ def test_expression_can_be_predicted_for_the_batch_of_each_cell(simulated, model
     assert not np.allclose(own["rna"].layers["epifoundation"], plain["rna"].layers["epifoundation"])
     other = simulated.copy()
     other["atac"].obs["batch"] = other["atac"].obs["batch"].astype(str).replace("batch0", "batch9").to_numpy()
-    with pytest.warns(UserWarning, match=r"holds \['batch9'\] besides; the model knows \['batch0', 'batch1'\]\).*mean batch"):
+    with pytest.warns(
+        UserWarning, match=r"holds \['batch9'\] besides; the model knows \['batch0', 'batch1'\]\).*mean batch"
+    ):
         mixed = ep.tl.embed(other, model, copy=True, batch_key="batch")
     unseen = (other["atac"].obs["batch"] == "batch9").to_numpy()
     for part, like in ((unseen, plain), (~unseen, own)):

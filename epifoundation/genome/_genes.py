@@ -1,0 +1,137 @@
+"""Where genes are: read from GTF, BED, or the table of an RNA modality."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .._files import read_columns
+from ._intervals import COLUMNS, parse_intervals, read_intervals
+
+STRANDS = ("+", "-", ".")
+_ATTRIBUTE = r'{}[ =]"?([^";]+)"?'
+
+
+def read_genes(source: str | Path | pd.DataFrame) -> pd.DataFrame:
+    """Read the positions of genes.
+
+    Parameters
+    ----------
+    source
+        A GTF or GFF3 file (lines of the feature ``gene``, named by ``gene_name``, else ``Name``, else ``gene_id``); a BED file with names in column
+        4 and strands in column 5 or 6; both plain or gzip. Or a table with genes as index: columns ``chrom``, ``start``, ``end`` and, if
+        known, ``strand``, or a column ``interval`` as 10x writes; genes without a position are left out.
+
+    Returns
+    -------
+    Columns ``chrom``, ``start``, ``end`` (0-based, half-open) and ``strand`` (``+``, ``-``, or ``.`` where unknown), one row a gene, by name.
+    Of several positions of one name, the longest.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is no GTF, GFF3 or BED with names; the table has no positions.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> mdata = ep.datasets.simulate_multiome(20, 300, 3)
+    >>> list(ep.genome.read_genes(mdata["rna"].var).columns)
+    ['chrom', 'start', 'end', 'strand']
+    """
+    if isinstance(source, pd.DataFrame):
+        genes = _from_table(source)
+    else:
+        name = Path(source).name.lower().removesuffix(".gz").removesuffix(".bgz")
+        genes = _from_gtf(source) if name.endswith((".gtf", ".gff", ".gff3")) else _from_bed(source)
+    if not len(genes):
+        told = "The table" if isinstance(source, pd.DataFrame) else repr(str(source))
+        msg = f"{told} holds no gene with a position."
+        raise ValueError(msg)
+    length = (genes["end"] - genes["start"]).to_numpy()
+    longest = np.zeros(len(genes), dtype=bool)
+    order = np.argsort(-length, kind="stable")
+    longest[order[~genes.index[order].duplicated()]] = True
+    return genes[longest]
+
+
+def transcription_start(genes: pd.DataFrame) -> np.ndarray:
+    """Position of the transcription start site of each gene.
+
+    Parameters
+    ----------
+    genes
+        As :func:`read_genes` gives them.
+
+    Returns
+    -------
+    The first base on the strand of the gene, (n_genes,); the middle where the strand is unknown, as of the intervals around it that 10x writes.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import epifoundation as ep
+    >>> genes = pd.DataFrame({"chrom": "chr1", "start": 100, "end": 200, "strand": ["+", "-", "."]})
+    >>> ep.genome.transcription_start(genes).tolist()
+    [100, 199, 149]
+    """
+    start, last = genes["start"].to_numpy(np.int64), genes["end"].to_numpy(np.int64) - 1
+    strand = genes["strand"].to_numpy()
+    return np.select([strand == "+", strand == "-"], [start, last], (start + last) // 2)
+
+
+def _from_table(frame: pd.DataFrame) -> pd.DataFrame:
+    if set(COLUMNS) <= set(frame.columns):
+        placed = frame[COLUMNS].notna().all(axis=1).to_numpy()
+    elif "interval" in frame.columns:
+        # 10x writes NA for genes of which it has no position
+        placed = frame["interval"].astype(str).str.contains(r"\d-\d|\d_\d").to_numpy()
+    else:
+        msg = (
+            f"The table of genes has no positions: expected the columns {COLUMNS} (and 'strand'), or 'interval' as 10x writes it; "
+            f"there are {list(frame.columns)}. Pass a GTF or BED file of the genome build."
+        )
+        raise ValueError(msg)
+    kept = frame[placed]
+    table = read_intervals(kept) if set(COLUMNS) <= set(frame.columns) else parse_intervals(kept["interval"])
+    strand = kept["strand"].astype(str).to_numpy() if "strand" in kept.columns else np.full(len(kept), ".")
+    return _table(table, kept.index, strand)
+
+
+def _from_bed(path: str | Path) -> pd.DataFrame:
+    rows = read_columns(path, 4, at_most=6)
+    table = pd.DataFrame([row[:3] for row in rows], columns=COLUMNS)
+    # BED has a score before the strand; tables of genes often leave it out.
+    strands = np.array(
+        [next((field for field in row[4:][::-1] if field in STRANDS), ".") for row in rows], dtype=object
+    )
+    return _table(read_intervals(table), pd.Index([row[3] for row in rows], dtype=object), strands)
+
+
+def _from_gtf(path: str | Path) -> pd.DataFrame:
+    rows = [row for row in read_columns(path, 9) if row[2] == "gene"]
+    if not rows:
+        msg = f"{str(path)!r} has no lines of the feature 'gene'."
+        raise ValueError(msg)
+    frame = pd.DataFrame(rows)
+    keys = ("gene_name", "Name", "gene_id")
+    named = pd.concat([frame[8].str.extract(_ATTRIBUTE.format(re.escape(key)))[0] for key in keys], axis=1)
+    names = named.bfill(axis=1)[named.columns[0]]
+    if names.isna().any():
+        msg = f"{str(path)!r}: a gene has none of {list(keys)}: {frame[8][names.isna()].iloc[0][:80]!r}."
+        raise ValueError(msg)
+    first = pd.to_numeric(frame[3], errors="coerce") - 1  # counted from 1
+    table = pd.DataFrame({"chrom": frame[0], "start": first, "end": frame[4]})
+    return _table(read_intervals(table), pd.Index(names.to_numpy(), dtype=object), frame[6].to_numpy())
+
+
+def _table(intervals: pd.DataFrame, names: pd.Index, strand: np.ndarray) -> pd.DataFrame:
+    known = np.where(np.isin(strand, STRANDS), strand, ".")
+    frame = intervals.assign(strand=pd.Series(known, dtype=object)).set_index(names.astype(str))
+    frame.index.name = None
+    return frame
