@@ -66,21 +66,26 @@ class Expression(nn.Module):
         """
         return self.scaled(self(embedding, batch), genes)
 
-    def scaled(self, logits: Tensor, genes: Tensor | None) -> Tensor:
-        """From logits of all genes to the scale that is predicted, for some; the logits are overwritten."""
+    def scaled(self, logits: Tensor, genes: Tensor | None, *, link: bool = False) -> Tensor:
+        """From logits of all genes to the scale that is predicted, for some; the logits are overwritten.
+
+        With `link` to the scale on which effects add up: the logarithm of the share of counts for ``"counts"``, log odds for ``"binary"``.
+        """
         if self.objective == "counts":
             # In place: this is the largest array of an inference.
             total = logits.logsumexp(dim=-1, keepdim=True)
-            logits = logits if genes is None else logits[:, genes]
-            return logits.sub_(total).exp_().mul_(PER_CELL).log1p_()
+            logits = (logits if genes is None else logits[:, genes]).sub_(total)
+            return logits if link else logits.exp_().mul_(PER_CELL).log1p_()
         if self.objective == "gaussian":
             logits = self.mean + self.deviation * logits
         logits = logits if genes is None else logits[:, genes]
-        return logits.sigmoid() if self.objective == "binary" else logits
+        return logits.sigmoid() if self.objective == "binary" and not link else logits
 
-    def predictor(self, genes: Tensor | None = None) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """:meth:`predict` for the same genes time and again: a function of embedding and batch."""
-        return lambda embedding, batch: self.predict(embedding, genes, batch)
+    def predictor(
+        self, genes: Tensor | None = None, *, link: bool = False
+    ) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """:meth:`predict` for the same genes time and again: a function of embedding and batch. `link`: see :meth:`scaled`."""
+        return lambda embedding, batch: self.scaled(self(embedding, batch), genes, link=link)
 
 
 class ExpressionHead(Expression):

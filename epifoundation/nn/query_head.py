@@ -64,21 +64,25 @@ class QueryHead(Expression):
         """Expression, (n_cells, n_genes) or (n_cells, len(genes)): values where there is a decoder for them."""
         return self.predictor(genes)(embedding, batch)
 
-    def predictor(self, genes: Tensor | None = None) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """:meth:`predict` for the same genes time and again: the gene side is computed once."""
+    def predictor(
+        self, genes: Tensor | None = None, *, link: bool = False
+    ) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """:meth:`predict` for the same genes time and again: the gene side is computed once. `link`: see :meth:`scaled`."""
         decoder = self.decoder if self.values is None else self.values
         keys = decoder.keys(self._gene_vectors())
         if self.values is None and self.objective == "binary":  # each gene by itself
             keys = keys if genes is None else keys[genes]
-            return lambda embedding, batch: self.to_logits(
-                decoder(embedding, keys, self.batch_vectors(batch))
-            ).sigmoid_()
+
+            def logits(embedding: Tensor, batch: Tensor | None) -> Tensor:
+                return self.to_logits(decoder(embedding, keys, self.batch_vectors(batch)))
+
+            return logits if link else lambda embedding, batch: logits(embedding, batch).sigmoid_()
 
         def predict(embedding: Tensor, batch: Tensor | None) -> Tensor:
             outputs = decoder(embedding, keys, self.batch_vectors(batch)).squeeze(-1)
             if self.values is not None:
                 return outputs if genes is None else outputs[:, genes]
-            return self.scaled(outputs, genes)
+            return self.scaled(outputs, genes, link=link)
 
         return predict
 

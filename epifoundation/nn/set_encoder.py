@@ -12,6 +12,7 @@ from .output_norm import OutputNorm
 # Logits lie in [-2 * MAX_SCALE, 0] plus the spread of the priors once their upper bound is taken off,
 # so that exp() neither overflows nor loses a cell's whole denominator in float32.
 MAX_SCALE = 20.0
+LEFT = 0.05  # of the weight of a cell, below which a subtraction is not trusted
 
 
 class SetEncoder(nn.Module):
@@ -106,10 +107,29 @@ class FoldedSet:
     @torch.inference_mode()
     def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Cell embeddings of packed tokens, float32 (n_cells, dim)."""
-        sums = pool(self.table, ids, offsets).float()
+        return self.readout(self.sums(ids, offsets))
+
+    def sums(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Sums of the rows of packed tokens, (n_cells, n_seeds * (dim + n_heads))."""
+        return pool(self.table, ids, offsets).float()
+
+    @torch.inference_mode()
+    def readout(self, sums: Tensor) -> Tensor:
+        """From sums of rows to cell embeddings."""
         if len(sums) == 1:  # one row takes another way through a matrix product, which rounds differently
             return self.encoder.readout(sums.expand(2, -1))[:1]
         return self.encoder.readout(sums)
+
+    @torch.inference_mode()
+    def subtract(self, sums: Tensor, ids: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums without the rows of packed tokens that were in them, and for which of them that is accurate.
+
+        Where next to nothing of the weight is left, what is left has lost its digits: sum that anew.
+        """
+        left = sums - self.sums(ids, offsets)
+        n_weights = self.encoder.n_seeds * self.encoder.n_heads
+        accurate = (left[:, -n_weights:] > LEFT * sums[:, -n_weights:]).all(dim=1)
+        return left, accurate
 
 
 def pool(table: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:

@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from mudata import MuData
 
 from .._compat import copy_of
 from .._keys import UNKNOWN, Keys
 from .._validate import (
     Data,
-    check_unique,
     check_writable,
     get_atac,
     get_matrix,
-    get_modality,
     integer,
-    obs_column,
     one_of,
 )
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import ExpressionHead, QueryHead, has_bfloat16
+from ..nn import has_bfloat16
 from ..pp._map_peaks import MIN_COVERAGE, is_of
 from ..pp._mapping import map_onto
-from ..vocabulary import GeneVocabulary
 from ._encode import encode_cells
+from ._expression import PredictedExpression, batch_codes, rna_of, scale_of
 
-# What a predicted number means, by the objective of the model
-SCALES = {
-    "counts": "log1p of counts per 10,000",
-    "binary": "probability of being expressed",
-    "gaussian": "the scale of the training data",
-    "values": "the scale of the training data",
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -141,9 +130,9 @@ def embed(
     model = resolve_model(model, device)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
-    rna = _rna_of(data, rna_modality)
-    batches, unseen = (None, []) if batch_key is None else _batch_codes(data, atac, batch_key, model)
-    predicted = _Expression(model, atac, rna, batches) if expression and len(model.genes) else None
+    rna = rna_of(data, rna_modality)
+    batches, unseen = (None, []) if batch_key is None else batch_codes(data, atac, batch_key, model)
+    predicted = PredictedExpression(model, atac, rna, batches) if expression and len(model.genes) else None
     output = _Output(model, atac.n_obs, predicted, annotation=annotation)
 
     counts = np.zeros((2, atac.n_obs), dtype=np.int64)
@@ -192,33 +181,6 @@ def embed(
     return target if copy else None
 
 
-def _rna_of(data: Data, rna_modality: str) -> AnnData | None:
-    """The RNA modality; only the default name may be absent."""
-    if not isinstance(data, MuData) or (rna_modality == "rna" and "rna" not in data.mod):
-        return None
-    return get_modality(data, rna_modality, option="rna_modality")
-
-
-def _batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> tuple[np.ndarray, list[str]]:
-    """Which of the model's batches each cell is of, -1 for none, and the names that it does not know."""
-    column = obs_column(data, atac, key, "batch_key")
-    names = column.astype(str).where(column.notna())
-    known = [str(name) for name in model.training.get("batches", [])]
-    codes = pd.Index(known).get_indexer(names)
-    unseen = sorted(set(names[codes < 0].dropna()))
-    if not model.network.sizes.n_batches:
-        msg = f"`batch_key={key!r}`: the model was trained without batches. Leave `batch_key` out, or train with one."
-        raise ValueError(msg)
-    if (codes < 0).any():
-        msg = (
-            f"{int((codes < 0).sum()):,} of {len(codes):,} cells are of no batch that the model was trained on "
-            f"(`batch_key={key!r}` holds {unseen[:5]} besides; the model knows {known[:10]}): "
-            "their expression is predicted for the mean batch."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    return codes.astype(np.int64), unseen
-
-
 def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:
     if dtype != "auto":
         return DTYPES[dtype]
@@ -228,7 +190,9 @@ def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:
 class _Output:
     """Arrays that are filled chunk by chunk, and written only when all went well."""
 
-    def __init__(self, model: EpiFoundation, n_cells: int, expression: _Expression | None, *, annotation: bool) -> None:
+    def __init__(
+        self, model: EpiFoundation, n_cells: int, expression: PredictedExpression | None, *, annotation: bool
+    ) -> None:
         self.model, self.expression = model, expression
         self.embedding = np.empty((n_cells, model.config.dim), dtype=np.float32)
         self.probabilities = np.empty((n_cells, len(model.labels)), np.float32) if annotation and model.labels else None
@@ -242,41 +206,6 @@ class _Output:
             self.probabilities[rows] = network.label(embedding).cpu().numpy()
         if self.expression is not None:
             self.expression.take(rows, embedding)
-
-
-class _Expression:
-    """Predicted expression: cells x genes of the RNA modality, or of the model where there is no RNA."""
-
-    def __init__(self, model: EpiFoundation, atac: AnnData, rna: AnnData | None, batches: np.ndarray | None) -> None:
-        self.beside_rna = rna is not None
-        if rna is None:
-            genes = np.arange(len(model.genes))
-            self.rows = np.arange(atac.n_obs)
-        else:
-            check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
-            check_unique(rna.obs_names, "cell names", "call `obs_names_make_unique()`")
-            genes = model.genes.match(GeneVocabulary.from_var(rna.var))
-            if (genes < 0).all():
-                msg = (
-                    f"None of the {rna.n_vars:,} genes of the RNA modality is one of the {len(model.genes):,} of the model: "
-                    f"{list(rna.var_names[:3])} against {model.genes.names[:3]}; the predicted layer will be NaN."
-                )
-                warnings.warn(msg, UserWarning, stacklevel=3)
-            self.rows = rna.obs_names.get_indexer(atac.obs_names)
-        self.columns = np.flatnonzero(genes >= 0)
-        self.batches = None if batches is None else torch.from_numpy(batches).to(model.device)
-        head = cast("ExpressionHead | QueryHead", model.network.expression)
-        with torch.inference_mode():
-            self.predict = head.predictor(torch.from_numpy(genes[self.columns]).to(model.device))
-        self.values = np.empty((atac.n_obs if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
-        if rna is not None:  # where the model or the ATAC has nothing to say
-            self.values.fill(np.nan)
-
-    def take(self, rows: slice, embedding: torch.Tensor) -> None:
-        """Put the prediction for the ATAC cells `rows` in their places; cells without RNA have none."""
-        predicted = self.predict(embedding, None if self.batches is None else self.batches[rows]).cpu().numpy()
-        places = self.rows[rows]
-        self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
 
 
 def _write(
@@ -310,12 +239,8 @@ def _write(
     if rna_modality in getattr(data, "mod", {}) and keys.layer in data.mod[rna_modality].layers:
         del data.mod[rna_modality].layers[keys.layer]
     if output.expression is not None:
-        report["expression_scale"] = SCALES["values" if output.model.config.values else output.model.config.objective]
-        if output.expression.beside_rna:
-            data.mod[rna_modality].layers[keys.layer] = output.expression.values
-        else:
-            genes = pd.Index(output.model.genes.names)
-            atac.obsm[keys.expression] = pd.DataFrame(output.expression.values, index=atac.obs_names, columns=genes)
+        report["expression_scale"] = scale_of(output.model)
+        output.expression.write(data, keys, modality, rna_modality)
     atac.uns[keys.uns] = report
 
 

@@ -336,9 +336,7 @@ def test_a_batch_that_the_model_never_saw_gets_the_mean_batch_and_is_named(world
     atac.obs["batch"] = ["batch0", "batch1", "new"] * 20
     mean = ep.tl.embed(atac, tuned, annotation=False, copy=True).obsm["epifoundation_expression"]
     known = ep.tl.embed(atac[atac.obs["batch"] != "new"].copy(), tuned, annotation=False, batch_key="batch", copy=True)
-    with pytest.warns(
-        UserWarning, match=r"20 of 60 cells are of batches that the model was not trained on \(\['new'\]\)"
-    ):
+    with pytest.warns(UserWarning, match=r"20 of 60 cells are of no batch that the model was trained on .*\['new'\]"):
         ep.tl.embed(atac, tuned, annotation=False, batch_key="batch")
     found = atac.obsm["epifoundation_expression"]
     is_new = (atac.obs["batch"] == "new").to_numpy()

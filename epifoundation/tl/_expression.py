@@ -1,0 +1,151 @@
+"""Predicted expression: which genes, on which scale, for which batch, and where it is put."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from mudata import MuData
+
+from .._keys import Keys
+from .._validate import Data, check_unique, get_atac, get_modality, obs_column
+from ..models import EpiFoundation
+from ..nn import ExpressionHead, QueryHead
+from ..vocabulary import GeneVocabulary
+
+# What a predicted number means, by the objective of the model
+SCALES = {
+    "counts": "log1p of counts per 10,000",
+    "binary": "probability of being expressed",
+    "gaussian": "the scale of the training data",
+    "values": "the scale of the training data",
+}
+
+
+def scale_of(model: EpiFoundation) -> str:
+    """What a predicted number means."""
+    return SCALES["values" if model.config.values else model.config.objective]
+
+
+def expression_head(model: EpiFoundation) -> ExpressionHead | QueryHead:
+    """The head that predicts expression, or an error where there is none."""
+    if model.network.expression is None:
+        msg = (
+            f"The model {model.name!r} predicts no expression: it learned from ATAC alone. Pretrain on paired data "
+            "(`ep.tl.pretrain` with a MuData), or take another (`ep.models.available()`)."
+        )
+        raise ValueError(msg)
+    return model.network.expression
+
+
+def asked_genes(model: EpiFoundation, genes: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Names that were asked for, each once, and their positions in the model; an error lists names like those that it does not know."""
+    names = list(dict.fromkeys([genes] if isinstance(genes, str) else [str(name) for name in genes]))
+    if not names:
+        msg = "`genes` is empty: name at least one, or leave it out for all that the model knows."
+        raise ValueError(msg)
+    found = model.genes.positions(names)
+    unknown = [name for name, position in zip(names, found, strict=True) if position < 0]
+    if unknown:
+        lower = {name.lower(): name for name in model.genes.names}
+        close = {
+            name: [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]
+            for name in unknown[:5]
+        }
+        msg = (
+            f"{len(unknown):,} of {len(names):,} genes are not among the {len(model.genes):,} of the model: "
+            + "; ".join(f"{name!r}, close to {matches or 'none'}" for name, matches in close.items())
+            + ". `model.genes.names` lists them."
+        )
+        raise ValueError(msg)
+    return names, found
+
+
+def rna_of(data: Data, rna_modality: str) -> AnnData | None:
+    """The RNA modality; only the default name may be absent."""
+    if not isinstance(data, MuData) or (rna_modality == "rna" and "rna" not in data.mod):
+        return None
+    return get_modality(data, rna_modality, option="rna_modality")
+
+
+def batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> tuple[np.ndarray, list[str]]:
+    """Which of the model's batches each cell is of, -1 for none, and the names that it does not know."""
+    column = obs_column(data, atac, key, "batch_key")
+    names = column.astype(str).where(column.notna())
+    known = [str(name) for name in model.training.get("batches", [])]
+    codes = pd.Index(known).get_indexer(names)
+    unseen = sorted(set(names[codes < 0].dropna()))
+    if not model.network.sizes.n_batches:
+        msg = f"`batch_key={key!r}`: the model was trained without batches. Leave `batch_key` out, or train with one."
+        raise ValueError(msg)
+    if (codes < 0).any():
+        msg = (
+            f"{int((codes < 0).sum()):,} of {len(codes):,} cells are of no batch that the model was trained on "
+            f"(`batch_key={key!r}` holds {unseen[:5]} besides; the model knows {known[:10]}): "
+            "their expression is predicted for the mean batch."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return codes.astype(np.int64), unseen
+
+
+class PredictedExpression:
+    """Filled chunk by chunk: cells x genes of the RNA modality, or of the model where there is no RNA.
+
+    `asked`: positions of the genes to predict; None for all that there is a place for.
+    """
+
+    def __init__(
+        self,
+        model: EpiFoundation,
+        atac: AnnData,
+        rna: AnnData | None,
+        batches: np.ndarray | None,
+        asked: np.ndarray | None = None,
+    ) -> None:
+        self.beside_rna = rna is not None
+        if rna is None:
+            genes = np.arange(len(model.genes)) if asked is None else asked
+            self.rows = np.arange(atac.n_obs)
+        else:
+            check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
+            check_unique(rna.obs_names, "cell names", "call `obs_names_make_unique()`")
+            genes = model.genes.match(GeneVocabulary.from_var(rna.var))
+            if (genes < 0).all():
+                msg = (
+                    f"None of the {rna.n_vars:,} genes of the RNA modality is one of the {len(model.genes):,} of the model: "
+                    f"{list(rna.var_names[:3])} against {model.genes.names[:3]}; the predicted layer will be NaN."
+                )
+                warnings.warn(msg, UserWarning, stacklevel=3)
+            if asked is not None:
+                genes = np.where(np.isin(genes, asked), genes, -1)
+            self.rows = rna.obs_names.get_indexer(atac.obs_names)
+        self.columns = np.flatnonzero(genes >= 0)
+        self.names = [model.genes.names[i] for i in genes[self.columns]]
+        self.batches = None if batches is None else torch.from_numpy(batches).to(model.device)
+        head = cast("ExpressionHead | QueryHead", model.network.expression)
+        with torch.inference_mode():
+            self.predict = head.predictor(torch.from_numpy(genes[self.columns]).to(model.device))
+        self.values = np.empty((atac.n_obs if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
+        if rna is not None:  # where the model or the ATAC has nothing to say
+            self.values.fill(np.nan)
+
+    @torch.inference_mode()
+    def take(self, rows: slice, embedding: torch.Tensor) -> None:
+        """Put the prediction for the ATAC cells `rows` in their places; cells without RNA have none."""
+        predicted = self.predict(embedding, None if self.batches is None else self.batches[rows]).cpu().numpy()
+        places = self.rows[rows]
+        self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
+
+    def write(self, data: Data, keys: Keys, modality: str, rna_modality: str) -> None:
+        """Into a layer of the RNA modality, or else into ``obsm`` of the ATAC modality."""
+        if self.beside_rna:
+            cast("MuData", data).mod[rna_modality].layers[keys.layer] = self.values
+        else:
+            atac = get_atac(data, modality)
+            atac.obsm[keys.expression] = pd.DataFrame(self.values, index=atac.obs_names, columns=pd.Index(self.names))

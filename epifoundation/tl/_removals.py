@@ -1,0 +1,173 @@
+"""Every open peak of a cell removed by itself: what both the links and the scan of knock-outs begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from tqdm import tqdm
+
+from .._settings import settings
+from .._validate import check_values
+from ..models import EpiFoundation
+from ..nn import FoldedSet
+from ..tokens import open_peaks, read_rows, row_reader
+
+CELLS = 64  # read at a time
+REMOVALS = 16_384  # read out at a time, by subtraction
+TOKENS = 2**20  # encoded at a time, where the cell is encoded anew
+
+
+class Removals(NamedTuple):
+    """Some cells, each without one of its open peaks.
+
+    `cells` and `peaks`, (n,), are rows and columns of the matrix; `before` and `after`, (n, dim), the embedding with and without that peak.
+    """
+
+    cells: np.ndarray
+    peaks: np.ndarray
+    before: torch.Tensor
+    after: torch.Tensor
+
+
+class _Cells(NamedTuple):
+    """Packed tokens of some cells, and which tokens go with which peak."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    cell: np.ndarray  # of each removal
+    peak: np.ndarray
+    removed: np.ndarray  # tokens, packed
+    bounds: np.ndarray  # where those of each removal begin
+
+
+def iter_removals(
+    model: EpiFoundation,
+    matrix: Any,
+    projection: sp.csr_matrix | None,
+    names: pd.Index,
+    *,
+    peaks: np.ndarray | None = None,
+) -> Iterator[Removals]:
+    """Remove each open peak from each cell.
+
+    Parameters
+    ----------
+    model, matrix, projection, names
+        As for :func:`._encode.encode_cells`.
+    peaks
+        Which columns of the matrix to remove, boolean (n_peaks,); None for all.
+
+    Yields
+    ------
+    Removals, cell by cell. A peak whose removal takes nothing away from what the model reads is passed over: it is unknown to the model, or
+    another peak of the cell overlaps the same one of the model. A cell of which nothing is left becomes NaN.
+    """
+    folded = model.network.folded()
+    matrix = row_reader(matrix)
+    with tqdm(total=len(names), desc="Knock-outs", unit=" cells", disable=not settings.progress) as bar:
+        for start in range(0, len(names), CELLS):
+            rows = read_rows(matrix, start, min(start + CELLS, len(names)))
+            check_values(rows.data, rows.indptr, names[start : start + CELLS], "`X` of the ATAC modality")
+            cells = _find(open_peaks(rows), projection, peaks)
+            if len(cells.cell):
+                ids, offsets = _tensors(model, cells.ids, cells.offsets)
+                before = folded.encode(ids, offsets)
+                parts = (
+                    _subtracted(model, folded, cells) if isinstance(folded, FoldedSet) else _anew(model, folded, cells)
+                )
+                for part, after in parts:
+                    of = cells.cell[part]
+                    yield Removals(start + of, cells.peak[part], before[torch.from_numpy(of).to(before.device)], after)
+            bar.update(rows.shape[0])
+
+
+def _find(pattern: sp.csr_matrix, projection: sp.csr_matrix | None, peaks: np.ndarray | None) -> _Cells:
+    """The tokens of cells, and of each of their open peaks those that no other peak stands for."""
+    pattern = pattern.copy() if not pattern.has_sorted_indices else pattern
+    pattern.sort_indices()
+    cell = np.repeat(np.arange(pattern.shape[0]), np.diff(pattern.indptr))
+    peak = pattern.indices.astype(np.int64)
+    if projection is None:
+        ids, offsets = peak, pattern.indptr.astype(np.int64)
+        wanted = np.ones(len(peak), bool) if peaks is None else peaks[peak]
+        cell, peak = cell[wanted], peak[wanted]
+        return _Cells(ids, offsets, cell, peak, peak, np.arange(len(peak) + 1))
+    ones = sp.csr_matrix((np.ones(pattern.nnz, np.float32), pattern.indices, pattern.indptr), shape=pattern.shape)
+    mapped = ones @ projection
+    mapped.sort_indices()
+    n = mapped.shape[1]
+    token_of = np.repeat(np.arange(mapped.shape[0]), np.diff(mapped.indptr)) * n + mapped.indices
+    if peaks is not None:
+        cell, peak = cell[peaks[peak]], peak[peaks[peak]]
+    degree = np.diff(projection.indptr)[peak]
+    removal = np.repeat(np.arange(len(peak)), degree)
+    within = np.arange(len(removal)) - np.repeat(np.cumsum(degree) - degree, degree)
+    tokens = projection.indices[projection.indptr[peak][removal] + within].astype(np.int64)
+    alone = mapped.data[np.searchsorted(token_of, cell[removal] * n + tokens)] == 1
+    tokens, removal = tokens[alone], removal[alone]
+    size = np.bincount(removal, minlength=len(peak))
+    has_effect = size > 0
+    bounds = np.append(0, np.cumsum(size[has_effect]))
+    ids, offsets = mapped.indices.astype(np.int64), mapped.indptr.astype(np.int64)
+    return _Cells(ids, offsets, cell[has_effect], peak[has_effect], tokens, bounds)
+
+
+def _subtracted(model: EpiFoundation, folded: FoldedSet, cells: _Cells) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Embeddings of cells without a peak: its row is taken off the sum of the rows of the cell (DESIGN 2a)."""
+    sums = folded.sums(*_tensors(model, cells.ids, cells.offsets))
+    for start in range(0, len(cells.cell), REMOVALS):
+        part = slice(start, min(start + REMOVALS, len(cells.cell)))
+        yield part, _subtract(model, folded, cells, sums, part)
+
+
+@torch.inference_mode()
+def _subtract(model: EpiFoundation, folded: FoldedSet, cells: _Cells, sums: torch.Tensor, part: slice) -> torch.Tensor:
+    low, high = cells.bounds[part.start], cells.bounds[part.stop]
+    removed, bounds = _tensors(model, cells.removed[low:high], cells.bounds[part.start : part.stop + 1] - low)
+    of = torch.from_numpy(cells.cell[part]).to(model.device)
+    left, accurate = folded.subtract(sums[of], removed, bounds)
+    after = folded.readout(left)
+    again = np.flatnonzero(~accurate.cpu().numpy())
+    if len(again):
+        anew = folded.encode(*_tensors(model, *_without(cells, part.start + again)))
+        after[torch.from_numpy(again).to(model.device)] = anew
+    return after
+
+
+def _anew(model: EpiFoundation, folded: Any, cells: _Cells) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The same where a cell is no sum: what is left of it is encoded."""
+    size = np.diff(cells.offsets)[cells.cell]
+    block = np.cumsum(size) // TOKENS
+    edges = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1] + 1))
+    for start, stop in pairwise(edges):
+        parts = [
+            folded.encode(*_tensors(model, *_without(cells, np.arange(i, min(i + folded.chunk, stop)))))
+            for i in range(start, stop, folded.chunk)
+        ]
+        yield slice(int(start), int(stop)), torch.cat(parts)
+
+
+def _without(cells: _Cells, removals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Packed tokens of the cells of some removals, without what is removed."""
+    of = cells.cell[removals]
+    size = np.diff(cells.offsets)[of]
+    owner = np.repeat(np.arange(len(of)), size)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(size) - size, size)
+    ids = cells.ids[cells.offsets[of][owner] + within]
+    n_removed = np.diff(cells.bounds)[removals]
+    gone = np.repeat(np.arange(len(of)), n_removed)
+    within = np.arange(len(gone)) - np.repeat(np.cumsum(n_removed) - n_removed, n_removed)
+    tokens = cells.removed[cells.bounds[removals][gone] + within]
+    n = int(cells.ids.max(initial=0)) + 1
+    kept = ~np.isin(owner * n + ids, gone * n + tokens)
+    return ids[kept], np.append(0, np.cumsum(np.bincount(owner[kept], minlength=len(of))))
+
+
+def _tensors(model: EpiFoundation, ids: np.ndarray, offsets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)).to(model.device) for a in (ids, offsets))  # type: ignore[return-value]
