@@ -94,3 +94,18 @@ class Keys:
     def uns(self) -> str:
         """``uns`` of the ATAC modality: model, parameters and peak mapping."""
         return self.key
+
+    @property
+    def links(self) -> str:
+        """``uns`` of the ATAC modality: DataFrame, one row a gene, peak and group."""
+        return f"{self.key}_links"
+
+    @property
+    def links_report(self) -> str:
+        """``uns`` of the ATAC modality: how the links came about."""
+        return f"{self.key}_links_report"
+
+    @property
+    def accessibility(self) -> str:
+        """``obsm`` of the ATAC modality (cells x asked peaks) or ``varm`` (peaks x groups): DataFrame of probabilities."""
+        return f"{self.key}_accessibility"

@@ -1,0 +1,103 @@
+"""The effect of open peaks on the expression of genes: what the model says, and what measured expression adds."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from tqdm import tqdm
+
+from .._settings import settings
+from ..models import EpiFoundation
+from ..nn import ExpressionHead, QueryHead
+from ._direct_effects import direct_effects
+from ._encode import encode_cells
+from ._link_pairs import Pairs
+from ._removals import iter_removals
+
+
+class Cells(NamedTuple):
+    """Cells x peaks of some cells, how the peaks map, the batch of each for the model, and measured expression of the genes that are asked for."""
+
+    matrix: Any
+    projection: sp.csr_matrix | None
+    names: pd.Index
+    batch: np.ndarray | None
+    measured: np.ndarray | None  # (n_cells, n_genes), NaN in cells without RNA
+    total: np.ndarray | None  # counts of all genes of the model, (n_cells,)
+
+    def take(self, rows: np.ndarray) -> Cells:
+        """Some of the cells."""
+        part = [None if values is None else values[rows] for values in (self.batch, self.measured, self.total)]
+        return Cells(self.matrix[rows], self.projection, self.names[rows], *part)
+
+
+def model_effects(
+    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray, pairs: Pairs
+) -> np.ndarray:
+    """Mean change of a gene, on the scale on which effects add up, that an open peak makes by the embedding of its cell, (n_pairs,).
+
+    That is the prediction with the peak less the one without, over the cells in which it is open; 0 where there are none.
+    """
+    n_peaks = cells.matrix.shape[1]
+    wanted = np.zeros(n_peaks, dtype=bool)
+    wanted[pairs.peak] = True
+    predict = head.predictor(torch.from_numpy(genes).to(model.device), link=True)
+    # Pairs by peak: those of one peak are `order[begin[p] : begin[p + 1]]`.
+    order = np.argsort(pairs.peak, kind="stable")
+    begin = np.searchsorted(pairs.peak[order], np.arange(n_peaks + 1))
+    total, count = np.zeros(len(order)), np.zeros(len(order))
+    for part in iter_removals(model, cells.matrix, cells.projection, cells.names, peaks=wanted):
+        with torch.inference_mode():
+            of, first, row = np.unique(part.cells, return_index=True, return_inverse=True)
+            batch = None if cells.batch is None else torch.from_numpy(cells.batch).to(model.device)
+            before = predict(
+                part.before[torch.from_numpy(first).to(model.device)], None if batch is None else batch[of]
+            )
+            after = predict(part.after, None if batch is None else batch[part.cells]).cpu().numpy()
+        n = np.diff(begin)[part.peaks]
+        removal = np.repeat(np.arange(len(part.peaks)), n)
+        within = np.arange(len(removal)) - np.repeat(np.cumsum(n) - n, n)
+        pair = order[begin[part.peaks][removal] + within]
+        gene = pairs.gene[pair]
+        change = before.cpu().numpy()[row[removal], gene] - after[removal, gene]
+        finite = np.isfinite(change)
+        total += np.bincount(pair[finite], change[finite], minlength=len(total))
+        count += np.bincount(pair[finite], minlength=len(count))
+    return total / np.maximum(count, 1)
+
+
+def measured_effects(
+    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray, pairs: Pairs
+) -> np.ndarray:
+    """What open peaks add to the prediction of measured expression, (n_pairs,); those of one locus fitted together."""
+    predict = head.predictor(torch.from_numpy(genes).to(model.device), link=True)
+    predicted = np.empty((len(cells.names), len(genes)), dtype=np.float32)
+    batch = None if cells.batch is None else torch.from_numpy(cells.batch).to(model.device)
+    for rows, _, embedding in encode_cells(model, cells.matrix, cells.projection, cells.names, show=False):
+        with torch.inference_mode():
+            predicted[rows] = predict(embedding, None if batch is None else batch[rows]).cpu().numpy()
+    measured, family = np.asarray(cells.measured), model.config.objective
+    usable = ~np.isnan(predicted).any(axis=1) & ~np.isnan(measured).any(axis=1)
+    if family == "counts":
+        usable &= np.asarray(cells.total) > 0
+        with np.errstate(divide="ignore"):
+            predicted = predicted + np.log(np.asarray(cells.total, dtype=np.float64))[:, None]
+    if family == "binary":
+        measured = (measured > 0).astype(np.float64)
+    measured, predicted = measured[usable], predicted[usable].astype(np.float64)
+    pattern = sp.csc_matrix(cells.matrix[np.flatnonzero(usable)])
+    pattern = sp.csc_matrix((pattern.data > 0, pattern.indices, pattern.indptr), shape=pattern.shape)
+    effect = np.zeros(len(pairs.gene))
+    edges = np.flatnonzero(np.diff(pairs.locus, prepend=-1))
+    loci = np.split(np.arange(len(pairs.gene)), edges[1:])
+    for locus in tqdm(loci, desc="Links", unit=" loci", disable=not settings.progress):
+        gene = pairs.gene[locus[0]]
+        is_open = np.asarray(pattern[:, pairs.peak[locus]].todense(), dtype=np.float64)
+        seen = is_open.any(axis=0)  # the others stay at the prior, 0
+        if seen.any():
+            effect[locus[seen]] = direct_effects(measured[:, gene], predicted[:, gene], is_open[:, seen], family)
+    return effect
