@@ -1,8 +1,8 @@
 """Genomic intervals, genome builds and genes. 0-based, half-open throughout."""
 
-from ._builds import BUILDS, canonical_build, detect_build, lift_over, misplaced, n_misplaced
+from ._builds import BUILDS, canonical_build, detect_build, lift_over, misplaced
 from ._genes import read_genes, transcription_start
-from ._intervals import COLUMNS, Axis, overlaps, parse_intervals, read_intervals, with_prefix
+from ._intervals import COLUMNS, Axis, overlaps, parse_intervals, read_intervals
 
 __all__ = [
     "BUILDS",
@@ -12,11 +12,9 @@ __all__ = [
     "detect_build",
     "lift_over",
     "misplaced",
-    "n_misplaced",
     "overlaps",
     "parse_intervals",
     "read_genes",
     "read_intervals",
     "transcription_start",
-    "with_prefix",
 ]

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import fraction
-from ..genome import BUILDS, canonical_build, detect_build, lift_over, misplaced, n_misplaced, overlaps, read_intervals
+from ..genome import BUILDS, canonical_build, detect_build, lift_over, misplaced, overlaps, read_intervals
+from ..genome._builds import n_misplaced
 from ..vocabulary import PeakVocabulary
 
 FAR = 250_000  # bases by which peaks are moved to see what overlaps by chance: farther than peaks crowd, nearer than a band

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .._files import open_text
 from .._settings import settings
-from ..genome import with_prefix
+from ..genome._intervals import with_prefix
 
 BLOCK = 1 << 25  # bytes of text held at a time: about 700,000 lines
 EXPECTED = "chromosome, start, end and barcode, separated by tabs"

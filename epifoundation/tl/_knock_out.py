@@ -113,7 +113,7 @@ def knock_out(
     --------
     >>> import epifoundation as ep
     >>> atac = ep.datasets.pbmc_multiome()["atac"][:100].copy()
-    >>> change = ep.tl.knock_out(atac, peaks=atac.var_names[0], genes=["CD3D"])
+    >>> change = ep.tl.knock_out(atac, peaks=atac.var_names[0], genes=["MS4A1"])
     >>> change.expression.shape, int(change.n_removed.max())
     ((100, 1), 1)
     """
@@ -123,7 +123,7 @@ def knock_out(
     names, asked = (model.genes.names, np.arange(len(model.genes))) if genes is None else asked_genes(model, genes)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
-    closed = _columns(atac, peaks)
+    closed = peak_columns(atac, peaks)
     _check_known(atac, closed, mapping.projection, model)
     codes = None if batch_key is None else batch_codes(data, atac, batch_key, model)[0]
     predict = None if head is None else head.predictor(torch.from_numpy(np.asarray(asked)).to(model.device))
@@ -228,7 +228,7 @@ def scan_knock_outs(
     --------
     >>> import epifoundation as ep
     >>> atac = ep.datasets.pbmc_multiome()["atac"][:20].copy()
-    >>> n = sum(len(piece.cells) for piece in ep.tl.scan_knock_outs(atac, genes="CD3D"))
+    >>> n = sum(len(piece.cells) for piece in ep.tl.scan_knock_outs(atac, genes="MS4A1"))
     >>> n == atac.X.nnz
     True
     """
@@ -238,7 +238,7 @@ def scan_knock_outs(
     _, asked = asked_genes(model, genes)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
-    wanted = None if peaks is None else _columns(atac, peaks)
+    wanted = None if peaks is None else peak_columns(atac, peaks)
     if wanted is not None:
         _check_known(atac, wanted, mapping.projection, model)
     codes = None if batch_key is None else batch_codes(data, atac, batch_key, model)[0]
@@ -260,7 +260,7 @@ def scan_knock_outs(
     return pieces()
 
 
-def _columns(atac: AnnData, peaks: str | Sequence[str]) -> np.ndarray:
+def peak_columns(atac: AnnData, peaks: str | Sequence[str]) -> np.ndarray:
     """Which columns are asked for, by name or by region, boolean (n_peaks,)."""
     asked = [peaks] if isinstance(peaks, str) else [str(name) for name in peaks]
     if not asked:

@@ -19,7 +19,6 @@ from .._keys import Keys
 from .._validate import (
     RNG,
     Data,
-    check_unique,
     check_writable,
     get_atac,
     get_matrix,
@@ -27,13 +26,14 @@ from .._validate import (
     obs_column,
 )
 from .._version import __version__
-from ..genome import BUILDS, read_genes, read_intervals, transcription_start
+from ..genome import BUILDS, read_intervals, transcription_start
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import foreign_to, map_onto, told_build
 from ..vocabulary import GeneVocabulary
 from ._expression import asked_genes, batch_codes, expression_head, rna_of
+from ._gene_table import gene_table
 from ._link_effects import Cells, measured_effects, model_effects
 from ._link_pairs import Pairs, find_pairs
 
@@ -158,7 +158,7 @@ def link_peaks(
     head = expression_head(model)
     generator = np.random.default_rng(rng)
     rna = rna_of(data, rna_modality)
-    table = _gene_table(annotation, rna)
+    table = gene_table(annotation, rna)
     names, positions = _placed(model, genes, table)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
@@ -238,16 +238,6 @@ def empirical_pvalues(effect: np.ndarray, n_open: np.ndarray, is_control: np.nda
         null = null if len(null) >= here.sum() else every  # too few like these
         pvalue[here] = (1 + len(null) - np.searchsorted(null, size[here], side="left")) / (1 + len(null))
     return pvalue
-
-
-def _gene_table(annotation: str | Path | pd.DataFrame | None, rna: AnnData | None) -> pd.DataFrame:
-    if annotation is None:
-        if rna is None:
-            msg = "Where genes are is not known: pass `annotation`, a GTF or BED file of the genome build of the peaks."
-            raise ValueError(msg)
-        check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
-        annotation = rna.var
-    return read_genes(annotation)
 
 
 def _placed(

@@ -85,7 +85,7 @@ def predict_expression(
     --------
     >>> import epifoundation as ep
     >>> atac = ep.datasets.pbmc_multiome()["atac"][:100].copy()
-    >>> ep.tl.predict_expression(atac, genes=["CD3D", "CD74"])
+    >>> ep.tl.predict_expression(atac, genes=["CD79A", "MS4A1"])
     >>> atac.obsm["epifoundation_expression"].shape
     (100, 2)
     """

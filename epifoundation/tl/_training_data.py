@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from .._validate import Data, check_paired, check_unique, check_values, get_atac, get_matrix, get_modality, obs_column
-from ..genome import with_prefix
+from ..genome._intervals import with_prefix
 from ..models import EpiFoundation
 from ..pp._mapping import PeakMap, map_onto
 from ..tokens import iter_tokens, row_reader

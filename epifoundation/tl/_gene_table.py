@@ -1,0 +1,22 @@
+"""Where genes are: of an annotation, or of the data themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from anndata import AnnData
+
+from .._validate import check_unique
+from ..genome import read_genes
+
+
+def gene_table(annotation: str | Path | pd.DataFrame | None, rna: AnnData | None) -> pd.DataFrame:
+    """Positions of genes: of an annotation, else of the RNA modality."""
+    if annotation is None:
+        if rna is None:
+            msg = "Where genes are is not known: pass `annotation`, a GTF or BED file of the genome build of the peaks."
+            raise ValueError(msg)
+        check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
+        annotation = rna.var
+    return read_genes(annotation)

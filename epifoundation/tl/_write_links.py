@@ -1,0 +1,97 @@
+"""``ep.tl.write_links``: links for genome browsers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from .._keys import Keys
+from .._validate import Data, get_atac, one_of
+
+FORMATS = ("bedpe", "longrange")
+
+
+def write_links(
+    data: Data,
+    *,
+    path: str | Path,
+    format: Literal["bedpe", "longrange"] | None = None,  # noqa: A002 # as everywhere
+    max_qvalue: float | None = 0.1,
+    group: str | None = None,
+    modality: str = "atac",
+    key_added: str | None = None,
+) -> Path:
+    """Write links between peaks and genes for a genome browser.
+
+    Parameters
+    ----------
+    data
+        A MuData or AnnData after :func:`epifoundation.tl.link_peaks`.
+    path
+        File to write.
+    format
+        ``"bedpe"``: the peak, the transcription start site, ``gene|peak`` as name, the effect as score, strands unknown, group and q-value.
+        ``"longrange"``: for the WashU browser, each link from both of its ends, sorted; its score is the effect. None: by the ending of `path`.
+    max_qvalue
+        Leave out links with a larger q-value; None keeps all, also those that were not tested.
+    group
+        Links of this group alone; None: of all.
+    modality
+        Name of the ATAC modality.
+    key_added
+        What ``link_peaks`` was given.
+
+    Returns
+    -------
+    The path.
+
+    Raises
+    ------
+    ValueError
+        There are no links yet, no such group, an unknown format.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ep.tl.write_links(mdata, path="links.bedpe")  # doctest: +SKIP
+    """
+    path = Path(path)
+    kind = format or path.suffix.lstrip(".")
+    one_of(kind, FORMATS, "format")
+    links = links_of(data, modality, key_added)
+    if group is not None:
+        one_of(group, sorted(links["group"].astype(str).unique()), "group")
+        links = links[links["group"].astype(str) == group]
+    if max_qvalue is not None:
+        links = links[links["qvalue"] <= max_qvalue]
+    tss = pd.DataFrame({"chrom": links["chrom"], "start": links["tss"], "end": links["tss"] + 1})
+    peak = links[["chrom", "start", "end"]]
+    score = links["effect"].map("{:.5g}".format)
+    if kind == "bedpe":
+        name = links["gene"].astype(str) + "|" + links["peak"].astype(str)
+        table = pd.concat([peak, tss, name, score], axis=1).assign(
+            a=".", b=".", group=links["group"], q=links["qvalue"]
+        )
+    else:
+        ends = [
+            pd.concat(
+                [one, other["chrom"] + ":" + other["start"].astype(str) + "-" + other["end"].astype(str) + "," + score],
+                axis=1,
+            )
+            for one, other in ((peak, tss), (tss, peak))
+        ]
+        table = pd.concat(ends).sort_values(["chrom", "start", "end"], kind="stable")
+    table.to_csv(path, sep="\t", header=False, index=False)
+    return path
+
+
+def links_of(data: Data, modality: str, key_added: str | None) -> pd.DataFrame:
+    """The table of links, or an error that tells how to make it."""
+    keys = Keys.of(key_added)
+    links = get_atac(data, modality).uns.get(keys.links)
+    if links is None:
+        msg = f"No links in `uns[{keys.links!r}]`: run `epifoundation.tl.link_peaks` first."
+        raise ValueError(msg)
+    return links
