@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from ._keys import SEPARATOR
@@ -88,6 +91,190 @@ def pearson_per_gene(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 
     a, b = (x[:, kept] - x[:, kept].mean(axis=0) for x in (true, predicted))
     norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     return float(np.mean((a * b).sum(axis=0) / np.maximum(norm, 1e-12)))
+
+
+def pearson_per_cell(true: ArrayLike, predicted: ArrayLike) -> float:
+    """Mean over cells of the correlation, across genes, of true and predicted expression.
+
+    High already for the mean of each gene, since genes differ more than cells do: read it beside :func:`pearson_per_gene`.
+
+    Parameters
+    ----------
+    true, predicted
+        Expression, (n_cells, n_genes).
+
+    Returns
+    -------
+    A number in [-1, 1]. A cell that is constant in the truth is left out; one that is constant in the prediction counts as 0.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or no cell varies.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> round(ep.metrics.pearson_per_cell([[0, 1, 2], [1, 0, 3]], [[0, 2, 4], [1, 1, 4]]), 3)
+    0.972
+    """
+    true, predicted = _same_shape(true, predicted)
+    return pearson_per_gene(true.T, predicted.T)
+
+
+def pearson_pooled(true: ArrayLike, predicted: ArrayLike) -> float:
+    """Correlation over all entries of cells x genes together.
+
+    Parameters
+    ----------
+    true, predicted
+        Expression, (n_cells, n_genes).
+
+    Returns
+    -------
+    A number in [-1, 1]; mostly of the differences between genes.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or all entries of the truth are the same.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> round(ep.metrics.pearson_pooled([[0, 1], [1, 0], [2, 5]], [[0, 2], [1, 1], [2, 4]]), 3)
+    0.939
+    """
+    true, predicted = _same_shape(true, predicted)
+    return pearson_per_gene(true.reshape(-1, 1), predicted.reshape(-1, 1))
+
+
+def pearson_pseudobulk(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike) -> float:
+    """Mean over genes of the correlation, across groups of cells, of the means of true and predicted expression.
+
+    Parameters
+    ----------
+    true, predicted
+        Expression, (n_cells, n_genes).
+    groups
+        Group of each cell, such as its type, (n_cells,).
+
+    Returns
+    -------
+    A number in [-1, 1]; high where cell types are told, whatever becomes of the cells in them.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, fewer than two groups, or no gene varies between them.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> round(ep.metrics.pearson_pseudobulk([[0, 1], [1, 0], [2, 5]], [[0, 2], [1, 1], [2, 4]], ["B", "B", "T"]), 3)
+    1.0
+    """
+    true, predicted = _same_shape(true, predicted)
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    if len(codes) != len(true) or len(names) < 2:
+        msg = f"Expected the groups of {len(true)} cells, two or more of them; got {len(codes)} cells in {len(names)} groups."
+        raise ValueError(msg)
+    return pearson_per_gene(_group_means(true, codes), _group_means(predicted, codes))
+
+
+def compare_expression(
+    true: ArrayLike,
+    predicted: Mapping[str, ArrayLike],
+    groups: ArrayLike,
+    *,
+    train: ArrayLike,
+    train_groups: ArrayLike,
+    predicted_groups: ArrayLike,
+    features: ArrayLike | None = None,
+    train_features: ArrayLike | None = None,
+    penalty: float = 10.0,
+    min_cells: int = 0,
+) -> pd.DataFrame:
+    """Four correlations of predictions and of what needs no model, side by side, because each alone misleads.
+
+    Parameters
+    ----------
+    true
+        Measured expression of the cells that are judged, (n_cells, n_genes).
+    predicted
+        Predictions by name, each (n_cells, n_genes).
+    groups
+        Group of each cell, for pseudobulk, (n_cells,).
+    train
+        Measured expression of the cells that were learned from, (n_train, n_genes).
+    train_groups
+        Their labels, (n_train,).
+    predicted_groups
+        What label the cells that are judged were given, (n_cells,); or how probable each is, (n_cells, n_labels), labels in sorted order.
+    features, train_features
+        What ridge regression predicts from, such as LSI: (n_cells, d) and (n_train, d). None leaves it out.
+    penalty
+        Of the ridge regression.
+    min_cells
+        For the correlation per gene, see :func:`pearson_per_gene`.
+
+    Returns
+    -------
+    DataFrame, one row a prediction, then ``"mean of the gene"``, ``"mean of the predicted label"`` (weighted, where probabilities are given) and
+    ``"ridge"``; columns ``per gene``, ``per cell``, ``pooled``, ``pseudobulk``.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import epifoundation as ep
+    >>> rng = np.random.default_rng(0)
+    >>> true, kind = rng.random((20, 5)), np.repeat(["B", "T"], 10)
+    >>> table = ep.metrics.compare_expression(
+    ...     true, {"noise": rng.random((20, 5))}, kind, train=true, train_groups=kind, predicted_groups=kind
+    ... )
+    >>> list(table.index)
+    ['noise', 'mean of the gene', 'mean of the predicted label']
+    """
+    true, train = np.asarray(true, dtype=np.float64), np.asarray(train, dtype=np.float64)
+    names, codes = np.unique(np.asarray(train_groups), return_inverse=True)
+    labels = np.asarray(predicted_groups)
+    if labels.ndim == 1:
+        labels = (labels[:, None] == names).astype(float)  # a label that was never learned has the mean of nothing: 0
+    if len(codes) != len(train) or labels.shape != (len(true), len(names)):
+        msg = (
+            f"Expected labels of {len(train)} training cells and, of {len(true)} cells, one label or {len(names)} probabilities each; "
+            f"got {len(codes)} and {labels.shape}."
+        )
+        raise ValueError(msg)
+    rows = {name: np.asarray(values, dtype=np.float64) for name, values in predicted.items()}
+    rows["mean of the gene"] = np.tile(train.mean(axis=0), (len(true), 1))
+    rows["mean of the predicted label"] = labels @ _group_means(train, codes)
+    if features is not None and train_features is not None:
+        from sklearn.linear_model import Ridge
+
+        rows["ridge"] = Ridge(penalty).fit(train_features, train).predict(features)
+    return pd.DataFrame(
+        {
+            name: {
+                "per gene": pearson_per_gene(true, values, min_cells=min_cells),
+                "per cell": pearson_per_cell(true, values),
+                "pooled": pearson_pooled(true, values),
+                "pseudobulk": pearson_pseudobulk(true, values, groups),
+            }
+            for name, values in rows.items()
+        }
+    ).T
+
+
+def _group_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Mean of the rows of each group, (n_groups, n_columns)."""
+    member = (codes == np.arange(codes.max() + 1)[:, None]).astype(np.float64)
+    return member @ values / member.sum(axis=1, keepdims=True)
 
 
 def expected_calibration_error(

@@ -1,0 +1,212 @@
+"""Links between peaks and genes: against planted truth, and on real data; and the price of knock-outs.
+
+    python benchmarks/links.py --simulate 0 1 2
+    python benchmarks/links.py --snare ../shared/data/snare_cortex_mm10.h5mu --annotation ../shared/annotation/mm10_genes.bed.gz
+    python benchmarks/links.py --pbmc --annotation ../shared/annotation/hg38_genes.bed.gz
+    python benchmarks/links.py --knock-outs
+
+Simulated: 2,000 cells, 2,000 peaks, 100 genes with one to four linked peaks each; area under the precision-recall curve by p-value and by size of
+the effect, for ours, for the correlation of peak and gene (as Signac has it, on binary and on normalised counts), and for distance. The share of
+links at q <= 0.1 that were not planted; and, with RNA shuffled among the cells of a type and batch, the share of genes that have any link.
+"""
+
+import argparse
+import resource
+import time
+import warnings
+
+import mudata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from sklearn.metrics import average_precision_score
+
+import epifoundation as ep
+
+
+def main():
+    """Read arguments, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulate", nargs="*", type=int, default=[], help="seeds")
+    parser.add_argument("--distances", nargs="+", type=int, default=[50_000, 100_000, 250_000])
+    parser.add_argument("--snare")
+    parser.add_argument("--pbmc", action="store_true")
+    parser.add_argument("--annotation")
+    parser.add_argument("--knock-outs", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore")
+    ep.settings.progress = False
+    if args.simulate:
+        table = pd.concat([simulated(seed, args.distances) for seed in args.simulate], ignore_index=True)
+        print(table.to_string(float_format="{:.3f}".format, index=False))
+        mean = table.drop(columns="seed").groupby("within").mean()
+        print("\nmean of the seeds", mean.to_string(float_format="{:.3f}".format), sep="\n")
+    if args.snare:
+        snare(args.snare, args.annotation)
+    if args.pbmc:
+        pbmc(args.annotation)
+    if args.knock_outs:
+        knock_outs()
+
+
+def simulated(seed, distances):
+    """Scores of one simulation, a row for each distance within which peaks are candidates."""
+    mdata = ep.datasets.simulate_multiome(2000, 2000, 100, rng=1000 + seed)
+    model = ep.tl.pretrain(mdata, batch_key="batch", genome="simulated", rng=seed)
+    shuffled = mdata.copy()
+    shuffled["rna"].X = shuffled["rna"].X[within(mdata["rna"].obs, np.random.default_rng(seed))]
+    by_chance = ep.tl.pretrain(shuffled, batch_key="batch", genome="simulated", rng=seed)
+    planted = pd.MultiIndex.from_frame(mdata.uns["truth"]["links"][["gene", "peak"]])
+    share, is_open = normalised(mdata["atac"].X), (mdata["atac"].X > 0).astype(float)
+    expression = np.log1p(1e4 * normalised(mdata["rna"].X).toarray())
+    rows = []
+    for distance in distances:
+        options = {"genes": None, "max_distance": distance, "batch_key": "batch"}
+        began = time.perf_counter()
+        ep.tl.link_peaks(mdata, model, **options)
+        seconds = time.perf_counter() - began
+        links = mdata["atac"].uns["epifoundation_links"]
+        true = pd.MultiIndex.from_frame(links[["gene", "peak"]]).isin(planted)
+        found = (links["qvalue"] <= 0.1).to_numpy()
+        ep.tl.link_peaks(shuffled, by_chance, **options)
+        none = shuffled["atac"].uns["epifoundation_links"]
+        gene, peak = (
+            mdata["rna"].var_names.get_indexer(links["gene"]),
+            mdata["atac"].var_names.get_indexer(links["peak"]),
+        )
+        rows.append(
+            {
+                "seed": seed,
+                "within": distance,
+                "pairs": len(links),
+                "planted": true.sum(),
+                "by p-value": average_precision_score(true, -links["pvalue"].fillna(1)),
+                "by effect": average_precision_score(true, links["effect"].abs()),
+                "model alone": average_precision_score(true, links["by_embedding"].abs()),
+                "correlation": average_precision_score(true, np.abs(correlation(expression, share)[gene, peak])),
+                "corr. binary": average_precision_score(true, np.abs(correlation(expression, is_open)[gene, peak])),
+                "distance": average_precision_score(true, -links["distance"]),
+                "links": found.sum(),
+                "false": 1 - true[found].mean(),
+                "recall": true[found].sum() / true.sum(),
+                "genes linked, shuffled": none.loc[none["qvalue"] <= 0.1, "gene"].nunique() / mdata["rna"].n_vars,
+                "s": seconds,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def within(obs, rng):
+    """Rows in an order that is random among cells of one type and batch."""
+    order = np.arange(len(obs))
+    for rows in obs.groupby(["cell_type", "batch"], observed=True).indices.values():
+        order[rows] = rng.permutation(rows)
+    return order
+
+
+def normalised(matrix):
+    """Counts as a share of those of the cell."""
+    return sp.csr_matrix(sp.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)) @ matrix)
+
+
+def correlation(expression, accessibility):
+    """Pearson correlation of each gene and peak, (n_genes, n_peaks)."""
+    a = expression - expression.mean(axis=0)
+    mean = np.asarray(accessibility.mean(axis=0)).ravel()
+    square = np.asarray(accessibility.multiply(accessibility).mean(axis=0)).ravel()
+    deviation = np.sqrt(np.maximum(square - mean**2, 1e-12))
+    return np.asarray(accessibility.T @ a).T / len(a) / np.maximum(a.std(axis=0), 1e-12)[:, None] / deviation
+
+
+def snare(path, annotation):
+    """How much nearer than by chance linked peaks lie to the transcription start site."""
+    mdata = mudata.read_h5mu(path)
+    obs = mdata["atac"].obs
+    mdata = mdata[((obs["cell_type"] != "Mis") & (mdata["atac"].X.getnnz(axis=1) > 0)).to_numpy()].copy()
+    model = ep.tl.pretrain(mdata, batch_key="batch", validation=["09H"], genome="mm10", rng=0)
+    for distance in (250_000, 1_000_000):
+        began = time.perf_counter()
+        ep.tl.link_peaks(mdata, model, genes=None, annotation=annotation, max_distance=distance, batch_key="batch")
+        links = mdata["atac"].uns["epifoundation_links"]
+        found = links["qvalue"] < 0.1
+        # Controls: candidates of the same genes that are open in as many cells, and are no links
+        level = pd.qcut(links["n_cells"].rank(method="first"), 10, labels=False)
+        weight = level[found].value_counts().reindex(range(10)).fillna(0) / level[~found].value_counts().reindex(
+            range(10)
+        )
+        weights = weight.reindex(level[~found]).to_numpy()
+        print(
+            f"\nSNARE-seq, within {distance:,}: {len(links):,} pairs, {int(found.sum()):,} links at q < 0.1 of {links.loc[found, 'gene'].nunique():,} "
+            f"genes; activating {np.mean(links.loc[found, 'effect'] > 0):.2f}; {time.perf_counter() - began:.0f} s"
+        )
+        for near in (5_000, 25_000, 100_000):
+            linked = np.mean(links.loc[found, "distance"] <= near)
+            control = np.average(links.loc[~found, "distance"] <= near, weights=weights)
+            print(
+                f"  within {near:>7,}: linked {linked:.3f}, matched controls {control:.3f}, enrichment {linked / max(control, 1e-9):.2f}"
+            )
+
+
+def pbmc(annotation):
+    """Whether effects have the sign of the correlation of peak and expression across labels."""
+    mdata = ep.datasets.pbmc_multiome()
+    for name, options in {"with measured expression": {}, "model alone": {"measured": False}}.items():
+        ep.tl.link_peaks(mdata, genes=None, annotation=annotation, max_distance=100_000, **options)
+        links = mdata["atac"].uns["epifoundation_links"]
+        kinds = mdata["atac"].obs["cell_type"].astype("category")
+        member = sp.csr_matrix((np.ones(len(kinds)), (kinds.cat.codes, np.arange(len(kinds)))))
+        peaks = np.asarray((member @ (mdata["atac"].X > 0)).todense()) / np.asarray(member.sum(axis=1))
+        genes = np.asarray(member @ mdata["rna"].X) / np.asarray(member.sum(axis=1))
+        genes = genes.toarray() if sp.issparse(genes) else np.asarray(genes)
+        i, j = mdata["atac"].var_names.get_indexer(links["peak"]), mdata["rna"].var_names.get_indexer(links["gene"])
+        across = np.array([np.corrcoef(peaks[:, p], genes[:, g])[0, 1] for p, g in zip(i, j, strict=True)])
+        agrees = np.sign(across) == np.sign(links["effect"])
+        ok = np.isfinite(across) & (links["n_cells"] > 0).to_numpy()
+        found = ok & (links["qvalue"] < 0.1).to_numpy()
+        print(
+            f"\nPBMC, 51 loci, {name}: {len(links):,} pairs, {int(found.sum()):,} links at q < 0.1; sign agrees with the correlation across labels for "
+            f"{agrees[found].mean():.3f} of links, {agrees[ok].mean():.3f} of all pairs"
+        )
+
+
+def knock_outs(n_cells=1000, n_peaks=200_000, n_open=4000, n_genes=50):
+    """Every single-peak knock-out of cells with a median of 4,000 open peaks, read out on 50 genes."""
+    rng = np.random.default_rng(0)
+    sizes = np.minimum(rng.lognormal(np.log(n_open), 0.4, n_cells).astype(int), n_peaks // 4)
+    rows = [np.sort(rng.choice(n_peaks, size, replace=False)) for size in sizes]
+    matrix = sp.csr_matrix(
+        (np.ones(sizes.sum(), np.float32), np.concatenate(rows), np.append(0, np.cumsum(sizes))),
+        shape=(n_cells, n_peaks),
+    )
+    peaks = pd.DataFrame({"chrom": "chr1", "start": np.arange(n_peaks) * 1000, "end": np.arange(n_peaks) * 1000 + 500})
+    network = ep.nn.Network(ep.ModelConfig(), ep.nn.Sizes(n_peaks=n_peaks, n_genes=2000)).eval()
+    model = ep.EpiFoundation(network, ep.PeakVocabulary(peaks), ep.GeneVocabulary([f"g{i}" for i in range(2000)]))
+    atac = ep_anndata(matrix, model.peaks.names)
+    began, total = time.perf_counter(), 0
+    sums = np.zeros(n_genes)
+    for piece in ep.tl.scan_knock_outs(atac, model, genes=model.genes.names[:n_genes]):
+        total += len(piece.cells)
+        sums += np.abs(piece.change).sum(axis=0)
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    ep.tl.predict_expression(atac, model, genes=model.genes.names[:n_genes])
+    once = time.perf_counter() - began
+    print(
+        f"\n{total:,} single-peak knock-outs of {n_cells:,} cells (median {np.median(sizes):,.0f} open of {n_peaks:,} peaks), {n_genes} of 2,000 genes: "
+        f"{seconds:.1f} s, {total / seconds:,.0f} a second, {seconds / once:.0f} x predicting the cells once ({once:.2f} s), "
+        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+    )
+
+
+def ep_anndata(matrix, names):
+    """Cells x peaks as AnnData."""
+    from anndata import AnnData
+
+    return AnnData(matrix, var=pd.DataFrame(index=names))
+
+
+if __name__ == "__main__":
+    main()
