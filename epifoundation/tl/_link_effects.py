@@ -37,10 +37,11 @@ class Cells(NamedTuple):
 
 def model_effects(
     model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray, pairs: Pairs
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean change of a gene, on the scale on which effects add up, that an open peak makes by the embedding of its cell, (n_pairs,).
 
-    That is the prediction with the peak less the one without, over the cells in which it is open; 0 where there are none.
+    That is the prediction with the peak less the one without, over the cells in which it is open; 0 where there are none. And the mean change of the
+    embedding that each peak makes, (n_peaks, dim).
     """
     n_peaks = cells.matrix.shape[1]
     wanted = np.zeros(n_peaks, dtype=bool)
@@ -50,6 +51,7 @@ def model_effects(
     order = np.argsort(pairs.peak, kind="stable")
     begin = np.searchsorted(pairs.peak[order], np.arange(n_peaks + 1))
     total, count = np.zeros(len(order)), np.zeros(len(order))
+    moved = np.zeros((n_peaks, model.config.dim))
     for part in iter_removals(model, cells.matrix, cells.projection, cells.names, peaks=wanted):
         with torch.inference_mode():
             of, first, row = np.unique(part.cells, return_index=True, return_inverse=True)
@@ -58,6 +60,10 @@ def model_effects(
                 part.before[torch.from_numpy(first).to(model.device)], None if batch is None else batch[of]
             )
             after = predict(part.after, None if batch is None else batch[part.cells]).cpu().numpy()
+            step = (part.before - part.after).cpu().numpy()
+        there = np.isfinite(step).all(axis=1)
+        to_peak = sp.csr_matrix((there.astype(float), (part.peaks, np.arange(len(there)))), shape=(n_peaks, len(there)))
+        moved += to_peak @ np.where(there[:, None], step, 0)
         n = np.diff(begin)[part.peaks]
         removal = np.repeat(np.arange(len(part.peaks)), n)
         within = np.arange(len(removal)) - np.repeat(np.cumsum(n) - n, n)
@@ -67,7 +73,29 @@ def model_effects(
         finite = np.isfinite(change)
         total += np.bincount(pair[finite], change[finite], minlength=len(total))
         count += np.bincount(pair[finite], minlength=len(count))
-    return total / np.maximum(count, 1)
+    seen = np.asarray((sp.csc_matrix(cells.matrix) > 0).sum(axis=0)).ravel()
+    return total / np.maximum(count, 1), moved / np.maximum(seen, 1)[:, None]
+
+
+def gene_directions(model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells) -> np.ndarray:
+    """Along what the embedding must move for a gene to rise, rather than others, (n_genes of the model, dim), of length 1.
+
+    By regression of all predicted genes on the embedding of some cells.
+    """
+    predict = head.predictor(None, link=True)
+    batch = None if cells.batch is None else torch.from_numpy(cells.batch).to(model.device)
+    embedded, predicted = [], []
+    for rows, _, embedding in encode_cells(model, cells.matrix, cells.projection, cells.names, show=False):
+        with torch.inference_mode():
+            embedded.append(embedding.cpu().numpy())
+            predicted.append(predict(embedding, None if batch is None else batch[rows]).cpu().numpy())
+    z, y = np.concatenate(embedded).astype(np.float64), np.concatenate(predicted).astype(np.float64)
+    known = np.isfinite(z).all(axis=1)
+    z, y = z[known] - z[known].mean(axis=0), y[known] - y[known].mean(axis=0)
+    inner = z.T @ z
+    slope = np.linalg.solve(inner + 1e-4 * max(np.trace(inner) / len(inner), 1e-12) * np.eye(len(inner)), z.T @ y).T
+    slope -= slope.mean(axis=0)
+    return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-30)
 
 
 def measured_effects(

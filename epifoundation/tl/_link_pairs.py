@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..genome import overlaps, transcription_start
 
-CONTROLS = 20_000  # pairs to compare with, so that small p-values can be told
+CONTROLS = 50_000  # pairs to compare with, so that small p-values can be told
 MOST_LOCI = 50  # of controls for one gene
 
 
@@ -79,7 +79,7 @@ def find_pairs(
     around = around[known[around["peak"]]].sort_values("site", kind="stable")
     usable = around["site"].unique()
     bounds = np.searchsorted(around["site"], usable), np.searchsorted(around["site"], usable, side="right")
-    n_loci = int(np.clip(ceil(CONTROLS / max(len(near), 1)), 2, MOST_LOCI))
+    n_loci = int(np.clip(ceil(CONTROLS / max(len(near), 1)), 4, MOST_LOCI))
     parts = [near.rename(columns={"site": "gene"}).assign(locus=near["site"], is_control=False)]
     chrom, at = others["chrom"].to_numpy()[usable], others["start"].to_numpy()[usable]
     n_elsewhere, locus = 0, len(own)

@@ -12,7 +12,6 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from scipy.stats import false_discovery_control
 
 from .._compat import copy_of
 from .._keys import Keys
@@ -34,11 +33,11 @@ from ..pp._mapping import foreign_to, map_onto, told_build
 from ..vocabulary import GeneVocabulary
 from ._expression import asked_genes, batch_codes, expression_head, rna_of
 from ._gene_table import gene_table
-from ._link_effects import Cells, measured_effects, model_effects
+from ._link_effects import Cells, gene_directions, measured_effects, model_effects
 from ._link_pairs import Pairs, find_pairs
+from ._link_pvalues import either, embedding_pvalues, measured_pvalues, stratified_qvalues
 
 LEAST = 10  # cells of a group that is tested
-BINS = 5  # of accessibility, within which peaks are compared
 EFFECTS = {
     "counts": "log of expression",
     "binary": "log odds of being expressed",
@@ -77,8 +76,8 @@ def link_peaks(
     same cells, the other part is added: what the peaks near a gene tell of its expression beyond what the model predicts for the cell, all of them
     fitted at once. Cell types and batches that the model knows of thus make no links.
 
-    How large effects are by chance is told by peaks elsewhere on the chromosome: those near other genes, farther off than `max_distance`, treated in the
-    same way and compared among peaks that are open in as many cells.
+    What comes about by chance is told by peaks elsewhere on the chromosome: those near other genes, farther off than `max_distance`, treated in the
+    same way and compared among peaks that are open in about as many cells. Either part has its p-value, and the smaller one counts, times two.
 
     Parameters
     ----------
@@ -123,7 +122,7 @@ def link_peaks(
     - ``"epifoundation_links"``: DataFrame, one row a group, gene and peak that the model knows. ``gene``, ``peak``, ``chrom``, ``start``, ``end``, ``tss``,
       ``distance`` (bases); ``group``; ``effect`` (see ``scale`` in the report), of it ``by_embedding`` and ``by_measurement``; ``direction``,
       ``"activating"`` where the gene is expressed more with the peak; ``n_cells`` of the group in which the peak is open; ``pvalue``, empirical, and
-      ``qvalue`` (Benjamini-Hochberg, over the genes and peaks of a group).
+      ``qvalue`` (Benjamini-Hochberg, over the genes and peaks of a group that are at like distances: up to 5, 25, 100 kb and beyond).
     - ``"epifoundation_links_report"``: model, options, scale, numbers of pairs.
 
     In groups of fewer than 10 cells, and for peaks that are open in none, nothing is tested: p- and q-values are NaN.
@@ -137,8 +136,9 @@ def link_peaks(
     Notes
     -----
     With ``x`` the open peaks and ``o`` the model's prediction on the scale of its likelihood, measured expression is fitted by ``g(E[y]) = o + b + x beta``,
-    ``beta ~ N(0, 1/30)``; effects are those most probable. P-values are (1 + controls with as large an effect) / (1 + controls). An effect is an
-    association that the cell's state does not explain; it takes an experiment to show that the peak is its cause.
+    ``beta ~ N(0, 1/30)``, and ``beta`` compared by size. Of the embedding, the cosine is compared, two-sided, between how it moves when the peak is open and
+    along what the gene rises. An effect is an association; it takes an experiment to show that the peak is its cause. With few open peaks a
+    cell, where measured expression has little to add, ``measured=False`` finds more.
 
     Examples
     --------
@@ -175,6 +175,11 @@ def link_peaks(
             "with: pass an `annotation` of all genes, or lower `max_distance`."
         )
         raise ValueError(msg)
+    near = np.zeros(len(peaks), dtype=bool)
+    near[pairs.peak] = True
+    sites = pd.DataFrame(
+        {"chrom": table.loc[names, "chrom"].to_numpy(), "start": transcription_start(table.loc[names])}
+    )
     cells = _cells(data, atac, rna if measured else None, model, mapping.projection, positions, batch_key, layer)
     groups = pd.Series("all", index=atac.obs_names) if groupby is None else obs_column(data, atac, groupby, "groupby")
     parts, small = [], []
@@ -187,13 +192,19 @@ def link_peaks(
             if len(rows) <= max_cells
             else part.take(np.sort(generator.choice(len(rows), max_cells, replace=False)))
         )
-        by_embedding = model_effects(model, head, sample, positions, pairs)
-        by_measurement = np.zeros(len(by_embedding))
-        if part.measured is not None and not is_small:
-            by_measurement = measured_effects(model, head, part, positions, pairs)
-        n_open = np.asarray((part.matrix > 0).sum(axis=0)).ravel()[pairs.peak]
-        effect = by_embedding + by_measurement
-        pvalue = np.full(len(effect), np.nan) if is_small else empirical_pvalues(effect, n_open, pairs.is_control)
+        by_embedding, moved = model_effects(model, head, sample, positions, pairs)
+        seen = np.asarray((part.matrix > 0).sum(axis=0)).ravel()
+        n_open = seen[pairs.peak]
+        by_measurement, pvalue = np.zeros(len(by_embedding)), np.full(len(by_embedding), np.nan)
+        if not is_small:
+            own = np.flatnonzero(~pairs.is_control)
+            directions = gene_directions(model, head, sample)[positions]
+            pvalue[own] = embedding_pvalues(
+                moved, directions, (pairs.gene[own], pairs.peak[own]), sites, peaks, near, seen, max_distance, generator
+            )
+            if part.measured is not None:
+                by_measurement = measured_effects(model, head, part, positions, pairs)
+                pvalue = either(pvalue, measured_pvalues(by_measurement, n_open, pairs.is_control))
         small += [f"{group!r} ({len(rows)})"] * is_small
         parts.append(_frame(names, peaks, atac, pairs, table, group, by_embedding, by_measurement, n_open, pvalue))
     if small:
@@ -220,24 +231,6 @@ def link_peaks(
         "peaks": mapping.report,
     }
     return target if copy else None
-
-
-def empirical_pvalues(effect: np.ndarray, n_open: np.ndarray, is_control: np.ndarray) -> np.ndarray:
-    """How often controls that are open in as many cells have as large an effect; NaN for controls and peaks that are open nowhere."""
-    pvalue = np.full(len(effect), np.nan)
-    size, seen = np.abs(effect), n_open > 0
-    tested = seen & ~is_control
-    if not tested.any():
-        return pvalue
-    edges = np.unique(np.quantile(n_open[tested], np.linspace(0, 1, BINS + 1)[1:-1]))
-    level = np.searchsorted(edges, n_open)
-    every = np.sort(size[seen & is_control])
-    for one in np.unique(level[tested]):
-        here = tested & (level == one)
-        null = np.sort(size[seen & is_control & (level == one)])
-        null = null if len(null) >= here.sum() else every  # too few like these
-        pvalue[here] = (1 + len(null) - np.searchsorted(null, size[here], side="left")) / (1 + len(null))
-    return pvalue
 
 
 def _placed(
@@ -327,10 +320,6 @@ def _frame(
     own = np.flatnonzero(~pairs.is_control)
     gene, peak = pairs.gene[own], pairs.peak[own]
     effect = (by_embedding + by_measurement)[own]
-    qvalue = np.full(len(own), np.nan)
-    tested = ~np.isnan(pvalue[own])
-    if tested.any():
-        qvalue[tested] = false_discovery_control(pvalue[own][tested])
     frame: dict[str, Any] = {
         "gene": np.asarray(names, dtype=object)[gene],
         "peak": atac.var_names.to_numpy()[peak],
@@ -346,6 +335,6 @@ def _frame(
         "direction": np.where(effect > 0, "activating", "repressing"),
         "n_cells": n_open[own],
         "pvalue": pvalue[own],
-        "qvalue": qvalue,
+        "qvalue": stratified_qvalues(pvalue[own], pairs.distance[own]),
     }
     return pd.DataFrame(frame).sort_values(["gene", "pvalue"], kind="stable")

@@ -1,0 +1,128 @@
+"""How often an effect as large comes about by chance: by comparison with peaks elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control
+
+BINS = 3  # of accessibility, within which peaks are compared
+ENOUGH = 200  # peaks on the chromosome to compare with, else those of others are taken as well
+MOST = 2000  # of them, for each gene
+STRATA = (
+    5_000,
+    25_000,
+    100_000,
+)  # bases: nearer peaks are links more often, so a share of false ones is held among each
+
+
+def measured_pvalues(effect: np.ndarray, n_open: np.ndarray, is_control: np.ndarray) -> np.ndarray:
+    """Share of controls with as large an effect, (n_pairs,); NaN for controls and for peaks that are open nowhere."""
+    pvalue = np.full(len(effect), np.nan)
+    seen = n_open > 0
+    tested, controls = seen & ~is_control, seen & is_control
+    level = _levels(n_open, tested)
+    for here, null in _by_level(level, tested, np.abs(effect[controls]), level[controls]):
+        pvalue[here] = (1 + len(null) - np.searchsorted(null, np.abs(effect[here]), side="left")) / (1 + len(null))
+    return pvalue
+
+
+def embedding_pvalues(
+    moved: np.ndarray,
+    directions: np.ndarray,
+    pair: tuple[np.ndarray, np.ndarray],
+    sites: pd.DataFrame,
+    peaks: pd.DataFrame,
+    usable: np.ndarray,
+    n_open: np.ndarray,
+    max_distance: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Two-sided p-values of how well a peak moves the embedding along the gene, (n_pairs,); NaN for peaks that are open nowhere.
+
+    Parameters
+    ----------
+    moved
+        How the embedding moves when a peak is open, (n_peaks, dim).
+    directions
+        Along what a gene rises, (n_genes, dim).
+    pair
+        Gene and peak of each pair.
+    sites
+        Transcription start site of each gene: columns ``chrom``, ``start``.
+    peaks
+        Columns ``chrom``, ``start``.
+    usable
+        Which peaks may serve as controls: those near some gene, boolean (n_peaks,).
+    n_open
+        Cells in which each peak is open, (n_peaks,).
+    max_distance
+        Controls lie at more than twice as much from the gene.
+    rng
+        Draws controls, where there are many.
+    """
+    length = np.linalg.norm(moved, axis=1, keepdims=True)
+    unit = moved / np.maximum(length, 1e-30)
+    gene, peak = pair
+    seen = (n_open > 0) & (length[:, 0] > 0)
+    tested = seen[peak]
+    pvalue = np.full(len(gene), np.nan)
+    if not tested.any():
+        return pvalue
+    score = np.einsum("ij,ij->i", unit[peak], directions[gene])
+    level_of_pair = _levels(n_open[peak], tested)
+    edges = _edges(n_open[peak], tested)
+    pool = np.flatnonzero(usable & seen)
+    chrom, at = peaks["chrom"].to_numpy()[pool], peaks["start"].to_numpy()[pool]
+    values, levels = [], []
+    for one in np.unique(gene):
+        same = chrom == sites["chrom"].iloc[one]
+        far = np.flatnonzero(same & (np.abs(at - sites["start"].iloc[one]) > 2 * max_distance))
+        chosen = far if len(far) <= MOST else rng.choice(far, MOST, replace=False)
+        if len(far) < ENOUGH:
+            elsewhere = np.flatnonzero(~same)
+            n_more = min(ENOUGH - len(far), len(elsewhere))
+            chosen = np.concatenate([far, rng.choice(elsewhere, n_more, replace=False)])
+        values.append(unit[pool[chosen]] @ directions[one])
+        levels.append(np.searchsorted(edges, n_open[pool[chosen]]))
+    for here, null in _by_level(level_of_pair, tested, np.concatenate(values), np.concatenate(levels)):
+        above = 1 + len(null) - np.searchsorted(null, score[here], side="left")
+        below = 1 + np.searchsorted(null, score[here], side="right")
+        pvalue[here] = np.minimum(2 * np.minimum(above, below) / (1 + len(null)), 1)
+    return pvalue
+
+
+def either(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
+    """P-value of the smaller of two, whether or not they depend on each other (Bonferroni)."""
+    return first if second is None else np.minimum(2 * np.fmin(first, second), 1)
+
+
+def stratified_qvalues(pvalue: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg among the peaks at like distances (Sun et al. 2006); NaN where there is no p-value."""
+    qvalue = np.full(len(pvalue), np.nan)
+    stratum = np.searchsorted(STRATA, distance, side="right")
+    for one in np.unique(stratum):
+        here = (stratum == one) & ~np.isnan(pvalue)
+        if here.any():
+            qvalue[here] = false_discovery_control(pvalue[here])
+    return qvalue
+
+
+def _edges(n_open: np.ndarray, tested: np.ndarray) -> np.ndarray:
+    return np.unique(np.quantile(n_open[tested], np.linspace(0, 1, BINS + 1)[1:-1])) if tested.any() else np.zeros(0)
+
+
+def _levels(n_open: np.ndarray, tested: np.ndarray) -> np.ndarray:
+    return np.searchsorted(_edges(n_open, tested), n_open)
+
+
+def _by_level(
+    level: np.ndarray, tested: np.ndarray, null: np.ndarray, null_level: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Tested entries of each level, and what they are compared with, ascending: all there is where a level has less than that."""
+    for one in np.unique(level[tested]):
+        here = np.flatnonzero(tested & (level == one))
+        like = null[null_level == one]
+        yield here, np.sort(like if len(like) >= len(here) else null)
