@@ -50,7 +50,7 @@ ALLOWED = {
     "finetuning": BASE | {"nn", "training"},
     "tl": BASE
     | {"nn", "vocabulary", "genome", "tokens", "warm_start", "models", "training", "finetuning", "metrics", "pp"},
-    "pl": BASE | {"metrics"},
+    "pl": BASE | {"metrics", "genome"},
 }
 
 

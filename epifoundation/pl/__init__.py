@@ -3,7 +3,9 @@
 from ._annotation import annotation
 from ._composition import composition
 from ._coverage import coverage
+from ._expression import expression
 from ._integration import integration
+from ._links import links
 from ._umap import umap
 
-__all__ = ["annotation", "composition", "coverage", "integration", "umap"]
+__all__ = ["annotation", "composition", "coverage", "expression", "integration", "links", "umap"]
