@@ -183,10 +183,13 @@ def pbmc(annotation):
         agrees = np.sign(across) == np.sign(links["effect"])
         ok = np.isfinite(across) & (links["n_cells"] > 0).to_numpy()
         found = ok & (links["qvalue"] < 0.1).to_numpy()
-        print(
-            f"\nPBMC, 51 loci, {name}: {len(links):,} pairs, {int(found.sum()):,} links at q < 0.1; sign agrees with the correlation across labels for "
-            f"{agrees[found].mean():.3f} of links, {agrees[ok].mean():.3f} of all pairs"
-        )
+        size = links["effect"].abs()
+        large = ok & (size >= size[ok].quantile(0.9)).to_numpy()
+        likely = ok & (links["pvalue"] < 0.01).to_numpy()
+        shares = {"links at q < 0.1": found, "p < 0.01": likely, "the largest tenth of effects": large, "all pairs": ok}
+        print(f"\nPBMC, 51 loci, {name}: sign of effect and of correlation across labels agree for")
+        for what, which in shares.items():
+            print(f"  {what}: {agrees[which].mean() if which.any() else np.nan:.3f} of {which.sum():,}")
 
 
 def knock_outs(n_cells=1000, n_peaks=200_000, n_open=4000, n_genes=50, n_model=50):

@@ -120,8 +120,9 @@ def _from_gtf(path: str | Path) -> pd.DataFrame:
         raise ValueError(msg)
     frame = pd.DataFrame(rows)
     keys = ("gene_name", "Name", "gene_id")
-    named = pd.concat([frame[8].str.extract(_ATTRIBUTE.format(re.escape(key)))[0] for key in keys], axis=1)
-    names = named.bfill(axis=1)[named.columns[0]]
+    names = pd.Series(np.nan, index=frame.index, dtype=object)
+    for key in keys:
+        names = names.where(names.notna(), frame[8].str.extract(_ATTRIBUTE.format(re.escape(key)))[0])
     if names.isna().any():
         msg = f"{str(path)!r}: a gene has none of {list(keys)}: {frame[8][names.isna()].iloc[0][:80]!r}."
         raise ValueError(msg)

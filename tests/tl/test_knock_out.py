@@ -1,0 +1,180 @@
+"""Knock-outs against embedding the edited matrix."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import epifoundation as ep
+
+GENES = ["gene3", "gene20", "gene39"]
+
+
+@pytest.fixture(scope="module")
+def transformer(simulated):
+    return ep.tl.pretrain(
+        simulated,
+        config=ep.ModelConfig(
+            encoder="transformer", dim=16, n_heads=2, n_layers=2, feedforward=32, decoder="query", objective="binary"
+        ),
+        training=ep.TrainingConfig(max_epochs=1, n_neighbors=1),
+        label_key="cell_type",
+        genome="hg38",
+    )
+
+
+@pytest.fixture(scope="module")
+def many_seeds(simulated):
+    return ep.tl.pretrain(
+        simulated,
+        config=ep.ModelConfig(dim=16, n_heads=2, n_seeds=2),
+        training=ep.TrainingConfig(max_epochs=1),
+        genome="hg38",
+    )
+
+
+def predict(atac, model, matrix):
+    """Expression and label probabilities of an edited matrix."""
+    edited = atac.copy()
+    edited.X = sp.csr_matrix(matrix)
+    ep.tl.embed(edited, model)
+    return edited.obsm["epifoundation_expression"], edited.obsm.get("epifoundation_probabilities")
+
+
+@pytest.mark.parametrize("name", ["model", "transformer", "many_seeds"])
+def test_single_knock_outs_equal_the_edited_matrix(request, simulated, name):
+    model = request.getfixturevalue(name)
+    atac = simulated["atac"][:6].copy()
+    matrix = atac.X.toarray()
+    before, _ = predict(atac, model, matrix)
+    pieces = list(ep.tl.scan_knock_outs(atac, model, genes=GENES))
+    cells, peaks, change = (
+        np.concatenate([getattr(p, field) for p in pieces]) for field in ("cells", "peaks", "change")
+    )
+    known = np.diff(model.peaks.projection(ep.genome.read_intervals(atac.var)).indptr) > 0
+    assert sorted(zip(cells, peaks, strict=True)) == sorted(zip(*np.nonzero((matrix > 0) & known), strict=True))
+    for i in np.random.default_rng(0).choice(len(cells), 15, replace=False):
+        one = atac[[cells[i]]].copy()
+        edited = matrix[[cells[i]]].copy()
+        edited[0, peaks[i]] = 0
+        after, _ = predict(one, model, edited)
+        expected = after[GENES].to_numpy()[0] - before[GENES].to_numpy()[cells[i]]
+        np.testing.assert_allclose(change[i], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model", "transformer"])
+@pytest.mark.parametrize("asked", ["chr2:10000-80000", ["chr1:12000-12500", "chr2:10000-80000"], "chr1:12000-12500"])
+def test_sets_and_regions_equal_the_edited_matrix(request, simulated, name, asked):
+    model = request.getfixturevalue(name)
+    atac = simulated["atac"][:80].copy()
+    out = ep.tl.knock_out(atac, model, peaks=asked, genes=GENES)
+    closed = atac.var_names.isin(out.peaks)
+    matrix = atac.X.toarray()
+    expression, probabilities = predict(atac, model, matrix)
+    matrix[:, closed] = 0
+    edited, edited_probabilities = predict(atac, model, matrix)
+    np.testing.assert_allclose(out.expression, (edited - expression)[GENES], atol=1e-5)
+    np.testing.assert_allclose(out.probabilities, edited_probabilities - probabilities, atol=1e-5)
+    assert out.n_removed.tolist() == (atac.X.toarray()[:, closed] > 0).sum(axis=1).tolist()
+    untouched = (out.n_removed == 0).to_numpy()
+    assert (out.expression[untouched] == 0).all(axis=None)
+    assert "X_epifoundation" not in atac.obsm
+
+
+@pytest.mark.parametrize("name", ["model", "transformer"])
+def test_peaks_of_another_set_that_stand_for_the_same_one(request, simulated, name):
+    """Two peaks of the data on one of the model: closing either changes nothing, closing both does."""
+    model = request.getfixturevalue(name)
+    atac = simulated["atac"][:5].copy()
+    start = atac.var["start"].to_numpy().copy()
+    names = [f"{c}:{s}-{s + 200}" for c, s in zip(atac.var["chrom"], start, strict=True)]
+    halves = [f"{c}:{s + 250}-{s + 450}" for c, s in zip(atac.var["chrom"], start, strict=True)]
+    both = AnnData(sp.hstack([atac.X, atac.X], format="csr"), obs=atac.obs, var=pd.DataFrame(index=names + halves))
+    pieces = list(ep.tl.scan_knock_outs(both, model, genes=GENES))
+    assert sum(len(p.cells) for p in pieces) == 0
+    first = np.flatnonzero(atac.X[0].toarray().ravel() > 0)
+    pair = ep.tl.knock_out(both, model, peaks=[names[first[3]], halves[first[3]]], genes=GENES)
+    single = ep.tl.knock_out(atac, model, peaks=atac.var_names[first[3]], genes=GENES)
+    np.testing.assert_allclose(pair.expression.iloc[0], single.expression.iloc[0], atol=1e-5)
+    wide = both[:, : atac.n_vars].copy()
+    (piece, *_) = ep.tl.scan_knock_outs(wide, model, genes=GENES, peaks=names[first[3]])
+    np.testing.assert_allclose(piece.change[piece.cells == 0][0], single.expression.iloc[0], atol=1e-5)
+
+
+def test_a_cell_that_loses_its_last_peak_is_nan(simulated, model):
+    atac = simulated["atac"][:3].copy()
+    matrix = np.zeros(atac.shape, dtype=np.float32)
+    matrix[0, 5], matrix[1, [5, 9]] = 1, 1
+    matrix[2] = atac.X[2].toarray()
+    atac.X = sp.csr_matrix(matrix)
+    (piece,) = ep.tl.scan_knock_outs(atac, model, genes=GENES, peaks=atac.var_names[5])
+    assert np.isnan(piece.change[0]).all()
+    assert np.isfinite(piece.change[1:]).all()
+    out = ep.tl.knock_out(atac, model, peaks=atac.var_names[5], genes=GENES)
+    assert out.expression.isna().all(axis=1).tolist() == [True, False, False]
+    np.testing.assert_allclose(out.expression.iloc[1], piece.change[1], atol=1e-5)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31))
+def test_one_dominant_peak_keeps_its_digits(simulated, model, seed):
+    """Where a peak holds nearly all the weight of a cell, a subtraction would lose what is left."""
+    network = copy.deepcopy(model.network)
+    network.encoder.prior[7] += 12
+    heavy = replace(model, network=network)
+    rng = np.random.default_rng(seed)
+    atac = simulated["atac"][:2].copy()
+    matrix = np.zeros(atac.shape, dtype=np.float32)
+    matrix[:, rng.choice(600, 30, replace=False)] = 1
+    matrix[:, 7] = 1
+    atac.X = sp.csr_matrix(matrix)
+    (piece,) = ep.tl.scan_knock_outs(atac, heavy, genes=GENES, peaks=atac.var_names[7])
+    whole = ep.tl.knock_out(atac, heavy, peaks=atac.var_names[7], genes=GENES)
+    np.testing.assert_allclose(piece.change, whole.expression, atol=1e-5)
+
+
+def test_bad_input_is_told(simulated, model):
+    atac = simulated["atac"][:5].copy()
+    for options, match in (
+        ({"peaks": "nonsense"}, "neither a peak of the data nor a region"),
+        (
+            {"peaks": "chr1:1-5"},
+            "No peak of the data overlaps 'chr1:1-5'.*the nearest, chr1:10000-10500, is 9,995 bases away",
+        ),
+        ({"peaks": "chr21:1-500"}, "the data have no peak on chr21"),
+        ({"peaks": []}, "`peaks` is empty"),
+        ({"peaks": atac.var_names[0], "genes": "gene999"}, "not among the 40 of the model"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            ep.tl.knock_out(atac, model, **options)
+    with pytest.raises(ValueError, match="not among the 40 of the model"):
+        ep.tl.scan_knock_outs(atac, model, genes="gene999")
+    more = atac.copy()
+    more.var = more.var.drop(columns=["chrom", "start", "end"])
+    more.var_names = [*more.var_names[:-2], "chr9:1-500", "chr9:600-900"]
+    with pytest.raises(ValueError, match="1 of the 1 peaks are not known to the model"):
+        ep.tl.knock_out(more, model, peaks="chr9:1-500")
+    with pytest.warns(UserWarning, match="1 of the 2 peaks are not known to the model"):
+        ep.tl.knock_out(more, model, peaks=["chr9:1-500", more.var_names[0]])
+
+
+def test_a_model_without_genes_tells_labels(simulated):
+    atac = simulated["atac"]
+    model = ep.tl.pretrain(
+        atac,
+        objective="peaks",
+        config=ep.ModelConfig(dim=16),
+        training=ep.TrainingConfig(max_epochs=1),
+        label_key="cell_type",
+    )
+    out = ep.tl.knock_out(atac[:20].copy(), model, peaks=atac.var_names[0])
+    assert out.expression.shape == (20, 0)
+    assert out.probabilities.shape == (20, 4)
+    with pytest.raises(ValueError, match="predicts no expression"):
+        ep.tl.knock_out(atac, model, peaks=atac.var_names[0], genes="gene0")
