@@ -74,3 +74,38 @@ def test_sets_are_counted():
     assert conformal_coverage(["T cell"], ["T cell"]) == (1.0, 1.0)
     with pytest.raises(ValueError, match="same shape"):
         conformal_coverage(["a"], ["a", "b"])
+
+
+def test_correlations_of_expression_agree_with_numpy():
+    rng = np.random.default_rng(0)
+    true, predicted = rng.random((30, 8)), rng.random((30, 8))
+    by_cell = [np.corrcoef(a, b)[0, 1] for a, b in zip(true, predicted, strict=True)]
+    assert metrics.pearson_per_cell(true, predicted) == pytest.approx(np.mean(by_cell))
+    assert metrics.pearson_pooled(true, predicted) == pytest.approx(np.corrcoef(true.ravel(), predicted.ravel())[0, 1])
+    groups = rng.choice(["B", "T", "NK"], 30)
+    means = [np.stack([x[groups == g].mean(axis=0) for g in ("B", "NK", "T")]) for x in (true, predicted)]
+    by_gene = [np.corrcoef(means[0][:, g], means[1][:, g])[0, 1] for g in range(8)]
+    assert metrics.pearson_pseudobulk(true, predicted, groups) == pytest.approx(np.mean(by_gene))
+    with pytest.raises(ValueError, match="two or more of them; got 30 cells in 1 groups"):
+        metrics.pearson_pseudobulk(true, predicted, np.full(30, "B"))
+
+
+def test_baselines_of_expression_are_what_they_say():
+    rng = np.random.default_rng(0)
+    kinds = np.array(["B", "NK", "T"])
+    profile = rng.random((3, 40)) * 3
+    train_of, test_of = rng.integers(0, 3, 300), rng.integers(0, 3, 90)
+    train, true = (profile[of] + rng.normal(0, 0.3, (len(of), 40)) for of in (train_of, test_of))
+    features = [np.eye(3)[of] + rng.normal(0, 0.05, (len(of), 3)) for of in (train_of, test_of)]
+    options = {"train": train, "train_groups": kinds[train_of], "features": features[1], "train_features": features[0]}
+    hard = metrics.compare_expression(true, {"truth": true}, kinds[test_of], predicted_groups=kinds[test_of], **options)
+    soft = metrics.compare_expression(true, {}, kinds[test_of], predicted_groups=np.eye(3)[test_of], **options)
+    assert list(hard.index) == ["truth", "mean of the gene", "mean of the predicted label", "ridge"]
+    np.testing.assert_allclose(hard.loc["truth"], 1)
+    assert hard.loc["mean of the gene", "per gene"] == 0 < 0.5 < hard.loc["mean of the gene", "pooled"]
+    np.testing.assert_allclose(hard.iloc[1:], soft)
+    means = np.stack([train[train_of == k].mean(axis=0) for k in range(3)])[test_of]
+    assert hard.loc["mean of the predicted label", "per gene"] == pytest.approx(metrics.pearson_per_gene(true, means))
+    assert abs(hard.loc["ridge", "per gene"] - hard.loc["mean of the predicted label", "per gene"]) < 0.05
+    with pytest.raises(ValueError, match="Expected labels of 300 training cells"):
+        metrics.compare_expression(true, {}, kinds[test_of], predicted_groups=np.eye(3)[test_of][:, :2], **options)

@@ -99,8 +99,9 @@ def impute_accessibility(
         raise ValueError(msg)
     model = resolve_model(model, device)
     head = model.network.peaks
-    if head is None:
-        msg = f"The model {model.name!r} has no head for peaks: pretrain with `TrainingConfig(peak_weight=...)` above 0 or `objective='peaks'`."
+    untrained = model.config.objective != "peaks" and dict(model.training.get("options", {})).get("peak_weight") == 0
+    if head is None or untrained:
+        msg = f"The model {model.name!r} has no trained head for peaks: pretrain with `TrainingConfig(peak_weight=...)` above 0 or `objective='peaks'`."
         raise ValueError(msg)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
@@ -135,18 +136,17 @@ def impute_accessibility(
     target = copy_of(data) if copy else data
     there = get_atac(target, modality)
     if groups is None:
-        names = atac.var_names[asked]
-        frame = pd.DataFrame(np.nan, index=atac.obs_names, columns=names, dtype=np.float32)
-        frame[atac.var_names[columns]] = values
-        there.obsm[keys.accessibility] = frame
+        among = np.flatnonzero(asked)
+        filled = np.full((atac.n_obs, len(among)), np.nan, dtype=np.float32)
+        filled[:, np.searchsorted(among, columns)] = values
+        there.obsm[keys.accessibility] = pd.DataFrame(filled, index=atac.obs_names, columns=atac.var_names[among])
     else:
         size = np.bincount(codes[seen][codes[seen] >= 0], minlength=n_groups)  # type: ignore[index]
-        frame = pd.DataFrame(
-            np.nan, index=atac.var_names, columns=[str(name) for name in groups.cat.categories], dtype=np.float32
-        )
-        with np.errstate(invalid="ignore"):
-            frame.iloc[columns] = (values / size[:, None]).T
-        there.varm[keys.accessibility] = frame
+        filled = np.full((atac.n_vars, n_groups), np.nan, dtype=np.float32)
+        with np.errstate(invalid="ignore"):  # a group without cells
+            filled[columns] = (values / size[:, None]).T
+        names = [str(name) for name in groups.cat.categories]
+        there.varm[keys.accessibility] = pd.DataFrame(filled, index=atac.var_names, columns=pd.Index(names))
     return target if copy else None
 
 

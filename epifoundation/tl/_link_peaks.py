@@ -158,11 +158,13 @@ def link_peaks(
     head = expression_head(model)
     generator = np.random.default_rng(rng)
     rna = rna_of(data, rna_modality)
+    if genes is not None:
+        asked_genes(model, genes)  # before the work
     table = gene_table(annotation, rna)
-    names, positions = _placed(model, genes, table)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
     _check_annotation(table, mapping.report["data_genome"], model)
+    names, positions = _placed(model, genes, table)
     peaks = read_intervals(atac.var)
     known = np.ones(len(peaks), dtype=bool) if mapping.projection is None else np.diff(mapping.projection.indptr) > 0
     pairs, n_elsewhere = find_pairs(table.loc[names], table, peaks, known, max_distance, generator)

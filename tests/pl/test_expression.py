@@ -1,0 +1,54 @@
+"""Predicted against measured expression."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import epifoundation as ep
+
+
+def test_means_of_groups_and_correlations_are_drawn(mdata, model, tmp_path):
+    ep.tl.predict_expression(mdata, model)
+    axes = ep.pl.expression(mdata, groupby="cell_type", genes=["gene3", "gene9"])
+    assert len(axes) == 3
+    counts = mdata["rna"].X.toarray()
+    true = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+    predicted = mdata["rna"].layers["epifoundation"]
+    kinds = sorted(mdata["rna"].obs["cell_type"].unique())
+    for ax, gene in zip(axes[1:], (3, 9), strict=True):
+        points = ax.collections[0].get_offsets()
+        expected = [
+            [x[(mdata["rna"].obs["cell_type"] == k).to_numpy(), gene].mean() for x in (true, predicted)] for k in kinds
+        ]
+        np.testing.assert_allclose(points, expected, rtol=1e-4)
+        assert f"{np.corrcoef(true[:, gene], predicted[:, gene])[0, 1]:.2f} of cells" in ax.get_title()
+    mean = ep.metrics.pearson_per_gene(true, predicted)
+    assert axes[0].get_title() == f"40 genes, mean {mean:.2f}"
+    for ending in ("png", "svg"):
+        axes[0].figure.savefig(tmp_path / f"x.{ending}")
+        assert (tmp_path / f"x.{ending}").stat().st_size > 5_000
+    plt.close("all")
+
+
+def test_atac_alone_with_what_was_measured_elsewhere(mdata, model):
+    atac = mdata["atac"].copy()
+    ep.tl.predict_expression(atac, model)
+    with pytest.raises(ValueError, match="pass `measured`, cells x genes, or a MuData"):
+        ep.pl.expression(atac, groupby="cell_type")
+    axes = ep.pl.expression(atac, groupby="cell_type", measured=mdata["rna"][::-1])
+    assert len(axes) == 6
+    plt.close("all")
+
+
+def test_bad_input_is_told(mdata, model):
+    with pytest.raises(ValueError, match="run `epifoundation.tl.embed` or"):
+        ep.pl.expression(mdata, groupby="cell_type")
+    ep.tl.predict_expression(mdata, model)
+    with pytest.raises(ValueError, match="among the 40 genes that are both predicted and measured"):
+        ep.pl.expression(mdata, groupby="cell_type", genes="GENE3")
+    with pytest.raises(ValueError, match="`groupby='x'` is no column"):
+        ep.pl.expression(mdata, groupby="x")
+    other = mdata["rna"].copy()
+    other.var_names = [f"x{i}" for i in range(40)]
+    with pytest.raises(ValueError, match="share 0 genes"):
+        ep.pl.expression(mdata, groupby="cell_type", measured=other)

@@ -1,0 +1,84 @@
+"""Imputed accessibility: by cells and by groups, and against what was planted."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+
+import epifoundation as ep
+
+KEY = "epifoundation_accessibility"
+
+
+def test_probabilities_of_asked_peaks_and_their_means(mdata, model, tmp_path):
+    atac = mdata["atac"]
+    known = [name for name in atac.var_names if name in set(model.peaks.names)]
+    asked = [known[3], known[50], known[7]]
+    ep.tl.impute_accessibility(atac, model, peaks=asked, depth=50)
+    cells = atac.obsm[KEY]
+    assert list(cells.columns) == sorted(asked, key=list(atac.var_names).index)
+    assert cells.to_numpy().min() > 0
+    assert cells.to_numpy().max() < 1
+    ep.tl.impute_accessibility(atac, model, groupby="cell_type", depth=50)
+    groups = atac.varm[KEY]
+    means = cells.groupby(atac.obs["cell_type"], observed=True).mean()
+    np.testing.assert_allclose(groups.loc[cells.columns].T, means[cells.columns], rtol=1e-4)
+    # By hand: one minus exp of minus the expected number
+    embedding = torch.from_numpy(ep.tl.embed(atac, model, copy=True).obsm["X_epifoundation"][:5])
+    with torch.inference_mode():
+        share = model.network.peaks(embedding).softmax(dim=-1).numpy()
+    position = [list(model.peaks.names).index(name) for name in cells.columns]
+    np.testing.assert_allclose(cells.iloc[:5], 1 - np.exp(-50 * share[:, position]), rtol=1e-4)
+    mdata.write_h5mu(tmp_path / "x.h5mu")
+
+
+def test_groups_differ_as_their_open_peaks_do(mdata, model):
+    atac = mdata["atac"]
+    ep.tl.impute_accessibility(atac, model, groupby="cell_type")
+    imputed = atac.varm[KEY]
+    known = imputed.notna().all(axis=1).to_numpy()
+    kinds = imputed.columns
+    measured = np.stack(
+        [np.asarray((atac.X[(atac.obs["cell_type"] == k).to_numpy()] > 0).mean(axis=0)).ravel() for k in kinds], axis=1
+    )
+    a, b = imputed.to_numpy()[known], measured[known]
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.6
+    total = imputed.to_numpy()[known].sum(axis=0)
+    depth = np.median(np.asarray((atac.X > 0).sum(axis=1)))
+    assert np.abs(total / depth - 1).max() < 0.3
+
+
+def test_foreign_peaks_and_empty_cells(mdata, model):
+    atac = mdata["atac"]
+    start = atac.var["start"].iloc[0]
+    chrom = atac.var["chrom"].iloc[0]
+    names = [f"{chrom}:{start}-{start + 2600}", "chr22:1-500", *atac.var_names[2:]]
+    other = AnnData(atac.X, var=pd.DataFrame(index=names), obs=atac.obs)
+    ep.tl.impute_accessibility(other, model, peaks=names[:2], depth=30)
+    ep.tl.impute_accessibility(atac, model, peaks=list(atac.var_names[:2]), depth=30)
+    found = other.obsm[KEY]
+    assert found["chr22:1-500"].isna().all()
+    assert found.iloc[:, 0].notna().all()
+    empty = atac[:3].copy()
+    empty.X = sp.csr_matrix(empty.X.toarray() * np.array([[1], [0], [1]], dtype=np.float32))
+    ep.tl.impute_accessibility(empty, model, peaks=model.peaks.names[5])
+    assert empty.obsm[KEY].isna().to_numpy().ravel().tolist() == [False, True, False]
+
+
+def test_bad_input_is_told(mdata, model):
+    with pytest.raises(
+        ValueError, match="All 600 peaks of 400 cells are too many: name some with `peaks=`, or pass `groupby=`"
+    ):
+        ep.tl.impute_accessibility(mdata, model)
+    with pytest.raises(ValueError, match="`depth` must be a positive number"):
+        ep.tl.impute_accessibility(mdata, model, groupby="cell_type", depth=0)
+    with pytest.raises(ValueError, match="neither a peak of the data nor a region"):
+        ep.tl.impute_accessibility(mdata, model, peaks="nonsense")
+    without = ep.tl.pretrain(
+        mdata, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1, peak_weight=0)
+    )
+    with pytest.raises(ValueError, match="has no trained head for peaks"):
+        ep.tl.impute_accessibility(mdata, without, groupby="cell_type")

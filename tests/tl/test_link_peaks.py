@@ -1,0 +1,283 @@
+"""Links against planted truth, and the parts that they are made of against other ways to compute them."""
+
+import anndata
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
+from sklearn.metrics import average_precision_score
+
+import epifoundation as ep
+from epifoundation.tl._direct_effects import direct_effects
+from epifoundation.tl._link_pairs import find_pairs, near_sites
+from epifoundation.tl._link_pvalues import either, embedding_pvalues, measured_pvalues, stratified_qvalues
+
+KEY, REPORT = "epifoundation_links", "epifoundation_links_report"
+OPTIONS = {"genes": None, "max_distance": 50_000, "batch_key": "batch"}
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Cells enough to find links, and a model of them."""
+    data = ep.datasets.simulate_multiome(1200, 1500, 60, rng=5)
+    return data, ep.tl.pretrain(
+        data, batch_key="batch", config=ep.ModelConfig(dim=32), training=ep.TrainingConfig(max_epochs=6)
+    )
+
+
+@pytest.fixture(scope="module")
+def linked(world):
+    data, model = world
+    return ep.tl.link_peaks(data, model, copy=True, **OPTIONS)["atac"].uns[KEY]
+
+
+@pytest.mark.slow
+def test_planted_links_are_found_and_others_are_not(world, linked):
+    data, _ = world
+    planted = pd.MultiIndex.from_frame(data.uns["truth"]["links"][["gene", "peak"]])
+    true = pd.MultiIndex.from_frame(linked[["gene", "peak"]]).isin(planted)
+    assert average_precision_score(true, -linked["pvalue"].fillna(1)) > 0.8
+    found = (linked["qvalue"] <= 0.1).to_numpy()
+    assert true[found].mean() > 0.8
+    assert found.sum() > 0.5 * true.sum()
+    effects = linked[true & found].merge(data.uns["truth"]["links"], on=["gene", "peak"], suffixes=("", "_planted"))
+    assert (np.sign(effects["effect"]) == np.sign(effects["effect_planted"])).mean() > 0.95
+
+
+@pytest.mark.slow
+def test_without_links_few_genes_have_any(world):
+    data, model = world
+    shuffled = data.copy()
+    order, rng = np.arange(data.n_obs), np.random.default_rng(0)
+    for rows in data["rna"].obs.groupby(["cell_type", "batch"], observed=True).indices.values():
+        order[rows] = rng.permutation(rows)
+    shuffled["rna"].X = shuffled["rna"].X[order]
+    ep.tl.link_peaks(shuffled, model, **OPTIONS)
+    links = shuffled["atac"].uns[KEY]
+    assert links.loc[links["qvalue"] <= 0.1, "gene"].nunique() <= 0.12 * 60
+
+
+def test_the_table_is_whole_and_survives_a_file(world, linked, tmp_path):
+    data, _ = world
+    sites, peaks = data["rna"].var, data["atac"].var
+    assert list(linked.columns) == [
+        "gene", "peak", "chrom", "start", "end", "tss", "distance", "group", "effect", "by_embedding", "by_measurement", "direction",
+        "n_cells", "pvalue", "qvalue",
+    ]  # fmt: skip
+    # Brute force: every pair that is near
+    near = 0
+    for _, site in sites.iterrows():
+        here = peaks[peaks["chrom"] == site["chrom"]]
+        gap = np.maximum(np.maximum(here["start"] - site["start"], site["start"] - (here["end"] - 1)), 0)
+        near += int((gap <= 50_000).sum())
+    known = linked["n_cells"] > 0
+    assert near - 60 <= len(linked) <= near  # peaks that no cell has open are not in the vocabulary
+    assert linked["distance"].max() <= 50_000
+    np.testing.assert_allclose(linked["effect"], linked["by_embedding"] + linked["by_measurement"])
+    assert (linked["direction"] == np.where(linked["effect"] > 0, "activating", "repressing")).all()
+    assert linked.loc[known, "pvalue"].between(0, 1).all()
+    assert (linked.loc[known, "qvalue"] >= linked.loc[known, "pvalue"] - 1e-12).all()
+    counted = np.asarray((data["atac"].X > 0).sum(axis=0)).ravel()
+    assert (linked["n_cells"] == counted[data["atac"].var_names.get_indexer(linked["peak"])]).all()
+    data = data.copy()
+    data["atac"].uns[KEY] = linked
+    data.write_h5mu(tmp_path / "x.h5mu")
+    data["atac"].write_h5ad(tmp_path / "x.h5ad")
+    for again in (mudata.read_h5mu(tmp_path / "x.h5mu")["atac"], anndata.read_h5ad(tmp_path / "x.h5ad")):
+        pd.testing.assert_frame_equal(again.uns[KEY], linked, check_dtype=False, check_categorical=False)
+
+
+def test_effects_by_embedding_are_those_of_knock_outs(world):
+    data, model = world
+    part = data[:150].copy()
+    ep.tl.link_peaks(part, model, genes=["gene5", "gene30"], max_distance=20_000, measured=False)
+    links = part["atac"].uns[KEY]
+    assert (links["by_measurement"] == 0).all()
+    for _, row in links.sample(6, random_state=0).iterrows():
+        if not row["n_cells"]:
+            continue
+        whole = ep.tl.predict_expression(part["atac"], model, copy=True).obsm["epifoundation_expression"][row["gene"]]
+        change = ep.tl.knock_out(part["atac"], model, peaks=row["peak"], genes=row["gene"])
+        open_now = (change.n_removed > 0).to_numpy()
+        before = whole[open_now].to_numpy(np.float64)
+        after = before + change.expression.loc[open_now, row["gene"]].to_numpy(np.float64)
+        expected = np.mean(np.log(np.expm1(before)) - np.log(np.expm1(after)))
+        assert row["by_embedding"] == pytest.approx(expected, abs=2e-4)
+
+
+def test_atac_alone_groups_and_small_groups(world):
+    data, model = world
+    atac = data["atac"][:200].copy()
+    kinds = np.where(np.arange(200) < 195, "many", "few")
+    atac.obs["kind"] = pd.Categorical(kinds)
+    annotation = data["rna"].var
+    with pytest.warns(UserWarning, match=r"Groups of fewer than 10 cells are not tested: 'few' \(5\)"):
+        ep.tl.link_peaks(
+            atac, model, genes=["gene5", "gene9"], annotation=annotation, max_distance=50_000, groupby="kind"
+        )
+    links = atac.uns[KEY]
+    assert set(links["group"]) == {"many", "few"}
+    assert links.loc[links["group"] == "few", "pvalue"].isna().all()
+    assert links.loc[(links["group"] == "many") & (links["n_cells"] > 0), "pvalue"].notna().all()
+    assert atac.uns[REPORT]["measured"] is False
+    alone = ep.tl.link_peaks(
+        atac[:195].copy(), model, genes=["gene5", "gene9"], annotation=annotation, max_distance=50_000, copy=True
+    ).uns[KEY]
+    both = links[links["group"] == "many"]
+    pd.testing.assert_series_equal(
+        both.set_index(["gene", "peak"])["effect"].sort_index(),
+        alone.set_index(["gene", "peak"])["effect"].sort_index(),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("objective", ["binary", "gaussian"])
+def test_other_objectives(world, objective):
+    part = world[0][:300].copy()
+    model = ep.tl.pretrain(
+        part, objective=objective, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1)
+    )
+    ep.tl.link_peaks(part, model, genes=["gene5"], max_distance=50_000)
+    assert np.isfinite(part["atac"].uns[KEY]["effect"]).all()
+    assert (part["atac"].uns[KEY]["by_measurement"] != 0).any()
+
+
+@pytest.mark.parametrize("family", ["counts", "binary", "gaussian"])
+def test_direct_effects_agree_with_scikit_learn(family):
+    rng = np.random.default_rng(0)
+    n, k, prior = 4000, 6, 5.0
+    x = (rng.random((n, k)) < 0.3).astype(float)
+    beta = np.array([0.8, -0.5, 0, 0, 0.3, 0])
+    if family == "counts":
+        exposure = rng.gamma(2, 0.5, n)
+        y = rng.poisson(exposure * np.exp(x @ beta))
+        # The penalty of the mean deviance is half of ours: it divides by the sum of the weights
+        oracle = PoissonRegressor(alpha=prior / exposure.sum(), tol=1e-10, max_iter=1000)
+        expected = oracle.fit(x, y / exposure, sample_weight=exposure).coef_
+        found = direct_effects(y, np.log(exposure), x, family, prior)
+    elif family == "binary":
+        y = (rng.random(n) < 1 / (1 + np.exp(-x @ beta))).astype(float)
+        expected = LogisticRegression(C=1 / prior, tol=1e-10, max_iter=1000).fit(x, y).coef_[0]
+        found = direct_effects(y, np.zeros(n), x, family, prior)
+    else:
+        offset = rng.normal(size=n)
+        y = offset + x @ beta + rng.normal(size=n)
+        # In deviations of the gene, with the variance that the offset leaves
+        scale, noise = y.std(), (y - offset).var()
+        expected = Ridge(prior * noise / scale**2).fit(x, y - offset).coef_
+        found = direct_effects(y, offset, x, family, prior)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_pvalues_are_uniform_without_effects_and_small_with():
+    rng = np.random.default_rng(1)
+    effect, n_open = rng.normal(size=6000), rng.integers(1, 500, 6000)
+    effect *= 1 / np.sqrt(n_open)  # as noise is: more in few cells
+    is_control = np.arange(6000) >= 1000
+    pvalue = measured_pvalues(effect, n_open, is_control)[:1000]
+    assert abs(np.mean(pvalue < 0.1) - 0.1) < 0.03
+    effect[:20] = 5
+    assert measured_pvalues(effect, n_open, is_control)[:20].max() < 0.002
+    n_open[5] = 0
+    assert np.isnan(measured_pvalues(effect, n_open, is_control)[5])
+
+    peaks = pd.DataFrame({"chrom": "chr1", "start": np.arange(2000) * 1000})
+    sites = pd.DataFrame({"chrom": ["chr1"] * 5, "start": [200_000, 500_000, 900_000, 1_200_000, 1_800_000]})
+    moved, directions = rng.normal(size=(2000, 8)), rng.normal(size=(5, 8))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    gene = np.repeat(np.arange(5), 60)
+    peak = np.concatenate([at // 1000 + np.arange(-30, 30) for at in sites["start"]])
+    moved[peak[7]] = directions[0]
+    pvalue = embedding_pvalues(
+        moved, directions, (gene, peak), sites, peaks, np.ones(2000, bool), np.full(2000, 50), 30_000, rng
+    )
+    assert pvalue[7] < 0.001
+    assert abs(np.mean(np.delete(pvalue, 7) < 0.2) - 0.2) < 0.08
+
+
+def test_either_and_strata():
+    first, second = np.array([0.01, np.nan, 0.9]), np.array([0.5, 0.2, 0.8])
+    np.testing.assert_allclose(either(first, second), [0.02, 0.4, 1])
+    assert either(first, None) is first
+    qvalue = stratified_qvalues(np.array([0.01, 0.5, 0.04, np.nan]), np.array([10, 4_999, 200_000, 10]))
+    np.testing.assert_allclose(qvalue, [0.02, 0.5, 0.04, np.nan])
+
+
+def test_controls_are_near_other_genes_and_far_from_their_own(world):
+    data, _ = world
+    sites, peaks = ep.genome.read_genes(data["rna"].var), ep.genome.read_intervals(data["atac"].var)
+    pairs, n_elsewhere = find_pairs(sites, sites, peaks, np.ones(len(peaks), bool), 20_000, np.random.default_rng(0))
+    assert n_elsewhere > 0  # chromosomes of 400 kb are short
+    at, chrom = sites["start"].to_numpy(), sites["chrom"].to_numpy()
+    same = peaks["chrom"].to_numpy()[pairs.peak] == chrom[pairs.gene]
+    gap = np.abs(peaks["start"].to_numpy()[pairs.peak] - at[pairs.gene])
+    assert (same & (gap <= 20_500))[~pairs.is_control].all()
+    assert (~same | (gap > 19_000))[pairs.is_control].all()
+    assert (np.bincount(pairs.locus, pairs.is_control) % np.bincount(pairs.locus) == 0).all()
+    assert len(near_sites(sites.iloc[:0], peaks, 100)) == 0
+
+
+def test_links_are_written_for_browsers(world, linked, tmp_path):
+    data = world[0].copy()
+    data["atac"].uns[KEY] = linked
+    path = ep.tl.write_links(data, path=tmp_path / "links.bedpe", max_qvalue=None)
+    table = pd.read_csv(path, sep="\t", header=None)
+    assert table.shape == (len(linked), 12)
+    assert (table[7] == linked["effect"].map("{:.5g}".format).astype(float).to_numpy()).all()
+    assert (table[5] - table[4] == 1).all()
+    path = ep.tl.write_links(data, path=tmp_path / "links.longrange")
+    table = pd.read_csv(path, sep="\t", header=None)
+    assert len(table) == 2 * (linked["qvalue"] <= 0.1).sum()
+    assert table[3].str.fullmatch(r"chr\d+:\d+-\d+,-?[\d.e+-]+").all()
+    with pytest.raises(ValueError, match="`format` must be one of"):
+        ep.tl.write_links(data, path=tmp_path / "links.txt")
+    with pytest.raises(ValueError, match="`group` must be one of"):
+        ep.tl.write_links(data, path=tmp_path / "links.bedpe", group="B")
+    with pytest.raises(ValueError, match="run `epifoundation.tl.link_peaks` first"):
+        ep.tl.write_links(world[0], path=tmp_path / "links.bedpe")
+
+
+def test_bad_input_is_told_and_nothing_is_written(world):
+    data, model = world
+    atac, options = data["atac"], {"max_distance": 50_000}
+    genes = data["rna"].var
+    for given, match in (
+        ({"genes": "Gene5"}, r"not among the 60 of the model: 'Gene5', close to \['gene5'"),
+        (
+            {"genes": ["gene5", "gene6"], "annotation": genes.drop(index="gene6")},
+            r"1 of 2 genes have no position in the annotation: \['gene6'\]",
+        ),
+        ({"genes": "gene5", "max_distance": 0}, "`max_distance` must be an integer of at least 1"),
+        ({"genes": "gene5", "annotation": genes.loc[["gene5"]]}, "so there is nothing to compare"),
+        ({"genes": "gene5", "groupby": "nothing"}, "`groupby='nothing'` is no column"),
+        ({"genes": "gene5", "annotation": genes.drop(columns=["chrom", "start", "end"])}, "has no positions"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            ep.tl.link_peaks(data, model, **options | given)
+    with pytest.raises(ValueError, match="Where genes are is not known: pass `annotation`"):
+        ep.tl.link_peaks(atac, model, genes="gene5")
+    peaks_only = ep.tl.pretrain(
+        atac, objective="peaks", config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1)
+    )
+    with pytest.raises(ValueError, match="predicts no expression"):
+        ep.tl.link_peaks(data, peaks_only, genes="gene5")
+    logs = data.copy()
+    logs["rna"].X = logs["rna"].X * 0.5
+    with pytest.raises(ValueError, match="holds no counts, and the model learned from counts"):
+        ep.tl.link_peaks(logs, model, genes="gene5", **options)
+    assert KEY not in atac.uns
+
+
+def test_an_annotation_of_another_build_is_refused(shared_data):
+    atac = ep.datasets.pbmc_multiome()["atac"][:50].copy()
+    for build, cure in (
+        ("hg19", "Pass an annotation of hg38"),
+        ("mm10", "The annotation is of mm10, the peaks are of hg38"),
+    ):
+        path = shared_data.parent / "annotation" / f"{build}_genes.bed.gz"
+        with pytest.raises(ValueError, match=cure):
+            ep.tl.link_peaks(atac, genes="MS4A1", annotation=path)
+    granja = anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad")[:50].copy()
+    with pytest.raises(ValueError, match="The annotation is of hg38, the peaks are of hg19"):
+        ep.tl.gene_activity(granja, annotation=shared_data.parent / "annotation" / "hg38_genes.bed.gz")
