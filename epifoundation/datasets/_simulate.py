@@ -149,12 +149,15 @@ def simulate_multiome(
 
 def _lay_out(n_peaks: int) -> pd.DataFrame:
     """Peaks in order, spread over up to 22 chromosomes of at most 60,000 peaks (120 Mb)."""
-    per_chromosome = max(-(-n_peaks // 22), 200)
-    chromosome, place = np.divmod(np.arange(n_peaks), per_chromosome)
+    chromosome, place = np.divmod(np.arange(n_peaks), _per_chromosome(n_peaks))
     chrom = "chr" + pd.Series(chromosome + 1).astype(str)
     start = 10_000 + SPACING * place
     names = chrom + ":" + pd.Series(start).astype(str) + "-" + pd.Series(start + WIDTH).astype(str)
     return pd.DataFrame({"chrom": chrom.to_numpy(), "start": start, "end": start + WIDTH}, index=names.to_numpy())
+
+
+def _per_chromosome(n_peaks: int) -> int:
+    return max(-(-n_peaks // 22), 200)
 
 
 def _make_world(
@@ -166,10 +169,13 @@ def _make_world(
     rate = np.exp(log_rate[:, None] + shift).reshape(n_types * n_batches, n_peaks)
     n_links = rng.integers(1, 5, len(tss))
     gene = np.repeat(np.arange(len(tss)), n_links)
-    peak = (tss[gene] + rng.integers(-25, 26, len(gene))).clip(0, n_peaks - 1)
+    peak = tss[gene] + rng.integers(-25, 26, len(gene))
+    size = _per_chromosome(n_peaks)  # links stay on the chromosome of the gene
+    low = tss[gene] // size * size
+    peak = peak.clip(low, np.minimum(low + size, n_peaks) - 1)
     gene, peak = np.unique(np.stack([gene, peak]), axis=1)
     effect = rng.uniform(0.6, 1.2, len(gene)) * np.where(rng.random(len(gene)) < 0.85, 1, -1)
-    by_type = rng.normal(0, 1, len(tss)) + rng.normal(0, 0.5, (n_types, len(tss)))
+    by_type = rng.normal(0, 1, len(tss)) + rng.normal(0, 0.8, (n_types, len(tss)))
     base = by_type[:, None] + rng.normal(0, batch_effect, (n_batches, len(tss)))
     accessibility = (rate / rate.sum(axis=1, keepdims=True)).astype(np.float32)
     return _World(accessibility, base.reshape(n_types * n_batches, -1), peak, gene, effect)
@@ -214,9 +220,8 @@ def _draw_open(
     """
     linked = world.accessibility[:, world.peak]
     mixed = (1 - fraction)[:, None] * linked[first] + fraction[:, None] * linked[other]
-    likely_open = -np.expm1(-depth * mixed)
-    unseen = np.exp(-np.minimum(n_fragments, depth)[:, None] * mixed)
-    open_unseen = 1 - (1 - likely_open) / unseen  # closed peaks are never seen
+    # Among peaks without a fragment: closed ones are never seen
+    open_unseen = -np.expm1(-(depth - np.minimum(n_fragments, depth))[:, None] * mixed)
     seen = np.asarray(fragments[:, world.peak].todense()) > 0
     return seen | (rng.random(seen.shape) < open_unseen)
 

@@ -132,6 +132,8 @@ def _from_gtf(path: str | Path) -> pd.DataFrame:
 
 
 def _table(intervals: pd.DataFrame, names: pd.Index, strand: np.ndarray) -> pd.DataFrame:
+    signs = {"1": "+", "+1": "+", "1.0": "+", "-1": "-", "-1.0": "-"}  # of Ensembl
+    strand = np.array([signs.get(str(one), str(one)) for one in strand], dtype=object)
     known = np.where(np.isin(strand, STRANDS), strand, ".")
     frame = intervals.assign(strand=pd.Series(known, dtype=object)).set_index(names.astype(str))
     frame.index.name = None

@@ -79,14 +79,17 @@ def expression(
         raise ValueError(msg)
     predicted, true = predicted.loc[cells, names], true.loc[cells, names]
     known = predicted.notna().all(axis=1)
-    predicted, true = predicted[known], true[known]
+    groups = obs_column(data, atac, groupby, "groupby").reindex(predicted.index)
+    known &= groups.notna()
+    predicted, true, groups = predicted[known], true[known], groups[known].astype(str)
     per_gene = predicted.corrwith(true) if len(predicted) > 1 else pd.Series(np.nan, index=pd.Index(names))
-    shown = [genes] if isinstance(genes, str) else list(genes or per_gene.sort_values(ascending=False).index[:SHOWN])
+    if genes is None:
+        genes = list(per_gene.sort_values(ascending=False).index[:SHOWN])
+    shown = [genes] if isinstance(genes, str) else [str(name) for name in genes]
     missing = [name for name in shown if name not in names]
     if missing:
         msg = f"{missing[:5]} are not among the {len(names):,} genes that are both predicted and measured, such as {names[:3]}."
         raise ValueError(msg)
-    groups = obs_column(data, atac, groupby, "groupby").reindex(predicted.index).astype(str)
     n_panels = 1 + len(shown)
     n_columns = min(n_panels, 3)
     n_rows = -(-n_panels // n_columns)

@@ -79,7 +79,7 @@ def links(
     atac, keys = get_atac(data, modality), Keys.of(key_added)
     table = _table(atac.uns.get(keys.links), keys.links, gene, group)
     chrom, tss = table["chrom"].iloc[0], int(table["tss"].iloc[0])
-    start, end = _window(table, tss, region, max_qvalue)
+    start, end = _window(table, chrom, tss, region, max_qvalue)
     groups = (
         pd.Series("all cells", index=atac.obs_names) if groupby is None else obs_column(data, atac, groupby, "groupby")
     )
@@ -132,9 +132,12 @@ def _table(links: pd.DataFrame | None, key: str, gene: str, group: str | None) -
     return table
 
 
-def _window(table: pd.DataFrame, tss: int, region: str | None, max_qvalue: float) -> tuple[int, int]:
+def _window(table: pd.DataFrame, chrom: str, tss: int, region: str | None, max_qvalue: float) -> tuple[int, int]:
     if region is not None:
         asked = parse_intervals([region]).iloc[0]
+        if asked["chrom"] != chrom:
+            msg = f"`region={region!r}` is on {asked['chrom']}, the gene is on {chrom}."
+            raise ValueError(msg)
         return int(asked["start"]), int(asked["end"])
     shown = table[table["qvalue"] <= max_qvalue]
     shown = shown if len(shown) else table

@@ -230,13 +230,17 @@ def _write(
     for name in (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty):
         if name in atac.obs:
             del atac.obs[name]
-    for name in (keys.probabilities, keys.expression):
+    # But for what `predict_expression` wrote with this one
+    keeps = output.expression is None and dict(atac.uns.get(keys.expression, {})).get("revision") == model.revision
+    if not keeps:
+        atac.uns.pop(keys.expression, None)
+    for name in (keys.probabilities, *([] if keeps else [keys.expression])):
         if name in atac.obsm:
             del atac.obsm[name]
     atac.obs[keys.coverage] = np.where(counts[0] > 0, counts[1] / np.maximum(counts[0], 1), np.nan)
     if output.probabilities is not None:
         write_labels(atac, keys, output.model.labels, output.probabilities)
-    if rna_modality in getattr(data, "mod", {}) and keys.layer in data.mod[rna_modality].layers:
+    if not keeps and rna_modality in getattr(data, "mod", {}) and keys.layer in data.mod[rna_modality].layers:
         del data.mod[rna_modality].layers[keys.layer]
     if output.expression is not None:
         report["expression_scale"] = scale_of(output.model)

@@ -64,7 +64,9 @@ def asked_genes(model: EpiFoundation, genes: str | Sequence[str]) -> tuple[list[
             + ". `model.genes.names` lists them."
         )
         raise ValueError(msg)
-    return names, found
+    first = np.unique(found, return_index=True)[1]  # a symbol and its identifier are one gene
+    kept = np.sort(first)
+    return [names[i] for i in kept], found[kept]
 
 
 def rna_of(data: Data, rna_modality: str) -> AnnData | None:

@@ -94,7 +94,9 @@ def impute_accessibility(
     if peaks is None and groupby is None:
         msg = f"All {atac.n_vars:,} peaks of {atac.n_obs:,} cells are too many: name some with `peaks=`, or pass `groupby=` for the mean of groups."
         raise ValueError(msg)
-    if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int | float) or not depth > 0):
+    if depth is not None and (
+        isinstance(depth, bool) or not isinstance(depth, int | float | np.number) or not depth > 0
+    ):
         msg = f"`depth` must be a positive number of open peaks or None, got {depth!r}."
         raise ValueError(msg)
     model = resolve_model(model, device)

@@ -35,12 +35,17 @@ class Cells(NamedTuple):
         return Cells(self.matrix[rows], self.projection, self.names[rows], *part)
 
 
+def family_of(model: EpiFoundation) -> str:
+    """The likelihood of what the model predicts."""
+    return "gaussian" if model.config.values else model.config.objective
+
+
 def model_effects(
     model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray, pairs: Pairs
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean change of a gene, on the scale on which effects add up, that an open peak makes by the embedding of its cell, (n_pairs,).
 
-    That is the prediction with the peak less the one without, over the cells in which it is open; 0 where there are none. And the mean change of the
+    That is the prediction with the peak less the one without, over the cells in which closing it takes something away; 0 where there are none. And the mean change of the
     embedding that each peak makes, (n_peaks, dim).
     """
     n_peaks = cells.matrix.shape[1]
@@ -108,7 +113,7 @@ def measured_effects(
     for rows, _, embedding in encode_cells(model, cells.matrix, cells.projection, cells.names, show=False):
         with torch.inference_mode():
             predicted[rows] = predict(embedding, None if batch is None else batch[rows]).cpu().numpy()
-    measured, family = np.asarray(cells.measured), model.config.objective
+    measured, family = np.asarray(cells.measured), family_of(model)
     usable = ~np.isnan(predicted).any(axis=1) & ~np.isnan(measured).any(axis=1)
     if family == "counts":
         usable &= np.asarray(cells.total) > 0

@@ -33,7 +33,7 @@ from ..pp._mapping import foreign_to, map_onto, told_build
 from ..vocabulary import GeneVocabulary
 from ._expression import asked_genes, batch_codes, expression_head, rna_of
 from ._gene_table import gene_table
-from ._link_effects import Cells, gene_directions, measured_effects, model_effects
+from ._link_effects import Cells, family_of, gene_directions, measured_effects, model_effects
 from ._link_pairs import Pairs, find_pairs
 from ._link_pvalues import either, embedding_pvalues, measured_pvalues, stratified_qvalues
 
@@ -163,11 +163,11 @@ def link_peaks(
     table = gene_table(annotation, rna)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
-    _check_annotation(table, mapping.report["data_genome"], model)
-    names, positions = _placed(model, genes, table)
+    _check_annotation(table, mapping.report["data_genome"], model, lifted=liftover is not None)
+    names, positions, places = _placed(model, genes, table)
     peaks = read_intervals(atac.var)
     known = np.ones(len(peaks), dtype=bool) if mapping.projection is None else np.diff(mapping.projection.indptr) > 0
-    pairs, n_elsewhere = find_pairs(table.loc[names], table, peaks, known, max_distance, generator)
+    pairs, n_elsewhere = find_pairs(places, table, peaks, known, max_distance, generator)
     if not len(pairs.gene):
         msg = f"No peak that the model knows lies within {max_distance:,} bases of {names[:3]}: raise `max_distance`, or check the build of the annotation."
         raise ValueError(msg)
@@ -179,11 +179,12 @@ def link_peaks(
         raise ValueError(msg)
     near = np.zeros(len(peaks), dtype=bool)
     near[pairs.peak] = True
-    sites = pd.DataFrame(
-        {"chrom": table.loc[names, "chrom"].to_numpy(), "start": transcription_start(table.loc[names])}
-    )
+    sites = pd.DataFrame({"chrom": places["chrom"].to_numpy(), "start": transcription_start(places)})
     cells = _cells(data, atac, rna if measured else None, model, mapping.projection, positions, batch_key, layer)
     groups = pd.Series("all", index=atac.obs_names) if groupby is None else obs_column(data, atac, groupby, "groupby")
+    if groups.isna().all():
+        msg = f"`groupby={groupby!r}` is missing for every cell."
+        raise ValueError(msg)
     parts, small = [], []
     for group in groups.dropna().astype(str).unique():
         rows = np.flatnonzero((groups.astype(str) == group).to_numpy() & groups.notna().to_numpy())
@@ -206,9 +207,9 @@ def link_peaks(
             )
             if part.measured is not None:
                 by_measurement = measured_effects(model, head, part, positions, pairs)
-                pvalue = either(pvalue, measured_pvalues(by_measurement, n_open, pairs.is_control))
+                pvalue = either(pvalue, measured_pvalues(by_measurement, pairs.gene, n_open, pairs.is_control))
         small += [f"{group!r} ({len(rows)})"] * is_small
-        parts.append(_frame(names, peaks, atac, pairs, table, group, by_embedding, by_measurement, n_open, pvalue))
+        parts.append(_frame(names, peaks, atac, pairs, places, group, by_embedding, by_measurement, n_open, pvalue))
     if small:
         msg = f"Groups of fewer than {LEAST} cells are not tested: {', '.join(small)}."
         warnings.warn(msg, UserWarning, stacklevel=2)
@@ -221,7 +222,7 @@ def link_peaks(
         "model": model.name,
         "revision": model.revision,
         "package_version": __version__,
-        "scale": EFFECTS.get(model.config.objective, ""),
+        "scale": EFFECTS[family_of(model)],
         "measured": cells.measured is not None,
         "max_distance": max_distance,
         "groupby": groupby or "",
@@ -237,28 +238,29 @@ def link_peaks(
 
 def _placed(
     model: EpiFoundation, genes: str | Sequence[str] | None, table: pd.DataFrame
-) -> tuple[list[str], np.ndarray]:
-    """Names and positions in the model of the genes to link, all of them with a place."""
-    if genes is None:
-        names = [name for name in model.genes.names if name in table.index]
-        if not names:
-            msg = f"The annotation places none of the genes of the model: {list(table.index[:3])} against {model.genes.names[:3]}."
-            raise ValueError(msg)
-        return names, model.genes.positions(names)
-    names, positions = asked_genes(model, genes)
-    lost = [name for name in names if name not in table.index]
-    if lost:
+) -> tuple[list[str], np.ndarray, pd.DataFrame]:
+    """Names of the genes to link, all of them with a place; their positions in the model, and their places."""
+    names, positions = (model.genes.names, np.arange(len(model.genes))) if genes is None else asked_genes(model, genes)
+    called = [list(names), [model.genes.names[int(i)] for i in positions]]
+    if model.genes.ids is not None:
+        called.append([model.genes.ids[int(i)] for i in positions])
+    rows = np.full(len(positions), -1)
+    for those in called:  # by the name that was asked for, else by symbol, else by identifier
+        rows = np.where(rows >= 0, rows, table.index.get_indexer(pd.Index(those)))
+    lost = [name for name, row in zip(names, rows, strict=True) if row < 0]
+    if lost and (genes is not None or len(lost) == len(rows)):
         msg = (
-            f"{len(lost):,} of {len(names):,} genes have no position in the annotation: {lost[:5]}. It calls genes {list(table.index[:3])}; "
+            f"{len(lost):,} of {len(rows):,} genes have no position in the annotation: {lost[:5]}. It calls genes {list(table.index[:3])}; "
             "pass another `annotation`, or leave these genes out."
         )
         raise ValueError(msg)
-    return names, positions
+    kept = np.flatnonzero(rows >= 0)
+    return [names[int(i)] for i in kept], positions[kept], table.iloc[rows[kept]]
 
 
-def _check_annotation(table: pd.DataFrame, build: str, model: EpiFoundation) -> None:
+def _check_annotation(table: pd.DataFrame, build: str, model: EpiFoundation, *, lifted: bool) -> None:
     """Genes must be on the build of the peaks."""
-    build = build if build in BUILDS else told_build(model.peaks)
+    build = build if build in BUILDS or lifted else told_build(model.peaks)
     found, wrong = foreign_to(table.reset_index(drop=True), build) if build in BUILDS else ([], np.zeros(0))
     if found:
         gene = table.index[np.flatnonzero(wrong)[0]]
@@ -295,7 +297,7 @@ def _cells(
         sums = np.asarray(counts[:, found[found >= 0]].sum(axis=1), dtype=np.float64).ravel()
         measured = np.where((own >= 0)[:, None], dense[own], np.nan)
         total = np.where(own >= 0, sums[own], 0.0)
-        if model.config.objective == "counts" and ((dense < 0).any() or (dense % 1 != 0).any()):
+        if family_of(model) == "counts" and ((dense < 0).any() or (dense % 1 != 0).any()):
             msg = (
                 "The RNA modality holds no counts, and the model learned from counts: name a layer of raw counts with `layer=`, or pass "
                 "`measured=False` to use the model alone."
@@ -312,7 +314,7 @@ def _frame(
     peaks: pd.DataFrame,
     atac: AnnData,
     pairs: Pairs,
-    table: pd.DataFrame,
+    places: pd.DataFrame,
     group: str,
     by_embedding: np.ndarray,
     by_measurement: np.ndarray,
@@ -328,13 +330,13 @@ def _frame(
         "chrom": peaks["chrom"].to_numpy()[peak],
         "start": peaks["start"].to_numpy()[peak],
         "end": peaks["end"].to_numpy()[peak],
-        "tss": transcription_start(table.loc[names])[gene],
+        "tss": transcription_start(places)[gene],
         "distance": pairs.distance[own],
         "group": group,
         "effect": effect,
         "by_embedding": by_embedding[own],
         "by_measurement": by_measurement[own],
-        "direction": np.where(effect > 0, "activating", "repressing"),
+        "direction": np.select([effect > 0, effect < 0], ["activating", "repressing"], "none"),
         "n_cells": n_open[own],
         "pvalue": pvalue[own],
         "qvalue": stratified_qvalues(pvalue[own], pairs.distance[own]),

@@ -18,14 +18,15 @@ STRATA = (
 )  # bases: nearer peaks are links more often, so a share of false ones is held among each
 
 
-def measured_pvalues(effect: np.ndarray, n_open: np.ndarray, is_control: np.ndarray) -> np.ndarray:
+def measured_pvalues(effect: np.ndarray, gene: np.ndarray, n_open: np.ndarray, is_control: np.ndarray) -> np.ndarray:
     """Share of controls with as large an effect, (n_pairs,); NaN for controls and for peaks that are open nowhere."""
     pvalue = np.full(len(effect), np.nan)
     seen = n_open > 0
     tested, controls = seen & ~is_control, seen & is_control
     level = _levels(n_open, tested)
-    for here, null in _by_level(level, tested, np.abs(effect[controls]), level[controls]):
-        pvalue[here] = (1 + len(null) - np.searchsorted(null, np.abs(effect[here]), side="left")) / (1 + len(null))
+    weight = _weights(gene[tested], gene[controls])
+    for here, null, share in _by_level(level, tested, np.abs(effect[controls]), level[controls], weight):
+        pvalue[here] = _tail(null, share, np.abs(effect[here]))
     return pvalue
 
 
@@ -76,7 +77,7 @@ def embedding_pvalues(
     edges = _edges(n_open[peak], tested)
     pool = np.flatnonzero(usable & seen)
     chrom, at = peaks["chrom"].to_numpy()[pool], peaks["start"].to_numpy()[pool]
-    values, levels = [], []
+    values, levels, owner = [], [], []
     for one in np.unique(gene):
         same = chrom == sites["chrom"].iloc[one]
         far = np.flatnonzero(same & (np.abs(at - sites["start"].iloc[one]) > 2 * max_distance))
@@ -87,10 +88,11 @@ def embedding_pvalues(
             chosen = np.concatenate([far, rng.choice(elsewhere, n_more, replace=False)])
         values.append(unit[pool[chosen]] @ directions[one])
         levels.append(np.searchsorted(edges, n_open[pool[chosen]]))
-    for here, null in _by_level(level_of_pair, tested, np.concatenate(values), np.concatenate(levels)):
-        above = 1 + len(null) - np.searchsorted(null, score[here], side="left")
-        below = 1 + np.searchsorted(null, score[here], side="right")
-        pvalue[here] = np.minimum(2 * np.minimum(above, below) / (1 + len(null)), 1)
+        owner.append(np.full(len(chosen), one))
+    weight = _weights(gene[tested], np.concatenate(owner))
+    for here, null, share in _by_level(level_of_pair, tested, np.concatenate(values), np.concatenate(levels), weight):
+        above, below = _tail(null, share, score[here]), _tail(-null[::-1], share[::-1], -score[here])
+        pvalue[here] = np.minimum(2 * np.minimum(above, below), 1)
     return pvalue
 
 
@@ -118,11 +120,29 @@ def _levels(n_open: np.ndarray, tested: np.ndarray) -> np.ndarray:
     return np.searchsorted(_edges(n_open, tested), n_open)
 
 
+def _weights(tested: np.ndarray, controls: np.ndarray) -> np.ndarray:
+    """Of each control, so that a gene has the share among the controls that it has among the pairs that are tested.
+
+    Genes differ in how large effects are by chance, and in how many peaks are near them.
+    """
+    n = max(tested.max(initial=0), controls.max(initial=0)) + 1
+    return (np.bincount(tested, minlength=n) / np.maximum(np.bincount(controls, minlength=n), 1))[controls]
+
+
+def _tail(null: np.ndarray, weight: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Weighted share of an ascending null at or above each value, which itself counts as one of it."""
+    above = np.append(np.cumsum(weight[::-1])[::-1], 0.0)
+    one = weight[weight > 0].mean() if (weight > 0).any() else 1.0
+    return (one + above[np.searchsorted(null, values, side="left")]) / (one + above[0])
+
+
 def _by_level(
-    level: np.ndarray, tested: np.ndarray, null: np.ndarray, null_level: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    level: np.ndarray, tested: np.ndarray, null: np.ndarray, null_level: np.ndarray, weight: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Tested entries of each level, and what they are compared with, ascending: all there is where a level has less than that."""
     for one in np.unique(level[tested]):
         here = np.flatnonzero(tested & (level == one))
-        like = null[null_level == one]
-        yield here, np.sort(like if len(like) >= len(here) else null)
+        like = null_level == one
+        chosen = np.flatnonzero(like if like.sum() >= len(here) else np.ones(len(null), bool))
+        chosen = chosen[np.argsort(null[chosen], kind="stable")]
+        yield here, null[chosen], weight[chosen]

@@ -75,7 +75,10 @@ def test_the_table_is_whole_and_survives_a_file(world, linked, tmp_path):
     assert near - 60 <= len(linked) <= near  # peaks that no cell has open are not in the vocabulary
     assert linked["distance"].max() <= 50_000
     np.testing.assert_allclose(linked["effect"], linked["by_embedding"] + linked["by_measurement"])
-    assert (linked["direction"] == np.where(linked["effect"] > 0, "activating", "repressing")).all()
+    assert (
+        linked["direction"]
+        == np.select([linked["effect"] > 0, linked["effect"] < 0], ["activating", "repressing"], "none")
+    ).all()
     assert linked.loc[known, "pvalue"].between(0, 1).all()
     assert (linked.loc[known, "qvalue"] >= linked.loc[known, "pvalue"] - 1e-12).all()
     counted = np.asarray((data["atac"].X > 0).sum(axis=0)).ravel()
@@ -175,12 +178,12 @@ def test_pvalues_are_uniform_without_effects_and_small_with():
     effect, n_open = rng.normal(size=6000), rng.integers(1, 500, 6000)
     effect *= 1 / np.sqrt(n_open)  # as noise is: more in few cells
     is_control = np.arange(6000) >= 1000
-    pvalue = measured_pvalues(effect, n_open, is_control)[:1000]
+    pvalue = measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[:1000]
     assert abs(np.mean(pvalue < 0.1) - 0.1) < 0.03
     effect[:20] = 5
-    assert measured_pvalues(effect, n_open, is_control)[:20].max() < 0.002
+    assert measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[:20].max() < 0.002
     n_open[5] = 0
-    assert np.isnan(measured_pvalues(effect, n_open, is_control)[5])
+    assert np.isnan(measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[5])
 
     peaks = pd.DataFrame({"chrom": "chr1", "start": np.arange(2000) * 1000})
     sites = pd.DataFrame({"chrom": ["chr1"] * 5, "start": [200_000, 500_000, 900_000, 1_200_000, 1_800_000]})
@@ -281,3 +284,15 @@ def test_an_annotation_of_another_build_is_refused(shared_data):
     granja = anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad")[:50].copy()
     with pytest.raises(ValueError, match="The annotation is of hg38, the peaks are of hg19"):
         ep.tl.gene_activity(granja, annotation=shared_data.parent / "annotation" / "hg38_genes.bed.gz")
+
+
+def test_genes_that_differ_in_noise_and_in_peaks_share_one_error_rate():
+    """One gene with many peaks and large effects by chance, many with few and small ones: no links, and none are told."""
+    gene = np.concatenate([np.zeros(100, int), np.repeat(np.arange(1, 40), 5), np.repeat(np.arange(40), 500)])
+    is_control = np.arange(len(gene)) >= 100 + 195
+    n_told = 0
+    for seed in range(5):
+        effect = np.random.default_rng(seed).normal(size=len(gene)) * np.where(gene == 0, 1.0, 0.01)
+        pvalue = measured_pvalues(effect, gene, np.full(len(gene), 30), is_control)
+        n_told += (stratified_qvalues(pvalue[~is_control], np.zeros((~is_control).sum())) < 0.1).sum()
+    assert n_told <= 3

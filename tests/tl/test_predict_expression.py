@@ -82,3 +82,14 @@ def test_bad_input_is_told_and_nothing_is_written(mdata, model):
     with pytest.warns(UserWarning, match="1 of 3 cells have no open peak"):
         ep.tl.predict_expression(empty, model)
     assert np.isnan(empty.obsm[KEY].to_numpy()).any(axis=1).tolist() == [False, True, False]
+
+
+def test_embed_keeps_what_the_same_model_predicted(mdata, model, simulated):
+    ep.tl.predict_expression(mdata, model, genes="gene3")
+    before = mdata["rna"].layers["epifoundation"].copy()
+    ep.tl.embed(mdata, model, expression=False)
+    np.testing.assert_array_equal(mdata["rna"].layers["epifoundation"], before)
+    other = ep.tl.pretrain(simulated, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1))
+    ep.tl.embed(mdata, other, expression=False)
+    assert "epifoundation" not in mdata["rna"].layers
+    assert KEY not in mdata["atac"].uns
