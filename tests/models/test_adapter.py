@@ -23,7 +23,9 @@ def saved(simulated, tmp_path_factory):
     )
     base.save_pretrained(folder / "base")
     base = ep.models.from_pretrained(folder / "base")
-    tuned = ep.tl.finetune(simulated, base, label_key="cell_type", batch_key="batch", training=TRAINING)
+    # With an adversary all of the update is kept, so that there is one to be saved
+    training = replace(TRAINING, adversarial=0.1)
+    tuned = ep.tl.finetune(simulated, base, label_key="cell_type", batch_key="batch", training=training)
     return folder, base, tuned, tuned.save_adapter(folder / "mine")
 
 
