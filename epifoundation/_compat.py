@@ -20,3 +20,8 @@ def copy_of(data: Any) -> Any:
     """A copy in memory of an AnnData or MuData, backed or not."""
     with quiet_update():
         return data.to_memory() if data.isbacked else data.copy()
+
+
+def in_memory(matrix: Any) -> Any:
+    """A matrix read whole: backed ones, sparse or dense, as those that are in memory."""
+    return matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]

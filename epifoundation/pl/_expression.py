@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+from .._compat import in_memory
 from .._keys import Keys
 from .._validate import Data, get_atac, get_matrix, get_modality, obs_column
 
@@ -149,8 +150,7 @@ def _measured(data: Data, measured: AnnData | None, layer: str | None, rna_modal
             msg = "Nothing was measured: pass `measured`, cells x genes, or a MuData with an RNA modality."
             raise ValueError(msg)
         measured = get_modality(data, rna_modality, option="rna_modality")
-    values = get_matrix(measured, layer)
-    values = values.to_memory() if hasattr(values, "to_memory") else values[:]
+    values = in_memory(get_matrix(measured, layer))
     values = np.asarray(values.todense() if sp.issparse(values) else values, dtype=np.float64)
     if scale.startswith("log1p") and (values % 1 == 0).all():
         values = np.log1p(PER_CELL * values / np.maximum(values.sum(axis=1, keepdims=True), 1))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._compat import in_memory
 from .._keys import Keys
 from .._validate import Data, get_atac, get_matrix, obs_column, one_of
 from ..genome import overlaps, parse_intervals, read_genes, read_intervals
@@ -150,9 +151,7 @@ def _accessibility(atac: Any, groups: pd.Series, chrom: str, start: int, end: in
     """Fraction of the cells of each group in which the peaks of a region are open: peaks x groups."""
     peaks = read_intervals(atac.var)
     here = overlaps(pd.DataFrame({"chrom": [chrom], "start": [start], "end": [end]}), peaks)[:, 1]
-    matrix = get_matrix(atac, None)
-    matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix
-    is_open = matrix[:, here] > 0
+    is_open = in_memory(get_matrix(atac, None))[:, here] > 0
     codes, names = pd.factorize(groups.astype(str).where(groups.notna()), sort=True)
     shares = {
         str(name): np.asarray(is_open[np.flatnonzero(codes == i)].mean(axis=0), dtype=float).ravel()

@@ -242,19 +242,13 @@ def scan_knock_outs(
     if wanted is not None:
         _check_known(atac, wanted, mapping.projection, model)
     codes = None if batch_key is None else batch_codes(data, atac, batch_key, model)[0]
+    batch = None if codes is None else torch.from_numpy(codes).to(model.device)
     predict = head.predictor(torch.from_numpy(asked).to(model.device))
 
     def pieces() -> Iterator[KnockOuts]:  # a function of its own, so that bad input is refused at the call
         for part in iter_removals(model, get_matrix(atac, None), mapping.projection, atac.obs_names, peaks=wanted):
-            with torch.inference_mode():
-                of, row = np.unique(part.cells, return_inverse=True)
-                batch = None if codes is None else torch.from_numpy(codes).to(model.device)
-                first = np.unique(row, return_index=True)[1]
-                before = predict(
-                    part.before[torch.from_numpy(first).to(model.device)], None if batch is None else batch[of]
-                )
-                after = predict(part.after, None if batch is None else batch[part.cells])
-                change = after - before[torch.from_numpy(row).to(model.device)]
+            before, after, row = part.predict(predict, batch)
+            change = after - before[torch.from_numpy(row).to(model.device)]
             yield KnockOuts(part.cells, part.peaks, change.cpu().numpy())
 
     return pieces()

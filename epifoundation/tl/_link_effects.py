@@ -16,7 +16,7 @@ from ..nn import ExpressionHead, QueryHead
 from ._direct_effects import direct_effects
 from ._encode import encode_cells
 from ._link_pairs import Pairs
-from ._removals import iter_removals
+from ._removals import iter_removals, unroll
 
 
 class Cells(NamedTuple):
@@ -34,6 +34,14 @@ class Cells(NamedTuple):
         part = [None if values is None else values[rows] for values in (self.batch, self.measured, self.total)]
         return Cells(self.matrix[rows], self.projection, self.names[rows], *part)
 
+    def n_open(self) -> np.ndarray:
+        """In how many of the cells each peak is open, (n_peaks,)."""
+        return np.asarray((self.matrix > 0).sum(axis=0)).ravel()
+
+    def batch_on(self, model: EpiFoundation) -> torch.Tensor | None:
+        """The batches, on the device of the model."""
+        return None if self.batch is None else torch.from_numpy(self.batch).to(model.device)
+
 
 def family_of(model: EpiFoundation) -> str:
     """The likelihood of what the model predicts."""
@@ -45,8 +53,8 @@ def model_effects(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean change of a gene, on the scale on which effects add up, that an open peak makes by the embedding of its cell, (n_pairs,).
 
-    That is the prediction with the peak less the one without, over the cells in which closing it takes something away; 0 where there are none. And the mean change of the
-    embedding that each peak makes, (n_peaks, dim).
+    That is the prediction with the peak less the one without, over the cells in which closing it takes something away; 0 where there are none. And the
+    mean change of the embedding that each peak makes, (n_peaks, dim).
     """
     n_peaks = cells.matrix.shape[1]
     wanted = np.zeros(n_peaks, dtype=bool)
@@ -57,29 +65,22 @@ def model_effects(
     begin = np.searchsorted(pairs.peak[order], np.arange(n_peaks + 1))
     total, count = np.zeros(len(order)), np.zeros(len(order))
     moved = np.zeros((n_peaks, model.config.dim))
+    batch = cells.batch_on(model)
     for part in iter_removals(model, cells.matrix, cells.projection, cells.names, peaks=wanted):
-        with torch.inference_mode():
-            of, first, row = np.unique(part.cells, return_index=True, return_inverse=True)
-            batch = None if cells.batch is None else torch.from_numpy(cells.batch).to(model.device)
-            before = predict(
-                part.before[torch.from_numpy(first).to(model.device)], None if batch is None else batch[of]
-            )
-            after = predict(part.after, None if batch is None else batch[part.cells]).cpu().numpy()
-            step = (part.before - part.after).cpu().numpy()
+        *predicted, row = part.predict(predict, batch)
+        before, after = (values.cpu().numpy() for values in predicted)
+        step = (part.before - part.after).cpu().numpy()
         there = np.isfinite(step).all(axis=1)
         to_peak = sp.csr_matrix((there.astype(float), (part.peaks, np.arange(len(there)))), shape=(n_peaks, len(there)))
         moved += to_peak @ np.where(there[:, None], step, 0)
-        n = np.diff(begin)[part.peaks]
-        removal = np.repeat(np.arange(len(part.peaks)), n)
-        within = np.arange(len(removal)) - np.repeat(np.cumsum(n) - n, n)
+        removal, within = unroll(np.diff(begin)[part.peaks])
         pair = order[begin[part.peaks][removal] + within]
         gene = pairs.gene[pair]
-        change = before.cpu().numpy()[row[removal], gene] - after[removal, gene]
+        change = before[row[removal], gene] - after[removal, gene]
         finite = np.isfinite(change)
         total += np.bincount(pair[finite], change[finite], minlength=len(total))
         count += np.bincount(pair[finite], minlength=len(count))
-    seen = np.asarray((sp.csc_matrix(cells.matrix) > 0).sum(axis=0)).ravel()
-    return total / np.maximum(count, 1), moved / np.maximum(seen, 1)[:, None]
+    return total / np.maximum(count, 1), moved / np.maximum(cells.n_open(), 1)[:, None]
 
 
 def gene_directions(model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells) -> np.ndarray:
@@ -87,14 +88,7 @@ def gene_directions(model: EpiFoundation, head: ExpressionHead | QueryHead, cell
 
     By regression of all predicted genes on the embedding of some cells.
     """
-    predict = head.predictor(None, link=True)
-    batch = None if cells.batch is None else torch.from_numpy(cells.batch).to(model.device)
-    embedded, predicted = [], []
-    for rows, _, embedding in encode_cells(model, cells.matrix, cells.projection, cells.names, show=False):
-        with torch.inference_mode():
-            embedded.append(embedding.cpu().numpy())
-            predicted.append(predict(embedding, None if batch is None else batch[rows]).cpu().numpy())
-    z, y = np.concatenate(embedded).astype(np.float64), np.concatenate(predicted).astype(np.float64)
+    z, y = (part.astype(np.float64) for part in _predict(model, head, cells, None))
     known = np.isfinite(z).all(axis=1)
     z, y = z[known] - z[known].mean(axis=0), y[known] - y[known].mean(axis=0)
     inner = z.T @ z
@@ -107,12 +101,7 @@ def measured_effects(
     model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray, pairs: Pairs
 ) -> np.ndarray:
     """What open peaks add to the prediction of measured expression, (n_pairs,); those of one locus fitted together."""
-    predict = head.predictor(torch.from_numpy(genes).to(model.device), link=True)
-    predicted = np.empty((len(cells.names), len(genes)), dtype=np.float32)
-    batch = None if cells.batch is None else torch.from_numpy(cells.batch).to(model.device)
-    for rows, _, embedding in encode_cells(model, cells.matrix, cells.projection, cells.names, show=False):
-        with torch.inference_mode():
-            predicted[rows] = predict(embedding, None if batch is None else batch[rows]).cpu().numpy()
+    _, predicted = _predict(model, head, cells, genes)
     measured, family = np.asarray(cells.measured), family_of(model)
     usable = ~np.isnan(predicted).any(axis=1) & ~np.isnan(measured).any(axis=1)
     if family == "counts":
@@ -134,3 +123,17 @@ def measured_effects(
         if seen.any():
             effect[locus[seen]] = direct_effects(measured[:, gene], predicted[:, gene], is_open[:, seen], family)
     return effect
+
+
+def _predict(
+    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embedding, and predicted genes (None: all) on the scale on which effects add up, of all cells."""
+    predict = head.predictor(None if genes is None else torch.from_numpy(genes).to(model.device), link=True)
+    batch = cells.batch_on(model)
+    embedded, predicted = [], []
+    for rows, _, embedding in encode_cells(model, cells.matrix, cells.projection, cells.names, show=False):
+        with torch.inference_mode():
+            embedded.append(embedding.cpu().numpy())
+            predicted.append(predict(embedding, None if batch is None else batch[rows]).cpu().numpy())
+    return np.concatenate(embedded), np.concatenate(predicted)

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
-from .._compat import copy_of
+from .._compat import copy_of, in_memory
 from .._keys import Keys
 from .._validate import (
     RNG,
@@ -196,7 +196,7 @@ def link_peaks(
             else part.take(np.sort(generator.choice(len(rows), max_cells, replace=False)))
         )
         by_embedding, moved = model_effects(model, head, sample, positions, pairs)
-        seen = np.asarray((part.matrix > 0).sum(axis=0)).ravel()
+        seen = part.n_open()
         n_open = seen[pairs.peak]
         by_measurement, pvalue = np.zeros(len(by_embedding)), np.full(len(by_embedding), np.nan)
         if not is_small:
@@ -282,15 +282,13 @@ def _cells(
     layer: str | None,
 ) -> Cells:
     """What is needed of all cells, in memory."""
-    raw = get_matrix(atac, None)
-    matrix = sp.csr_matrix(raw.to_memory() if hasattr(raw, "to_memory") else raw[:])
+    matrix = sp.csr_matrix(in_memory(get_matrix(atac, None)))
     batch = None if batch_key is None else batch_codes(data, atac, batch_key, model)[0]
     measured = total = None
     there = None if rna is None else GeneVocabulary.from_var(rna.var)
     found = np.full(len(model.genes), -1) if there is None else there.match(model.genes)
     if rna is not None and (found[positions] >= 0).all():
-        counts = get_matrix(rna, layer)
-        counts = counts.to_memory() if hasattr(counts, "to_memory") else counts[:]
+        counts = in_memory(get_matrix(rna, layer))
         own = rna.obs_names.get_indexer(atac.obs_names)
         columns = counts[:, found[positions]]
         dense = np.asarray(columns.todense() if sp.issparse(columns) else columns, dtype=np.float64)

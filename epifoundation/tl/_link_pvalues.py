@@ -11,11 +11,11 @@ from scipy.stats import false_discovery_control
 BINS = 3  # of accessibility, within which peaks are compared
 ENOUGH = 200  # peaks on the chromosome to compare with, else those of others are taken as well
 MOST = 2000  # of them, for each gene
-STRATA = (
+STRATA = [
     5_000,
     25_000,
     100_000,
-)  # bases: nearer peaks are links more often, so a share of false ones is held among each
+]  # bases: nearer peaks are links more often, so a share of false ones is held among each
 
 
 def measured_pvalues(effect: np.ndarray, gene: np.ndarray, n_open: np.ndarray, is_control: np.ndarray) -> np.ndarray:
@@ -23,7 +23,7 @@ def measured_pvalues(effect: np.ndarray, gene: np.ndarray, n_open: np.ndarray, i
     pvalue = np.full(len(effect), np.nan)
     seen = n_open > 0
     tested, controls = seen & ~is_control, seen & is_control
-    level = _levels(n_open, tested)
+    level = np.searchsorted(_edges(n_open, tested), n_open)
     weight = _weights(gene[tested], gene[controls])
     for here, null, share in _by_level(level, tested, np.abs(effect[controls]), level[controls], weight):
         pvalue[here] = _tail(null, share, np.abs(effect[here]))
@@ -73,8 +73,8 @@ def embedding_pvalues(
     if not tested.any():
         return pvalue
     score = np.einsum("ij,ij->i", unit[peak], directions[gene])
-    level_of_pair = _levels(n_open[peak], tested)
     edges = _edges(n_open[peak], tested)
+    level_of_pair = np.searchsorted(edges, n_open[peak])
     pool = np.flatnonzero(usable & seen)
     chrom, at = peaks["chrom"].to_numpy()[pool], peaks["start"].to_numpy()[pool]
     values, levels, owner = [], [], []
@@ -114,10 +114,6 @@ def stratified_qvalues(pvalue: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 def _edges(n_open: np.ndarray, tested: np.ndarray) -> np.ndarray:
     return np.unique(np.quantile(n_open[tested], np.linspace(0, 1, BINS + 1)[1:-1])) if tested.any() else np.zeros(0)
-
-
-def _levels(n_open: np.ndarray, tested: np.ndarray) -> np.ndarray:
-    return np.searchsorted(_edges(n_open, tested), n_open)
 
 
 def _weights(tested: np.ndarray, controls: np.ndarray) -> np.ndarray:

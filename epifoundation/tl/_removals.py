@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from ..models import EpiFoundation
 from ..nn import FoldedSet
 from ..tokens import open_peaks, read_rows, row_reader
 
+Predictor: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 CELLS = 64  # read at a time
 REMOVALS = 16_384  # read out at a time, by subtraction
 TOKENS = 2**20  # encoded at a time, where the cell is encoded anew
@@ -33,6 +34,21 @@ class Removals(NamedTuple):
     peaks: np.ndarray
     before: torch.Tensor
     after: torch.Tensor
+
+    def predict(
+        self, predictor: Predictor, batch: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """What is predicted with all peaks, one row a cell, and without each; and the row of the first that each of the second belongs to.
+
+        `batch` is that of each row of the matrix.
+        """
+        cells, first, row = np.unique(self.cells, return_index=True, return_inverse=True)
+        with torch.inference_mode():
+            before = predictor(
+                self.before[torch.from_numpy(first).to(self.before.device)], None if batch is None else batch[cells]
+            )
+            after = predictor(self.after, None if batch is None else batch[self.cells])
+        return before, after, row
 
 
 class _Cells(NamedTuple):
@@ -106,8 +122,7 @@ def _find(pattern: sp.csr_matrix, projection: sp.csr_matrix | None, peaks: np.nd
     if peaks is not None:
         cell, peak = cell[peaks[peak]], peak[peaks[peak]]
     degree = np.diff(projection.indptr)[peak]
-    removal = np.repeat(np.arange(len(peak)), degree)
-    within = np.arange(len(removal)) - np.repeat(np.cumsum(degree) - degree, degree)
+    removal, within = unroll(degree)
     tokens = projection.indices[projection.indptr[peak][removal] + within].astype(np.int64)
     alone = mapped.data[np.searchsorted(token_of, cell[removal] * n + tokens)] == 1
     tokens, removal = tokens[alone], removal[alone]
@@ -156,17 +171,19 @@ def _anew(model: EpiFoundation, folded: Any, cells: _Cells) -> Iterator[tuple[sl
 def _without(cells: _Cells, removals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Packed tokens of the cells of some removals, without what is removed."""
     of = cells.cell[removals]
-    size = np.diff(cells.offsets)[of]
-    owner = np.repeat(np.arange(len(of)), size)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(size) - size, size)
+    owner, within = unroll(np.diff(cells.offsets)[of])
     ids = cells.ids[cells.offsets[of][owner] + within]
-    n_removed = np.diff(cells.bounds)[removals]
-    gone = np.repeat(np.arange(len(of)), n_removed)
-    within = np.arange(len(gone)) - np.repeat(np.cumsum(n_removed) - n_removed, n_removed)
+    gone, within = unroll(np.diff(cells.bounds)[removals])
     tokens = cells.removed[cells.bounds[removals][gone] + within]
     n = int(cells.ids.max(initial=0)) + 1
     kept = ~np.isin(owner * n + ids, gone * n + tokens)
     return ids[kept], np.append(0, np.cumsum(np.bincount(owner[kept], minlength=len(of))))
+
+
+def unroll(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each entry of packed lists, which list it is in and which place it has there."""
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 def _tensors(model: EpiFoundation, ids: np.ndarray, offsets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
