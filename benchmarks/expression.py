@@ -73,6 +73,12 @@ def run(args, seed):
             print(f"MultiVI failed: {error!r}")
         seconds["MultiVI"] = time.perf_counter() - began
 
+    # As written they are log1p of a mean; a measured cell, and a mean of measured cells, has the mean of log1p at its depth
+    depths = mdata["rna"].X[is_train].sum(axis=1)
+    for name in ("epifoundation", "MultiVI"):
+        if name in predicted:
+            predicted[f"{name}, at the depth measured"] = ep.metrics.expected_log1p(predicted[name], depths)
+
     # The label is predicted from our embedding; its probabilities weigh the means of the training cells
     both = mdata["atac"].copy()
     ep.tl.embed(both, model, expression=False)

@@ -271,6 +271,56 @@ def compare_expression(
     ).T
 
 
+def expected_log1p(predicted: ArrayLike, totals: ArrayLike) -> np.ndarray:
+    """What log1p of counts per 10,000 is on average, when a cell has few counts.
+
+    A denoised prediction is ``log1p`` of a mean, a measurement has a mean of ``log1p``. In a shallow cell these lie far apart, and
+    differently for each gene: of a gene with 1 count per 10,000, a cell of 250 counts shows 0 or 3.7. Predictions that are to be compared
+    with measured cells, or with means of measured cells, are brought to their scale by this.
+
+    Parameters
+    ----------
+    predicted
+        ``log1p`` of counts per 10,000, of any shape; what models of counts predict.
+    totals
+        Counts of cells as deep as those that are measured, such as all training cells, (n_cells,). Of their depths seven quantiles stand for all.
+
+    Returns
+    -------
+    The mean of ``log1p(1e4 * count / total)`` over Poisson counts of these depths, in the shape of `predicted`; NaN stays NaN.
+
+    Raises
+    ------
+    ValueError
+        No total above 0, or a prediction below 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import epifoundation as ep
+    >>> ep.metrics.expected_log1p(np.log1p([0.0, 1.0, 100.0]), [250]).round(2)
+    array([0.  , 0.09, 4.18])
+    """
+    from scipy.stats import poisson
+
+    values, depths = np.asarray(predicted, dtype=np.float64), np.asarray(totals, dtype=np.float64).ravel()
+    depths = depths[depths > 0]
+    if not len(depths) or (values < 0).any():
+        msg = "Expected totals above 0 and `predicted` as log1p of counts per 10,000, at least 0; "
+        msg += f"got {len(depths)} such totals and values from {np.nanmin(values, initial=0):.3g}."
+        raise ValueError(msg)
+    share = np.concatenate([[0.0], np.geomspace(1e-8, 1, 400)])
+    # Above 1,000 counts the mean of the logarithm is the logarithm of the mean, to a thousandth
+    count = np.arange(1_400)
+    curve = np.zeros(len(share))
+    quantiles, n = np.unique(np.quantile(depths, np.linspace(0.05, 0.95, 7)), return_counts=True)
+    for depth, weight in zip(quantiles, n / n.sum(), strict=True):
+        few = share * depth < 1_000
+        curve[few] += weight * (poisson.pmf(count, share[few, None] * depth) @ np.log1p(1e4 * count / depth))
+        curve[~few] += weight * np.log1p(1e4 * share[~few])
+    return np.interp(values, np.log1p(1e4 * share), curve)
+
+
 def _group_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Mean of the rows of each group, (n_groups, n_columns)."""
     member = (codes == np.arange(codes.max() + 1)[:, None]).astype(np.float64)

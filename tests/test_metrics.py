@@ -4,7 +4,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score
@@ -109,3 +109,25 @@ def test_baselines_of_expression_are_what_they_say():
     assert abs(hard.loc["ridge", "per gene"] - hard.loc["mean of the predicted label", "per gene"]) < 0.05
     with pytest.raises(ValueError, match="Expected labels of 300 training cells"):
         metrics.compare_expression(true, {}, kinds[test_of], predicted_groups=np.eye(3)[test_of][:, :2], **options)
+
+
+@given(share=st.floats(1e-6, 0.5), depth=st.integers(20, 30_000))
+@settings(max_examples=30, deadline=None)
+def test_expected_log1p_is_the_mean_over_draws(share, depth):
+    counts = np.random.default_rng(0).poisson(share * depth, 20_000)
+    drawn = np.log1p(1e4 * counts / depth)
+    expected = metrics.expected_log1p(np.log1p(1e4 * share), [depth])
+    assert abs(expected - drawn.mean()) < 5 * drawn.std() / np.sqrt(len(drawn)) + 2e-3
+
+
+def test_expected_log1p_keeps_order_and_shape():
+    values = np.log1p(np.array([[0.0, np.nan], [0.5, 2_000.0]]))
+    expected = metrics.expected_log1p(values, [0, 100, 300])
+    assert expected.shape == (2, 2)
+    assert np.isnan(expected[0, 1])
+    assert expected[0, 0] == 0 < expected[1, 0] < values[1, 0] < expected[1, 1] < values[1, 1]
+    np.testing.assert_allclose(metrics.expected_log1p(values, [10**9]), values, atol=1e-3)  # nothing to draw
+    with pytest.raises(ValueError, match="totals above 0"):
+        metrics.expected_log1p(values, [0])
+    with pytest.raises(ValueError, match="values from -1"):
+        metrics.expected_log1p([-1.0], [10])

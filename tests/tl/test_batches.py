@@ -45,7 +45,8 @@ def test_planted_batches_are_taken_out_and_types_stay_apart(seed, n_batches, lab
     np.testing.assert_allclose(read @ along.T, np.eye(len(read)), atol=1e-4)
     without = z - (z @ read.T) @ along
     assert len(read) <= n_batches  # n_batches - 1 were planted, and one cluster may hold two types
-    assert distances(without, batch, kind) < min(0.25 * distances(z, batch, kind), 1.5)
+    # What stays is less than a tenth of what groups of cells differ by, so it may be more than a deviation of cells
+    assert distances(without, batch, kind) < 0.2 * distances(z, batch, kind)
     assert distances(without, kind, batch) > 0.6 * distances(z, kind, batch)
 
 

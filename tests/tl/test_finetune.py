@@ -12,14 +12,27 @@ import epifoundation as ep
 QUICK = replace(ep.TrainingConfig.preset("finetune"), max_epochs=4)
 
 
-@pytest.fixture(scope="module")
-def world():
+def simulated_world(batch_effect, rng):
     """Cells of three batches, and a model that has seen next to nothing of them."""
-    data = ep.datasets.simulate_multiome(900, 600, 40, n_types=6, n_batches=3, median_fragments=40, rng=2)
+    data = ep.datasets.simulate_multiome(
+        900, 600, 40, n_types=6, n_batches=3, median_fragments=40, batch_effect=batch_effect, rng=rng
+    )
     model = ep.tl.pretrain(
         data, config=ep.ModelConfig(dim=32), training=ep.TrainingConfig(max_epochs=1, warm_start=False), genome="hg38"
     )
     return data, model
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Batches that differ little."""
+    return simulated_world(0.3, rng=2)
+
+
+@pytest.fixture(scope="module")
+def shifted():
+    """Batches that differ."""
+    return simulated_world(0.6, rng=3)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +49,8 @@ def accuracy_of(model, reference, query):
     return ep.metrics.accuracy(query.obs["cell_type"].astype(str), query.obs["probe_cell_type"].astype(str))
 
 
-def test_labels_make_the_embedding_of_another_batch_tell_more(world):
-    data, model = world
+def test_labels_make_the_embedding_of_another_batch_tell_more(shifted):
+    data, model = shifted
     atac = data["atac"]
     is_query = (atac.obs["batch"] == "batch1").to_numpy()
     known, query = data[~is_query].copy(), atac[is_query].copy()
@@ -45,7 +58,7 @@ def test_labels_make_the_embedding_of_another_batch_tell_more(world):
         known, model, label_key="cell_type", batch_key="batch", validation=["batch2"], training=QUICK
     )
     before, after = (accuracy_of(m, known["atac"], query) for m in (model, better))
-    assert after > before + 0.01
+    assert after > before + 0.05
     assert better.training["share"] > 0
     ep.tl.annotate(query, better)
     assert (
@@ -102,20 +115,32 @@ def test_what_is_told(world, tuned):
     assert tuned.network.label.is_calibrated
 
 
-def test_expression_is_still_predicted_and_for_each_batch(world, tuned):
+def measured_and_told(data, model, batch=None):
+    """Expression as measured and as predicted, for another batch than a cell's own where `batch` says so."""
+    counts = data["rna"].X.toarray()
+    if batch is not None:
+        data = data.copy()
+        data["atac"].obs["told"] = batch
+    predicted = ep.tl.embed(data, model, batch_key=None if batch is None else "told", copy=True)
+    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)), predicted["rna"].layers["epifoundation"]
+
+
+def test_expression_is_still_predicted(world, tuned):
     data, _ = world
     known = data[(data["atac"].obs["batch"] != "batch2").to_numpy()].copy()
-    counts = known["rna"].X.toarray()
-    measured = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
-    other = known["atac"].obs["batch"].astype(str).map({"batch0": "batch1", "batch1": "batch0"})
+    assert ep.metrics.pearson_per_gene(*measured_and_told(known, tuned)) > 0.2
+
+
+def test_expression_is_predicted_for_each_batch(shifted):
+    data, model = shifted
+    tuned = ep.tl.finetune(data, model, label_key="cell_type", batch_key="batch", validation=["batch2"], training=QUICK)
+    known = data[(data["atac"].obs["batch"] != "batch2").to_numpy()].copy()
+    own = known["atac"].obs["batch"].astype(str)
     errors = []
-    for batch in (known["atac"].obs["batch"].astype(str), other):
-        known["atac"].obs["told"] = batch
-        ep.tl.embed(known, tuned, batch_key="told")
-        errors.append(np.square(known["rna"].layers["epifoundation"] - measured).mean())
-    assert errors[0] < 0.997 * errors[1]  # for the cells' own batch it is nearer
-    predicted = ep.tl.embed(known, tuned, copy=True)["rna"].layers["epifoundation"]
-    assert ep.metrics.pearson_per_gene(measured, predicted) > 0.2
+    for batch in (own, own.map({"batch0": "batch1", "batch1": "batch0"})):
+        measured, predicted = measured_and_told(known, tuned, batch)
+        errors.append(np.square(predicted - measured).mean())
+    assert errors[0] < 0.985 * errors[1]  # for the cells' own batch it is nearer
 
 
 @pytest.fixture(scope="module")
