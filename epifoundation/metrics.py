@@ -84,13 +84,18 @@ def pearson_per_gene(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 
     0.995
     """
     true, predicted = (np.asarray(a, dtype=np.float64) for a in _same_shape(true, predicted))
-    kept = ((true > 0).sum(axis=0) >= min_cells) & (true.std(axis=0) > 0)
+    kept = ((true > 0).sum(axis=0) >= min_cells) & _varies(true)
     if not kept.any():
         msg = f"No gene varies and is expressed in at least `min_cells` ({min_cells}) of the {len(true)} cells."
         raise ValueError(msg)
-    a, b = (x[:, kept] - x[:, kept].mean(axis=0) for x in (true, predicted))
-    norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    return float(np.mean((a * b).sum(axis=0) / np.maximum(norm, 1e-12)))
+    true, predicted = true[:, kept], predicted[:, kept]
+    a, b = ((x - x.mean(axis=0)) / np.where(_varies(x), x.std(axis=0), np.inf) for x in (true, predicted))
+    return float((a * b).mean())
+
+
+def _varies(values: np.ndarray) -> np.ndarray:
+    """Which columns are not the same number but for rounding."""
+    return values.std(axis=0) > 1e-12 * np.abs(values).max(axis=0)
 
 
 def pearson_per_cell(true: ArrayLike, predicted: ArrayLike) -> float:
@@ -166,7 +171,7 @@ def pearson_pseudobulk(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike)
     Raises
     ------
     ValueError
-        Shapes differ, fewer than two groups, or no gene varies between them.
+        Shapes differ, a cell without a group, fewer than two groups, or no gene varies between them.
 
     Examples
     --------
@@ -175,6 +180,9 @@ def pearson_pseudobulk(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike)
     1.0
     """
     true, predicted = _same_shape(true, predicted)
+    if n_missing := int(pd.isna(np.asarray(groups)).sum()):
+        msg = f"{n_missing} of {len(true)} cells have no group: leave them out."
+        raise ValueError(msg)
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
     if len(codes) != len(true) or len(names) < 2:
         msg = f"Expected the groups of {len(true)} cells, two or more of them; got {len(codes)} cells in {len(names)} groups."

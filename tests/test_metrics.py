@@ -90,6 +90,17 @@ def test_correlations_of_expression_agree_with_numpy():
         metrics.pearson_pseudobulk(true, predicted, np.full(30, "B"))
 
 
+def test_correlations_do_not_depend_on_units():
+    rng = np.random.default_rng(0)
+    true, predicted = rng.random((30, 4)), rng.random((30, 4))
+    groups = np.repeat(["B", "T", "NK"], 10)
+    for unit in (1e-9, 1e6):
+        for metric in (metrics.pearson_per_gene, metrics.pearson_per_cell, metrics.pearson_pooled):
+            assert metric(true * unit, predicted * unit) == pytest.approx(metric(true, predicted))
+    with pytest.raises(ValueError, match="10 of 30 cells have no group"):
+        metrics.pearson_pseudobulk(true, predicted, np.where(groups == "B", None, groups))
+
+
 def test_baselines_of_expression_are_what_they_say():
     rng = np.random.default_rng(0)
     kinds = np.array(["B", "NK", "T"])
