@@ -74,10 +74,12 @@ def run(args, seed):
         seconds["MultiVI"] = time.perf_counter() - began
 
     # As written they are log1p of a mean; a measured cell, and a mean of measured cells, has the mean of log1p at its depth
+    ep.tl.predict_expression(query, model, scale="measured")
+    predicted["epifoundation, scale measured"] = query.obsm["epifoundation_expression"].reindex(columns=genes).fillna(0)
     depths = mdata["rna"].X[is_train].sum(axis=1)
     for name in ("epifoundation", "MultiVI"):
         if name in predicted:
-            predicted[f"{name}, at the depth measured"] = ep.metrics.expected_log1p(predicted[name], depths)
+            predicted[f"{name}, expected_log1p"] = ep.metrics.expected_log1p(predicted[name], depths)
 
     # The label is predicted from our embedding; its probabilities weigh the means of the training cells
     both = mdata["atac"].copy()

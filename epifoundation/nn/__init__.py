@@ -5,6 +5,7 @@ from .adversary import Adversary
 from .attention import has_bfloat16
 from .config import ModelConfig, Sizes, TrainingConfig
 from .heads import ExpressionHead, LabelHead, PeakHead, balance, conformal_scores
+from .measured_head import MeasuredHead
 from .model import Network
 from .query_head import QueryHead
 from .set_encoder import FoldedSet, SetEncoder, pool
@@ -16,6 +17,7 @@ __all__ = [
     "FoldedSet",
     "FoldedTransformer",
     "LabelHead",
+    "MeasuredHead",
     "ModelConfig",
     "Network",
     "PeakHead",

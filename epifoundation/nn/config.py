@@ -141,6 +141,8 @@ class Sizes:
         The head for held-out peaks has a vector for each batch, too.
     n_removed
         Directions of the embedding that are taken out, because batches differ along them.
+    n_landmarks
+        Cells that the head for expression as it is measured compares with; 0 for no such head.
     """
 
     n_peaks: int
@@ -154,6 +156,7 @@ class Sizes:
     n_reference: int = 0
     peaks_by_batch: bool = False
     n_removed: int = 0
+    n_landmarks: int = 0
 
 
 @dataclass(frozen=True)

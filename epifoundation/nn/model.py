@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from .config import ModelConfig, Sizes
 from .heads import ExpressionHead, LabelHead, PeakHead
+from .measured_head import MeasuredHead
 from .query_head import QueryHead
 from .set_encoder import FoldedSet, SetEncoder
 from .transformer_encoder import FoldedTransformer, TransformerEncoder
 
 
 class Network(nn.Module):
-    """Encoder and heads. `peaks`, `expression` and `label` are None where the model has none."""
+    """Encoder and heads. `peaks`, `expression`, `measured` and `label` are None where the model has none."""
 
     expression: ExpressionHead | QueryHead | None
 
@@ -30,6 +31,9 @@ class Network(nn.Module):
         n_batches = sizes.n_batches if sizes.peaks_by_batch else 0
         self.peaks = PeakHead(config.dim, sizes.n_peaks, n_batches) if config.predicts_peaks else None
         self.expression = _expression_head(config, sizes) if sizes.n_genes else None
+        self.measured = (
+            MeasuredHead(config.dim, sizes.n_landmarks, sizes.n_genes) if sizes.n_landmarks and sizes.n_genes else None
+        )
         self.label = (
             LabelHead(config.dim, sizes.n_labels, sizes.n_label_layers, sizes.n_calibration, sizes.n_reference)
             if sizes.n_labels

@@ -152,7 +152,7 @@ def _measured(data: Data, measured: AnnData | None, layer: str | None, rna_modal
         measured = get_modality(data, rna_modality, option="rna_modality")
     values = in_memory(get_matrix(measured, layer))
     values = np.asarray(values.todense() if sp.issparse(values) else values, dtype=np.float64)
-    if scale.startswith("log1p") and (values % 1 == 0).all():
+    if "log1p of counts" in scale and (values % 1 == 0).all():
         values = np.log1p(PER_CELL * values / np.maximum(values.sum(axis=1, keepdims=True), 1))
     elif scale.startswith("probability"):
         values = (values > 0).astype(np.float64)

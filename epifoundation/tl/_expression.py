@@ -28,8 +28,13 @@ SCALES = {
 }
 
 
-def scale_of(model: EpiFoundation) -> str:
+MEASURED = "mean of log1p of counts per 10,000"
+
+
+def scale_of(model: EpiFoundation, *, measured: bool = False) -> str:
     """What a predicted number means."""
+    if measured:
+        return MEASURED
     return SCALES["values" if model.config.values else model.config.objective]
 
 
@@ -99,7 +104,7 @@ def batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> tu
 class PredictedExpression:
     """Filled chunk by chunk: cells x genes of the RNA modality, or of the model where there is no RNA.
 
-    `asked`: positions of the genes to predict; None for all that there is a place for.
+    `asked`: positions of the genes to predict; None for all that there is a place for. `measured`: as shallow cells show it.
     """
 
     def __init__(
@@ -109,6 +114,8 @@ class PredictedExpression:
         rna: AnnData | None,
         batches: np.ndarray | None,
         asked: np.ndarray | None = None,
+        *,
+        measured: bool = False,
     ) -> None:
         self.beside_rna = rna is not None
         if rna is None:
@@ -131,8 +138,13 @@ class PredictedExpression:
         self.names = [model.genes.names[i] for i in genes[self.columns]]
         self.batches = None if batches is None else torch.from_numpy(batches).to(model.device)
         head = cast("ExpressionHead | QueryHead", model.network.expression)
+        positions = torch.from_numpy(genes[self.columns]).to(model.device)
+        as_measured = model.network.measured
         with torch.inference_mode():
-            self.predict = head.predictor(torch.from_numpy(genes[self.columns]).to(model.device))
+            if measured and as_measured is not None:
+                self.predict = lambda embedding, _: as_measured(embedding, positions)
+            else:
+                self.predict = head.predictor(positions)
         self.values = np.empty((atac.n_obs if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
         if rna is not None:  # where the model or the ATAC has nothing to say
             self.values.fill(np.nan)

@@ -25,6 +25,7 @@ from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
 from ._batches import take_out_batches
 from ._label_head import check_labels, fit_label_head
+from ._measured_head import with_measured_head
 from ._train import train
 from ._training_data import TrainingData, held_out, prepare
 
@@ -222,7 +223,7 @@ def finetune(
     else:
         tuned = finish(tuned)
     if rank is None:
-        return tuned
+        return with_measured_head(tuned, prepared, rng)
     adapter = Adapter.between(base, tuned.network, factors)
     # What is returned is what will be read, to the last bit.
     network = adapter.apply(base.network, tuned.config, tuned.network.sizes)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from .._compat import copy_of
 from .._keys import Keys
-from .._validate import Data, check_writable, get_atac, get_matrix, integer
+from .._validate import Data, check_writable, get_atac, get_matrix, integer, one_of
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
@@ -26,6 +27,7 @@ def predict_expression(
     model: EpiFoundation | str | Path | None = None,
     *,
     genes: str | Sequence[str] | None = None,
+    scale: Literal["mean", "measured"] = "mean",
     batch_key: str | None = None,
     modality: str = "atac",
     rna_modality: str = "rna",
@@ -40,7 +42,8 @@ def predict_expression(
 ) -> Data | None:
     """Predict the expression of genes in cells of which there is ATAC alone.
 
-    The same numbers as those of :func:`epifoundation.tl.embed`, for the genes that are asked for, and without the embedding.
+    The same numbers as those of :func:`epifoundation.tl.embed`, for the genes that are asked for, and without the embedding; or the scale of
+    measured cells.
 
     Parameters
     ----------
@@ -50,6 +53,10 @@ def predict_expression(
         A model, its name or directory; None is the bundled one.
     genes
         Names or identifiers of genes that the model knows; None for all of them.
+    scale
+        ``"mean"``: ``log1p`` of the counts per 10,000 that a cell has on average, as :func:`epifoundation.tl.embed` gives. ``"measured"``: the average of
+        ``log1p`` of counts per 10,000 in cells as deep as those that the model learned from, which is what measured cells, and means of
+        them, are to be compared with; in shallow cells it is another number, and nearer to theirs.
     batch_key
         Column of ``obs`` with batches that the model was trained on: expression is predicted for the batch of each cell. None: for the mean
         over the batches.
@@ -72,13 +79,13 @@ def predict_expression(
     there, float32, NaN for other genes and for cells without ATAC. Else ``obsm["epifoundation_expression"]`` of the ATAC modality, a
     DataFrame with one column a gene. ``uns["epifoundation_expression"]`` of the ATAC modality tells model, scale and options.
 
-    The scale is ``log1p`` of counts per 10,000 for a model that was trained on counts, the probability of being expressed for ``"binary"``, the
+    Unless `scale` says otherwise, the scale is ``log1p`` of counts per 10,000 for a model that was trained on counts, the probability of being expressed for ``"binary"``, the
     scale of the training data for ``"gaussian"``. Cells without a known open peak get NaN, with a warning.
 
     Raises
     ------
     ValueError
-        A gene that the model does not know, with names like it; a model without expression; what
+        A gene that the model does not know, with names like it; a model without expression, or without the scale; what
         :func:`epifoundation.tl.embed` raises. `data` is then unchanged.
 
     Examples
@@ -95,6 +102,9 @@ def predict_expression(
     check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
     expression_head(model)
+    one_of(scale, ("mean", "measured"), "scale")
+    if scale == "measured":
+        _check_measured(model, batch_key)
     names, asked = ([], None) if genes is None else asked_genes(model, genes)
     rna = rna_of(data, rna_modality)
     if (
@@ -106,7 +116,7 @@ def predict_expression(
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
     batches, unseen = (None, []) if batch_key is None else batch_codes(data, atac, batch_key, model)
-    predicted = PredictedExpression(model, atac, rna, batches, asked)
+    predicted = PredictedExpression(model, atac, rna, batches, asked, measured=scale == "measured")
     n_empty, n_open, n_known = 0, 0, 0
     total = matched = 0.0
     for rows, tokens, embedding in encode_cells(
@@ -127,10 +137,23 @@ def predict_expression(
         "model": model.name,
         "revision": model.revision,
         "package_version": __version__,
-        "scale": scale_of(model),
+        "scale": scale_of(model, measured=scale == "measured"),
         "genes": names or "all",
         "batch_key": batch_key or "",
         "unseen_batches": unseen,
         "peaks": mapping.report,
     }
     return target if copy else None
+
+
+def _check_measured(model: EpiFoundation, batch_key: str | None) -> None:
+    """The scale of measured cells is fitted when a model is trained, for the mean over batches."""
+    if model.network.measured is None:
+        msg = (
+            f"The model {model.name!r} has no `scale='measured'`: models have it that were trained on counts (`ep.tl.pretrain`, or `ep.tl.finetune` of all "
+            "weights) by this version or a later one. Use `scale='mean'`."
+        )
+        raise ValueError(msg)
+    if batch_key is not None:
+        msg = "`scale='measured'` is for the mean over batches: leave out `batch_key`, or use `scale='mean'`."
+        raise ValueError(msg)

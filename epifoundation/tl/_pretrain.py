@@ -20,6 +20,7 @@ from ..nn import ModelConfig, Network, TrainingConfig
 from ..nn.config import OBJECTIVES
 from ._batches import take_out_batches
 from ._label_head import check_labels, fit_label_head
+from ._measured_head import with_measured_head
 from ._train import train
 from ._training_data import TrainingData, held_out, prepare
 
@@ -176,6 +177,7 @@ def pretrain(
     model = EpiFoundation(fitted.network, prepared.peaks, prepared.genes, training=summary).to(device)
     if prepared.batch_codes is not None:
         model = take_out_batches(model, prepared.pattern, prepared.train, prepared.batch_codes, rng, codes)
+    model = with_measured_head(model, prepared, rng)
     if labels is not None:
         model, _ = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held)
     if checkpoint is not None:

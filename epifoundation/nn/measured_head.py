@@ -1,0 +1,35 @@
+"""Expression as shallow cells show it, read off the embedding by kernel ridge regression."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MeasuredHead(nn.Module):
+    """Mean of ``log1p`` of counts per 10,000: ``base + exp(-|z - landmark|^2 / width) @ weight``, at least 0.
+
+    A decoder of counts gives the logarithm of a mean. In cells of few counts the mean of the logarithm is another number, and
+    this is fitted to it. Far from all landmarks it says `base`, the mean of the training cells.
+    """
+
+    landmarks: Tensor
+    width: Tensor
+    weight: Tensor
+    base: Tensor
+
+    def __init__(self, dim: int, n_landmarks: int, n_genes: int) -> None:
+        super().__init__()
+        self.register_buffer("landmarks", torch.zeros(n_landmarks, dim))
+        self.register_buffer("width", torch.ones(()))
+        self.register_buffer("weight", torch.zeros(n_landmarks, n_genes))
+        self.register_buffer("base", torch.zeros(n_genes))
+
+    def features(self, embedding: Tensor) -> Tensor:
+        """Likeness of cells to the landmarks, (n_cells, n_landmarks)."""
+        return torch.exp(-torch.cdist(embedding, self.landmarks).square() / self.width)
+
+    def forward(self, embedding: Tensor, genes: Tensor | None = None) -> Tensor:
+        """Expression, (n_cells, n_genes) or (n_cells, len(genes))."""
+        weight, base = (self.weight, self.base) if genes is None else (self.weight[:, genes], self.base[genes])
+        return (base + self.features(embedding) @ weight).clamp_(min=0)
