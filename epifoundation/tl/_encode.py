@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..models import EpiFoundation
+from ..nn import FoldedSet, FoldedTransformer
 from ..tokens import Tokens, iter_tokens
 
 
@@ -25,9 +26,10 @@ def encode_cells(
     chunk: int | None = None,
     show: bool = True,
     dtype: torch.dtype = torch.float32,
+    folded: FoldedSet | FoldedTransformer | None = None,
 ) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
-    """Rows, their tokens, and their embedding (float32, on the model's device)."""
-    folded = model.network.folded(dtype)
+    """Rows, their tokens, and their embedding (float32, on the model's device); `folded` where that was made before."""
+    folded = folded or model.network.folded(dtype)
     with tqdm(total=len(names), desc="Embedding", unit=" cells", disable=not (show and settings.progress)) as bar:
         for rows, tokens in iter_tokens(matrix, projection, names, chunk=chunk or folded.chunk):
             ids, offsets = _tensor(tokens.ids), _tensor(tokens.offsets)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..models import EpiFoundation
-from ..nn import ExpressionHead, QueryHead
+from ..nn import ExpressionHead, FoldedSet, FoldedTransformer, QueryHead
 from ._direct_effects import direct_effects
 from ._encode import encode_cells
 from ._link_pairs import Pairs
@@ -20,10 +20,11 @@ from ._removals import iter_removals, unroll
 
 
 class Cells(NamedTuple):
-    """Cells x peaks of some cells, how the peaks map, the batch of each for the model, and measured expression of the genes that are asked for."""
+    """Cells x peaks of some cells, how the peaks map, and what reads them; of each the batch for the model, and measured expression of the asked genes."""
 
     matrix: Any
     projection: sp.csr_matrix | None
+    folded: FoldedSet | FoldedTransformer
     names: pd.Index
     batch: np.ndarray | None
     measured: np.ndarray | None  # (n_cells, n_genes), NaN in cells without RNA
@@ -32,7 +33,7 @@ class Cells(NamedTuple):
     def take(self, rows: np.ndarray) -> Cells:
         """Some of the cells."""
         part = [None if values is None else values[rows] for values in (self.batch, self.measured, self.total)]
-        return Cells(self.matrix[rows], self.projection, self.names[rows], *part)
+        return Cells(self.matrix[rows], self.projection, self.folded, self.names[rows], *part)
 
     def n_open(self) -> np.ndarray:
         """In how many of the cells each peak is open, (n_peaks,)."""
@@ -66,7 +67,7 @@ def model_effects(
     total, count = np.zeros(len(order)), np.zeros(len(order))
     moved = np.zeros((n_peaks, model.config.dim))
     batch = cells.batch_on(model)
-    for part in iter_removals(model, cells.matrix, cells.projection, cells.names, peaks=wanted):
+    for part in iter_removals(model, cells.matrix, cells.projection, cells.names, peaks=wanted, folded=cells.folded):
         *predicted, row = part.predict(predict, batch)
         before, after = (values.cpu().numpy() for values in predicted)
         step = (part.before - part.after).cpu().numpy()
@@ -132,7 +133,9 @@ def _predict(
     predict = head.predictor(None if genes is None else torch.from_numpy(genes).to(model.device), link=True)
     batch = cells.batch_on(model)
     embedded, predicted = [], []
-    for rows, _, embedding in encode_cells(model, cells.matrix, cells.projection, cells.names, show=False):
+    for rows, _, embedding in encode_cells(
+        model, cells.matrix, cells.projection, cells.names, show=False, folded=cells.folded
+    ):
         with torch.inference_mode():
             embedded.append(embedding.cpu().numpy())
             predicted.append(predict(embedding, None if batch is None else batch[rows]).cpu().numpy())

@@ -304,7 +304,7 @@ def _cells(
     elif rna is not None:
         msg = f"The RNA modality lacks {int((found[positions] < 0).sum()):,} of the {len(positions):,} genes, so measured expression is not used."
         warnings.warn(msg, UserWarning, stacklevel=3)
-    return Cells(matrix, projection, atac.obs_names, batch, measured, total)
+    return Cells(matrix, projection, model.network.folded(), atac.obs_names, batch, measured, total)
 
 
 def _frame(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from .._settings import settings
 from .._validate import check_values
 from ..models import EpiFoundation
-from ..nn import FoldedSet
+from ..nn import FoldedSet, FoldedTransformer
 from ..tokens import open_peaks, read_rows, row_reader
 
 Predictor: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -69,13 +69,14 @@ def iter_removals(
     names: pd.Index,
     *,
     peaks: np.ndarray | None = None,
+    folded: FoldedSet | FoldedTransformer | None = None,
 ) -> Iterator[Removals]:
     """Remove each open peak from each cell.
 
     Parameters
     ----------
     model, matrix, projection, names
-        As for :func:`._encode.encode_cells`.
+        As for :func:`._encode.encode_cells`, and `folded`.
     peaks
         Which columns of the matrix to remove, boolean (n_peaks,); None for all.
 
@@ -84,7 +85,7 @@ def iter_removals(
     Removals, cell by cell. A peak whose removal takes nothing away from what the model reads is passed over: it is unknown to the model, or
     another peak of the cell overlaps the same one of the model. A cell of which nothing is left becomes NaN.
     """
-    folded = model.network.folded()
+    folded = folded or model.network.folded()
     matrix = row_reader(matrix)
     with tqdm(total=len(names), desc="Knock-outs", unit=" cells", disable=not settings.progress) as bar:
         for start in range(0, len(names), CELLS):
