@@ -1,0 +1,78 @@
+"""``ep.pl.training``: losses by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..models import EpiFoundation
+from ..models._registry import resolve_model
+
+
+def training(
+    models: EpiFoundation | str | Path | Mapping[str, EpiFoundation | str | Path],
+    *,
+    ax: Any = None,
+) -> Any:
+    """Draw how the losses of training and validation cells went, epoch by epoch.
+
+    Parameters
+    ----------
+    models
+        A model, its name or directory; or several to compare, by the names to show.
+    ax
+        Matplotlib axes to draw into; None makes a figure.
+
+    Returns
+    -------
+    The axes. A dot marks the epoch with the least validation loss. Losses of models with other objectives, genes or peaks cannot be compared.
+
+    Raises
+    ------
+    ValueError
+        No model, or one that tells nothing of its training, such as one that was converted.
+
+    Notes
+    -----
+    In training, peaks are held out of the cells and the loss of predicting them is added, so the two losses of a model differ even
+    on the same cells. What is drawn is in ``model.training["history"]``.
+
+    Examples
+    --------
+    >>> import epifoundation as ep
+    >>> ax = ep.pl.training("pbmc-51loci")
+    """
+    import matplotlib.pyplot as plt
+
+    named = dict(models) if isinstance(models, Mapping) else {"": models}
+    if not named:
+        msg = "There is no model to draw: `models` is empty."
+        raise ValueError(msg)
+    histories: dict[str, list[dict[str, float]]] = {}
+    for name, each in named.items():
+        model = each if isinstance(each, EpiFoundation) else resolve_model(each, "cpu")
+        histories[name] = model.training.get("history", [])
+        if not histories[name]:
+            msg = (
+                f"The model {name or model.name!r} tells nothing of its training (`model.training['history']`): "
+                "models have it that were trained with `ep.tl.pretrain` or `ep.tl.finetune`."
+            )
+            raise ValueError(msg)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    for i, (name, history) in enumerate(histories.items()):
+        epochs = np.arange(1, len(history) + 1)
+        for part, style in (("train", "--"), ("validation", "-")):
+            losses = [epoch[part] for epoch in history]
+            ax.plot(epochs, losses, style, color=f"C{i}", marker="." if len(epochs) == 1 else None,
+                    label=f"{name} {part}".strip())  # fmt: skip
+        best = int(np.argmin(losses))
+        ax.plot(epochs[best], losses[best], "o", color=f"C{i}")
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False, fontsize="small")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

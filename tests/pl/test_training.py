@@ -1,0 +1,43 @@
+"""Curves of training: what was recorded is what is drawn."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import epifoundation as ep
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def test_what_was_recorded_is_drawn_and_the_best_epoch_marked(simulated, tmp_path):
+    model = ep.tl.pretrain(simulated, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=3))
+    model.save_pretrained(tmp_path / "m")
+    for given in (model, tmp_path / "m"):
+        train, validation, dot = ep.pl.training(given).lines
+        for line, part in ((train, "train"), (validation, "validation")):
+            np.testing.assert_allclose(line.get_xdata(), [1, 2, 3])
+            np.testing.assert_allclose(line.get_ydata(), [epoch[part] for epoch in model.training["history"]])
+        best = int(np.argmin(validation.get_ydata()))
+        assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (best + 1, validation.get_ydata()[best])
+
+
+def test_several_are_named_and_drawn_into_given_axes(tmp_path):
+    _, ax = plt.subplots()
+    assert ep.pl.training({"old": "pbmc-51loci", "new": "pbmc-51loci"}, ax=ax) is ax
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == ["old train", "old validation", "new train", "new validation"]
+    for suffix in ("png", "svg"):
+        ax.figure.savefig(tmp_path / f"x.{suffix}")
+
+
+def test_bad_input(simulated):
+    with pytest.raises(ValueError, match="`models` is empty"):
+        ep.pl.training({})
+    model = ep.tl.pretrain(simulated, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1))
+    model.training.pop("history")
+    with pytest.raises(ValueError, match="'mine' tells nothing of its training"):
+        ep.pl.training({"mine": model})
