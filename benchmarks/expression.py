@@ -58,7 +58,7 @@ def run(args, seed):
     ep.tl.predict_expression(query, model)
     seconds = {"epifoundation": time.perf_counter() - began}
     genes = mdata["rna"].var_names
-    predicted = {"epifoundation": query.obsm["epifoundation_expression"].reindex(columns=genes).fillna(0).to_numpy()}
+    predicted = {"epifoundation": told(query, genes)}
 
     began = time.perf_counter()
     activity = ep.tl.gene_activity(query, annotation=args.annotation)
@@ -75,7 +75,7 @@ def run(args, seed):
 
     # As written they are log1p of a mean; a measured cell, and a mean of measured cells, has the mean of log1p at its depth
     ep.tl.predict_expression(query, model, scale="measured")
-    predicted["epifoundation, scale measured"] = query.obsm["epifoundation_expression"].reindex(columns=genes).fillna(0)
+    predicted["epifoundation, scale measured"] = told(query, genes)
     depths = mdata["rna"].X[is_train].sum(axis=1)
     for name in ("epifoundation", "MultiVI"):
         if name in predicted:
@@ -105,6 +105,11 @@ def run(args, seed):
     table["per gene / ridge"] = table["per gene"] / table.loc["ridge on LSI", "per gene"]
     table["s"] = pd.Series(seconds)
     return table
+
+
+def told(query, genes):
+    """What was predicted of `genes`; 0 of those that the model does not know."""
+    return query.obsm["epifoundation_expression"].reindex(columns=genes).fillna(0).to_numpy()
 
 
 def log_scale(counts):

@@ -84,18 +84,19 @@ def pearson_per_gene(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 
     0.995
     """
     true, predicted = (np.asarray(a, dtype=np.float64) for a in _same_shape(true, predicted))
-    kept = ((true > 0).sum(axis=0) >= min_cells) & _varies(true)
+    (a, varies), (b, _) = _standardise(true), _standardise(predicted)
+    kept = ((true > 0).sum(axis=0) >= min_cells) & varies
     if not kept.any():
         msg = f"No gene varies and is expressed in at least `min_cells` ({min_cells}) of the {len(true)} cells."
         raise ValueError(msg)
-    true, predicted = true[:, kept], predicted[:, kept]
-    a, b = ((x - x.mean(axis=0)) / np.where(_varies(x), x.std(axis=0), np.inf) for x in (true, predicted))
-    return float((a * b).mean())
+    return float((a * b).mean(axis=0)[kept].mean())
 
 
-def _varies(values: np.ndarray) -> np.ndarray:
-    """Which columns are not the same number but for rounding."""
-    return values.std(axis=0) > 1e-12 * np.abs(values).max(axis=0)
+def _standardise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of mean 0 and deviation 1, and which these are: of one that is constant but for rounding, zeros."""
+    deviation = values.std(axis=0)
+    varies = deviation > 1e-12 * np.abs(values).max(axis=0)
+    return (values - values.mean(axis=0)) / np.where(varies, deviation, np.inf), varies
 
 
 def pearson_per_cell(true: ArrayLike, predicted: ArrayLike) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -31,5 +33,9 @@ class MeasuredHead(nn.Module):
 
     def forward(self, embedding: Tensor, genes: Tensor | None = None) -> Tensor:
         """Expression, (n_cells, n_genes) or (n_cells, len(genes))."""
+        return self.predictor(genes)(embedding, None)
+
+    def predictor(self, genes: Tensor | None = None) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """For the same genes time and again: a function of embedding and batch, of which it knows nothing."""
         weight, base = (self.weight, self.base) if genes is None else (self.weight[:, genes], self.base[genes])
-        return (base + self.features(embedding) @ weight).clamp_(min=0)
+        return lambda embedding, _: (base + self.features(embedding) @ weight).clamp_(min=0)

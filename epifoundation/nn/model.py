@@ -31,14 +31,20 @@ class Network(nn.Module):
         n_batches = sizes.n_batches if sizes.peaks_by_batch else 0
         self.peaks = PeakHead(config.dim, sizes.n_peaks, n_batches) if config.predicts_peaks else None
         self.expression = _expression_head(config, sizes) if sizes.n_genes else None
-        self.measured = (
-            MeasuredHead(config.dim, sizes.n_landmarks, sizes.n_genes) if sizes.n_landmarks and sizes.n_genes else None
-        )
+        self.measured = MeasuredHead(config.dim, sizes.n_landmarks, sizes.n_genes) if sizes.n_landmarks else None
         self.label = (
             LabelHead(config.dim, sizes.n_labels, sizes.n_label_layers, sizes.n_calibration, sizes.n_reference)
             if sizes.n_labels
             else None
         )
+
+    def with_head(self, name: str, head: nn.Module, sizes: Sizes) -> Network:
+        """The same network, on the CPU, with `head` as what is called `name`; `sizes` are those of both."""
+        with torch.random.fork_rng():  # no weight stays as it is drawn
+            network = Network(self.config, sizes)
+        state = {key: tensor for key, tensor in self.state_dict().items() if not key.startswith(f"{name}.")}
+        network.load_state_dict(state | {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()})
+        return network
 
     def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Cell embeddings of packed tokens by the training path, (n_cells, dim)."""

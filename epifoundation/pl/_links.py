@@ -200,15 +200,15 @@ def _draw_genes(ax: Any, annotation: Any, gene: str, chrom: str, tss: int, start
     for name, row in here.sort_values("start").iterrows():
         left, right = max(row["start"], start), min(row["end"], end)
         space = (end - start) * 0.013 * (len(str(name)) + 2)
-        before = right + space > end  # the name goes where there is room
-        level = next((i for i, taken in enumerate(ends) if taken < left - space * before), len(ends))
+        to_left = right + space > end  # the name goes where there is room
+        level = next((i for i, taken in enumerate(ends) if taken < left - space * to_left), len(ends))
         ends[level : level + 1] = [right + space]
         colour = "k" if name == gene else "0.5"
         ax.plot([left, right], [-level, -level], color=colour, lw=3, solid_capstyle="butt")
         arrow = {"+": ">", "-": "<"}.get(row["strand"])
         if arrow:
             ax.plot([right if arrow == ">" else left], [-level], marker=arrow, color=colour, ms=6, clip_on=False)
-        x, offset, side = (left, -7, "right") if before else (right, 7, "left")
+        x, offset, side = (left, -7, "right") if to_left else (right, 7, "left")
         ax.annotate(
             str(name), (x, -level), xytext=(offset, 0), textcoords="offset points", va="center", ha=side, fontsize="x-small",
             color=colour, fontweight="bold" if name == gene else "normal", clip_on=True,

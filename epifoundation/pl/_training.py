@@ -53,7 +53,7 @@ def training(
         raise ValueError(msg)
     histories: dict[str, list[dict[str, float]]] = {}
     for name, each in named.items():
-        model = each if isinstance(each, EpiFoundation) else resolve_model(each, "cpu")
+        model = resolve_model(each, None)
         histories[name] = model.training.get("history", [])
         if not histories[name]:
             msg = (
@@ -65,12 +65,12 @@ def training(
         _, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
     for i, (name, history) in enumerate(histories.items()):
         epochs = np.arange(1, len(history) + 1)
+        losses = {part: [epoch[part] for epoch in history] for part in ("train", "validation")}
+        marker = "." if len(epochs) == 1 else None
         for part, style in (("train", "--"), ("validation", "-")):
-            losses = [epoch[part] for epoch in history]
-            ax.plot(epochs, losses, style, color=f"C{i}", marker="." if len(epochs) == 1 else None,
-                    label=f"{name} {part}".strip())  # fmt: skip
-        best = int(np.argmin(losses))
-        ax.plot(epochs[best], losses[best], "o", color=f"C{i}")
+            ax.plot(epochs, losses[part], style, color=f"C{i}", marker=marker, label=f"{name} {part}".strip())
+        best = int(np.argmin(losses["validation"]))
+        ax.plot(epochs[best], losses["validation"][best], "o", color=f"C{i}")
     ax.set(xlabel="epoch", ylabel="loss")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False, fontsize="small")

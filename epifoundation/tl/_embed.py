@@ -28,7 +28,7 @@ from ..nn import has_bfloat16
 from ..pp._map_peaks import MIN_COVERAGE, is_of
 from ..pp._mapping import map_onto
 from ._encode import encode_cells
-from ._expression import PredictedExpression, batch_codes, rna_of, scale_of
+from ._expression import PredictedExpression, batch_codes, expression_head, rna_of, scale_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -132,7 +132,9 @@ def embed(
     mapping.check(min_coverage)
     rna = rna_of(data, rna_modality)
     batches, unseen = (None, []) if batch_key is None else batch_codes(data, atac, batch_key, model)
-    predicted = PredictedExpression(model, atac, rna, batches) if expression and len(model.genes) else None
+    predicted = None
+    if expression and len(model.genes):
+        predicted = PredictedExpression(model, expression_head(model), atac, rna, batches)
     output = _Output(model, atac.n_obs, predicted, annotation=annotation)
 
     counts = np.zeros((2, atac.n_obs), dtype=np.int64)

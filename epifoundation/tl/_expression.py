@@ -16,7 +16,7 @@ from mudata import MuData
 from .._keys import Keys
 from .._validate import Data, check_unique, get_atac, get_modality, obs_column
 from ..models import EpiFoundation
-from ..nn import ExpressionHead, QueryHead
+from ..nn import ExpressionHead, MeasuredHead, QueryHead
 from ..vocabulary import GeneVocabulary
 
 # What a predicted number means, by the objective of the model
@@ -28,13 +28,11 @@ SCALES = {
 }
 
 
-MEASURED = "mean of log1p of counts per 10,000"
+MEASURED = "mean of log1p of counts per 10,000"  # where that scale is asked for
 
 
-def scale_of(model: EpiFoundation, *, measured: bool = False) -> str:
+def scale_of(model: EpiFoundation) -> str:
     """What a predicted number means."""
-    if measured:
-        return MEASURED
     return SCALES["values" if model.config.values else model.config.objective]
 
 
@@ -104,18 +102,17 @@ def batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> tu
 class PredictedExpression:
     """Filled chunk by chunk: cells x genes of the RNA modality, or of the model where there is no RNA.
 
-    `asked`: positions of the genes to predict; None for all that there is a place for. `measured`: as shallow cells show it.
+    `asked`: positions of the genes to predict; None for all that there is a place for. `head` is what predicts.
     """
 
     def __init__(
         self,
         model: EpiFoundation,
+        head: ExpressionHead | QueryHead | MeasuredHead,
         atac: AnnData,
         rna: AnnData | None,
         batches: np.ndarray | None,
         asked: np.ndarray | None = None,
-        *,
-        measured: bool = False,
     ) -> None:
         self.beside_rna = rna is not None
         if rna is None:
@@ -137,14 +134,8 @@ class PredictedExpression:
         self.columns = np.flatnonzero(genes >= 0)
         self.names = [model.genes.names[i] for i in genes[self.columns]]
         self.batches = None if batches is None else torch.from_numpy(batches).to(model.device)
-        head = cast("ExpressionHead | QueryHead", model.network.expression)
-        positions = torch.from_numpy(genes[self.columns]).to(model.device)
-        as_measured = model.network.measured
         with torch.inference_mode():
-            if measured and as_measured is not None:
-                self.predict = lambda embedding, _: as_measured(embedding, positions)
-            else:
-                self.predict = head.predictor(positions)
+            self.predict = head.predictor(torch.from_numpy(genes[self.columns]).to(model.device))
         self.values = np.empty((atac.n_obs if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
         if rna is not None:  # where the model or the ATAC has nothing to say
             self.values.fill(np.nan)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from ..models import EpiFoundation
-from ..nn import LabelHead, Network, conformal_scores
+from ..nn import LabelHead, conformal_scores
 from ._encode import embedding_of
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
@@ -47,15 +47,13 @@ def head_on(
         n_reference=len(kept),
     )
     with torch.random.fork_rng():
-        network = Network(model.config, sizes)
         head = LabelHead(model.config.dim, len(names), 0, sizes.n_calibration, sizes.n_reference)
     with torch.no_grad():  # the scaling becomes part of the weights
         head.linear.weight.copy_(torch.from_numpy(weight / std))
         head.linear.bias.copy_(torch.from_numpy(bias - weight @ (mean / std)))
         head.temperature.fill_(temperature)
         _calibrate(head, embedding, std, kept, held, codes[held])
-    state = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("label.")}
-    network.load_state_dict(state | {f"label.{name}": tensor for name, tensor in head.state_dict().items()})
+    network = model.network.with_head("label", head, sizes)
     fitted = EpiFoundation(network, model.peaks, model.genes, names, model.training, model.name, model.card)
     return fitted.to(model.device), loss
 

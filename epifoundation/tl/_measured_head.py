@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 
 from ..models import EpiFoundation
-from ..nn import MeasuredHead, Network
+from ..nn import MeasuredHead
 from ..warm_start import log_normalise
 from ._encode import embedding_of
 from ._training_data import TrainingData
@@ -27,10 +28,9 @@ def with_measured_head(model: EpiFoundation, data: TrainingData, rng: np.random.
     """
     if model.config.objective != "counts" or data.target is None or data.target.shape[1] < len(data.genes):
         return model
-    names = np.arange(data.pattern.shape[0]).astype(str)
     cells = {}
     for part, rows in (("train", data.train), ("held", data.held)):
-        embedding = embedding_of(model, data.pattern[rows], None, names[rows], show=False)
+        embedding = embedding_of(model, data.pattern[rows], None, pd.RangeIndex(len(rows)), show=False)
         cells[part] = embedding, log_normalise(sp.csr_matrix(data.target[rows]))
     embedding, expression = cells["train"]
     drawn = np.sort(rng.choice(len(embedding), min(N_LANDMARKS, len(embedding)), replace=False))
@@ -54,11 +54,7 @@ def with_measured_head(model: EpiFoundation, data: TrainingData, rng: np.random.
     head.weight.copy_(torch.from_numpy(best[2]))
     head.base.copy_(torch.from_numpy(base))
     sizes = replace(model.network.sizes, n_landmarks=len(drawn))
-    with torch.random.fork_rng():
-        network = Network(model.config, sizes)
-    state = {name: value for name, value in model.network.state_dict().items() if not name.startswith("measured.")}
-    network.load_state_dict(state | {f"measured.{name}": value for name, value in head.state_dict().items()})
-    return replace(model, network=network.eval().requires_grad_(False)).to(model.device)
+    return replace(model, network=model.network.with_head("measured", head, sizes)).to(model.device)
 
 
 @torch.no_grad()

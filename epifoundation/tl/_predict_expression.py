@@ -15,11 +15,12 @@ from .._validate import Data, check_writable, get_atac, get_matrix, integer, one
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
+from ..nn import ExpressionHead, MeasuredHead, QueryHead
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
 from ..vocabulary import GeneVocabulary
 from ._encode import encode_cells
-from ._expression import PredictedExpression, asked_genes, batch_codes, expression_head, rna_of, scale_of
+from ._expression import MEASURED, PredictedExpression, asked_genes, batch_codes, expression_head, rna_of, scale_of
 
 
 def predict_expression(
@@ -79,8 +80,8 @@ def predict_expression(
     there, float32, NaN for other genes and for cells without ATAC. Else ``obsm["epifoundation_expression"]`` of the ATAC modality, a
     DataFrame with one column a gene. ``uns["epifoundation_expression"]`` of the ATAC modality tells model, scale and options.
 
-    Unless `scale` says otherwise, the scale is ``log1p`` of counts per 10,000 for a model that was trained on counts, the probability of being expressed for ``"binary"``, the
-    scale of the training data for ``"gaussian"``. Cells without a known open peak get NaN, with a warning.
+    Unless `scale` says otherwise, the scale is ``log1p`` of counts per 10,000 for a model that was trained on counts, the probability of being
+    expressed for ``"binary"``, the scale of the training data for ``"gaussian"``. Cells without a known open peak get NaN, with a warning.
 
     Raises
     ------
@@ -97,14 +98,14 @@ def predict_expression(
     (100, 2)
     """
     keys = Keys.of(key_added)
+    one_of(scale, ("mean", "measured"), "scale")
     chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
     atac = get_atac(data, modality)
     check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
-    expression_head(model)
-    one_of(scale, ("mean", "measured"), "scale")
+    head: ExpressionHead | QueryHead | MeasuredHead = expression_head(model)
     if scale == "measured":
-        _check_measured(model, batch_key)
+        head = _measured_head(model, batch_key)
     names, asked = ([], None) if genes is None else asked_genes(model, genes)
     rna = rna_of(data, rna_modality)
     if (
@@ -116,7 +117,7 @@ def predict_expression(
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)
     batches, unseen = (None, []) if batch_key is None else batch_codes(data, atac, batch_key, model)
-    predicted = PredictedExpression(model, atac, rna, batches, asked, measured=scale == "measured")
+    predicted = PredictedExpression(model, head, atac, rna, batches, asked)
     n_empty, n_open, n_known = 0, 0, 0
     total = matched = 0.0
     for rows, tokens, embedding in encode_cells(
@@ -137,7 +138,7 @@ def predict_expression(
         "model": model.name,
         "revision": model.revision,
         "package_version": __version__,
-        "scale": scale_of(model, measured=scale == "measured"),
+        "scale": MEASURED if scale == "measured" else scale_of(model),
         "genes": names or "all",
         "batch_key": batch_key or "",
         "unseen_batches": unseen,
@@ -146,8 +147,8 @@ def predict_expression(
     return target if copy else None
 
 
-def _check_measured(model: EpiFoundation, batch_key: str | None) -> None:
-    """The scale of measured cells is fitted when a model is trained, for the mean over batches."""
+def _measured_head(model: EpiFoundation, batch_key: str | None) -> MeasuredHead:
+    """The head that is fitted when a model is trained, for the mean over batches; or an error."""
     if model.network.measured is None:
         msg = (
             f"The model {model.name!r} has no `scale='measured'`: models have it that were trained on counts (`ep.tl.pretrain`, or `ep.tl.finetune` of all "
@@ -157,3 +158,4 @@ def _check_measured(model: EpiFoundation, batch_key: str | None) -> None:
     if batch_key is not None:
         msg = "`scale='measured'` is for the mean over batches: leave out `batch_key`, or use `scale='mean'`."
         raise ValueError(msg)
+    return model.network.measured

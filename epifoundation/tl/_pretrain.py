@@ -125,8 +125,8 @@ def pretrain(
     training = TrainingConfig.preset(training) if isinstance(training, str) else training
     config = ModelConfig.preset(config) if isinstance(config, str) else config
     device = resolve_device(device)
-    if init is not None and not isinstance(init, EpiFoundation):
-        init = resolve_model(init, "cpu")
+    if init is not None:
+        init = resolve_model(init, None)
     likelihood = objective or (config or (init.config if init is not None else ModelConfig())).objective
     one_of(likelihood, OBJECTIVES, "objective")
     config = _architecture(config, init, likelihood)

@@ -46,7 +46,7 @@ def test_planted_batches_are_taken_out_and_types_stay_apart(seed, n_batches, lab
     without = z - (z @ read.T) @ along
     assert len(read) <= n_batches  # n_batches - 1 were planted, and one cluster may hold two types
     # What stays is less than a tenth of what groups of cells differ by, so it may be more than a deviation of cells
-    assert distances(without, batch, kind) < 0.2 * distances(z, batch, kind)
+    assert distances(without, batch, kind) < min(0.2 * distances(z, batch, kind), 1.5)
     assert distances(without, kind, batch) > 0.6 * distances(z, kind, batch)
 
 
