@@ -96,6 +96,21 @@ class Keys:
         return self.key
 
     @property
+    def file(self) -> str:
+        """``obs`` of results of several files: which of them a cell is from."""
+        return f"{self.key}_file"
+
+    @property
+    def files(self) -> str:
+        """``uns`` of results of several files: DataFrame, how the peaks of each were mapped."""
+        return f"{self.key}_files"
+
+    @property
+    def run(self) -> str:
+        """``uns`` of a file of results: what tells whether the same call made it."""
+        return f"{self.key}_run"
+
+    @property
     def links(self) -> str:
         """``uns`` of the ATAC modality: DataFrame, one row a gene, peak and group."""
         return f"{self.key}_links"

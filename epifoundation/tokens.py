@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from ._validate import check_values
 
 # Enough cells a chunk that the work per chunk does not count, few enough that the memory does not.
 CHUNK = 2048
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def row_reader(matrix: Any) -> Any:
 
 def read_rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
     """Rows as CSR, as they are stored; from memory without a copy, so do not write into them."""
+    stop = min(stop, matrix.shape[0])
     if sp.issparse(matrix) and matrix.format == "csr":  # scipy's own slicing copies entry by entry
         part = slice(matrix.indptr[start], matrix.indptr[stop])
         indptr = matrix.indptr[start : stop + 1] - matrix.indptr[start]
@@ -77,6 +81,16 @@ def open_peaks(rows: sp.csr_matrix) -> sp.csr_matrix:
     pattern.sum_duplicates()
     pattern.eliminate_zeros()
     return pattern
+
+
+def ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """Have the next item made in a thread while one is used: reading beside computing."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as reader:
+        coming = reader.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = reader.submit(next, items, end)
+            yield item  # type: ignore[misc] # `end` is not
 
 
 def iter_tokens(
@@ -105,9 +119,12 @@ def iter_tokens(
     """
     matrix = row_reader(matrix)
     known = np.zeros(0, bool) if projection is None else np.diff(projection.indptr) > 0
-    for start in range(0, len(names), chunk):
-        stop = min(start + chunk, len(names))
-        rows = read_rows(matrix, start, stop)
+    parts = (
+        (start, min(start + chunk, len(names)), read_rows(matrix, start, start + chunk))
+        for start in range(0, len(names), chunk)
+    )
+    is_in_memory = sp.issparse(matrix) or isinstance(matrix, np.ndarray)
+    for start, stop, rows in parts if is_in_memory else ahead(parts):
         check_values(rows.data, rows.indptr, names[start:stop], "`X` of the ATAC modality")
         total = matched = float(rows.data.sum(dtype=np.float64))
         if projection is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,17 +21,19 @@ from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import LabelHead, conformal_scores
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import map_onto
-from ._embed import embed, write_labels
+from ..pp._mapping import PeakMap, map_onto
+from ._cells import Block, Matching, Tally, drop_unused
+from ._embed import Embedded, Embedder, write_labels
 from ._encode import embedding_of
 from ._label_head import head_on
+from ._stream import Cells, apply, by_blocks
 from ._training_data import held_out, split_cells
 
 CHUNK = 4096
 
 
 def annotate(
-    data: Data,
+    data: Cells,
     model: EpiFoundation | str | Path | None = None,
     *,
     reference: Data | None = None,
@@ -46,8 +50,10 @@ def annotate(
     min_coverage: float = MIN_COVERAGE,
     device: str | torch.device = "auto",
     rng: RNG = 0,
+    output: str | Path | None = None,
+    overwrite: bool = False,
     copy: bool = False,
-) -> Data | None:
+) -> Data | Path | None:
     """Annotate cells, and say how sure that is.
 
     Without `reference`, by the label head of the model; with one, by a regularised multinomial regression on the embedding of its
@@ -62,7 +68,8 @@ def annotate(
     Parameters
     ----------
     data
-        A MuData with the modality `modality`, or an AnnData of cells x peaks: the cells to annotate.
+        A MuData with the modality `modality`, or an AnnData of cells x peaks: the cells to annotate; or paths of such, which are read
+        by blocks.
     model
         A model, its name or directory; None is the bundled one.
     reference
@@ -89,12 +96,14 @@ def annotate(
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     rng
         Seed or generator, for a fraction as `calibration`.
+    output, overwrite
+        File of results for cells that are read by blocks, as in :func:`epifoundation.tl.embed`.
     copy
-        Return a copy with the results and leave `data` as it is.
+        Return a copy with the results and leave `data` as it is; for cells in memory.
 
     Returns
     -------
-    None, or the copy. Written into the ATAC modality:
+    None, or the copy; for cells that are read by blocks, the path of the results. Written into the ATAC modality:
 
     - ``obs["epifoundation_cell_type"]``: the most probable label, or ``"unknown"``;
     - ``obs["epifoundation_confidence"]``: the calibrated probability of the most probable label;
@@ -138,10 +147,13 @@ def annotate(
         ):
             msg = f"`{name}` must be {least} and below 1, got {value!r}."
             raise ValueError(msg)
-    check_writable(data, get_atac(data, modality), copy=copy)
     model = resolve_model(model, device)
-    is_embedded = holds_embedding(get_atac(data, modality), model, keys, "data")
-    summary: dict[str, Any] = {"model": model.name, "revision": model.revision, "package_version": __version__}
+    is_embedded = False
+    if not by_blocks(data, output):
+        atac = get_atac(data, modality)
+        check_writable(data, atac, copy=copy)
+        is_embedded = holds_embedding(atac, model, keys, "data")
+    told: dict[str, Any] = {"model": model.name, "revision": model.revision, "package_version": __version__}
     if reference is None:
         if label_key is not None or batch_key is not None or calibration is not None:
             msg = "`label_key`, `batch_key` and `calibration` are of the reference: pass `reference=`."
@@ -155,38 +167,148 @@ def annotate(
     else:
         fitted, numbers = _fit(reference, model, label_key, batch_key, calibration, modality, keys, rng)
         head, labels = cast("LabelHead", fitted.network.label), fitted.labels
-        summary |= numbers
+        told |= numbers
+    embedder = Embedder(model, keys, expression=False, annotation=False, modality=modality)
+    tool = Annotator(embedder, head, labels, float(alpha), float(unknown), told)
+    if is_embedded:
+        target = copy_of(data) if copy else data
+        atac = get_atac(target, modality)
+        found = tool.read_off(atac.obsm[keys.embedding])
+        tool.write_labels(found, atac)
+        drop_unused(atac, keys)
+        atac.uns[keys.annotation] = tool.summary(found.n_unknown)
+        return target if copy else None
+    return apply(
+        tool,
+        data,
+        modality=modality,
+        rna_modality="rna",
+        matching=Matching(min_overlap, genome, liftover, min_coverage),
+        output=output,
+        overwrite=overwrite,
+        copy=copy,
+    )
 
-    target = copy_of(data) if copy else data
-    if not is_embedded:
-        embed(
-            target,
-            model,
-            modality=modality,
-            key_added=key_added,
-            expression=False,
-            annotation=False,
-            min_overlap=min_overlap,
-            genome=genome,
-            liftover=liftover,
-            min_coverage=min_coverage,
-            device=device,
+
+class Labelled(NamedTuple):
+    """What a head reads off embeddings; cells x labels, and of each cell."""
+
+    probabilities: np.ndarray
+    members: np.ndarray
+    novelty: np.ndarray
+    is_unknown: np.ndarray
+
+    @property
+    def n_unknown(self) -> int:
+        """Cells that are like none of the reference."""
+        return int(self.is_unknown.sum())
+
+
+@dataclass
+class Annotated:
+    """What is computed for some cells."""
+
+    embedded: Embedded
+    labelled: Labelled
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """:func:`annotate` with its options checked and its head fitted; see :class:`._cells.Tool`."""
+
+    embedder: Embedder
+    head: LabelHead
+    labels: list[str]
+    alpha: float
+    unknown: float
+    told: dict[str, Any]
+
+    predicts: ClassVar[bool] = False
+    batch_key: ClassVar[str | None] = None
+    genes: ClassVar[Sequence[str]] = ()
+
+    @property
+    def model(self) -> EpiFoundation:
+        """Of the embedder."""
+        return self.embedder.model
+
+    @property
+    def keys(self) -> Keys:
+        """Of the embedder."""
+        return self.embedder.keys
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the results depend on."""
+        state = self.head.state_dict()
+        weights = hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()
+        return {
+            "tool": "annotate",
+            "labels": list(self.labels),
+            "head": weights,
+            "alpha": self.alpha,
+            "unknown": self.unknown,
+        }
+
+    def compute(self, block: Block, mapping: PeakMap) -> Annotated:
+        """Embedding, and labels."""
+        embedded = self.embedder.compute(block, mapping)
+        labelled = self.read_off(embedded.embedding)
+        embedded.tally.unknown = labelled.n_unknown
+        return Annotated(embedded, labelled, embedded.tally)
+
+    @torch.inference_mode()
+    def read_off(self, embedding: np.ndarray) -> Labelled:
+        """Labels of embedded cells."""
+        head, unknown = self.head, self.unknown
+        device = head.temperature.device
+        parts = []
+        for start in range(0, max(len(embedding), 1), CHUNK):  # once without cells too: the shapes are the same
+            cells = torch.from_numpy(np.asarray(embedding[start : start + CHUNK], dtype=np.float32)).to(device)
+            likely = head(cells)
+            inside = conformal_scores(likely) <= threshold(head.conformal, self.alpha)
+            parts.append([part.cpu().numpy() for part in (likely, inside, head.score_novelty(cells))])
+        probabilities, members, novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
+        known = ~np.isnan(probabilities[:, 0])
+        members[np.arange(len(members)), probabilities.argmax(axis=1)] = True  # never without the label that is given
+        is_unknown = (
+            known & (novelty > threshold(head.novelty, unknown)) if unknown else np.zeros(len(known), dtype=bool)
         )
-    atac = get_atac(target, modality)
-    found = _read_off(head, atac.obsm[keys.embedding], alpha, unknown)
-    write_labels(atac, keys, labels, found.probabilities, found.is_unknown)
-    atac.obs[keys.novelty] = found.novelty
-    atac.obs[keys.prediction_set] = _as_text(found.members, found.probabilities, labels)
-    atac.uns[keys.annotation] = summary | {
-        "labels": list(labels),
-        "alpha": float(alpha),
-        "unknown": float(unknown),
-        "temperature": float(head.temperature),
-        "set_threshold": threshold(head.conformal, alpha),
-        "novelty_threshold": threshold(head.novelty, unknown) if unknown else math.inf,
-        "n_unknown": int(found.is_unknown.sum()),
-    }
-    return target if copy else None
+        return Labelled(probabilities, members & known[:, None], novelty, is_unknown)
+
+    def write(self, found: Annotated, atac: AnnData, rna: AnnData | None) -> None:
+        """Put the results in their places."""
+        self.embedder.write(found.embedded, atac, rna)
+        self.write_labels(found.labelled, atac)
+
+    def write_labels(self, found: Labelled, atac: AnnData) -> None:
+        """Put the labels in their places."""
+        keys = self.keys
+        write_labels(atac, keys, self.labels, found.probabilities, found.is_unknown)
+        atac.obs[keys.novelty] = found.novelty
+        atac.obs[keys.prediction_set] = _as_text(found.members, found.probabilities, self.labels)
+
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """What an earlier model left."""
+        return self.embedder.stale(uns)
+
+    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
+        """What is told of the run."""
+        return self.embedder.uns(peaks, tally) | {self.keys.annotation: self.summary(tally.unknown)}
+
+    def summary(self, n_unknown: int) -> dict[str, Any]:
+        """How the labels came about."""
+        head = self.head
+        return self.told | {
+            "labels": list(self.labels),
+            "alpha": self.alpha,
+            "unknown": self.unknown,
+            "temperature": float(head.temperature),
+            "set_threshold": threshold(head.conformal, self.alpha),
+            "novelty_threshold": threshold(head.novelty, self.unknown) if self.unknown else math.inf,
+            "n_unknown": n_unknown,
+        }
 
 
 def holds_embedding(atac: AnnData, model: EpiFoundation, keys: Keys, what: str) -> bool:
@@ -209,31 +331,6 @@ def threshold(scores: torch.Tensor, share: float) -> float:
     """What at most a `share` of cells like the calibration cells exceed; `scores` of these are ascending."""
     rank = math.ceil((len(scores) + 1) * (1 - share))
     return float(scores[rank - 1]) if rank <= len(scores) else math.inf
-
-
-class _Found(NamedTuple):
-    """What a head reads off embeddings; cells x labels, and of each cell."""
-
-    probabilities: np.ndarray
-    members: np.ndarray
-    novelty: np.ndarray
-    is_unknown: np.ndarray
-
-
-@torch.inference_mode()
-def _read_off(head: LabelHead, embedding: np.ndarray, alpha: float, unknown: float) -> _Found:
-    device = head.temperature.device
-    parts = []
-    for start in range(0, max(len(embedding), 1), CHUNK):  # once without cells too: the shapes are the same
-        cells = torch.from_numpy(np.asarray(embedding[start : start + CHUNK], dtype=np.float32)).to(device)
-        likely = head(cells)
-        inside = conformal_scores(likely) <= threshold(head.conformal, alpha)
-        parts.append([part.cpu().numpy() for part in (likely, inside, head.score_novelty(cells))])
-    probabilities, members, novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
-    known = ~np.isnan(probabilities[:, 0])
-    members[np.arange(len(members)), probabilities.argmax(axis=1)] = True  # never without the label that is given
-    is_unknown = known & (novelty > threshold(head.novelty, unknown)) if unknown else np.zeros(len(known), dtype=bool)
-    return _Found(probabilities, members & known[:, None], novelty, is_unknown)
 
 
 def _as_text(members: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,30 +13,24 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from .._compat import copy_of
 from .._keys import UNKNOWN, Keys
-from .._validate import (
-    Data,
-    check_writable,
-    get_atac,
-    get_matrix,
-    integer,
-    one_of,
-)
+from .._validate import Data, integer, one_of
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import has_bfloat16
+from ..nn import FoldedSet, FoldedTransformer, has_bfloat16
 from ..pp._map_peaks import MIN_COVERAGE, is_of
-from ..pp._mapping import map_onto
+from ..pp._mapping import PeakMap
+from ._cells import Block, Matching, Tally
 from ._encode import encode_cells
-from ._expression import PredictedExpression, batch_codes, expression_head, rna_of, scale_of
+from ._expression import PredictedExpression, check_batches, expression_head, known_batches, scale_of
+from ._stream import Cells, apply
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def embed(
-    data: Data,
+    data: Cells,
     model: EpiFoundation | str | Path | None = None,
     *,
     modality: str = "atac",
@@ -50,8 +46,10 @@ def embed(
     batch_size: int | None = None,
     device: str | torch.device = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    output: str | Path | None = None,
+    overwrite: bool = False,
     copy: bool = False,
-) -> Data | None:
+) -> Data | Path | None:
     """Embed cells by their open peaks; predict their expression and annotate them.
 
     Peaks are matched to the model's by genomic overlap, so any peak set of the same genome build will do.
@@ -61,7 +59,8 @@ def embed(
     ----------
     data
         A MuData with the modality `modality`, or an AnnData of cells x peaks. A positive entry is an open
-        peak; values are not used further. Dense, sparse or backed.
+        peak; values are not used further. Dense, sparse or backed. Or the path of one (``.h5ad``, ``.h5mu``, zarr), a list of paths,
+        or a mapping from names of samples to them: these are read by blocks, see `output`.
     model
         A model, its name or directory (see :func:`epifoundation.models.from_pretrained`); None is the
         bundled ``"pbmc-51loci"``.
@@ -86,12 +85,20 @@ def embed(
     dtype
         What the encoder computes in; results are float32. ``"auto"``: bfloat16 for a transformer on a CUDA device that
         has it, else float32. A result is the same whatever else is embedded to 1e-5 in float32, in bfloat16 to its rounding.
+    output
+        File of results for cells that are read by blocks, ``.zarr`` or ``.h5ad``: an AnnData of the cells of all files, in their order,
+        without their peaks; its ``var`` are the genes that are predicted, its ``layers["epifoundation"]`` their expression. Memory does
+        not grow with the number of cells. Finished blocks are kept in ``<output>.partial`` until it is there, and the same call goes on
+        from them after an interruption; started in several processes at once, these share the blocks. None: into `data` itself, which
+        for a path means into the file.
+    overwrite
+        Replace what is at `output`, once the results are complete.
     copy
-        Return a copy with the results and leave `data` as it is.
+        Return a copy with the results and leave `data` as it is; for cells in memory.
 
     Returns
     -------
-    None, or the copy. Written into the ATAC modality:
+    None, or the copy; for cells that are read by blocks, the path of the results. Written into the ATAC modality:
 
     - ``obsm["X_epifoundation"]``: embedding, float32 (n_cells, d);
     - ``obs["epifoundation_cell_type"]``, ``obs["epifoundation_confidence"]``: most probable label and its
@@ -112,7 +119,10 @@ def embed(
     ------
     ValueError
         No such modality, model or batch, peak names that are no intervals, duplicate names, no overlap with the
-        model's peaks, negative or NaN counts. `data` is then unchanged.
+        model's peaks, negative or NaN counts. `data` is then unchanged. Of files: names of cells that are in two of them, unfinished
+        results of another run in the way.
+    FileNotFoundError, FileExistsError, OSError
+        A file is not there, `output` is and `overwrite` is False; one cannot be read or written, with the rows. Finished blocks are kept.
 
     Examples
     --------
@@ -125,62 +135,29 @@ def embed(
     keys = Keys.of(key_added)
     chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
     one_of(dtype, ("auto", *DTYPES), "dtype")
-    atac = get_atac(data, modality)
-    check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
-    mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
-    mapping.check(min_coverage)
-    rna = rna_of(data, rna_modality)
-    batches, unseen = (None, []) if batch_key is None else batch_codes(data, atac, batch_key, model)
-    predicted = None
-    if expression and len(model.genes):
-        predicted = PredictedExpression(model, expression_head(model), atac, rna, batches)
-    output = _Output(model, atac.n_obs, predicted, annotation=annotation)
-
-    counts = np.zeros((2, atac.n_obs), dtype=np.int64)
-    n_limited, total, matched = 0, 0.0, 0.0
-    for rows, tokens, embedding in encode_cells(
+    check_batches(model, batch_key)
+    tool = Embedder(
         model,
-        get_matrix(atac, None),
-        mapping.projection,
-        atac.obs_names,
+        keys,
+        expression=expression,
+        annotation=annotation,
+        batch_key=batch_key,
+        modality=modality,
+        dtype=dtype,
         chunk=chunk,
-        dtype=_compute_dtype(dtype, model),
-    ):
-        output.take(rows, embedding)
-        counts[:, rows] = tokens.n_open, tokens.n_known
-        total, matched = total + tokens.total, matched + tokens.matched
-        n_limited += int((np.diff(tokens.offsets) > (model.config.max_peaks or np.inf)).sum())
-
-    empty = counts[1] == 0
-    if empty.any():
-        msg = f"{int(empty.sum()):,} of {len(empty):,} cells have no open peak that the model knows; their results are NaN."
-        warnings.warn(msg, UserWarning, stacklevel=2)
-    if n_limited:
-        msg = (
-            f"{n_limited:,} of {len(empty):,} cells have more than the {model.config.max_peaks:,} open peaks that the model reads "
-            "(`config.max_peaks`); each is read by a fixed choice of so many."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=2)
-    target = copy_of(data) if copy else data
-    mapping.count(int(counts[0].sum()), int(counts[1].sum()), total, matched)
-    mapping.tell()
-    report = {
-        "model": model.name,
-        "revision": model.revision,
-        "package_version": __version__,
-        "peaks": mapping.report | {"cells_above_limit": n_limited},
-    }
-    parameters = {
-        "modality": modality,
-        "expression": expression,
-        "annotation": annotation,
-        "batch_key": batch_key or "",
-        "unseen_batches": unseen,
-        "dtype": dtype,
-    }
-    _write(target, output, counts, report | {"parameters": parameters}, keys, modality, rna_modality)
-    return target if copy else None
+    )
+    matching = Matching(min_overlap, genome, liftover, min_coverage)
+    return apply(
+        tool,
+        data,
+        modality=modality,
+        rna_modality=rna_modality,
+        matching=matching,
+        output=output,
+        overwrite=overwrite,
+        copy=copy,
+    )
 
 
 def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:
@@ -189,65 +166,126 @@ def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:
     return torch.bfloat16 if model.config.encoder == "transformer" and has_bfloat16(model.device) else torch.float32
 
 
-class _Output:
-    """Arrays that are filled chunk by chunk, and written only when all went well."""
+@dataclass
+class Embedded:
+    """What is computed for some cells."""
 
-    def __init__(
-        self, model: EpiFoundation, n_cells: int, expression: PredictedExpression | None, *, annotation: bool
-    ) -> None:
-        self.model, self.expression = model, expression
-        self.embedding = np.empty((n_cells, model.config.dim), dtype=np.float32)
-        self.probabilities = np.empty((n_cells, len(model.labels)), np.float32) if annotation and model.labels else None
-
-    @torch.inference_mode()
-    def take(self, rows: slice, embedding: torch.Tensor) -> None:
-        """Compute and keep what is read off the embedding of the cells `rows`."""
-        network = self.model.network
-        self.embedding[rows] = embedding.cpu().numpy()
-        if self.probabilities is not None and network.label is not None:
-            self.probabilities[rows] = network.label(embedding).cpu().numpy()
-        if self.expression is not None:
-            self.expression.take(rows, embedding)
+    embedding: np.ndarray
+    probabilities: np.ndarray | None
+    expression: PredictedExpression | None
+    coverage: np.ndarray
+    tally: Tally
 
 
-def _write(
-    data: Data,
-    output: _Output,
-    counts: np.ndarray,
-    report: dict[str, Any],
-    keys: Keys,
-    modality: str,
-    rna_modality: str,
-) -> None:
-    atac = get_atac(data, modality)
-    model = output.model
-    if keys.peaks in atac.obsm and not (
-        is_of(model, atac.uns.get(keys.uns)) and atac.obsm[keys.peaks].shape[1] == len(model.peaks)
-    ):
-        del atac.obsm[keys.peaks]  # of `pp.map_peaks` with another model
-        atac.var = atac.var.drop(columns=keys.matched, errors="ignore")
-    atac.obsm[keys.embedding] = output.embedding
-    atac.uns.pop(keys.annotation, None)
-    # What an earlier model left under the same key
-    for name in (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty):
-        if name in atac.obs:
-            del atac.obs[name]
-    # But for what `predict_expression` wrote with this one
-    keeps = output.expression is None and dict(atac.uns.get(keys.expression, {})).get("revision") == model.revision
-    if not keeps:
-        atac.uns.pop(keys.expression, None)
-    for name in (keys.probabilities, *([] if keeps else [keys.expression])):
-        if name in atac.obsm:
-            del atac.obsm[name]
-    atac.obs[keys.coverage] = np.where(counts[0] > 0, counts[1] / np.maximum(counts[0], 1), np.nan)
-    if output.probabilities is not None:
-        write_labels(atac, keys, output.model.labels, output.probabilities)
-    if not keeps and rna_modality in getattr(data, "mod", {}) and keys.layer in data.mod[rna_modality].layers:
-        del data.mod[rna_modality].layers[keys.layer]
-    if output.expression is not None:
-        report["expression_scale"] = scale_of(output.model)
-        output.expression.write(data, keys, modality, rna_modality)
-    atac.uns[keys.uns] = report
+@dataclass(frozen=True)
+class Embedder:
+    """:func:`embed` with its options checked; see :class:`._cells.Tool`."""
+
+    model: EpiFoundation
+    keys: Keys
+    expression: bool = True
+    annotation: bool = True
+    batch_key: str | None = None
+    modality: str = "atac"
+    dtype: str = "auto"
+    chunk: int | None = None
+
+    @cached_property
+    def folded(self) -> FoldedSet | FoldedTransformer:
+        """The encoder, made ready once for all blocks."""
+        return self.model.network.folded(_compute_dtype(self.dtype, self.model))
+
+    @property
+    def predicts(self) -> bool:
+        """Whether expression is written."""
+        return self.expression and len(self.model.genes) > 0
+
+    @property
+    def genes(self) -> Sequence[str]:
+        """Genes that are predicted where there is no RNA."""
+        return self.model.genes.names if self.predicts else []
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the results depend on."""
+        names = ("expression", "annotation", "batch_key", "dtype")
+        return {"tool": "embed"} | {name: getattr(self, name) for name in names}
+
+    def compute(self, block: Block, mapping: PeakMap) -> Embedded:
+        """Embedding, and what is read off it."""
+        model, n_cells, tally = self.model, len(block.names), Tally()
+        codes = None
+        if block.batch is not None:
+            codes, tally.unseen = known_batches(block.batch, model)
+            tally.foreign = int((codes < 0).sum())
+        predicted = None
+        if self.predicts:
+            predicted = PredictedExpression(model, expression_head(model), block.names, block.rna, codes)
+        head = model.network.label if self.annotation and model.labels else None
+        embedding = np.empty((n_cells, model.config.dim), dtype=np.float32)
+        probabilities = None if head is None else np.empty((n_cells, len(model.labels)), np.float32)
+        counts = np.zeros((2, n_cells), dtype=np.int64)
+        for rows, tokens, part in encode_cells(
+            model,
+            block.matrix,
+            mapping.projection,
+            block.names,
+            chunk=self.chunk,
+            show=block.show,
+            folded=self.folded,
+        ):
+            embedding[rows] = part.cpu().numpy()
+            if head is not None and probabilities is not None:
+                with torch.inference_mode():
+                    probabilities[rows] = head(part).cpu().numpy()
+            if predicted is not None:
+                predicted.take(rows, part)
+            counts[:, rows] = tokens.n_open, tokens.n_known
+            tally.count(tokens, model.config.max_peaks)
+        coverage = np.where(counts[0] > 0, counts[1] / np.maximum(counts[0], 1), np.nan)
+        return Embedded(embedding, probabilities, predicted, coverage, tally)
+
+    def write(self, found: Embedded, atac: AnnData, rna: AnnData | None) -> None:
+        """Put the results in their places."""
+        keys = self.keys
+        atac.obsm[keys.embedding] = found.embedding
+        atac.obs[keys.coverage] = found.coverage
+        if found.probabilities is not None:
+            write_labels(atac, keys, self.model.labels, found.probabilities)
+        if found.expression is not None:
+            found.expression.write(atac, rna, keys)
+
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """What an earlier model left under the same key, but for what `predict_expression` wrote with this one."""
+        keys, report = self.keys, uns.get(self.keys.uns)
+        names = (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty)
+        places = [f"obs/{name}" for name in names] + [f"obsm/{keys.probabilities}", f"uns/{keys.annotation}"]
+        mapped = dict(report.get("peaks", {})) if isinstance(report, Mapping) else {}
+        if not is_of(self.model, report) or mapped.get("vocabulary") != len(self.model.peaks):
+            places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]  # of `pp.map_peaks` with another model
+        if self.predicts or dict(uns.get(keys.expression, {})).get("revision") != self.model.revision:
+            places += [f"uns/{keys.expression}", f"obsm/{keys.expression}", f"rna/layers/{keys.layer}"]
+        return places
+
+    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
+        """What is told of the run."""
+        report: dict[str, Any] = {
+            "model": self.model.name,
+            "revision": self.model.revision,
+            "package_version": __version__,
+            "peaks": peaks | {"cells_above_limit": tally.limited},
+        }
+        report["parameters"] = {
+            "modality": self.modality,
+            "expression": self.expression,
+            "annotation": self.annotation,
+            "batch_key": self.batch_key or "",
+            "unseen_batches": tally.unseen,
+            "dtype": self.dtype,
+        }
+        if self.predicts:
+            report["expression_scale"] = scale_of(self.model)
+        return {self.keys.uns: report}
 
 
 def write_labels(
@@ -260,7 +298,7 @@ def write_labels(
     if is_unknown is not None:
         names = list(dict.fromkeys([*labels, UNKNOWN]))  # a reference may have that label itself
         codes = np.where(is_unknown, names.index(UNKNOWN), codes)
-    cell_type = pd.Categorical.from_codes(codes, categories=names).remove_unused_categories()
+    cell_type = pd.Categorical.from_codes(codes, categories=names)
     atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
     atac.obs[keys.confidence] = probabilities.max(axis=1)
     atac.obsm[keys.probabilities] = pd.DataFrame(probabilities, index=atac.obs_names, columns=labels)

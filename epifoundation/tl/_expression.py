@@ -14,7 +14,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._keys import Keys
-from .._validate import Data, check_unique, get_atac, get_modality, obs_column
+from .._validate import Data, check_unique, get_modality, obs_column
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, MeasuredHead, QueryHead
 from ..vocabulary import GeneVocabulary
@@ -79,28 +79,49 @@ def rna_of(data: Data, rna_modality: str) -> AnnData | None:
     return get_modality(data, rna_modality, option="rna_modality")
 
 
-def batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> tuple[np.ndarray, list[str]]:
-    """Which of the model's batches each cell is of, -1 for none, and the names that it does not know."""
-    column = obs_column(data, atac, key, "batch_key")
-    names = column.astype(str).where(column.notna())
-    known = [str(name) for name in model.training.get("batches", [])]
-    codes = pd.Index(known).get_indexer(names)
-    unseen = sorted(set(names[codes < 0].dropna()))
-    if not model.network.sizes.n_batches:
+def batches_of(model: EpiFoundation) -> list[str]:
+    """Names of the batches that a model was trained on."""
+    return [str(name) for name in model.training.get("batches", [])]
+
+
+def check_batches(model: EpiFoundation, key: str | None) -> None:
+    """Raise where batches are told and the model knows none."""
+    if key is not None and not model.network.sizes.n_batches:
         msg = f"`batch_key={key!r}`: the model was trained without batches. Leave `batch_key` out, or train with one."
         raise ValueError(msg)
+
+
+def known_batches(batch: pd.Series, model: EpiFoundation) -> tuple[np.ndarray, list[str]]:
+    """Which of the model's batches each cell is of, -1 for none, and the names that it does not know."""
+    names = batch.astype(str).where(batch.notna())
+    codes = pd.Index(batches_of(model)).get_indexer(names)
+    return codes.astype(np.int64), sorted(set(names[codes < 0].dropna()))
+
+
+def warn_of_batches(
+    n_foreign: int, n_cells: int, unseen: list[str], key: str, model: EpiFoundation, stacklevel: int
+) -> None:
+    """Tell of cells whose batch the model does not know."""
+    msg = (
+        f"{n_foreign:,} of {n_cells:,} cells are of no batch that the model was trained on "
+        f"(`batch_key={key!r}` holds {unseen[:5]} besides; the model knows {batches_of(model)[:10]}): "
+        "their expression is predicted for the mean batch."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+
+
+def batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> np.ndarray:
+    """Which of the model's batches each cell of `data` is of, with a warning where it is none."""
+    column = obs_column(data, atac, key, "batch_key")
+    check_batches(model, key)
+    codes, unseen = known_batches(column, model)
     if (codes < 0).any():
-        msg = (
-            f"{int((codes < 0).sum()):,} of {len(codes):,} cells are of no batch that the model was trained on "
-            f"(`batch_key={key!r}` holds {unseen[:5]} besides; the model knows {known[:10]}): "
-            "their expression is predicted for the mean batch."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    return codes.astype(np.int64), unseen
+        warn_of_batches(int((codes < 0).sum()), len(codes), unseen, key, model, 4)
+    return codes
 
 
 class PredictedExpression:
-    """Filled chunk by chunk: cells x genes of the RNA modality, or of the model where there is no RNA.
+    """Filled chunk by chunk: cells (`names`) x genes of the RNA modality, or of the model where there is no RNA.
 
     `asked`: positions of the genes to predict; None for all that there is a place for. `head` is what predicts.
     """
@@ -109,7 +130,7 @@ class PredictedExpression:
         self,
         model: EpiFoundation,
         head: ExpressionHead | QueryHead | MeasuredHead,
-        atac: AnnData,
+        names: pd.Index,
         rna: AnnData | None,
         batches: np.ndarray | None,
         asked: np.ndarray | None = None,
@@ -117,7 +138,7 @@ class PredictedExpression:
         self.beside_rna = rna is not None
         if rna is None:
             genes = np.arange(len(model.genes)) if asked is None else asked
-            self.rows = np.arange(atac.n_obs)
+            self.rows = np.arange(len(names))
         else:
             check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
             check_unique(rna.obs_names, "cell names", "call `obs_names_make_unique()`")
@@ -130,13 +151,13 @@ class PredictedExpression:
                 warnings.warn(msg, UserWarning, stacklevel=3)
             if asked is not None:
                 genes = np.where(np.isin(genes, asked), genes, -1)
-            self.rows = rna.obs_names.get_indexer(atac.obs_names)
+            self.rows = rna.obs_names.get_indexer(names)
         self.columns = np.flatnonzero(genes >= 0)
         self.names = [model.genes.names[i] for i in genes[self.columns]]
         self.batches = None if batches is None else torch.from_numpy(batches).to(model.device)
         with torch.inference_mode():
             self.predict = head.predictor(torch.from_numpy(genes[self.columns]).to(model.device))
-        self.values = np.empty((atac.n_obs if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
+        self.values = np.empty((len(names) if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
         if rna is not None:  # where the model or the ATAC has nothing to say
             self.values.fill(np.nan)
 
@@ -147,10 +168,9 @@ class PredictedExpression:
         places = self.rows[rows]
         self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
 
-    def write(self, data: Data, keys: Keys, modality: str, rna_modality: str) -> None:
+    def write(self, atac: AnnData, rna: AnnData | None, keys: Keys) -> None:
         """Into a layer of the RNA modality, or else into ``obsm`` of the ATAC modality."""
         if self.beside_rna:
-            cast("MuData", data).mod[rna_modality].layers[keys.layer] = self.values
+            cast("AnnData", rna).layers[keys.layer] = self.values
         else:
-            atac = get_atac(data, modality)
             atac.obsm[keys.expression] = pd.DataFrame(self.values, index=atac.obs_names, columns=pd.Index(self.names))

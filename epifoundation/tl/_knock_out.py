@@ -125,7 +125,7 @@ def knock_out(
     mapping.check(min_coverage)
     closed = peak_columns(atac, peaks)
     _check_known(atac, closed, mapping.projection, model)
-    codes = None if batch_key is None else batch_codes(data, atac, batch_key, model)[0]
+    codes = None if batch_key is None else batch_codes(data, atac, batch_key, model)
     predict = None if head is None else head.predictor(torch.from_numpy(np.asarray(asked)).to(model.device))
     expression = np.zeros((atac.n_obs, len(names)), dtype=np.float32)
     probabilities = np.zeros((atac.n_obs, len(model.labels)), dtype=np.float32)
@@ -241,7 +241,7 @@ def scan_knock_outs(
     wanted = None if peaks is None else peak_columns(atac, peaks)
     if wanted is not None:
         _check_known(atac, wanted, mapping.projection, model)
-    codes = None if batch_key is None else batch_codes(data, atac, batch_key, model)[0]
+    codes = None if batch_key is None else batch_codes(data, atac, batch_key, model)
     batch = None if codes is None else torch.from_numpy(codes).to(model.device)
     predict = head.predictor(torch.from_numpy(asked).to(model.device))
 

@@ -283,7 +283,7 @@ def _cells(
 ) -> Cells:
     """What is needed of all cells, in memory."""
     matrix = sp.csr_matrix(in_memory(get_matrix(atac, None)))
-    batch = None if batch_key is None else batch_codes(data, atac, batch_key, model)[0]
+    batch = None if batch_key is None else batch_codes(data, atac, batch_key, model)
     measured = total = None
     there = None if rna is None else GeneVocabulary.from_var(rna.var)
     found = np.full(len(model.genes), -1) if there is None else there.match(model.genes)

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
 import torch
+from anndata import AnnData
 
-from .._compat import copy_of
 from .._keys import Keys
-from .._validate import Data, check_writable, get_atac, get_matrix, integer, one_of
+from .._validate import Data, integer, one_of
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import ExpressionHead, MeasuredHead, QueryHead
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import map_onto
+from ..pp._mapping import PeakMap
 from ..vocabulary import GeneVocabulary
+from ._cells import Block, Matching, Tally
+from ._embed import Embedder
 from ._encode import encode_cells
-from ._expression import MEASURED, PredictedExpression, asked_genes, batch_codes, expression_head, rna_of, scale_of
+from ._expression import (
+    MEASURED,
+    PredictedExpression,
+    asked_genes,
+    check_batches,
+    expression_head,
+    known_batches,
+    scale_of,
+)
+from ._stream import Cells, apply
+
+Head: TypeAlias = ExpressionHead | QueryHead | MeasuredHead
 
 
 def predict_expression(
-    data: Data,
+    data: Cells,
     model: EpiFoundation | str | Path | None = None,
     *,
     genes: str | Sequence[str] | None = None,
@@ -39,8 +53,10 @@ def predict_expression(
     min_coverage: float = MIN_COVERAGE,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
+    output: str | Path | None = None,
+    overwrite: bool = False,
     copy: bool = False,
-) -> Data | None:
+) -> Data | Path | None:
     """Predict the expression of genes in cells of which there is ATAC alone.
 
     The same numbers as those of :func:`epifoundation.tl.embed`, for the genes that are asked for, and without the embedding; or the scale of
@@ -49,7 +65,7 @@ def predict_expression(
     Parameters
     ----------
     data
-        A MuData with the modality `modality`, or an AnnData of cells x peaks.
+        A MuData with the modality `modality`, or an AnnData of cells x peaks; or paths of such, which are read by blocks.
     model
         A model, its name or directory; None is the bundled one.
     genes
@@ -71,12 +87,14 @@ def predict_expression(
         Cells at a time; changes memory and speed, not results.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    output, overwrite
+        File of results for cells that are read by blocks, as in :func:`epifoundation.tl.embed`; ``layers["epifoundation"]`` is the expression.
     copy
-        Return a copy with the results and leave `data` as it is.
+        Return a copy with the results and leave `data` as it is; for cells in memory.
 
     Returns
     -------
-    None, or the copy. Where there is an RNA modality that has all the genes that were asked for, ``layers["epifoundation"]`` is written
+    None, or the copy; for cells that are read by blocks, the path of the results. Where there is an RNA modality that has all the genes that were asked for, ``layers["epifoundation"]`` is written
     there, float32, NaN for other genes and for cells without ATAC. Else ``obsm["epifoundation_expression"]`` of the ATAC modality, a
     DataFrame with one column a gene. ``uns["epifoundation_expression"]`` of the ATAC modality tells model, scale and options.
 
@@ -100,51 +118,114 @@ def predict_expression(
     keys = Keys.of(key_added)
     one_of(scale, ("mean", "measured"), "scale")
     chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
-    atac = get_atac(data, modality)
-    check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
-    head: ExpressionHead | QueryHead | MeasuredHead = expression_head(model)
-    if scale == "measured":
-        head = _measured_head(model, batch_key)
+    head: Head = _measured_head(model, batch_key) if scale == "measured" else expression_head(model)
+    check_batches(model, batch_key)
     names, asked = ([], None) if genes is None else asked_genes(model, genes)
-    rna = rna_of(data, rna_modality)
-    if (
-        rna is not None
-        and asked is not None
-        and not set(asked) <= set(model.genes.match(GeneVocabulary.from_var(rna.var)))
-    ):
-        rna = None
-    mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
-    mapping.check(min_coverage)
-    batches, unseen = (None, []) if batch_key is None else batch_codes(data, atac, batch_key, model)
-    predicted = PredictedExpression(model, head, atac, rna, batches, asked)
-    n_empty, n_open, n_known = 0, 0, 0
-    total = matched = 0.0
-    for rows, tokens, embedding in encode_cells(
-        model, get_matrix(atac, None), mapping.projection, atac.obs_names, chunk=chunk
-    ):
-        predicted.take(rows, embedding)
-        n_empty += int((tokens.n_known == 0).sum())
-        n_open, n_known = n_open + int(tokens.n_open.sum()), n_known + int(tokens.n_known.sum())
-        total, matched = total + tokens.total, matched + tokens.matched
-    if n_empty:
-        msg = f"{n_empty:,} of {atac.n_obs:,} cells have no open peak that the model knows; their expression is NaN."
-        warnings.warn(msg, UserWarning, stacklevel=2)
-    mapping.count(n_open, n_known, total, matched)
-    mapping.tell()
-    target = copy_of(data) if copy else data
-    predicted.write(target, keys, modality, rna_modality)
-    get_atac(target, modality).uns[keys.expression] = {
-        "model": model.name,
-        "revision": model.revision,
-        "package_version": __version__,
-        "scale": MEASURED if scale == "measured" else scale_of(model),
-        "genes": names or "all",
-        "batch_key": batch_key or "",
-        "unseen_batches": unseen,
-        "peaks": mapping.report,
-    }
-    return target if copy else None
+    tool = Predictor(Embedder(model, keys, batch_key=batch_key, chunk=chunk), head, scale, names, asked)
+    matching = Matching(min_overlap, genome, liftover, min_coverage)
+    return apply(
+        tool,
+        data,
+        modality=modality,
+        rna_modality=rna_modality,
+        matching=matching,
+        output=output,
+        overwrite=overwrite,
+        copy=copy,
+    )
+
+
+@dataclass
+class Predicted:
+    """What is computed for some cells."""
+
+    expression: PredictedExpression
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """:func:`predict_expression` with its options checked; see :class:`._cells.Tool`."""
+
+    embedder: Embedder
+    head: Head
+    scale: str
+    names: list[str]
+    asked: np.ndarray | None
+
+    predicts: ClassVar[bool] = True
+
+    @property
+    def model(self) -> EpiFoundation:
+        """Of the embedder."""
+        return self.embedder.model
+
+    @property
+    def keys(self) -> Keys:
+        """Of the embedder."""
+        return self.embedder.keys
+
+    @property
+    def batch_key(self) -> str | None:
+        """Of the embedder."""
+        return self.embedder.batch_key
+
+    @property
+    def genes(self) -> Sequence[str]:
+        """Genes that are predicted where there is no RNA."""
+        known = self.model.genes.names
+        return known if self.asked is None else [known[i] for i in self.asked]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the results depend on."""
+        return {"tool": "predict_expression", "scale": self.scale, "genes": self.genes, "batch_key": self.batch_key}
+
+    def compute(self, block: Block, mapping: PeakMap) -> Predicted:
+        """Expression of the genes that are asked for."""
+        tally, codes, rna = Tally(), None, block.rna
+        if block.batch is not None:
+            codes, tally.unseen = known_batches(block.batch, self.model)
+            tally.foreign = int((codes < 0).sum())
+        if rna is not None and self.asked is not None:
+            there = self.model.genes.match(GeneVocabulary.from_var(rna.var))
+            rna = rna if set(self.asked) <= set(there) else None
+        predicted = PredictedExpression(self.model, self.head, block.names, rna, codes, self.asked)
+        for rows, tokens, embedding in encode_cells(
+            self.model,
+            block.matrix,
+            mapping.projection,
+            block.names,
+            chunk=self.embedder.chunk,
+            show=block.show,
+            folded=self.embedder.folded,
+        ):
+            predicted.take(rows, embedding)
+            tally.count(tokens, self.model.config.max_peaks)
+        return Predicted(predicted, tally)
+
+    def write(self, found: Predicted, atac: AnnData, rna: AnnData | None) -> None:
+        """Put the results in their places."""
+        found.expression.write(atac, rna, self.keys)
+
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """Nothing that is not written over."""
+        return []
+
+    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
+        """What is told of the run."""
+        report = {
+            "model": self.model.name,
+            "revision": self.model.revision,
+            "package_version": __version__,
+            "scale": MEASURED if self.scale == "measured" else scale_of(self.model),
+            "genes": self.names or "all",
+            "batch_key": self.batch_key or "",
+            "unseen_batches": tally.unseen,
+            "peaks": peaks,
+        }
+        return {self.keys.expression: report}
 
 
 def _measured_head(model: EpiFoundation, batch_key: str | None) -> MeasuredHead:
