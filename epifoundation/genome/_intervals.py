@@ -12,7 +12,7 @@ COLUMNS = ["chrom", "start", "end"]
 STYLES = "chr1:100-200, chr1-100-200, chr1_100_200 or 1:100-200"
 RNA = ("Gene Expression", "GEX")  # kinds of features that are no peaks, by 10x and by others
 # The chromosome may itself hold the separators (chr1_KI270706v1_random): it takes all but the last two numbers.
-_NAME = r"^(.*[^:_-])[:_-]([\d,]+)[_-]([\d,]+)$"
+_PARTS = re.compile(r"^(.*[^:_-])[:_-]([\d,]+)[_-]([\d,]+)$")
 
 
 def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
@@ -41,16 +41,18 @@ def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
     0  chr1    100  200
     1  chrX      5   10
     """
-    series = pd.Series(list(names), dtype=object).astype(str)
-    parts = series.str.extract(_NAME)
-    missing = parts[0].isna()
-    if missing.any():
+    every = [str(name) for name in names]
+    found = [_PARTS.match(name) for name in every]
+    if None in found:
+        first = every[found.index(None)]
         msg = (
-            f"{int(missing.sum()):,} of {len(series):,} peak names are no genomic intervals, first {series[missing].iloc[0]!r}. "
+            f"{found.count(None):,} of {len(every):,} peak names are no genomic intervals, first {first!r}. "
             f"Expected {STYLES}; rename `var_names` or give `var` the columns {COLUMNS}."
         )
         raise ValueError(msg)
-    return _check_intervals(parts[0], *(parts[i].str.replace(",", "", regex=False) for i in (1, 2)))
+    parts = pd.DataFrame([part.groups() for part in found if part], columns=COLUMNS, dtype=object)
+    start, end = (parts[side].str.replace(",", "", regex=False) for side in COLUMNS[1:])
+    return _check_intervals(parts["chrom"], start, end)
 
 
 def read_intervals(var: pd.DataFrame) -> pd.DataFrame:

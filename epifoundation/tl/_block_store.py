@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,9 +92,16 @@ class BlockStore:
             raise OSError(error.errno, msg) from error
         self._release(number)
 
-    def load(self, number: int) -> np.lib.npyio.NpzFile:
+    @contextlib.contextmanager
+    def load(self, number: int) -> Iterator[np.lib.npyio.NpzFile]:
         """A block; its arrays are read when they are asked for."""
-        return np.load(self._path(number), allow_pickle=False)
+        path = self._path(number)
+        try:
+            with np.load(path, allow_pickle=False) as block:
+                yield block
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            msg = f"{str(path)!r} is damaged ({error}): delete it, and the same call computes that block anew."
+            raise OSError(msg) from error
 
     def tally(self, number: int) -> Tally:
         """What was counted in a block."""
@@ -106,11 +118,24 @@ class BlockStore:
         with FileLock(f"{self.folder}.lock"):
             if (self.folder / RUN).is_file():
                 tally = sum((self.tally(number) for number in range(n_blocks)), tally)
-                assemble(tally)
+                try:
+                    assemble(tally)
+                except OSError as error:
+                    msg = f"The results could not be put together in {str(self.folder)!r} ({error}): is the disk full? {self.told()}"
+                    raise OSError(error.errno, msg) from error
                 (self.folder / RUN).unlink()  # from here on there is no run to go on with
                 shutil.rmtree(self.folder)
         Path(f"{self.folder}.lock").unlink(missing_ok=True)
         return tally
+
+    def check_room(self, n_more: int) -> None:
+        """Raise where the disk has no room for all blocks once more, and for so many bytes: HDF5 ends the process when it runs full."""
+        n_bytes = n_more + sum(path.stat().st_size for path in self.folder.glob("*.npz"))
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            elif shutil.disk_usage(self.folder).free < n_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Give back the blocks that were claimed and not saved."""

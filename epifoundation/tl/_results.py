@@ -56,6 +56,7 @@ class NewFile:
 
     def assemble(self, store: BlockStore, bounds: np.ndarray, uns: dict[str, Any], fingerprint: dict[str, Any]) -> None:
         """Build the file and move it to its place."""
+        store.check_room(0)
         made = store.folder / f"results{self.path.suffix}"
         build(made, store, bounds, uns | {self.tool.keys.run: _digest(fingerprint)}, self.rna)
         _replace(made, self.path, store.folder)
@@ -104,6 +105,7 @@ class InFile:
     def assemble(self, store: BlockStore, bounds: np.ndarray, uns: dict[str, Any], fingerprint: dict[str, Any]) -> None:
         """Build the results and move them into the file; of an HDF5 file it is a copy that they are moved into, which then replaces it."""
         is_zarr = self.path.is_dir()
+        store.check_room(0 if is_zarr else self.path.stat().st_size)
         made = store.folder / ("results.zarr" if is_zarr else "results.h5ad")
         build(made, store, bounds, uns, self.rna)
         if is_zarr:

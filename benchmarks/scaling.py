@@ -1,0 +1,180 @@
+"""Speed and memory of cells that are read by blocks, on simulated cells in a zarr store.
+
+    python benchmarks/scaling.py                       # the curves of docs/scaling.md, into benchmarks/results/scaling.json
+    python benchmarks/scaling.py --million             # a million cells x 200,000 peaks, and 100,000 of them
+    python benchmarks/scaling.py --train               # training from files against training from memory
+
+Each run is a process of its own, so that its peak memory is its own. Speed is told beside that of the bare `embedding_bag` on the tokens of the
+same cells, in the same process: the machine is shared.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+BLOCK = 16_384
+RESULTS = Path(__file__).parent / "results"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--million", action="store_true")
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--folder", help="where simulated cells are kept and found again; default: a temporary one")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        told = json.loads(options.worker)
+        print(json.dumps(WORKERS[told.pop("task")](**told)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(options.folder or folder)
+        folder.mkdir(exist_ok=True)
+        if options.million:
+            million(folder)
+        elif options.train:
+            train(folder)
+        else:
+            curves(folder)
+
+
+def million(folder):
+    for n_cells in (100_000, 1_000_000):
+        cells = simulated(folder, n_cells)
+        told = measure("embed", cells=str(cells), n_genes=0)
+        print(
+            f"{n_cells:,} cells x 200,000 peaks, median {told['median_open']:,} open: {told['seconds']:.0f} s, {told['cells_per_s']:,.0f} cells/s, peak memory "
+            f"{told['peak_gb']:.2f} GB; bare embedding_bag on tokens in memory {told['bare_cells_per_s']:,.0f} cells/s, ratio {told['ratio']:.2f}"
+        )
+
+
+def simulated(folder, n_cells, n_peaks=200_000, median_open=1_500):
+    path = folder / f"{n_cells}x{n_peaks}x{median_open}.zarr"
+    if not path.exists():
+        started = time.perf_counter()
+        simulate(path, n_cells, n_peaks, median_open)
+        print(f"simulated {path.name} in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    return path
+
+
+def simulate(path, n_cells, n_peaks, median_open, seed=0):
+    """Cells x peaks by chunks; peaks differ in how often they are open, cells in depth (log-normal)."""
+    import pandas as pd
+    import scipy.sparse as sp
+    import zarr
+    from anndata import AnnData
+    from anndata.io import sparse_dataset, write_elem
+
+    rng = np.random.default_rng(seed)
+    often = rng.gamma(0.7, size=n_peaks)
+    guide = np.searchsorted(np.cumsum(often) / often.sum(), (np.arange(2**22) + 0.5) / 2**22).astype(np.int32)
+    drawn = median_open * 1.08  # a peak that is drawn twice counts once
+
+    def chunk(k):
+        size = np.clip(rng.lognormal(np.log(drawn), 0.5, k), 50, 20 * drawn).astype(np.int64)
+        step = rng.standard_exponential(size.sum() + k, dtype=np.float32).astype(np.float64)
+        ends = np.cumsum(size + 1)
+        cell = np.repeat(np.arange(k), size + 1)
+        place = np.cumsum(step)  # sums of exponentials are uniform draws in ascending order
+        first = np.concatenate([[0.0], place[ends[:-1] - 1]])
+        place = (place - first[cell]) / (place[ends - 1] - first)[cell]
+        inner = np.ones(len(place), bool)
+        inner[ends - 1] = False
+        cell, peak = cell[inner], guide[np.minimum((place[inner] * 2**22).astype(np.int64), 2**22 - 1)]
+        new = np.ones(len(peak), bool)
+        new[1:] = (peak[1:] != peak[:-1]) | (cell[1:] != cell[:-1])
+        indptr = np.searchsorted(cell[new], np.arange(k + 1))
+        return sp.csr_matrix((np.ones(new.sum(), np.float32), peak[new], indptr), shape=(k, n_peaks))
+
+    beside = path.with_suffix(".tmp")
+    root = zarr.open_group(beside, mode="w", zarr_format=2)
+    var = pd.DataFrame(index=[f"chr1:{i * 1000}-{i * 1000 + 500}" for i in range(n_peaks)])
+    first = chunk(min(BLOCK, n_cells))
+    write_elem(root, "/", AnnData(first, var=var))
+    matrix = sparse_dataset(root["X"])
+    for start in range(BLOCK, n_cells, BLOCK):
+        matrix.append(chunk(min(BLOCK, n_cells - start)))
+    write_elem(root, "obs", pd.DataFrame(index=pd.RangeIndex(n_cells).astype(str)))
+    beside.rename(path)
+
+
+def a_model(n_peaks, dim=128, n_genes=0, encoder="set"):
+    """Of random weights: speed does not ask for more."""
+    import torch
+
+    import epifoundation as ep
+    from epifoundation.nn import ModelConfig, Network, Sizes
+
+    torch.manual_seed(0)
+    config = ModelConfig(encoder=encoder, dim=dim, objective="counts" if n_genes else "peaks")
+    peaks = ep.PeakVocabulary.from_names([f"chr1:{i * 1000}-{i * 1000 + 500}" for i in range(n_peaks)])
+    genes = ep.GeneVocabulary([f"gene{i}" for i in range(n_genes)])
+    sizes = Sizes(n_peaks, n_genes, n_chromosomes=1 if encoder == "transformer" else 0)
+    return ep.EpiFoundation(Network(config, sizes), peaks, genes)
+
+
+def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=8192, processes=1, threads=2):
+    import torch
+
+    import epifoundation as ep
+
+    ep.settings.progress = False
+    torch.set_num_threads(threads)
+    import zarr
+    from anndata.io import sparse_dataset
+
+    root = zarr.open_group(cells, mode="r")
+    shape = sparse_dataset(root["X"]).shape
+    model = a_model(shape[1], dim, n_genes, encoder)
+    n_cells = shape[0]
+    with tempfile.TemporaryDirectory(dir=Path(cells).parent) as folder:
+        started = time.perf_counter()
+        ep.tl.embed(cells, model, output=f"{folder}/results.zarr")
+        seconds = time.perf_counter() - started
+    peak = peak_memory()
+    told = {"cells": n_cells, "peaks": shape[1], "dim": dim, "genes": n_genes, "encoder": encoder}
+    told |= {"seconds": seconds, "cells_per_s": n_cells / seconds, "peak_gb": peak}
+    rows = sparse_dataset(root["X"])[:n_bare]
+    told["median_open"] = int(np.median(np.diff(rows.indptr)))
+    if encoder == "set":
+        table = model.network.folded().table
+        ids, offsets = torch.from_numpy(rows.indices), torch.from_numpy(rows.indptr.astype(rows.indices.dtype))
+        bare = []
+        for _ in range(5):
+            started = time.perf_counter()
+            with torch.inference_mode():
+                torch.nn.functional.embedding_bag(ids, table, offsets, mode="sum", include_last_offset=True)
+            bare.append(rows.shape[0] / (time.perf_counter() - started))
+        told["bare_cells_per_s"] = float(np.median(bare))
+        told["ratio"] = told["cells_per_s"] / told["bare_cells_per_s"]
+    return told
+
+
+def peak_memory():
+    """Largest resident memory of this process, in GB; `ru_maxrss` would tell that of the parent, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
+
+
+def measure(task, *, threads=2, **options):
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    command = [sys.executable, __file__, "--worker", json.dumps({"task": task, "threads": threads, **options})]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+WORKERS = {"embed": embed}
+
+if __name__ == "__main__":
+    main()
