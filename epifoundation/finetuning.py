@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batches import Batch
 from .nn import Adversary, Network, TrainingConfig
-from .training import Batch, Pretraining
+from .training import Pretraining
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 
@@ -79,8 +80,19 @@ class Finetuning(Pretraining):
             return
         logits, labels = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
         self.seen.clear()
+        if self.trainer.world_size > 1:
+            logits, labels = gathered(logits), gathered(labels)
         loss = min(F.cross_entropy(logits / temperature, labels) for temperature in TEMPERATURES)
-        self.log("validation", loss, prog_bar=True)
+        self.log("validation", loss, prog_bar=True, sync_dist=True)
+
+
+def gathered(part: Tensor) -> Tensor:
+    """The rows that all processes have, which may differ in number."""
+    import torch.distributed as dist
+
+    parts: list[Tensor] = [part] * dist.get_world_size()
+    dist.all_gather_object(parts, part.cpu())
+    return torch.cat([each.to(part.device) for each in parts])
 
 
 def balanced_weights(counts: np.ndarray, power: float) -> Tensor:

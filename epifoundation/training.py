@@ -1,83 +1,24 @@
-"""Pretraining on Lightning: the data set, the module, and one function that runs them."""
+"""Pretraining on Lightning: the module, what is kept while it runs, and one function that runs it."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
 import signal
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, pi
-from typing import Any, NamedTuple
+from math import ceil, cos, pi
+from pathlib import Path
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
-import scipy.sparse as sp
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
+from .batches import Batch, Cells, Loader, Share, in_order, shuffled
+from .engine import Clock, Engine, World, make_trainer, quiet, told_of_processes
 from .nn import Network, TrainingConfig, balance, has_bfloat16
-
-
-class Batch(NamedTuple):
-    """Some cells: packed tokens, expression target, code of batch and of label (None where there is none)."""
-
-    ids: Tensor
-    offsets: Tensor
-    target: Tensor | None
-    batch: Tensor | None = None
-    label: Tensor | None = None
-
-
-class Cells(Dataset):
-    """Cells in memory; a list of rows becomes one :class:`Batch`.
-
-    Parameters
-    ----------
-    pattern
-        Open peaks, (n_cells, n_vocabulary).
-    target
-        Expression, (n_cells, n_genes), sparse or dense, or None.
-    pooling
-        Row-stochastic neighbour weights, (n_cells, n_cells): the target of a cell is ``pooling @ target``.
-    batch, label
-        Code of batch and label of each cell, or None.
-    """
-
-    def __init__(
-        self,
-        pattern: sp.csr_matrix,
-        target: sp.csr_matrix | np.ndarray | None = None,
-        pooling: sp.csr_matrix | None = None,
-        batch: np.ndarray | None = None,
-        label: np.ndarray | None = None,
-    ) -> None:
-        self.pattern, self.target, self.pooling, self.batch, self.label = pattern, target, pooling, batch, label
-
-    def __len__(self) -> int:
-        return self.pattern.shape[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        rows = np.asarray(indices)
-        tokens = self.pattern[rows]
-        return Batch(
-            torch.from_numpy(tokens.indices.astype(np.int64)),
-            torch.from_numpy(tokens.indptr.astype(np.int64)),
-            self._target(rows),
-            None if self.batch is None else torch.from_numpy(self.batch[rows]),
-            None if self.label is None else torch.from_numpy(self.label[rows]),
-        )
-
-    def _target(self, rows: np.ndarray) -> Tensor | None:
-        if self.target is None:
-            return None
-        target = self.target[rows] if self.pooling is None else self.pooling[rows] @ self.target
-        dense = target.toarray() if sp.issparse(target) else target  # a batch of cells x genes
-        return torch.from_numpy(np.asarray(dense, dtype=np.float32))
 
 
 class Pretraining(pl.LightningModule):
@@ -90,13 +31,36 @@ class Pretraining(pl.LightningModule):
         super().__init__()
         self.network = network
         self.hyper = config
+        self.steps = 2  # of the schedule
+        self.summed = [0.0, 0.0]  # loss of the cells of this epoch, and how many they are
+        self.is_sharded = False
         self.register_buffer("genes", None if genes is None else torch.from_numpy(genes), persistent=False)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss on cells of which some peaks are held out."""
         loss = self._loss(batch, hold_out(batch.ids, batch.offsets, self.hyper.peak_dropout))
-        self.log("train", loss, on_step=False, on_epoch=True, batch_size=len(batch.offsets) - 1)
+        n_cells = len(batch.offsets) - 1
+        self.summed = [self.summed[0] + float(loss.detach()) * n_cells, self.summed[1] + n_cells]
+        if self.trainer.loggers:
+            self.log("loss", loss, on_step=True, on_epoch=False, batch_size=n_cells)
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the loader, whose first batch is not read yet, which epoch it is."""
+        cast("Loader", self.trainer.train_dataloader).epoch = self.current_epoch
+
+    def configure_model(self) -> None:
+        """Spread the weights over the processes, where the strategy wants that."""
+        mesh = self.device_mesh
+        if mesh is None or self.is_sharded:
+            return
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        self.is_sharded = True
+        fully_shard(self.network.encoder, mesh=mesh["data_parallel"])
+        fully_shard(self, mesh=mesh["data_parallel"])
+        for name in ("training_step", "validation_step"):
+            register_fsdp_forward_method(self, name)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """The expression loss of whole cells; without RNA, the loss of every other peak."""
@@ -109,7 +73,7 @@ class Pretraining(pl.LightningModule):
             embedding = self.network.encode(batch.ids, batch.offsets)
             weight = self._balance(batch.target, draw=False)
             loss = head.loss(embedding, batch.target, batch.batch, genes=self.genes, weight=weight)
-        self.log("validation", loss, prog_bar=True, batch_size=len(batch.offsets) - 1)
+        self.log("validation", loss, prog_bar=True, batch_size=len(batch.offsets) - 1, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and a schedule; the peak vectors learn more slowly than what reads them."""
@@ -127,9 +91,8 @@ class Pretraining(pl.LightningModule):
             restarts = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_restarts)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": restarts, "interval": "epoch"}}
         optimizer = torch.optim.AdamW(groups, lr=config.lr)
-        steps = max(int(self.trainer.estimated_stepping_batches), 2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [config.lr, config.lr * config.peak_lr], total_steps=steps, pct_start=0.15
+            optimizer, [config.lr, config.lr * config.peak_lr], total_steps=self.steps, pct_start=0.15
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -159,29 +122,103 @@ class Pretraining(pl.LightningModule):
 
 
 class KeepBest(pl.Callback):
-    """Holds the network of the best epoch, tells of it, and stops when it lies too far back."""
+    """Holds the weights of the best epoch, tells of them, and stops when it lies too far back."""
 
-    def __init__(self, patience: int, on_better: Callable[[Network, int], None]) -> None:
+    def __init__(self, like: Network, patience: int, on_better: Callable[[Network, int], None]) -> None:
+        self.like = like
         self.patience = patience
         self.on_better = on_better
-        self.best: Network | None = None
+        self.best: dict[str, Tensor] | None = None
         self.history: list[dict[str, float]] = []
+
+    @property
+    def network(self) -> Network:
+        """The network of the best epoch."""
+        network = copy.deepcopy(self.like)
+        network.load_state_dict(self.best or {})
+        return network
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Compare the epoch that just ended; its validation has been run."""
-        losses = {name: float(trainer.callback_metrics[name]) for name in ("train", "validation")}
+        total = trainer.strategy.reduce(torch.tensor(module.summed, device=module.device), reduce_op="sum")
+        module.summed = [0.0, 0.0]
+        losses = {"train": float(total[0] / total[1]), "validation": float(trainer.callback_metrics["validation"])}
         if not np.isfinite(losses["validation"]):
             msg = f"Training diverged in epoch {len(self.history)}: losses {losses}. Lower `lr`."
             raise FloatingPointError(msg)
+        for logger in trainer.loggers:
+            logger.log_metrics({"train": losses["train"], "epoch": len(self.history)}, step=trainer.global_step)
         self.history.append(losses)
         validation = [epoch["validation"] for epoch in self.history]
         best = int(np.argmin(validation))
         if best == len(validation) - 1 or module.takes_last:
-            network: Network = copy.deepcopy(module.network).cpu()
-            self.best = network
-            self.on_better(network, len(validation) - 1)
+            self.best = {name: _whole(tensor) for name, tensor in module.network.state_dict().items()}
+            self.on_better(self.network, len(validation) - 1)
         elif len(validation) - 1 - best >= self.patience:
             trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"history": self.history, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.history, self.best = state_dict["history"], state_dict["best"]
+
+
+class KeepState(pl.Callback):
+    """Keeps the whole state of training in a file, from time to time; comes after :class:`KeepBest`.
+
+    `of`: what the run is of. The state of another run is an error.
+    """
+
+    def __init__(self, path: Path, minutes: float, of: dict[str, Any]) -> None:
+        self.path, self.clock, self.of = path, Clock(minutes), of
+        self.found: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep it where it is time: not between batches whose gradients are summed, nor before the last validation of an epoch."""
+        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if is_step and batch_idx + 1 < trainer.num_training_batches and self.clock.is_due(trainer):
+            self._keep(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        """Keep it."""
+        self._keep(trainer)
+
+    def _keep(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self.clock.start()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add what differs between processes: the random state, and the losses of the epoch so far."""
+        mine = {"random": torch.get_rng_state(), "summed": module.summed}
+        if module.device.type == "cuda":
+            mine["cuda"] = torch.cuda.get_rng_state(module.device)
+        checkpoint["epifoundation"] = {"of": self.of, "processes": _gathered(mine)}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Look whose state it is."""
+        there = checkpoint.get("epifoundation", {"of": {}, "processes": []})
+        differ = [name for name in {**there["of"], **self.of} if there["of"].get(name) != self.of.get(name)]
+        if differ:
+            name = differ[0]
+            msg = (
+                f"{str(self.path)!r} is the state of another run: {name} was {there['of'].get(name)!r}, is {self.of.get(name)!r}. Go on with the "
+                "data, the options and the seed that it began with, delete it, or name another `state`."
+            )
+            raise ValueError(msg)
+        self.found = there["processes"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        """Take up the random state, after all else that draws from it."""
+        self.clock.start()
+        if self.found:
+            mine = self.found[trainer.global_rank]
+            torch.set_rng_state(mine["random"])
+            module.summed = mine["summed"]
+            if "cuda" in mine:
+                torch.cuda.set_rng_state(mine["cuda"], module.device)
 
 
 @dataclass(frozen=True)
@@ -195,60 +232,95 @@ class Fitted:
 
 def fit(
     network: Network,
-    train: Cells,
+    train: Cells | Callable[[int, int, Share], Loader],
     validation: Cells,
     config: TrainingConfig,
     *,
+    n_cells: int,
     seed: int,
     device: torch.device,
     progress: bool,
+    of: dict[str, Any],
+    engine: Engine | None = None,
     genes: np.ndarray | None = None,
     module: Callable[..., Pretraining] = Pretraining,
     on_better: Callable[[Network, int], None] = lambda network, epoch: None,
 ) -> Fitted:
     """Train what of `network` is to learn by a `module`, and return its best state on the validation cells.
 
+    `train`: cells in memory, or what makes a loader of batch size, seed and share. `of`: what the run is of, for its state.
     The caller's random state is left as it was. An interruption (Ctrl-C) after the first epoch ends training
     with the best network so far; before that it is raised.
     """
-    keep = KeepBest(config.patience, on_better)
-    generator = torch.Generator().manual_seed(seed)
-    # An incomplete last batch of very few cells would be a noisy step.
+    engine, world = engine or Engine(), World.told()
+    share = Share(world.rank, world.size)
+    _check_share(config, share, n_cells, len(validation))
+    keep = KeepBest(copy.deepcopy(network).cpu(), config.patience, on_better)
+    callbacks: list[Any] = [keep]
+    state = None if engine.state is None else Path(engine.state)
+    if state is not None:
+        callbacks.append(KeepState(state, engine.minutes, of | {"processes": world.size, "strategy": engine.strategy}))
+    # A transformer holds the states of all tokens of a batch: what fits in training fits here.
+    at_once = 256 if network.config.encoder == "set" else config.batch_size
     loaders = (
-        DataLoader(
-            train,
-            batch_size=config.batch_size,
-            shuffle=True,
-            generator=generator,
-            collate_fn=_as_is,
-            drop_last=len(train) > config.batch_size,
-        ),
-        # A transformer holds the states of all tokens of a batch: what fits in training fits here.
-        DataLoader(
-            validation, batch_size=256 if network.config.encoder == "set" else config.batch_size, collate_fn=_as_is
-        ),
+        shuffled(train, config.batch_size, seed, share)
+        if isinstance(train, Cells)
+        else train(config.batch_size, seed, share),
+        in_order(validation, at_once, share),
     )
-    with _quiet(), torch.random.fork_rng(), torch.enable_grad():
-        torch.manual_seed(seed)
+    n_epochs = config.epochs(n_cells, network.config.objective)
+    with quiet(), torch.random.fork_rng(), torch.enable_grad(), told_of_processes(engine):
+        torch.manual_seed(seed + world.rank)
         network.train()
-        trainer = pl.Trainer(
-            accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=[device.index] if device.type == "cuda" and device.index is not None else 1,
-            precision="bf16-mixed" if _trains_in_bfloat16(network, device) else "32-true",
-            max_epochs=config.epochs(len(train), network.config.objective),
+        if engine.compile:
+            network.encoder.compile()
+        trainer = make_trainer(
+            engine,
+            world,
+            device,
+            in_bfloat16=_trains_in_bfloat16(network, device),
+            callbacks=callbacks,
+            max_epochs=n_epochs,
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=1.0,
-            callbacks=[keep],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-            num_sanity_val_steps=0,
+            enable_progress_bar=progress and world.rank == 0,
         )
-        interrupted = _run(trainer, module(network, config, genes), loaders)
+        trained = module(network, config, genes)
+        # Lightning's own count of them would look at the loader before its position is restored.
+        trained.steps = max(ceil(len(loaders[0]) / config.accumulate) * n_epochs, 2)
+        interrupted = _run(trainer, trained, loaders, state if state is not None and state.exists() else None)
     if keep.best is None:
         raise KeyboardInterrupt
-    return Fitted(keep.best.eval().requires_grad_(False), keep.history, interrupted)
+    return Fitted(keep.network.eval().requires_grad_(False), keep.history, interrupted)
+
+
+def _check_share(config: TrainingConfig, share: Share, n_cells: int, n_held: int) -> None:
+    """Raise where there are more processes than cells for them."""
+    for what, n in (
+        ("cells of a batch (`batch_size`)", config.batch_size),
+        ("training cells", n_cells),
+        ("validation cells", n_held),
+    ):
+        if share.world > n:
+            msg = f"There are {share.world:,} processes and {n:,} {what}: start fewer."
+            raise ValueError(msg)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, of all its parts."""
+    full = getattr(tensor, "full_tensor", None)  # of FSDP
+    return (tensor if full is None else full()).detach().cpu().clone()
+
+
+def _gathered(mine: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each of the processes has."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return parts
 
 
 def warm_restarts(epoch: int, first: int = 15, warm_up: int = 5, decay: float = 0.9, least: float = 0.01) -> float:
@@ -288,41 +360,22 @@ def keep_one(keep: Tensor, offsets: Tensor) -> Tensor:
     return keep
 
 
-def _run(trainer: pl.Trainer, module: Pretraining, loaders: tuple[DataLoader, DataLoader]) -> bool:
+def _run(trainer: pl.Trainer, module: Pretraining, loaders: tuple[Loader, Loader], state: Path | None) -> bool:
     """Fit; True when it was interrupted.
 
     Lightning turns Ctrl-C into SystemExit and leaves the process deaf to any further one. Here the session goes on.
     """
     from lightning.pytorch.trainer.states import TrainerStatus
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     try:
         handler = signal.getsignal(signal.SIGINT)
-        trainer.fit(module, *loaders)
+        trainer.fit(module, *loaders, ckpt_path=state)
+    except SIGTERMException as error:  # which would end the process as if all were well
+        raise SystemExit(128 + signal.SIGTERM) from error
     except SystemExit:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         signal.signal(signal.SIGINT, handler)
         return True
     return False
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what Lightning says about workers and hardware: the cells are in memory, one device was chosen."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*The number of training batches.*")
-        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

@@ -47,8 +47,10 @@ ALLOWED = {
     "datasets": BASE | {"genome"},
     "models": BASE | {"nn", "vocabulary", "genome"},
     "pp": BASE | {"nn", "vocabulary", "genome", "tokens", "sources", "models"},
-    "training": BASE | {"nn", "tokens", "models"},
-    "finetuning": BASE | {"nn", "training"},
+    "batches": BASE | {"tokens"},
+    "engine": BASE,
+    "training": BASE | {"nn", "batches", "engine"},
+    "finetuning": BASE | {"nn", "batches", "training"},
     "tl": BASE
     | {
         "nn",
@@ -119,8 +121,12 @@ def test_import_sets_up_no_logging_and_prints_nothing():
 def test_tools_take_data_first_and_options_by_keyword(module, name):
     parameters = list(inspect.signature(getattr(getattr(ep, module), name)).parameters.values())
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    # Before there are fragments on peaks, there is no data; and curves of training are of models.
-    others = {"count_fragments": (["fragments", "peaks"],), "training": (["models"],)}
+    # Before there are peaks, and fragments on them, there is no data; and curves of training are of models.
+    others = {
+        "consensus_peaks": (["sources"],),
+        "count_fragments": (["fragments", "peaks"],),
+        "training": (["models"],),
+    }
     expected = others.get(name, (["data"], ["data", "model"]))
     assert positional in expected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,14 @@ def misplaced(intervals: pd.DataFrame, build: str) -> np.ndarray:
     return intervals["end"].to_numpy() > _room(names, build)[codes]
 
 
+@cache  # bioframe reads a file for it
+def chromosome_lengths(build: str) -> dict[str, int]:
+    """Bases of each chromosome of one of ``BUILDS``."""
+    import bioframe
+
+    return bioframe.assembly_info(build).chromsizes.to_dict()
+
+
 def _contigs(intervals: pd.DataFrame) -> tuple[np.ndarray, pd.Series]:
     """Which contig each interval is on, and their names: few names, many intervals."""
     codes, names = pd.factorize(intervals["chrom"].astype(str))
@@ -92,9 +101,7 @@ def _contigs(intervals: pd.DataFrame) -> tuple[np.ndarray, pd.Series]:
 
 def _room(names: pd.Series, build: str) -> np.ndarray:
     """Bases of each contig; none where the build lacks the chromosome, without end for what is no chromosome."""
-    import bioframe
-
-    sizes = bioframe.assembly_info(build).chromsizes.to_dict()
+    sizes = chromosome_lengths(build)
     chromosome = re.compile(r"chr(\d{1,2}|X|Y)")
     return np.array([sizes.get(name, 0) if chromosome.fullmatch(name) else np.inf for name in names], dtype=float)
 

@@ -1,6 +1,7 @@
 """The way in: fragments or peaks of data onto the peaks of a model."""
 
+from ._consensus_peaks import consensus_peaks
 from ._count_fragments import count_fragments
 from ._map_peaks import map_peaks
 
-__all__ = ["count_fragments", "map_peaks"]
+__all__ = ["consensus_peaks", "count_fragments", "map_peaks"]

@@ -17,6 +17,7 @@ from mudata import MuData
 
 from .._validate import RNG, Data, get_atac, integer, obs_column
 from .._version import __version__
+from ..engine import Engine
 from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..models._registry import resolve_device, resolve_model
@@ -51,6 +52,7 @@ def finetune(
     genome: str | None = None,
     liftover: str | Path | None = None,
     min_coverage: float = MIN_COVERAGE,
+    engine: Engine | None = None,
     device: str | torch.device = "auto",
     rng: RNG = 0,
 ) -> EpiFoundation:
@@ -88,6 +90,8 @@ def finetune(
         Names in the MuData.
     min_overlap, genome, liftover, min_coverage
         How the data's peaks are matched to the model's: see :func:`epifoundation.pp.map_peaks`.
+    engine
+        How training is run: processes, precision, state to go on from, logs. See :class:`~epifoundation.Engine`.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     rng
@@ -200,6 +204,7 @@ def finetune(
         base,
         device=device,
         rng=rng,
+        engine=engine,
         label_codes=codes,
         prepare_network=begin,
         module=partial(Finetuning, label_counts=counts, n_batches=len(prepared.batches)),

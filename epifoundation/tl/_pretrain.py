@@ -13,6 +13,7 @@ import torch
 
 from .._validate import RNG, Data, get_atac, integer, obs_column, one_of
 from .._version import __version__
+from ..engine import Engine
 from ..models import EpiFoundation
 from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
@@ -41,6 +42,7 @@ def pretrain(
     rna_modality: str = "rna",
     min_cells: int = 1,
     checkpoint: str | Path | None = None,
+    engine: Engine | None = None,
     device: str | torch.device = "auto",
     rng: RNG = 0,
 ) -> EpiFoundation:
@@ -82,6 +84,8 @@ def pretrain(
     checkpoint
         A new or empty directory that gets the model whenever it improves, in the format of
         :meth:`~epifoundation.EpiFoundation.save_pretrained`.
+    engine
+        How training is run: processes, precision, state to go on from, logs. See :class:`~epifoundation.Engine`.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     rng
@@ -172,7 +176,7 @@ def pretrain(
             so_far = EpiFoundation(copy.deepcopy(best), prepared.peaks, prepared.genes, training=done)
             so_far.save_pretrained(checkpoint, overwrite=True)
 
-    fitted = train(prepared, config, training, init, device=device, rng=rng, on_better=save)
+    fitted = train(prepared, config, training, init, device=device, rng=rng, engine=engine, on_better=save)
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     model = EpiFoundation(fitted.network, prepared.peaks, prepared.genes, training=summary).to(device)
     if prepared.batch_codes is not None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 
 from .._settings import settings
+from .._version import __version__
+from ..engine import Engine
 from ..models import EpiFoundation
 from ..nn import ModelConfig, Network, TrainingConfig
 from ..warm_start import log_normalise, neighbor_weights, rna_scores
@@ -32,13 +36,15 @@ def train(
     *,
     device: torch.device,
     rng: np.random.Generator,
+    engine: Engine | None = None,
     label_codes: np.ndarray | None = None,
     prepare_network: Callable[[Network], None] = lambda network: None,
     module: Callable[..., Pretraining] | None = None,
     on_better: Callable[[Network, int], None] = lambda network, epoch: None,
 ) -> Fitted:
     """Build a network and train it by a `module`; with a warning where it was interrupted."""
-    from ..training import Cells, Pretraining, fit
+    from ..batches import Cells
+    from ..training import Pretraining, fit
 
     seed = int(rng.integers(2**31))
     scores = pooling = None
@@ -64,9 +70,12 @@ def train(
             cells(data.train, pooling, data.batch_codes),
             cells(data.held, None, None),
             training,
+            n_cells=len(data.train),
             seed=seed,
             device=device,
             progress=settings.progress,
+            of=_told(data, config, training, seed),
+            engine=engine,
             genes=data.gene_positions,
             module=module or Pretraining,
             on_better=on_better,
@@ -75,3 +84,18 @@ def train(
         msg = f"Training was interrupted after {len(fitted.history)} epochs; this is the best model so far."
         warnings.warn(msg, RuntimeWarning, stacklevel=3)
     return fitted
+
+
+def _told(data: TrainingData, config: ModelConfig, training: TrainingConfig, seed: int) -> dict[str, Any]:
+    """What a run is of, for its state: plain types."""
+    peaks = pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum()
+    return {
+        "package_version": __version__,
+        "config": config.to_dict(),
+        "training": asdict(training),
+        "peaks": [len(data.peaks), f"{peaks:x}"],
+        "genes": len(data.genes),
+        "cells": [len(data.train), len(data.held)],
+        "batches": data.batches,
+        "seed": seed,
+    }
