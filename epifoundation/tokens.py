@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,14 +84,18 @@ def open_peaks(rows: sp.csr_matrix) -> sp.csr_matrix:
     return pattern
 
 
-def ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """Have the next item made in a thread while one is used: reading beside computing."""
+def ahead(items: Iterator[T], n: int = 1) -> Generator[T, None, None]:
+    """Have the next items made in a thread, `n` of them at most, while one is used: reading beside computing."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as reader:
-        coming = reader.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = reader.submit(next, items, end)
-            yield item  # type: ignore[misc] # `end` is not
+        coming = deque(reader.submit(next, items, end) for _ in range(n))
+        try:
+            while (item := coming.popleft().result()) is not end:
+                coming.append(reader.submit(next, items, end))
+                yield item  # type: ignore[misc] # `end` is not
+        finally:
+            for each in coming:
+                each.cancel()
 
 
 def iter_tokens(

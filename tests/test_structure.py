@@ -48,6 +48,7 @@ ALLOWED = {
     "models": BASE | {"nn", "vocabulary", "genome"},
     "pp": BASE | {"nn", "vocabulary", "genome", "tokens", "sources", "models"},
     "batches": BASE | {"tokens"},
+    "stored": BASE | {"sources", "tokens", "batches"},
     "engine": BASE,
     "training": BASE | {"nn", "batches", "engine"},
     "finetuning": BASE | {"nn", "batches", "training"},

@@ -193,6 +193,9 @@ class TrainingConfig:
         With ``objective="binary"``: at most so many genes of a cell enter the loss, half of them expressed and half
         silent, drawn anew each time (Wu et al. 2025). None: all genes. Needs ``n_neighbors=1``: of cells that are pooled,
         one or another expresses nearly every gene.
+    buffer
+        Training from files: cells that are read at a time and shuffled. Twice as many are in memory while training runs; so many, drawn at random,
+        serve for the warm start, and at most so many to validate on.
     warm_start
         Start peak vectors from the structure of the training cells, see :mod:`epifoundation.warm_start`.
     label_weight
@@ -225,6 +228,7 @@ class TrainingConfig:
     accumulate: int = 1
     schedule: str = "one-cycle"
     balanced_genes: int | None = None
+    buffer: int = 8192
     warm_start: bool = True
     label_weight: float = 1.0
     label_smoothing: float = 0.1
@@ -233,7 +237,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _one_of(self, "schedule", SCHEDULES)
-        whole = ("max_epochs", "batch_size", "n_neighbors", "patience", "accumulate", "balanced_genes")
+        whole = ("max_epochs", "batch_size", "n_neighbors", "patience", "accumulate", "balanced_genes", "buffer")
         for name, low, high in (
             ("max_epochs", 1, inf),
             ("batch_size", 1, inf),
@@ -246,6 +250,7 @@ class TrainingConfig:
             ("patience", 1, inf),
             ("accumulate", 1, inf),
             ("balanced_genes", 2, inf),
+            ("buffer", 1, inf),
             ("label_weight", 0, inf),
             ("label_smoothing", 0, 1),
             ("label_balance", 0, 1),

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,16 +19,20 @@ from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, Network, TrainingConfig
 from ..nn.config import OBJECTIVES
+from ..vocabulary import PeakVocabulary
 from ._batches import take_out_batches
 from ._label_head import check_labels, fit_label_head
 from ._measured_head import with_measured_head
+from ._stored_data import is_stored, prepare_stored
+from ._stream import Cells
 from ._train import train
 from ._training_data import TrainingData, held_out, prepare
 
 
 def pretrain(
-    data: Data,
+    data: Cells,
     *,
+    peaks: PeakVocabulary | None = None,
     config: ModelConfig | str | None = None,
     training: TrainingConfig | str | None = None,
     objective: Literal["counts", "binary", "gaussian", "peaks"] | None = None,
@@ -54,6 +58,10 @@ def pretrain(
         A MuData with paired `modality` and `rna_modality`, or an AnnData (ATAC) with ``objective="peaks"``.
         A positive entry of the ATAC matrix is an open peak. Not changed. For a query decoder, a column ``chrom``,
         ``chromosome`` or ``interval`` (10x) of the RNA modality's ``var`` tells the chromosomes of genes.
+        Or paths of such (``.h5ad``, ``.h5mu``, zarr), one or several, with any peaks: their cells are read while training runs, see Notes.
+    peaks
+        For cells in files: the peaks that the model is to read, such as of :func:`epifoundation.pp.consensus_peaks`. Default: those of the
+        file, or the consensus of all files' peaks.
     config
         Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025, with the paper's `training`
         unless another is given. Default: ``ModelConfig()``.
@@ -111,6 +119,11 @@ def pretrain(
     Writes nothing into `data`. Encoder and recipe: EpiFoundation (Wu et al. 2025, bioRxiv
     10.1101/2025.02.05.636688) for the supervision by expression and the reading of non-zero peaks alone.
 
+    Cells in files are read in runs, in random order, and shuffled within a buffer (:class:`~epifoundation.TrainingConfig`); this needs
+    ``pip install 'epifoundation[atlas]'``. RNA is then not pooled over neighbours (``n_neighbors`` counts as 1), and what is fitted
+    before and after training (warm start, directions of batches, measured scale, label head) is fitted on a sample of the cells. The genes are
+    those that all files have.
+
     Examples
     --------
     >>> import epifoundation as ep
@@ -141,29 +154,52 @@ def pretrain(
         check_target(Path(checkpoint), overwrite=False)
     rng = np.random.default_rng(rng)
     held = held_out(validation)
-    labels = None
-    if label_key is not None:
-        labels = obs_column(data, get_atac(data, modality), label_key, "label_key")
-    prepared = prepare(
-        data,
-        likelihood,
-        modality=modality,
-        rna_modality=rna_modality,
-        layer=layer,
-        batch_key=batch_key,
-        validation=held,
-        init=init,
-        genome=genome,
-        min_cells=min_cells,
-        rng=rng,
-    )
+    if is_stored(data):
+        prepared = prepare_stored(
+            data,
+            likelihood,
+            peaks=peaks,
+            modality=modality,
+            rna_modality=rna_modality,
+            layer=layer,
+            batch_key=batch_key,
+            label_key=label_key,
+            validation=held,
+            init=init,
+            genome=genome,
+            min_cells=min_cells,
+            buffer=training.buffer,
+            rng=rng,
+        )
+        labels = prepared.labels
+    else:
+        if peaks is not None:
+            msg = "`peaks` is for cells in files. Those of cells in memory are the columns of the data; to go on with the peaks of a model, pass `init`."
+            raise ValueError(msg)
+        in_memory = cast("Data", data)
+        labels = None
+        if label_key is not None:
+            labels = obs_column(in_memory, get_atac(in_memory, modality), label_key, "label_key")
+        prepared = prepare(
+            in_memory,
+            likelihood,
+            modality=modality,
+            rna_modality=rna_modality,
+            layer=layer,
+            batch_key=batch_key,
+            validation=held,
+            init=init,
+            genome=genome,
+            min_cells=min_cells,
+            rng=rng,
+        )
     codes = None if labels is None else check_labels(labels, prepared.train, prepared.held)[1]
     if training.balanced_genes is not None:
         _check_balance(prepared)
     summary: dict[str, Any] = {
         "package_version": __version__,
         "objective": likelihood,
-        "cells": len(prepared.train),
+        "cells": prepared.n_train,
         "validation_cells": len(prepared.held),
         "validation": held,
         "batches": prepared.batches,
@@ -177,6 +213,8 @@ def pretrain(
             so_far.save_pretrained(checkpoint, overwrite=True)
 
     fitted = train(prepared, config, training, init, device=device, rng=rng, engine=engine, on_better=save)
+    if prepared.stored is not None:
+        prepared.stored.close()
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     model = EpiFoundation(fitted.network, prepared.peaks, prepared.genes, training=summary).to(device)
     if prepared.batch_codes is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +48,8 @@ def train(
 
     seed = int(rng.integers(2**31))
     scores = pooling = None
+    if data.stored is not None:  # the neighbours of a cell may be anywhere
+        training = replace(training, n_neighbors=1)
     if data.target is not None and (training.warm_start or training.n_neighbors > 1):
         expression = sp.csr_matrix(data.target[data.train])
         expression = log_normalise(expression) if config.objective == "counts" else expression
@@ -67,10 +69,10 @@ def train(
             prepare_network(network)
         fitted = fit(
             network,
-            cells(data.train, pooling, data.batch_codes),
+            cells(data.train, pooling, data.batch_codes) if data.stored is None else data.stored.loader,
             cells(data.held, None, None),
             training,
-            n_cells=len(data.train),
+            n_cells=data.n_train,
             seed=seed,
             device=device,
             progress=settings.progress,
@@ -95,7 +97,7 @@ def _told(data: TrainingData, config: ModelConfig, training: TrainingConfig, see
         "training": asdict(training),
         "peaks": [len(data.peaks), f"{peaks:x}"],
         "genes": len(data.genes),
-        "cells": [len(data.train), len(data.held)],
+        "cells": [data.n_train, len(data.held)],
         "batches": data.batches,
         "seed": seed,
     }

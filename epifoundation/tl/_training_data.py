@@ -16,6 +16,7 @@ from .._validate import Data, check_paired, check_unique, check_values, get_atac
 from ..genome._intervals import with_prefix
 from ..models import EpiFoundation
 from ..pp._mapping import PeakMap, map_onto
+from ..stored import StoredCells
 from ..tokens import iter_tokens, row_reader
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 
@@ -40,6 +41,10 @@ class TrainingData:
         Row numbers of training and validation cells.
     batch_codes, batches
         Code of each cell and names of the batches of training cells; None and empty without `batch_key`.
+    stored
+        Of cells in files: how to read those to learn from. All the above is then of a sample of them, in memory, and of validation cells.
+    labels
+        Of cells in files: labels of the sample.
     """
 
     peaks: PeakVocabulary
@@ -52,6 +57,13 @@ class TrainingData:
     held: np.ndarray
     batch_codes: np.ndarray | None
     batches: list[str]
+    stored: StoredCells | None = None
+    labels: pd.Series | None = None
+
+    @property
+    def n_train(self) -> int:
+        """Training cells, in memory or not."""
+        return len(self.train) if self.stored is None else len(self.stored.rows)
 
 
 def prepare(
@@ -78,8 +90,8 @@ def prepare(
     if objective != "peaks":
         rna = _rna_of(data, atac, rna_modality, objective)
         genes, target = _expression(rna, layer, objective)
-        gene_chromosomes = _chromosomes(rna.var)
-    batch = None if batch_key is None else _batch_names(obs_column(data, atac, batch_key, "batch_key"), batch_key)
+        gene_chromosomes = chromosomes(rna.var)
+    batch = None if batch_key is None else batch_names(obs_column(data, atac, batch_key, "batch_key"), batch_key)
     if init is None:
         peaks, projection = PeakVocabulary.from_var(atac.var, genome=genome), None
     else:
@@ -96,9 +108,9 @@ def prepare(
             raise ValueError(msg)
         peaks = PeakVocabulary(peaks.intervals[often].reset_index(drop=True), genome)
         pattern = pattern[:, often]
-        still = pattern.getnnz(axis=1) >= _least_open(objective)  # a cell may have lost its last peak
+        still = pattern.getnnz(axis=1) >= least_open(objective)  # a cell may have lost its last peak
         train, held = train[still[train]], held[still[held]]
-        _check_split(train, held, len(usable))
+        check_split(train, held, len(usable))
     else:
         genes, target, positions = _follow_genes(init.genes, genes, target)
     codes, batches = None, []
@@ -155,7 +167,7 @@ def _expression(rna: AnnData, layer: str | None, objective: str) -> tuple[GeneVo
     return GeneVocabulary.from_var(rna.var), matrix
 
 
-def _chromosomes(var: pd.DataFrame) -> pd.Series | None:
+def chromosomes(var: pd.DataFrame) -> pd.Series | None:
     """Chromosome of each gene, from a column with it or from the interval that 10x readers keep."""
     for column in ("chrom", "chromosome", "interval"):
         if column in var.columns:
@@ -175,12 +187,13 @@ def _read_pattern(atac: AnnData, peaks: PeakVocabulary, projection: sp.csr_matri
     return sp.vstack(parts, format="csr")
 
 
-def _least_open(objective: str) -> int:
+def least_open(objective: str) -> int:
     """One peak to read, and without RNA another one to predict."""
     return 2 if objective == "peaks" else 1
 
 
-def _batch_names(batch: pd.Series, key: str) -> pd.Series:
+def batch_names(batch: pd.Series, key: str) -> pd.Series:
+    """Names of batches as text; an error where one is missing."""
     if batch.isna().any():
         msg = f"`batch_key={key!r}` is missing for {int(batch.isna().sum()):,} of {len(batch):,} cells; name their batch or leave them out."
         raise ValueError(msg)
@@ -189,13 +202,18 @@ def _batch_names(batch: pd.Series, key: str) -> pd.Series:
 
 def _usable(pattern: sp.csr_matrix, target: Any, objective: str) -> np.ndarray:
     """Cells with an open peak and, for counts, with RNA."""
-    usable = pattern.getnnz(axis=1) >= _least_open(objective)
+    usable = pattern.getnnz(axis=1) >= least_open(objective)
     if objective == "counts":
         usable &= np.asarray(target.sum(axis=1)).ravel() > 0
+    warn_unusable(usable)
+    return usable
+
+
+def warn_unusable(usable: np.ndarray) -> None:
+    """Tell how many cells are left out."""
     if not usable.all():
         msg = f"{int((~usable).sum()):,} of {len(usable):,} cells have no open peak or no RNA and are left out of training."
-        warnings.warn(msg, UserWarning, stacklevel=4)
-    return usable
+        warnings.warn(msg, UserWarning, stacklevel=5)
 
 
 def split_cells(
@@ -225,11 +243,12 @@ def split_cells(
         held = rows[batch.iloc[rows].isin(names)]
     held = np.sort(held)
     train = np.setdiff1d(rows, held)
-    _check_split(train, held, len(usable))
+    check_split(train, held, len(usable))
     return train, held
 
 
-def _check_split(train: np.ndarray, held: np.ndarray, n_cells: int) -> None:
+def check_split(train: np.ndarray, held: np.ndarray, n_cells: int) -> None:
+    """Raise where there is too little to train or to validate on."""
     if len(train) < 2 or not len(held):
         msg = f"Too few cells: {len(train)} to train on and {len(held)} to validate on, of {n_cells}."
         raise ValueError(msg)
