@@ -100,12 +100,12 @@ class Loader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of this epoch that are done."""
-        return {"done": self.done % self.n_batches}
+        """Which epoch it is, and how many of its batches are done."""
+        return {"epoch": self.epoch, "done": self.done % self.n_batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next epoch after so many batches."""
-        self.start = self.done = state["done"]
+        """Begin after these batches."""
+        self.epoch, self.start, self.done = state["epoch"], state["done"], state["done"]
 
 
 def shuffled(cells: Cells, batch_size: int, seed: int, share: Share) -> Loader:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, cos, pi
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -371,6 +372,9 @@ def _run(trainer: pl.Trainer, module: Pretraining, loaders: tuple[Loader, Loader
     try:
         handler = signal.getsignal(signal.SIGINT)
         trainer.fit(module, *loaders, ckpt_path=state)
+    except UnpicklingError as error:
+        msg = f"{str(state)!r} is no state of training, or is damaged ({str(error).splitlines()[0]}): delete it, or name another `state`."
+        raise ValueError(msg) from error
     except SIGTERMException as error:  # which would end the process as if all were well
         raise SystemExit(128 + signal.SIGTERM) from error
     except SystemExit:

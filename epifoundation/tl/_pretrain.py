@@ -13,7 +13,7 @@ import torch
 
 from .._validate import RNG, Data, get_atac, integer, obs_column, one_of
 from .._version import __version__
-from ..engine import Engine
+from ..engine import Engine, World
 from ..models import EpiFoundation
 from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
@@ -206,8 +206,10 @@ def pretrain(
         "options": asdict(training),
     }
 
+    is_first = World.told().rank == 0  # of the processes that train together
+
     def save(best: Network, epoch: int) -> None:
-        if checkpoint is not None:
+        if checkpoint is not None and is_first:
             done = summary | {"epochs": epoch + 1}
             so_far = EpiFoundation(copy.deepcopy(best), prepared.peaks, prepared.genes, training=done)
             so_far.save_pretrained(checkpoint, overwrite=True)
@@ -222,7 +224,7 @@ def pretrain(
     model = with_measured_head(model, prepared, rng)
     if labels is not None:
         model, _ = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held)
-    if checkpoint is not None:
+    if checkpoint is not None and is_first:
         model.save_pretrained(checkpoint, overwrite=True)
     return model.to(device)
 

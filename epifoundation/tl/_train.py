@@ -93,11 +93,11 @@ def _told(data: TrainingData, config: ModelConfig, training: TrainingConfig, see
     peaks = pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum()
     return {
         "package_version": __version__,
+        "seed": seed,
         "config": config.to_dict(),
         "training": asdict(training),
         "peaks": [len(data.peaks), f"{peaks:x}"],
         "genes": len(data.genes),
         "cells": [data.n_train, len(data.held)],
         "batches": data.batches,
-        "seed": seed,
     }

@@ -1,0 +1,5 @@
+"""``python -m epifoundation``, as ``torchrun -m`` starts it."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,305 @@
+"""How training is run: several processes, states to go on from, logs."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import epifoundation as ep
+from epifoundation.engine import World
+from epifoundation.training import KeepState, Pretraining
+
+SMALL = {"config": ep.ModelConfig(dim=16, n_heads=2), "genome": "hg38"}
+
+
+def test_what_launchers_tell(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("SLURM") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            monkeypatch.delenv(name)
+    assert World.told() == World(0, 1, 0, 1)
+    for name, value in {"SLURM_NTASKS": 8, "SLURM_PROCID": 5, "SLURM_LOCALID": 1, "SLURM_NTASKS_PER_NODE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    assert World.told() == World(5, 8, 1, 4, by_slurm=True)
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # a shell inside of an allocation
+    assert World.told() == World()
+    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    assert World.told() == World(3, 4, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"strategy": "horovod"}, r"`strategy` must be one of \['auto', 'ddp', 'fsdp'\]"),
+        ({"precision": "float16"}, "`precision` must be one of"),
+        ({"loggers": "neptune"}, "`loggers` must be one of"),
+        ({"minutes": -1}, "`minutes` must be a number of at least 0, got -1"),
+        ({"timeout": True}, "`timeout` must be a number of at least 0, got True"),
+    ],
+)
+def test_bad_engines(options, told):
+    with pytest.raises(ValueError, match=told):
+        ep.Engine(**options)
+
+
+@pytest.fixture(params=["memory", "files"])
+def source(request, mdata, tmp_path):
+    """The same cells in memory and in two files."""
+    if request.param == "memory":
+        return mdata
+    paths = [tmp_path / "a.h5mu", tmp_path / "b.h5mu"]
+    mdata[:150].copy().write(paths[0])
+    mdata[150:].copy().write(paths[1])
+    return paths
+
+
+class StopError(Exception):
+    """An interruption."""
+
+
+def stop_after(monkeypatch, n_steps):
+    original, steps = Pretraining.training_step, []
+
+    def step(self, batch, index):
+        steps.append(index)
+        if len(steps) > n_steps:
+            raise StopError
+        return original(self, batch, index)
+
+    monkeypatch.setattr(Pretraining, "training_step", step)
+    return lambda: monkeypatch.setattr(Pretraining, "training_step", original)
+
+
+@pytest.mark.parametrize("n_steps", [1, 11, 23, 24, 31, 47])
+def test_resumed_training_is_that_of_a_run_without_interruption(source, tmp_path, monkeypatch, n_steps):
+    """In an epoch of 11 or 12 steps, at its ends, in the middle, and between two batches of one step of the optimiser."""
+    training = ep.TrainingConfig(max_epochs=4, batch_size=30, accumulate=2, buffer=100, n_neighbors=3)
+    options = SMALL | {"training": training, "batch_key": "batch", "rng": 3}
+    whole = ep.tl.pretrain(source, **options)
+    engine = ep.Engine(state=tmp_path / "run.state", minutes=0)
+    go_on = stop_after(monkeypatch, n_steps)
+    with pytest.raises(StopError):
+        ep.tl.pretrain(source, **options, engine=engine)
+    assert (tmp_path / "run.state").exists() == (n_steps > 1)
+    go_on()
+    steps = []
+    original = Pretraining.training_step
+    monkeypatch.setattr(Pretraining, "training_step", lambda *args: steps.append(1) or original(*args))
+    resumed = ep.tl.pretrain(source, **options, engine=engine)
+    assert len(steps) <= 4 * 12 - (n_steps - 2)
+    for one, other in zip(whole.training["history"], resumed.training["history"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+    state = resumed.network.state_dict()
+    for name, tensor in whole.network.state_dict().items():
+        np.testing.assert_allclose(state[name].numpy(), tensor.numpy(), atol=1e-6, err_msg=name)
+    steps.clear()
+    again = ep.tl.pretrain(source, **options, engine=engine)  # nothing is left to do
+    assert not steps
+    assert again.revision == resumed.revision
+
+
+def test_the_state_of_another_run_is_refused(mdata, tmp_path):
+    training = ep.TrainingConfig(max_epochs=1, n_neighbors=1)
+    engine = ep.Engine(state=tmp_path / "run.state")
+    ep.tl.pretrain(mdata, **SMALL, training=training, engine=engine)
+    for change, told in (
+        ({"rng": 1}, "seed was"),
+        ({"training": ep.TrainingConfig(max_epochs=2, n_neighbors=1)}, "training was"),
+        ({"config": ep.ModelConfig(dim=32, n_heads=2)}, "config was"),
+    ):
+        with pytest.raises(ValueError, match=f"is the state of another run: {told}"):
+            ep.tl.pretrain(mdata, **{**SMALL, "training": training, **change}, engine=engine)
+    (tmp_path / "run.state").write_bytes(b"no state")
+    with pytest.raises(ValueError, match="run.state' is no state of training, or is damaged"):
+        ep.tl.pretrain(mdata, **SMALL, training=training, engine=engine)
+
+
+def test_a_state_is_there_whole_or_not_at_all(mdata, tmp_path, monkeypatch):
+    training = ep.TrainingConfig(max_epochs=2, n_neighbors=1)
+    engine = ep.Engine(state=tmp_path / "run.state")
+    import torch
+
+    save, saved = torch.save, []
+
+    def cut_off(content, file):
+        saved.append(1)
+        if len(saved) == 2:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", cut_off)
+    with pytest.raises(OSError, match="No space left"):
+        ep.tl.pretrain(mdata, **SMALL, training=training, engine=engine)
+    monkeypatch.setattr(torch, "save", save)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.state"]
+    resumed = ep.tl.pretrain(mdata, **SMALL, training=training, engine=engine)
+    assert resumed.revision == ep.tl.pretrain(mdata, **SMALL, training=training).revision
+
+
+def test_logs(mdata, tmp_path):
+    training = ep.TrainingConfig(max_epochs=2, n_neighbors=1)
+    model = ep.tl.pretrain(mdata, **SMALL, training=training, engine=ep.Engine(log=tmp_path / "log"))
+    table = pd.read_csv(tmp_path / "log" / "csv" / "metrics.csv")
+    assert table["loss"].notna().sum() == 2 * (360 // 64)
+    for name in ("train", "validation"):
+        np.testing.assert_allclose(table[name].dropna(), [each[name] for each in model.training["history"]], atol=1e-5)
+
+
+def test_loggers_that_are_not_installed(mdata, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match="'wandb' needs a package that is not installed"):
+        ep.tl.pretrain(mdata, **SMALL, engine=ep.Engine(log=tmp_path, loggers="wandb"))
+
+
+def test_bfloat16(mdata):
+    options = SMALL | {"training": ep.TrainingConfig(max_epochs=2, n_neighbors=1)}
+    exact = ep.tl.pretrain(mdata, **options)
+    rounded = ep.tl.pretrain(mdata, **options, engine=ep.Engine(precision="bfloat16"))
+    assert exact.revision != rounded.revision
+    losses = [model.training["history"][-1]["validation"] for model in (exact, rounded)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+@pytest.mark.slow
+def test_compiled(mdata):
+    options = SMALL | {"training": ep.TrainingConfig(max_epochs=1, n_neighbors=1, peak_dropout=0.0)}
+    eager = ep.tl.pretrain(mdata, **options)
+    compiled = ep.tl.pretrain(mdata, **options, engine=ep.Engine(compile=True))
+    losses = [model.training["history"][-1]["validation"] for model in (eager, compiled)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_more_processes_than_cells(mdata, monkeypatch):
+    monkeypatch.setattr("epifoundation.training.World.told", lambda: World(0, 100, 0, 100))
+    with pytest.raises(ValueError, match="There are 100 processes and 64 cells of a batch"):
+        ep.tl.pretrain(mdata, **SMALL)
+
+
+def test_states_are_kept_between_steps_of_the_optimiser_only():
+    class Trainer:
+        accumulate_grad_batches, num_training_batches = 2, 6
+
+    kept = []
+    state = KeepState("x", 0, {})
+    state._keep = lambda trainer: kept.append(trainer.at)
+    state.clock.is_due = lambda trainer: True
+    for at in range(6):
+        Trainer.at = at
+        state.on_train_batch_end(Trainer, None, None, None, at)
+    assert kept == [1, 3]
+
+
+SCRIPT = """
+import json, os, sys, time
+from pathlib import Path
+import torch
+import epifoundation as ep
+from epifoundation.training import Pretraining
+ep.settings.progress = False
+torch.set_num_threads(1)
+folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+slow = options.pop("slow", 0)
+step = Pretraining.training_step
+def slowly(self, batch, index):
+    if slow:
+        (folder / f"pid{os.environ.get('RANK', 0)}").write_text(str(os.getpid()))
+        time.sleep(slow)
+    return step(self, batch, index)
+Pretraining.training_step = slowly
+training = ep.TrainingConfig(max_epochs=options.pop("epochs"), n_neighbors=1, buffer=100)
+engine = ep.Engine(**options.pop("engine", {}))
+import mudata
+data = folder / "m.h5mu" if options.pop("stored", False) else mudata.read(folder / "m.h5mu")
+model = ep.tl.pretrain(data, config=ep.ModelConfig(dim=16, n_heads=2), training=training, genome="hg38", engine=engine, **options)
+rank = os.environ.get("RANK", "-")
+ep.tl.embed(folder / "m.h5mu", model, output=folder / f"{rank}.h5ad", expression=False)
+(folder / f"told{rank}.json").write_text(json.dumps({"revision": model.revision, "history": model.training["history"]}))
+"""
+
+
+@pytest.fixture
+def script(mdata, tmp_path):
+    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    mdata.write(tmp_path / "m.h5mu")
+    return tmp_path / "script.py"
+
+
+def launch(script, options, *, processes=2):
+    import json
+
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+    command += [str(script), str(script.parent), json.dumps(options)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def told(script, rank):
+    import json
+
+    return json.loads((script.parent / f"told{rank}.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", [False, True])
+def test_two_processes_learn_what_one_learns(script, stored):
+    options = {"epochs": 3, "stored": stored, "batch_key": "batch"}
+    for processes in (1, 2):
+        process = launch(script, options, processes=processes)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    one, *both = (told(script, rank) for rank in ("-", 0, 1))
+    assert both[0] == both[1]
+    assert both[0]["history"][-1]["validation"] == pytest.approx(one["history"][-1]["validation"], rel=0.01)
+    assert both[0]["revision"] != one["revision"]  # each draws by itself
+    bytes_of = [(script.parent / f"{rank}.h5ad").read_bytes() for rank in (0, 1)]
+    assert bytes_of[0] == bytes_of[1]
+
+
+@pytest.mark.slow
+def test_parts_of_a_model_on_two_processes(script):
+    """FSDP; at the same learning rate and without dropout of peaks, the same losses as with whole models."""
+    losses = []
+    for strategy in ("ddp", "fsdp"):
+        process = launch(script, {"epochs": 1, "engine": {"strategy": strategy}})
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert told(script, 0) == told(script, 1)
+        losses.append(told(script, 0)["history"][0])
+        for path in script.parent.glob("*.h5ad"):
+            path.unlink()
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed(script):
+    state = script.parent / "run.state"
+    whole = {"epochs": 3}
+    process = launch(script, whole)
+    assert process.wait() == 0
+    expected = told(script, 0)
+    for path in script.parent.glob("*.h5ad"):
+        path.unlink()
+    engine = {"state": str(state), "minutes": 0}
+    process = launch(script, whole | {"engine": engine, "slow": 0.3})
+    while not state.exists() or not (script.parent / "pid1").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    os.kill(int((script.parent / "pid1").read_text()), signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert "Another process of this training ended, was killed, or stopped answering" in errors
+    assert "start all of them again" in errors
+    process = launch(script, whole | {"engine": engine})
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    for one, other in zip(told(script, 0)["history"], expected["history"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
