@@ -55,6 +55,47 @@ def million(folder):
         )
 
 
+def curves(folder):
+    """Cells, open peaks, vocabulary, width, encoder and processes, one at a time."""
+    cells = simulated(folder, 100_000)
+    runs = [{"cells": str(cells)}]
+    runs += [{"cells": str(simulated(folder, n))} for n in (12_500, 25_000, 50_000, 200_000)]
+    runs += [{"cells": str(simulated(folder, 25_000, median_open=n))} for n in (500, 4_000)]
+    runs += [{"cells": str(simulated(folder, 25_000, n_peaks=n))} for n in (50_000, 800_000)]
+    runs += [{"cells": str(simulated(folder, 25_000)), "dim": dim} for dim in (64, 256)]
+    runs += [{"cells": str(simulated(folder, 25_000)), "n_genes": 2_000}]
+    runs += [{"cells": str(simulated(folder, 25_000)), "threads": 1}]
+    runs += [{"cells": str(simulated(folder, 25_000)), "threads": 1, "processes": 2}]
+    runs += [{"cells": str(simulated(folder, 128)), "encoder": "transformer"}]
+    told = []
+    for run in runs:
+        told.append(measure("embed", **run))
+        print(
+            {name: round(value, 2) if isinstance(value, float) else value for name, value in told[-1].items()},
+            flush=True,
+        )
+    save("embed", told)
+
+
+def train(folder):
+    """Training from files beside training from memory, on the same cells."""
+    cells = simulated(folder, 25_000)
+    told = [measure("pretrain", cells=str(cells), stored=stored) for stored in (False, True)]
+    for each in told:
+        print(
+            {name: round(value, 2) if isinstance(value, float) else value for name, value in each.items()}, flush=True
+        )
+    save("train", told)
+
+
+def save(name, told):
+    """Into the file that `draw` reads."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "scaling.json"
+    there = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(there | {name: told}, indent=1) + "\n")
+
+
 def simulated(folder, n_cells, n_peaks=200_000, median_open=1_500):
     path = folder / f"{n_cells}x{n_peaks}x{median_open}.zarr"
     if not path.exists():
@@ -97,7 +138,13 @@ def simulate(path, n_cells, n_peaks, median_open, seed=0):
     root = zarr.open_group(beside, mode="w", zarr_format=2)
     var = pd.DataFrame(index=[f"chr1:{i * 1000}-{i * 1000 + 500}" for i in range(n_peaks)])
     first = chunk(min(BLOCK, n_cells))
-    write_elem(root, "/", AnnData(first, var=var))
+    write_elem(root, "/", AnnData(var=var))
+    # In chunks as large as zarr makes them for a matrix that is written at once.
+    expected = n_cells * median_open * 9 // 8
+    like = zarr.create_array(
+        zarr.storage.MemoryStore(), shape=(expected,), dtype="float32", chunks="auto", zarr_format=2
+    )
+    write_elem(root, "X", first, dataset_kwargs={"chunks": like.chunks})
     matrix = sparse_dataset(root["X"])
     for start in range(BLOCK, n_cells, BLOCK):
         matrix.append(chunk(min(BLOCK, n_cells - start)))
@@ -121,6 +168,8 @@ def a_model(n_peaks, dim=128, n_genes=0, encoder="set"):
 
 
 def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=8192, processes=1, threads=2):
+    from concurrent.futures import ThreadPoolExecutor
+
     import torch
 
     import epifoundation as ep
@@ -135,11 +184,19 @@ def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=8192, processes=1, th
     model = a_model(shape[1], dim, n_genes, encoder)
     n_cells = shape[0]
     with tempfile.TemporaryDirectory(dir=Path(cells).parent) as folder:
-        started = time.perf_counter()
-        ep.tl.embed(cells, model, output=f"{folder}/results.zarr")
+        if processes > 1:  # each with its own model and threads, on the same results
+            model.save_pretrained(f"{folder}/model")
+            command = f"import epifoundation as ep; ep.settings.progress = False; ep.tl.embed({cells!r}, {folder + '/model'!r}, output={folder + '/results.zarr'!r})"
+            with ThreadPoolExecutor(processes) as pool:
+                started = time.perf_counter()
+                list(pool.map(lambda _: subprocess.run([sys.executable, "-c", command], check=True), range(processes)))
+        else:
+            started = time.perf_counter()
+            ep.tl.embed(cells, model, output=f"{folder}/results.zarr")
         seconds = time.perf_counter() - started
     peak = peak_memory()
     told = {"cells": n_cells, "peaks": shape[1], "dim": dim, "genes": n_genes, "encoder": encoder}
+    told |= {"threads": threads, "processes": processes}
     told |= {"seconds": seconds, "cells_per_s": n_cells / seconds, "peak_gb": peak}
     rows = sparse_dataset(root["X"])[:n_bare]
     told["median_open"] = int(np.median(np.diff(rows.indptr)))
@@ -155,6 +212,37 @@ def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=8192, processes=1, th
         told["bare_cells_per_s"] = float(np.median(bare))
         told["ratio"] = told["cells_per_s"] / told["bare_cells_per_s"]
     return told
+
+
+def pretrain(cells, stored, threads=2):
+    """One epoch by held-out peaks; the vocabulary and the warm start are left out of the time."""
+    import anndata
+    import torch
+
+    import epifoundation as ep
+    from epifoundation.training import Pretraining
+
+    ep.settings.progress = False
+    torch.set_num_threads(threads)
+    times = []
+    original = Pretraining.training_step
+
+    def step(self, batch, index):
+        times.append(time.perf_counter())
+        return original(self, batch, index)
+
+    Pretraining.training_step = step
+    data = cells if stored else anndata.read_zarr(cells)
+    training = ep.TrainingConfig(max_epochs=1, warm_start=False, batch_size=256)
+    ep.tl.pretrain(data, objective="peaks", config=ep.ModelConfig(dim=64), training=training, validation=0.02)
+    seconds = times[-1] - times[0]
+    return {
+        "cells": 256 * len(times),
+        "from": "files" if stored else "memory",
+        "seconds": seconds,
+        "cells_per_s": 256 * (len(times) - 1) / seconds,
+        "peak_gb": peak_memory(),
+    }
 
 
 def peak_memory():
@@ -174,7 +262,7 @@ def measure(task, *, threads=2, **options):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-WORKERS = {"embed": embed}
+WORKERS = {"embed": embed, "pretrain": pretrain}
 
 if __name__ == "__main__":
     main()

@@ -50,11 +50,17 @@ TABLES = {"pretrain": ("architecture", "training"), "finetune": ("training",)}  
 
 Config = Annotated[
     Optional[Path],
-    typer.Option(help="TOML file with a table of options for this command; options on the line come first.", callback=configured, is_eager=True),
+    typer.Option(
+        help="TOML file with a table of options for this command; options on the line come first.",
+        callback=configured,
+        is_eager=True,
+    ),
 ]
 Files = Annotated[list[Path], typer.Argument(help=INPUT, show_default=False)]
 Model = Annotated[Optional[str], typer.Option("--model", "-m", help="Name or directory; default: the bundled one.")]
-Output = Annotated[Optional[Path], typer.Option("--output", "-o", help="Results, .zarr or .h5ad; default: into the one file.")]
+Output = Annotated[
+    Optional[Path], typer.Option("--output", "-o", help="Results, .zarr or .h5ad; default: into the one file.")
+]
 Modality = Annotated[str, typer.Option(help="Name of the ATAC modality.")]
 RnaModality = Annotated[str, typer.Option(help="Name of the RNA modality.")]
 KeyAdded = Annotated[Optional[str], typer.Option(help="Replaces `epifoundation` in the names that are written.")]
@@ -121,16 +127,21 @@ def embed(
     typer.echo(str(done))
 
 
-@app.command(epilog="Example: epifoundation annotate query.h5ad --reference atlas.h5mu --label-key cell_type -o labels.h5ad")
+@app.command(
+    epilog="Example: epifoundation annotate query.h5ad --reference atlas.h5mu --label-key cell_type -o labels.h5ad"
+)
 def annotate(
     files: Files,
     output: Output = None,
     model: Model = None,
-    reference: Annotated[Optional[Path], typer.Option(help="Cells with labels; default: the labels of the model.")] = None,
+    reference: Annotated[
+        Optional[Path], typer.Option(help="Cells with labels; default: the labels of the model.")
+    ] = None,
     label_key: LabelKey = None,
     batch_key: BatchKey = None,
     calibration: Annotated[
-        Optional[list[str]], typer.Option(help="Kept to calibrate on: a fraction, or the name of a batch; may be given several times.")
+        Optional[list[str]],
+        typer.Option(help="Kept to calibrate on: a fraction, or the name of a batch; may be given several times."),
     ] = None,
     alpha: Annotated[float, typer.Option(help="Share of cells whose set may miss the true label.")] = 0.1,
     unknown: Annotated[float, typer.Option(help="Share of calibration cells that would be called unknown.")] = 0.05,
@@ -182,7 +193,9 @@ def pretrain(
     label_key: LabelKey = None,
     validation: Validation = None,
     init: Annotated[Optional[str], typer.Option(help="Model to go on from.")] = None,
-    peaks: Annotated[Optional[Path], typer.Option(help="BED file with the peaks to read; default: the consensus of the files'.")] = None,
+    peaks: Annotated[
+        Optional[Path], typer.Option(help="BED file with the peaks to read; default: the consensus of the files'.")
+    ] = None,
     genome: Annotated[str, typer.Option(help="Build of the peaks, such as hg38.")] = "unknown",
     min_cells: Annotated[int, typer.Option(help="Peaks open in fewer training cells are left out.")] = 1,
     modality: Modality = "atac",
@@ -232,10 +245,14 @@ def pretrain(
     _save(model, output, overwrite=overwrite)
 
 
-@app.command(epilog="Example: epifoundation finetune labelled.h5mu -m models/atlas -o models/mine --label-key cell_type --batch-key donor")
+@app.command(
+    epilog="Example: epifoundation finetune labelled.h5mu -m models/atlas -o models/mine --label-key cell_type --batch-key donor"
+)
 def finetune(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="File of cells (.h5ad, .h5mu, .zarr), which is read whole.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="File of cells (.h5ad, .h5mu, .zarr), which is read whole.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the model.", show_default=False)],
     model: Model = None,
     label_key: LabelKey = None,

@@ -124,12 +124,9 @@ def iter_tokens(
     """
     matrix = row_reader(matrix)
     known = np.zeros(0, bool) if projection is None else np.diff(projection.indptr) > 0
-    parts = (
-        (start, min(start + chunk, len(names)), read_rows(matrix, start, start + chunk))
-        for start in range(0, len(names), chunk)
-    )
-    is_in_memory = sp.issparse(matrix) or isinstance(matrix, np.ndarray)
-    for start, stop, rows in parts if is_in_memory else ahead(parts):
+    for start in range(0, len(names), chunk):
+        stop = min(start + chunk, len(names))
+        rows = read_rows(matrix, start, stop)
         check_values(rows.data, rows.indptr, names[start:stop], "`X` of the ATAC modality")
         total = matched = float(rows.data.sum(dtype=np.float64))
         if projection is not None:

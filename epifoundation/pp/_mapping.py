@@ -84,7 +84,8 @@ def map_onto(
 ) -> PeakMap:
     """Map the peaks of `var` onto a vocabulary; arguments as in :func:`epifoundation.pp.map_peaks`."""
     fraction(min_overlap, "min_overlap")
-    own = read_intervals(var)
+    is_named = not ({"start", "end", "interval", "feature_types"} & set(var.columns)) and var.index.equals(peaks.names)
+    own = peaks.intervals if is_named else read_intervals(var)  # text takes a second to read
     first = "{chrom}:{start}-{end}".format(**own.iloc[0])
     build, stated = told_build(peaks), None if genome is None else canonical_build(genome)
     possible = detect_build(own)

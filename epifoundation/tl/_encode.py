@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,9 @@ from tqdm import tqdm
 from .._settings import settings
 from ..models import EpiFoundation
 from ..nn import FoldedSet, FoldedTransformer
-from ..tokens import Tokens, iter_tokens
+from ..tokens import Tokens, ahead, iter_tokens
+
+SHARED_CHUNK = 512  # cells that one of several threads takes: few enough that none is left waiting long at the end
 
 
 def encode_cells(
@@ -30,13 +36,56 @@ def encode_cells(
 ) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
     """Rows, their tokens, and their embedding (float32, on the model's device); `folded` where that was made before."""
     folded = folded or model.network.folded(dtype)
-    with tqdm(total=len(names), desc="Embedding", unit=" cells", disable=not (show and settings.progress)) as bar:
-        for rows, tokens in iter_tokens(matrix, projection, names, chunk=chunk or folded.chunk):
-            ids, offsets = _tensor(tokens.ids), _tensor(tokens.offsets)
-            with torch.inference_mode():  # not around `yield`: the caller may leave in between
-                embedding = folded.encode(ids.to(model.device), offsets.to(model.device))
-            yield rows, tokens, embedding
-            bar.update(len(tokens))
+    n_threads = torch.get_num_threads()
+    shares = isinstance(folded, FoldedSet) and model.device.type == "cpu" and n_threads > 1 and chunk is None
+    chunk = SHARED_CHUNK if shares else chunk or folded.chunk
+
+    @torch.inference_mode()
+    def encode(ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        return folded.encode(ids.to(model.device), offsets.to(model.device))
+
+    with (
+        tqdm(total=len(names), desc="Embedding", unit=" cells", disable=not (show and settings.progress)) as bar,
+        closing(ahead(_iter_tensors(matrix, projection, names, chunk))) as parts,
+        _pool(n_threads if shares else 0) as submit,
+    ):
+        pending: deque[tuple[slice, Tokens, Callable[[], torch.Tensor]]] = deque()
+        for rows, tokens, ids, offsets in parts:
+            pending.append((rows, tokens, submit(encode, ids, offsets)))
+            if len(pending) > n_threads * shares:
+                yield _done(pending, bar)
+        while pending:
+            yield _done(pending, bar)
+
+
+def _done(pending: deque[tuple[slice, Tokens, Callable[[], torch.Tensor]]], bar: tqdm) -> Any:
+    rows, tokens, result = pending.popleft()
+    embedding = result()
+    bar.update(len(tokens))
+    return rows, tokens, embedding
+
+
+@contextmanager
+def _pool(n_threads: int) -> Iterator[Callable[..., Callable[[], torch.Tensor]]]:
+    """A function that computes at once, or in threads that each take small chunks: another that reads from a disk then holds up none.
+
+    The threads of one operation wait for the slowest of them instead.
+    """
+    if not n_threads:
+        yield lambda encode, *tensors: partial(encode, *tensors)
+        return
+    with ThreadPoolExecutor(n_threads, "encode", torch.set_num_threads, (1,)) as pool:
+        try:
+            yield lambda encode, *tensors: pool.submit(encode, *tensors).result
+        finally:
+            torch.set_num_threads(n_threads)  # what threads that are made later begin with
+
+
+def _iter_tensors(
+    matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, chunk: int
+) -> Iterator[tuple[slice, Tokens, torch.Tensor, torch.Tensor]]:
+    for rows, tokens in iter_tokens(matrix, projection, names, chunk=chunk):
+        yield rows, tokens, _tensor(tokens.ids), _tensor(tokens.offsets)
 
 
 def embedding_of(

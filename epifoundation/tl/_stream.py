@@ -6,6 +6,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -30,7 +31,8 @@ Cells: TypeAlias = Data | str | Path | Sequence[Located] | Mapping[str, Located]
 
 # A block is what is in memory twice, and what an interruption costs: at most so many cells and open peaks.
 BLOCK_CELLS = 16_384
-BLOCK_ENTRIES = 2**24
+BLOCK_ENTRIES = 2**23
+AHEAD = 2  # blocks that are read while one is computed
 
 
 def by_blocks(data: Any, output: str | Path | None) -> bool:
@@ -160,19 +162,28 @@ def _compute(tool: Tool, plan: Plan, store: BlockStore, rna: pd.DataFrame | None
     with (
         tqdm(total=int(plan.bounds[-1]), desc="Cells", unit=" cells", disable=not settings.progress) as bar,
         contextlib.closing(_read(tool, plan, store, rna)) as parts,
-        contextlib.closing(ahead(parts)) as blocks,
+        contextlib.closing(ahead(parts, AHEAD)) as blocks,
         contextlib.closing(store),  # first of all, so that the thread that reads does not wait for blocks
+        ThreadPoolExecutor(1, thread_name_prefix="save") as saver,
     ):
-        for number, block in blocks:
-            part = plan.parts[number]
-            found = tool.compute(block, plan.mappings[part.source])
+
+        def save(number: int, block: Block, found: Any) -> None:
             atac = AnnData(obs=pd.DataFrame(index=block.names))
             if several:
-                codes = np.full(len(block.names), part.source)
+                codes = np.full(len(block.names), plan.parts[number].source)
                 atac.obs[tool.keys.file] = pd.Categorical.from_codes(codes, plan.names)
             tool.write(found, atac, block.rna)
             store.save(number, arrays_of(atac, block.rna), found.tally)
             bar.update(len(block.names))
+
+        saving = None  # one block is saved while the next one is computed
+        for number, block in blocks:
+            found = tool.compute(block, plan.mappings[plan.parts[number].source])
+            if saving is not None:
+                saving.result()
+            saving = saver.submit(save, number, block._replace(matrix=None), found)
+        if saving is not None:
+            saving.result()
 
 
 def _read(

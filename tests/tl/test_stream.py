@@ -226,7 +226,7 @@ def test_cells_without_peaks_and_strange_batches_are_told_once(mdata, model, tmp
     atac.X = X.tocsr()
     atac.obs["batch"] = np.where(np.arange(400) < 10, "new", atac.obs["batch"].astype(str))
     path = write(atac, tmp_path / "a.h5ad")
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="cells") as caught:
         ep.tl.embed(path, model, batch_key="batch", output=tmp_path / "out.h5ad")
     told = [str(each.message) for each in caught]
     assert len(told) == 2
@@ -238,7 +238,7 @@ def test_cells_without_peaks_and_strange_batches_are_told_once(mdata, model, tmp
     assert list(found.uns["epifoundation"]["parameters"]["unseen_batches"]) == ["new"]
 
 
-class Stop(Exception):
+class StopError(Exception):
     """An interruption."""
 
 
@@ -249,7 +249,7 @@ def interrupt(monkeypatch, after):
     def stop(self, number, arrays, tally):
         save(self, number, arrays, tally)
         if len(list(self.folder.glob("*.npz"))) == after:
-            raise Stop
+            raise StopError
 
     monkeypatch.setattr(_block_store.BlockStore, "save", stop)
     return lambda: monkeypatch.setattr(_block_store.BlockStore, "save", save)
@@ -260,7 +260,7 @@ def test_resume_gives_the_same_bytes(mdata, model, tmp_path, monkeypatch, output
     path = write(mdata["atac"], tmp_path / "a.h5ad")
     ep.tl.embed(path, model, output=tmp_path / "whole" / output)
     go_on = interrupt(monkeypatch, 3)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         ep.tl.embed(path, model, output=tmp_path / "again" / output)
     assert not (tmp_path / "again" / output).exists()
     go_on()
@@ -285,7 +285,7 @@ def test_resume_gives_the_same_bytes(mdata, model, tmp_path, monkeypatch, output
 def test_blocks_of_another_run_are_in_the_way(mdata, model, tmp_path, monkeypatch):
     path = write(mdata["atac"], tmp_path / "a.h5ad")
     go_on = interrupt(monkeypatch, 2)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         ep.tl.embed(path, model, output=tmp_path / "out.h5ad")
     go_on()
     with pytest.raises(ValueError, match=r"unfinished results of another run: annotation was true, is false"):
@@ -551,7 +551,7 @@ def test_a_full_disk_keeps_the_finished_blocks(folder):
 def test_a_broken_block_is_not_taken_for_results(mdata, model, tmp_path, monkeypatch):
     path = write(mdata["atac"], tmp_path / "a.h5ad")
     go_on = interrupt(monkeypatch, 3)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         ep.tl.embed(path, model, output=tmp_path / "out.h5ad")
     go_on()
     block = tmp_path / "out.h5ad.partial" / "00000001.npz"
