@@ -198,18 +198,28 @@ class KeepState(pl.Callback):
             mine["cuda"] = torch.cuda.get_rng_state(module.device)
         checkpoint["epifoundation"] = {"of": self.of, "processes": _gathered(mine)}
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Look whose state it is."""
-        there = checkpoint.get("epifoundation", {"of": {}, "processes": []})
-        differ = [name for name in {**there["of"], **self.of} if there["of"].get(name) != self.of.get(name)]
+    def check(self) -> None:
+        """Raise where there is the state of another run, or no state."""
+        if not self.path.exists():
+            return
+        try:
+            content = torch.load(self.path, weights_only=True, mmap=True, map_location="cpu")
+            there = content["epifoundation"]["of"]
+        except (UnpicklingError, KeyError, EOFError, RuntimeError) as error:
+            msg = f"{str(self.path)!r} is no state of training, or is damaged ({str(error).splitlines()[0]}): delete it, or name another `state`."
+            raise ValueError(msg) from error
+        differ = [name for name in {**there, **self.of} if there.get(name) != self.of.get(name)]
         if differ:
             name = differ[0]
             msg = (
-                f"{str(self.path)!r} is the state of another run: {name} was {there['of'].get(name)!r}, is {self.of.get(name)!r}. Go on with the "
+                f"{str(self.path)!r} is the state of another run: {name} was {there.get(name)!r}, is {self.of.get(name)!r}. Go on with the "
                 "data, the options and the seed that it began with, delete it, or name another `state`."
             )
             raise ValueError(msg)
-        self.found = there["processes"]
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take what differs between processes."""
+        self.found = checkpoint["epifoundation"]["processes"]
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         """Take up the random state, after all else that draws from it."""
@@ -260,7 +270,9 @@ def fit(
     callbacks: list[Any] = [keep]
     state = None if engine.state is None else Path(engine.state)
     if state is not None:
-        callbacks.append(KeepState(state, engine.minutes, of | {"processes": world.size, "strategy": engine.strategy}))
+        keep_state = KeepState(state, engine.minutes, of | {"processes": world.size, "strategy": engine.strategy})
+        keep_state.check()
+        callbacks.append(keep_state)
     # A transformer holds the states of all tokens of a batch: what fits in training fits here.
     at_once = 256 if network.config.encoder == "set" else config.batch_size
     loaders = (
@@ -372,9 +384,6 @@ def _run(trainer: pl.Trainer, module: Pretraining, loaders: tuple[Loader, Loader
     try:
         handler = signal.getsignal(signal.SIGINT)
         trainer.fit(module, *loaders, ckpt_path=state)
-    except UnpicklingError as error:
-        msg = f"{str(state)!r} is no state of training, or is damaged ({str(error).splitlines()[0]}): delete it, or name another `state`."
-        raise ValueError(msg) from error
     except SIGTERMException as error:  # which would end the process as if all were well
         raise SystemExit(128 + signal.SIGTERM) from error
     except SystemExit:
