@@ -68,7 +68,7 @@ def prepare_stored(
     is_held = np.zeros(sum(sizes), bool)
     if of_batch is not None and isinstance(validation, list):
         is_held = of_batch.isin(validation).to_numpy()
-    n_open, often, n_counts = _look(pattern, target, ~is_held)
+    n_open, often, n_counts = _look(pattern, target, ~is_held, min(BLOCK, buffer))
     usable = n_open >= least_open(objective)
     if n_counts is not None and objective == "counts":
         usable &= n_counts > 0
@@ -79,15 +79,15 @@ def prepare_stored(
         if not kept.any():
             msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {len(train):,} training cells."
             raise ValueError(msg)
-        keep = sp.identity(len(found), dtype=np.float32, format="csr")[:, kept]
-        found = PeakVocabulary(found.intervals[kept].reset_index(drop=True), found.genome)
-        projections = [keep if projection is None else projection @ keep for projection in projections]
-        pattern.close()
-        pattern = StoredRows(
-            _pieces(places, sizes, projections, modality=modality, layer=None), len(found), "`X`", as_pattern
-        )
+        if not kept.all():
+            keep = sp.identity(len(found), dtype=np.float32, format="csr")[:, kept]
+            found = PeakVocabulary(found.intervals[kept].reset_index(drop=True), found.genome)
+            projections = [keep if projection is None else projection @ keep for projection in projections]
+            pattern.close()
+            pieces = _pieces(places, sizes, projections, modality=modality, layer=None)
+            pattern = StoredRows(pieces, len(found), "`X`", as_pattern)
         if min_cells > 1:  # a cell may have lost its last peak
-            still = _look(pattern, None, ~is_held)[0] >= least_open(objective)
+            still = _look(pattern, None, ~is_held, min(BLOCK, buffer))[0] >= least_open(objective)
             train, held = train[still[train]], held[still[held]]
             check_split(train, held, len(usable))
     codes, batches = None, []
@@ -218,14 +218,14 @@ def _target(
 
 
 def _look(
-    pattern: StoredRows, target: StoredRows | None, is_counted: np.ndarray
+    pattern: StoredRows, target: StoredRows | None, is_counted: np.ndarray, at_once: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Open peaks of each cell, cells in which each peak is open, and the sum of each cell's expression: one pass over the files."""
     n_cells, n_peaks = pattern.shape
     n_open, often = np.zeros(n_cells, np.int64), np.zeros(n_peaks, np.int64)
     n_counts = None if target is None else np.zeros(n_cells)
     with tqdm(total=n_cells, desc="Reading", unit=" cells", disable=not settings.progress) as bar:
-        for rows, part in pattern.blocks(BLOCK):
+        for rows, part in pattern.blocks(at_once):
             n_open[rows] = part.getnnz(axis=1)
             often += np.bincount(part[is_counted[rows]].indices, minlength=n_peaks)
             if target is not None and n_counts is not None:
