@@ -53,19 +53,8 @@ ALLOWED = {
     "training": BASE | {"nn", "batches", "engine"},
     "finetuning": BASE | {"nn", "batches", "training"},
     "tl": BASE
-    | {
-        "nn",
-        "vocabulary",
-        "genome",
-        "tokens",
-        "sources",
-        "warm_start",
-        "models",
-        "training",
-        "finetuning",
-        "metrics",
-        "pp",
-    },
+    | {"nn", "vocabulary", "genome", "tokens", "sources", "warm_start", "models", "metrics", "pp"}
+    | {"batches", "stored", "engine", "training", "finetuning"},
     "pl": BASE | {"metrics", "genome", "models"},
 }
 
