@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -144,8 +145,11 @@ def _base(directory: Path, base: EpiFoundation | str | Path | None) -> EpiFounda
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """``"auto"`` is CUDA where there is one, else the CPU."""
+    """``"auto"`` is CUDA where there is one, else the CPU; of several processes on a machine each takes a device of its own."""
     if device == "auto":
+        local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+        if torch.cuda.is_available() and local is not None:
+            return torch.device("cuda", int(local) % torch.cuda.device_count())
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)

@@ -1,0 +1,71 @@
+"""One process and two (DDP, gloo) on real data: the held-out loss of each, and whether both give the same embedding.
+
+python benchmarks/distributed.py ../shared/data/snare_cortex_mm10.h5mu
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HELD_OUT, VALIDATION = "09I", "09H"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work(options.data, Path(options.worker))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        told = {}
+        for processes in (1, 2):
+            command = [sys.executable]
+            if processes > 1:
+                command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+            subprocess.run([*command, __file__, options.data, "--worker", folder], check=True, env=environment)
+            told[processes] = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+            for path in Path(folder).glob("*.json"):
+                path.unlink()
+    one, *_ = told[1]
+    for processes, each in told.items():
+        loss, same = each[0]["loss"], len({rank["embedding"] for rank in each}) == 1
+        print(
+            f"{processes} process(es): loss of {VALIDATION} {loss:.5f} ({(loss / one['loss'] - 1):+.3%}), {each[0]['seconds']:.0f} s, "
+            f"embedding of {HELD_OUT} the same bytes in each: {same}"
+        )
+
+
+def work(data, folder):
+    import mudata
+    import torch
+
+    import epifoundation as ep
+
+    ep.settings.progress = False
+    torch.set_num_threads(1)
+    mdata = mudata.read(data)
+    batch = mdata["atac"].obs["batch"].astype(str)
+    known, query = mdata[(batch != HELD_OUT).to_numpy()].copy(), mdata["atac"][(batch == HELD_OUT).to_numpy()].copy()
+    started = time.perf_counter()
+    model = ep.tl.pretrain(known, batch_key="batch", validation=[VALIDATION], genome="mm10")
+    seconds = time.perf_counter() - started
+    ep.tl.embed(query, model, expression=False)
+    told = {
+        "loss": min(epoch["validation"] for epoch in model.training["history"]),
+        "seconds": seconds,
+        "embedding": hashlib.sha256(query.obsm["X_epifoundation"].tobytes()).hexdigest(),
+    }
+    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
