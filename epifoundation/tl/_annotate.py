@@ -19,7 +19,7 @@ from .._validate import RNG, Data, check_writable, get_atac, get_matrix, obs_col
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import LabelHead, conformal_scores
+from ..nn import FoldedSet, FoldedTransformer, LabelHead, conformal_scores
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import PeakMap, map_onto
 from ._cells import Block, Matching, Tally, drop_unused
@@ -232,6 +232,11 @@ class Annotator:
     def model(self) -> EpiFoundation:
         """Of the embedder."""
         return self.embedder.model
+
+    @property
+    def folded(self) -> FoldedSet | FoldedTransformer:
+        """Of the embedder."""
+        return self.embedder.folded
 
     @property
     def keys(self) -> Keys:

@@ -108,9 +108,9 @@ class BlockStore:
         with self.load(number) as block:
             return Tally(**json.loads(block[TALLY].tobytes()))
 
-    def is_complete(self, n_blocks: int) -> bool:
-        """Whether all blocks are there."""
-        return all(self._has(number) for number in range(n_blocks))
+    def is_shared_out(self, n_blocks: int) -> bool:
+        """Whether each block is there, or has been claimed by this process: none is left to wait for."""
+        return all(number in self._held or self._has(number) for number in range(n_blocks))
 
     def finish(self, n_blocks: int, assemble: Callable[[Tally], None]) -> Tally:
         """Have the results put together by one of the processes, and the folder removed; the others wait, and get no tally."""

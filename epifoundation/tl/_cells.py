@@ -16,6 +16,7 @@ from .._compat import copy_of
 from .._keys import Keys
 from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
 from ..models import EpiFoundation
+from ..nn import FoldedSet, FoldedTransformer
 from ..pp._mapping import PeakMap, map_onto
 from ..tokens import Tokens
 from ._expression import rna_of, warn_of_batches
@@ -105,8 +106,12 @@ class Tool(Protocol):
     def genes(self) -> Sequence[str]:
         """Genes that are predicted where there is no RNA."""
 
+    @property
+    def folded(self) -> FoldedSet | FoldedTransformer:
+        """The encoder, made ready once for all blocks."""
+
     def compute(self, block: Block, mapping: PeakMap) -> Any:
-        """Results of a block."""
+        """Results of a block; called in several threads."""
 
     def write(self, found: Any, atac: AnnData, rna: AnnData | None) -> None:
         """Put them in their places in ``obs``, ``obsm`` and ``layers``."""

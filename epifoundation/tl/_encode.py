@@ -47,7 +47,7 @@ def encode_cells(
     with (
         tqdm(total=len(names), desc="Embedding", unit=" cells", disable=not (show and settings.progress)) as bar,
         closing(ahead(_iter_tensors(matrix, projection, names, chunk))) as parts,
-        _pool(n_threads if shares else 0) as submit,
+        threads(n_threads if shares else 0) as submit,
     ):
         pending: deque[tuple[slice, Tokens, Callable[[], torch.Tensor]]] = deque()
         for rows, tokens, ids, offsets in parts:
@@ -66,19 +66,20 @@ def _done(pending: deque[tuple[slice, Tokens, Callable[[], torch.Tensor]]], bar:
 
 
 @contextmanager
-def _pool(n_threads: int) -> Iterator[Callable[..., Callable[[], torch.Tensor]]]:
-    """A function that computes at once, or in threads that each take small chunks: another that reads from a disk then holds up none.
+def threads(n_threads: int, n_each: int = 1) -> Iterator[Callable[..., Callable[[], Any]]]:
+    """A function that calls another one at once (no threads), or in a thread that computes with `n_each`; it returns what gives the result.
 
-    The threads of one operation wait for the slowest of them instead.
+    Threads that each have work of their own need not wait for the slowest of them, as those of one operation do.
     """
     if not n_threads:
-        yield lambda encode, *tensors: partial(encode, *tensors)
+        yield lambda function, *arguments: partial(function, *arguments)
         return
-    with ThreadPoolExecutor(n_threads, "encode", torch.set_num_threads, (1,)) as pool:
+    of_caller = torch.get_num_threads()
+    with ThreadPoolExecutor(n_threads, "compute", torch.set_num_threads, (n_each,)) as pool:
         try:
-            yield lambda encode, *tensors: pool.submit(encode, *tensors).result
+            yield lambda function, *arguments: pool.submit(function, *arguments).result
         finally:
-            torch.set_num_threads(n_threads)  # what threads that are made later begin with
+            torch.set_num_threads(of_caller)  # what threads that are made later begin with
 
 
 def _iter_tensors(

@@ -16,7 +16,7 @@ from .._validate import Data, integer, one_of
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import ExpressionHead, MeasuredHead, QueryHead
+from ..nn import ExpressionHead, FoldedSet, FoldedTransformer, MeasuredHead, QueryHead
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import PeakMap
 from ..vocabulary import GeneVocabulary
@@ -160,6 +160,11 @@ class Predictor:
     def model(self) -> EpiFoundation:
         """Of the embedder."""
         return self.embedder.model
+
+    @property
+    def folded(self) -> FoldedSet | FoldedTransformer:
+        """Of the embedder."""
+        return self.embedder.folded
 
     @property
     def keys(self) -> Keys:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from mudata import MuData
 from tqdm import tqdm
@@ -25,6 +27,7 @@ from ..sources import Located, Source, as_sources, hash_names, open_source
 from ..tokens import ahead
 from ._block_store import BlockStore
 from ._cells import Block, Matching, Tally, Tool, run
+from ._encode import threads
 from ._results import InFile, NewFile, arrays_of
 
 Cells: TypeAlias = Data | str | Path | Sequence[Located] | Mapping[str, Located]
@@ -32,7 +35,8 @@ Cells: TypeAlias = Data | str | Path | Sequence[Located] | Mapping[str, Located]
 # A block is what is in memory twice, and what an interruption costs: at most so many cells and open peaks.
 BLOCK_CELLS = 16_384
 BLOCK_ENTRIES = 2**23
-AHEAD = 2  # blocks that are read while one is computed
+AHEAD = 1  # blocks that are read while others are computed
+WORKERS = 8  # blocks that are computed at a time, at most: one thread reads for so many
 
 
 def by_blocks(data: Any, output: str | Path | None) -> bool:
@@ -159,12 +163,17 @@ class Plan(NamedTuple):
 def _compute(tool: Tool, plan: Plan, store: BlockStore, rna: pd.DataFrame | None) -> None:
     """Compute blocks that nobody has, until each is there."""
     several = len(plan.places) > 1
+    # A thread for a block: none waits for another but at the very end, and what is done in Python is done beside sums.
+    n_threads = torch.get_num_threads()
+    n_workers = min(n_threads, plan.n_blocks, WORKERS) if tool.model.device.type == "cpu" else 1
+    _ = tool.folded  # once, before threads ask for it
     with (
         tqdm(total=int(plan.bounds[-1]), desc="Cells", unit=" cells", disable=not settings.progress) as bar,
         contextlib.closing(_read(tool, plan, store, rna)) as parts,
         contextlib.closing(ahead(parts, AHEAD)) as blocks,
         contextlib.closing(store),  # first of all, so that the thread that reads does not wait for blocks
         ThreadPoolExecutor(1, thread_name_prefix="save") as saver,
+        threads(n_workers, n_threads // n_workers) as submit,
     ):
 
         def save(number: int, block: Block, found: Any) -> None:
@@ -176,14 +185,19 @@ def _compute(tool: Tool, plan: Plan, store: BlockStore, rna: pd.DataFrame | None
             store.save(number, arrays_of(atac, block.rna), found.tally)
             bar.update(len(block.names))
 
-        saving = None  # one block is saved while the next one is computed
-        for number, block in blocks:
+        def work(number: int, block: Block) -> Future[None]:
+            # Saved whether or not another block is asked for: other processes may be waiting for this one.
             found = tool.compute(block, plan.mappings[plan.parts[number].source])
-            if saving is not None:
-                saving.result()
-            saving = saver.submit(save, number, block._replace(matrix=None), found)
-        if saving is not None:
-            saving.result()
+            return saver.submit(save, number, block._replace(matrix=None), found)
+
+        pending: deque[Callable[[], Future[None]]] = deque()
+        for number, block in blocks:
+            pending.append(submit(work, number, block))
+            del block
+            if len(pending) > n_workers:
+                pending.popleft()().result()
+        while pending:
+            pending.popleft()().result()
 
 
 def _read(
@@ -192,7 +206,7 @@ def _read(
     """Claim blocks one after the other and read their cells; wait for those that other processes have claimed."""
     opened, batch, at = None, None, -1
     try:
-        while store.is_open and not store.is_complete(plan.n_blocks):
+        while store.is_open and not store.is_shared_out(plan.n_blocks):
             n_claimed = 0
             for number, (i, start, stop) in enumerate(plan.parts):
                 if not store.claim(number):
@@ -211,7 +225,7 @@ def _read(
                 of_rows = None if batch is None else batch.iloc[start:stop]
                 genes = None if rna is None else AnnData(obs=pd.DataFrame(index=names), var=rna)
                 yield number, Block(matrix, names, of_rows, genes, show=False)
-            if not n_claimed and not store.is_complete(plan.n_blocks):
+            if not n_claimed and not store.is_shared_out(plan.n_blocks):
                 time.sleep(0.2)  # other processes are at work; what one that was killed had claimed becomes free
     finally:
         if opened is not None:
