@@ -34,7 +34,7 @@ Cells: TypeAlias = Data | str | Path | Sequence[Located] | Mapping[str, Located]
 
 # A block is what is in memory twice, and what an interruption costs: at most so many cells and open peaks.
 BLOCK_CELLS = 16_384
-BLOCK_ENTRIES = 2**23
+BLOCK_ENTRIES = 10_000_000
 AHEAD = 1  # blocks that are read while others are computed
 WORKERS = 8  # blocks that are computed at a time, at most: one thread reads for so many
 
