@@ -95,14 +95,13 @@ class SetEncoder(nn.Module):
 class FoldedSet:
     """A :class:`SetEncoder` with the table of all its peaks made once.
 
-    `chunk`: cells at a time that keep the device busy.
+    `chunk`: cells at a time. Their sums stay in the cache of a processor; another device is kept busy.
     """
-
-    chunk = 2048
 
     def __init__(self, encoder: SetEncoder, dtype: torch.dtype = torch.float32) -> None:
         self.encoder = encoder
         self.table = encoder.fold().to(dtype)
+        self.chunk = 512 if self.table.device.type == "cpu" else 2048
 
     @torch.inference_mode()
     def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:

@@ -20,8 +20,6 @@ from ..models import EpiFoundation
 from ..nn import FoldedSet, FoldedTransformer
 from ..tokens import Tokens, ahead, iter_tokens
 
-SHARED_CHUNK = 512  # cells that one of several threads takes: few enough that none is left waiting long at the end
-
 
 def encode_cells(
     model: EpiFoundation,
@@ -38,7 +36,7 @@ def encode_cells(
     folded = folded or model.network.folded(dtype)
     n_threads = torch.get_num_threads()
     shares = isinstance(folded, FoldedSet) and model.device.type == "cpu" and n_threads > 1 and chunk is None
-    chunk = SHARED_CHUNK if shares else chunk or folded.chunk
+    chunk = chunk or folded.chunk
 
     @torch.inference_mode()
     def encode(ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
