@@ -194,7 +194,7 @@ def _compute(tool: Tool, plan: Plan, store: BlockStore, rna: pd.DataFrame | None
         for number, block in blocks:
             pending.append(submit(work, number, block))
             del block
-            if len(pending) >= n_workers:
+            if len(pending) > n_workers:  # one waits, so that no thread does
                 pending.popleft()().result()
         while pending:
             pending.popleft()().result()
