@@ -54,7 +54,7 @@ class SetEncoder(nn.Module):
         return self.readout(pool(self.rows(unique), inverse, offsets))
 
     @torch.no_grad()
-    def fold(self, chunk: int = 16_384) -> Tensor:
+    def fold(self, chunk: int = 4_096) -> Tensor:
         """The table of all peaks, (n_peaks, n_seeds * (dim + n_heads)), to be summed by :func:`pool`."""
         every = torch.arange(self.peak.num_embeddings, device=self.prior.device)
         table = self.prior.new_empty(len(every), self.n_seeds * (self.dim + self.n_heads))

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..sources import OnDisk, open_group, open_source
+from ..tokens import ahead
 from ._block_store import BlockStore
 from ._cells import Tool
 
@@ -251,8 +254,8 @@ def build(path: Path, store: BlockStore, bounds: np.ndarray, uns: dict[str, Any]
 
     _remove(path)
     sizes = np.diff(bounds)
-    with store.load(int(sizes.argmax())) as block:  # of one that is long, so that chunks are
-        template, places = _template(dict(block), var)
+    with store.load(int(sizes.argmax())) as longest:  # so that chunks are long, too
+        template, places = _template(dict(longest), var)
     codes = {name: _used(store, len(sizes), name) for name in places.values() if name.endswith(f"/{CODES}")}
     for name, (used, categories) in codes.items():
         column = name.split("/")[1]
@@ -265,24 +268,32 @@ def build(path: Path, store: BlockStore, bounds: np.ndarray, uns: dict[str, Any]
         root = h5py.File(path, "w")
     write_elem(root, "/", template)
     arrays = {place: _lengthened(root, place, int(bounds[-1])) for place in places}
-    with tqdm(total=int(bounds[-1]), desc="Writing", unit=" cells", disable=not settings.progress) as bar:
-        for number, (start, stop) in enumerate(pairwise(bounds)):
-            with store.load(number) as block:
-                for place, name in places.items():
-                    values = block[name]
-                    if name in codes:
-                        used = codes[name][0]
-                        new = np.full(len(used) + 1, -1, dtype=values.dtype)  # the last is of code -1
-                        new[np.flatnonzero(used)] = np.arange(used.sum())
-                        values = new[values]
-                    arrays[place][start:stop] = (
-                        np.char.decode(values, "utf-8").astype(object) if values.dtype.kind == "S" else values
-                    )
+    with (
+        tqdm(total=int(bounds[-1]), desc="Writing", unit=" cells", disable=not settings.progress) as bar,
+        closing(ahead(_loaded(store, len(sizes), set(places.values())))) as blocks,
+    ):
+        for (start, stop), block in zip(pairwise(bounds), blocks, strict=True):
+            for place, name in places.items():
+                values = block[name]
+                if name in codes:
+                    used = codes[name][0]
+                    new = np.full(len(used) + 1, -1, dtype=values.dtype)  # the last is of code -1
+                    new[np.flatnonzero(used)] = np.arange(used.sum())
+                    values = new[values]
+                arrays[place][start:stop] = (
+                    np.char.decode(values, "utf-8").astype(object) if values.dtype.kind == "S" else values
+                )
             bar.update(int(stop - start))
     if path.suffix == ".zarr":
         zarr.consolidate_metadata(path)
     else:
         root.close()
+
+
+def _loaded(store: BlockStore, n_blocks: int, names: set[str]) -> Iterator[dict[str, np.ndarray]]:
+    for number in range(n_blocks):
+        with store.load(number) as block:
+            yield {name: block[name] for name in names}
 
 
 def _template(block: dict[str, np.ndarray], var: pd.DataFrame | None) -> tuple[AnnData, dict[str, str]]:
