@@ -13,6 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from ._validate import check_unique, get_atac, get_matrix, get_modality
+from .stored_csr import StoredCsr
 from .tokens import read_rows, row_reader
 
 Located: TypeAlias = AnnData | MuData | str | Path
@@ -144,6 +145,7 @@ class OnDisk(Source):
                 raise ValueError(msg)
         self.var = read_elem(group["var"])
         self.n_obs = int(self._index.shape[0])
+        self._names = (0, 0, np.zeros(0, dtype=object))  # those that were read last, and of which rows
         self._matrices: dict[str | None, Any] = {}
 
     @property
@@ -156,12 +158,19 @@ class OnDisk(Source):
 
     def names(self, start: int, stop: int) -> pd.Index:
         """See :class:`Source`."""
+        low, high, there = self._names
+        if low <= start and stop <= high:
+            return pd.Index(there[start - low : stop - low])
+        index = self._index
+        size = getattr(index, "chunks", (1,))[0]  # of zarr, which decodes whole chunks: keep them for the next rows
+        low, high = start // size * size, min(-(-stop // size) * size, self.n_obs)
         try:
-            names = self._index[start:stop]
+            names = np.asarray(index[low:high]).astype(object)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             msg = f"Names of cells {start:,} to {stop - 1:,} of {self.name} could not be read ({error}). Was it moved, cut off or written over?"
             raise OSError(msg) from error
-        return pd.Index(np.asarray(names).astype(object))
+        self._names = (low, high, names)
+        return pd.Index(names[start - low : stop - low])
 
     def column(self, key: str, option: str) -> pd.Series:
         """See :class:`Source`."""
@@ -190,7 +199,9 @@ class OnDisk(Source):
             if element.attrs.get("encoding-type") in ("csr_matrix", "csc_matrix"):
                 from anndata.io import sparse_dataset
 
-                element = sparse_dataset(element)
+                stored = sparse_dataset(element)
+                is_csr = stored.format == "csr" and not hasattr(element, "file")  # not of HDF5
+                element = (StoredCsr.of(element, stored.shape) if is_csr else None) or stored
             self._matrices[layer] = row_reader(element)
             self.check_whole(0, self.n_obs)
         return self._matrices[layer]
