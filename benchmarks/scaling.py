@@ -1,8 +1,11 @@
 """Speed and memory of cells that are read by blocks, on simulated cells in a zarr store.
 
-    python benchmarks/scaling.py                       # the curves of docs/scaling.md, into benchmarks/results/scaling.json
+    python benchmarks/scaling.py                       # curves of cells, open peaks, vocabulary, d, encoder, processes
     python benchmarks/scaling.py --million             # a million cells x 200,000 peaks, and 100,000 of them
     python benchmarks/scaling.py --train               # training from files against training from memory
+    python benchmarks/scaling.py --page                # tables and figure of docs/scaling.md, from what was measured
+
+What is measured is kept in benchmarks/results/scaling.json.
 
 Each run is a process of its own, so that its peak memory is its own. Speed is told beside that of the bare `embedding_bag` on the tokens of the
 same cells, in the same process: the machine is shared.
@@ -11,10 +14,12 @@ same cells, in the same process: the machine is shared.
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +32,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--train", action="store_true")
+    parser.add_argument("--page", action="store_true")
     parser.add_argument("--folder", help="where simulated cells are kept and found again; default: a temporary one")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         told = json.loads(options.worker)
         print(json.dumps(WORKERS[told.pop("task")](**told)))
+        return
+    if options.page:
+        page()
         return
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(options.folder or folder)
@@ -46,13 +55,16 @@ def main():
 
 
 def million(folder):
+    found = []
     for n_cells in (100_000, 1_000_000):
         cells = simulated(folder, n_cells)
         told = measure("embed", cells=str(cells), n_genes=0)
+        found.append(told)
         print(
             f"{n_cells:,} cells x 200,000 peaks, median {told['median_open']:,} open: {told['seconds']:.0f} s, {told['cells_per_s']:,.0f} cells/s, peak memory "
             f"{told['peak_gb']:.2f} GB; bare embedding_bag on tokens in memory {told['bare_cells_per_s']:,.0f} cells/s, ratio {told['ratio']:.2f}"
         )
+    save("million", found)
 
 
 def curves(folder):
@@ -64,8 +76,8 @@ def curves(folder):
     runs += [{"cells": str(simulated(folder, 25_000, n_peaks=n))} for n in (50_000, 800_000)]
     runs += [{"cells": str(simulated(folder, 25_000)), "dim": dim} for dim in (64, 256)]
     runs += [{"cells": str(simulated(folder, 25_000)), "n_genes": 2_000}]
-    runs += [{"cells": str(simulated(folder, 25_000)), "threads": 1}]
-    runs += [{"cells": str(simulated(folder, 25_000)), "threads": 1, "processes": 2}]
+    runs += [{"cells": str(cells), "threads": 1}]
+    runs += [{"cells": str(cells), "threads": 1, "processes": 2}]
     runs += [{"cells": str(simulated(folder, 128)), "encoder": "transformer"}]
     told = []
     for run in runs:
@@ -89,11 +101,97 @@ def train(folder):
 
 
 def save(name, told):
-    """Into the file that `draw` reads."""
+    """Into the file that `page` reads."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "scaling.json"
     there = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(there | {name: told}, indent=1) + "\n")
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+    }
+    about |= {each: version(each) for each in ("epifoundation", "torch", "numpy", "anndata", "zarr")}
+    path.write_text(json.dumps(there | {name: told, "about": about}, indent=1) + "\n")
+
+
+def page():
+    """Tables and a figure out of what was measured."""
+    told = json.loads((RESULTS / "scaling.json").read_text())
+    columns = {
+        "cells": ("cells", ",.0f"),
+        "peaks": ("peaks", ",.0f"),
+        "median_open": ("median open", ",.0f"),
+        "dim": ("d", ".0f"),
+        "genes": ("genes", ",.0f"),
+        "encoder": ("encoder", "s"),
+        "processes": ("processes", ".0f"),
+        "threads": ("threads each", ".0f"),
+        "seconds": ("seconds", ".1f"),
+        "cells_per_s": ("cells/s", ",.0f"),
+        "peak_gb": ("peak memory, GB", ".2f"),
+        "ratio": ("share of the bare sum", ".2f"),
+    }
+    docs = Path(__file__).parents[1] / "docs"
+    for name in ("million", "embed", "train"):
+        kept = [key for key in columns if any(key in run for run in told[name])]
+        if name == "train":
+            kept = ["cells", "from", *kept[1:]]
+        if name == "million":
+            kept = ["cells", "seconds", "cells_per_s", "peak_gb", "ratio"]
+        heads = [columns.get(key, (key, ""))[0] for key in kept]
+        lines = [heads, ["---"] * len(kept)]
+        lines += [
+            [format(run[key], columns.get(key, ("", ""))[1]) if key in run else "–" for key in kept]
+            for run in told[name]
+        ]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        (docs / "measured" / f"scaling_{name}.md").write_text(text + "\n")
+    draw(told, docs / "_static" / "scaling.png")
+
+
+def draw(told, path):
+    """Curves: seconds and memory against cells; seconds a cell against what else differs."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    runs = told["embed"]
+    base = next(run for run in runs if run["cells"] == 25_000)
+
+    def like(key):
+        same = [
+            each for each in ("peaks", "median_open", "dim", "genes", "encoder", "processes", "threads") if each != key
+        ]
+        near = {"median_open": 0.1 * base["median_open"]}
+        return sorted(
+            (
+                run
+                for run in runs
+                if all(
+                    run[each] == base[each] if each not in near else abs(run[each] - base[each]) < near[each]
+                    for each in same
+                )
+                and (key == "cells" or run["cells"] == base["cells"])
+            ),
+            key=lambda run: run[key],
+        )
+
+    figure, axes = plt.subplots(2, 4, figsize=(11, 4.4), layout="constrained", sharex="col")
+    titles = {"cells": "cells", "median_open": "median open peaks", "peaks": "peaks of the model", "dim": "d"}
+    for (upper, lower), (key, title) in zip(axes.T, titles.items(), strict=True):
+        some = like(key) + (told["million"][1:] if key == "cells" else [])
+        x = [run[key] for run in some]
+        upper.plot(x, [run["seconds"] for run in some], "o-", color="C0")
+        lower.plot(x, [run["peak_gb"] for run in some], "o-", color="C1")
+        upper.set(xscale="log", yscale="log" if key == "cells" else "linear", ylim=(1 if key == "cells" else 0, None))
+        shown = x[1::2] if len(x) > 3 else x
+        lower.set(xlabel=title, ylim=(0, 3.6))
+        lower.set_xticks(shown, [f"{value:,}" for value in shown])
+        lower.minorticks_off()
+    axes[0, 0].set_ylabel("seconds")
+    axes[1, 0].set_ylabel("peak memory, GB")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=150)
 
 
 def simulated(folder, n_cells, n_peaks=200_000, median_open=1_500):

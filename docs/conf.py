@@ -32,7 +32,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",
 ]
-exclude_patterns = ["_build", "jupyter_execute"]
+exclude_patterns = ["measured", "_build", "jupyter_execute"]
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": False}
