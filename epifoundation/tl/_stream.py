@@ -32,9 +32,10 @@ from ._results import InFile, NewFile, arrays_of
 
 Cells: TypeAlias = Data | str | Path | Sequence[Located] | Mapping[str, Located]
 
-# A block is what is in memory twice, and what an interruption costs: at most so many cells and open peaks.
+# A block is what is in memory a few times, and what an interruption costs: at most so many cells, open peaks and predicted values.
 BLOCK_CELLS = 16_384
-BLOCK_ENTRIES = 10_000_000
+BLOCK_ENTRIES = 10_000_000  # 40 MB an array: what is above 32 MB the C library gives back at once
+BLOCK_VALUES = 2**25
 AHEAD = 1  # blocks that are read while others are computed
 WORKERS = 8  # blocks that are computed at a time, at most: one thread reads for so many
 
@@ -118,13 +119,14 @@ class Plan(NamedTuple):
         """Look each source over before the work begins: its peaks, its columns, the names of its cells."""
         prefixes = [f"{name}_" if with_prefix else "" for name in named]
         mappings, parts, identities, hashes = [], [], [], []
+        most_cells = _most_cells(tool)
         for i, place in enumerate(named.values()):
             with _opened(place, modality, list(named)[i] if len(named) > 1 else "the data") as source:
                 with _about(source.name if len(named) > 1 else ""):
                     mappings.append(matching.map(tool.model, source.var))
                 if tool.batch_key is not None:
                     source.column(tool.batch_key, "batch_key")
-                bounds = source.bounds(BLOCK_CELLS, BLOCK_ENTRIES)
+                bounds = source.bounds(most_cells, BLOCK_ENTRIES)
                 parts += [Part(i, int(start), int(stop)) for start, stop in pairwise(bounds)]
                 identities.append(source.identity)
                 if len(named) > 1:
@@ -151,13 +153,17 @@ class Plan(NamedTuple):
             "package_version": __version__,
             "model": tool.model.revision,
             "modality": self.modality,
-            "cells of a block": BLOCK_CELLS,
+            "cells of a block": _most_cells(tool),
             "open peaks of a block": BLOCK_ENTRIES,
             "key": tool.keys.key,
             "names": self.prefixes,
             "matching": [str(option) for option in matching],
             "files": self.identities,
         } | tool.options
+
+
+def _most_cells(tool: Tool) -> int:
+    return min(BLOCK_CELLS, max(BLOCK_VALUES // max(len(tool.genes), 1), 1))
 
 
 def _compute(tool: Tool, plan: Plan, store: BlockStore, rna: pd.DataFrame | None) -> None:

@@ -112,6 +112,22 @@ def test_blocks_do_not_matter(mdata, model, embedded, tmp_path, monkeypatch, cel
     assert_results(read(tmp_path / "out.h5ad"), embedded[:90].copy())
 
 
+def test_blocks_hold_so_many_predicted_values(mdata, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(_stream, "BLOCK_VALUES", 30 * len(model.genes))
+    sizes = {True: [], False: []}
+    compute = ep.tl._embed.Embedder.compute
+    for expression, seen in sizes.items():
+        monkeypatch.setattr(
+            ep.tl._embed.Embedder,
+            "compute",
+            lambda self, block, mapping, seen=seen: seen.append(len(block.names)) or compute(self, block, mapping),
+        )
+        ep.tl.embed(mdata["atac"], model, expression=expression, output=tmp_path / f"{expression}.zarr")
+    assert max(sizes[True]) == 30
+    assert max(sizes[False]) == 64
+    assert sum(sizes[True]) == sum(sizes[False]) == mdata["atac"].n_obs
+
+
 def test_several_files_with_other_peaks(mdata, model, tmp_path):
     atac = mdata["atac"]
     shuffled = np.random.default_rng(0).permutation(atac.n_vars)
