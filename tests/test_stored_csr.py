@@ -60,7 +60,7 @@ def test_formats(tmp_path, zarr_format, compressor, dtype):
         assert (found != X[start:stop]).nnz == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     bounds=st.lists(st.integers(0, N_CELLS), min_size=2, max_size=8), seed=st.integers(0, 3), chunk=st.integers(1, 600)
 )
