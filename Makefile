@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS = $(THREADS)
 # Threads that wait give the core away: on a machine that is busy otherwise, spinning costs minutes.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test quick lint types docs bench clean
+.PHONY: demo test quick lint types docs bench bench-quick clean
 
 demo: .venv/demo
 	$(BIN)/python benchmarks/demo.py
@@ -29,10 +29,13 @@ types: .venv/lint
 docs: .venv/docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-# Quality on a held-out batch of real data, then speed on simulated cells.
-bench: .venv/demo
-	$(BIN)/python benchmarks/quality.py $(or $(DATA),../shared/data/snare_cortex_mm10.h5mu)
-	$(BIN)/python benchmarks/speed.py
+# Every method on every task: about an hour. docs/benchmarks.md is made of what it measures.
+bench: .venv/bench
+	$(BIN)/python benchmarks/side_by_side.py
+
+# A fold of each data set and the methods that take seconds: minutes.
+bench-quick: .venv/bench
+	$(BIN)/python benchmarks/side_by_side.py --quick
 
 clean:
 	rm -rf .venv demo docs/_build docs/tutorials docs/generated
@@ -50,6 +53,10 @@ clean:
 
 .venv/test: .venv/demo
 	$(BIN)/pip install -q --group test -c constraints.txt
+	@touch $@
+
+.venv/bench: .venv/demo
+	$(BIN)/pip install -q -e ".[demo,bench]" -c constraints.txt
 	@touch $@
 
 .venv/lint: .venv/demo

@@ -84,3 +84,23 @@ def harmony(embedding, obs, batch_key, seed=0):
 
     corrected = np.asarray(harmonypy.run_harmony(embedding, obs, [batch_key], random_state=seed, verbose=False).Z_corr)
     return corrected if len(corrected) == len(embedding) else corrected.T
+
+
+def tempered_logistic(embedding, labels, train, held, strengths=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0)):
+    """Classes, and a function of embeddings that gives their probabilities: penalty and temperature are the best on the held cells."""
+    codes_of = np.unique(labels[train])
+    known = held & np.isin(labels, codes_of)
+    codes = np.searchsorted(codes_of, labels[known])
+
+    def loss(log_temperature, logits):
+        heated = logits / np.exp(log_temperature)
+        return np.mean(logsumexp(heated, axis=1) - heated[np.arange(len(codes)), codes])
+
+    found = []
+    for strength in strengths:
+        model = LogisticRegression(C=strength, max_iter=1000).fit(embedding[train], labels[train])
+        logits = embedding[known] @ model.coef_.T + model.intercept_
+        best = minimize_scalar(loss, bounds=(-3, 3), method="bounded", args=(logits,))
+        found.append((best.fun, np.exp(best.x), model))
+    _, temperature, model = min(found, key=lambda each: each[0])
+    return codes_of, lambda z: softmax((z @ model.coef_.T + model.intercept_) / temperature, axis=1)

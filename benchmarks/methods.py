@@ -1,0 +1,397 @@
+"""What is compared: each method learns from the known cells of a split and gives functions of other cells.
+
+`METHODS` maps a name to a function ``(split, seed) -> {name of a row: Fitted}``: one training may be read off in several ways.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from baselines import tempered_logistic
+from mudata import MuData
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import NearestNeighbors
+from sklearn.svm import LinearSVC
+from splits import Split
+
+import epifoundation as ep
+
+
+@dataclass
+class Fitted:
+    """Functions of ATAC of any cells with the peaks of the split, or of peaks moved a little; None for what a method does not give.
+
+    `labels` gives names and probabilities of all of `classes` (None where there are no probabilities).
+    """
+
+    embed: Callable[[AnnData], np.ndarray] | None = None
+    labels: Callable[[AnnData], tuple[np.ndarray, np.ndarray | None]] | None = None
+    expression: Callable[[AnnData], np.ndarray] | None = None
+    classes: np.ndarray | None = None
+    n_bytes: int = 0
+
+
+# --- ours
+
+
+def ours(split: Split, seed: int, *, rna: bool = True, config=None, training=None) -> tuple[Fitted, ep.EpiFoundation]:
+    """One call of `ep.tl.pretrain`, and what its model says of other cells."""
+    data = split.known_data()
+    alone = not (rna and isinstance(data, MuData))
+    objective = "peaks" if alone else None if split.counts else "gaussian"
+    model = ep.tl.pretrain(
+        data["atac"] if alone and isinstance(data, MuData) else data,
+        objective=objective,
+        config=config,
+        training=training,
+        batch_key=split.batch_key,
+        validation=split.validation,
+        label_key="cell_type",
+        genome=split.genome,
+        rng=seed,
+    )
+    return of_model(model, split), model
+
+
+def of_model(model: ep.EpiFoundation, split: Split) -> Fitted:
+    def embed(atac: AnnData) -> np.ndarray:
+        return ep.tl.embed(bare(atac), model, expression=False, annotation=False, copy=True).obsm["X_epifoundation"]
+
+    def labels(atac: AnnData) -> tuple[np.ndarray, np.ndarray]:
+        told = ep.tl.annotate(bare(atac), model, unknown=0, copy=True)
+        table = told.obsm["epifoundation_probabilities"]
+        return told.obs["epifoundation_cell_type"].astype(str).to_numpy(), table.to_numpy()
+
+    def expression(atac: AnnData, scale: str = "mean") -> np.ndarray:
+        told = bare(atac)
+        ep.tl.predict_expression(told, model, scale=scale)
+        return told.obsm["epifoundation_expression"].reindex(columns=split.rna.var_names).fillna(0).to_numpy()
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(f"{folder}/model")
+        n_bytes = sum(file.stat().st_size for file in Path(folder, "model").iterdir())
+    return Fitted(
+        embed, labels, expression if model.genes and len(model.genes) else None, np.array(model.labels), n_bytes
+    )
+
+
+def epifoundation(split: Split, seed: int) -> dict[str, Fitted]:
+    """The default; on the side, its second scale, and means of training cells that are found by its embedding."""
+    needs_rna(split)
+    fitted, _ = ours(split, seed)
+    rows = {"EpiFoundation": fitted}
+    if split.counts:
+        rows["EpiFoundation, measured scale"] = Fitted(
+            expression=lambda atac: fitted.expression(atac, scale="measured")
+        )
+    return rows | means_of(split, fitted, "EpiFoundation")
+
+
+def epifoundation_peaks(split: Split, seed: int) -> dict[str, Fitted]:
+    """The same encoder without RNA; and fitted to the labels afterwards."""
+    fitted, model = ours(split, seed, rna=False)
+    options = {"label_key": "cell_type", "batch_key": split.batch_key, "validation": split.validation, "rng": seed}
+    tuned = ep.tl.finetune(split.atac[split.known].copy(), model, **options)
+    return {"EpiFoundation, ATAC alone": fitted, "EpiFoundation, ATAC and labels": of_model(tuned, split)}
+
+
+def epifoundation_transformer(split: Split, seed: int) -> dict[str, Fitted]:
+    """The paper's kind of encoder, small, in our recipe."""
+    needs_rna(split)
+    config = ep.ModelConfig(encoder="transformer", n_layers=2, objective="counts" if split.counts else "gaussian")
+    return {"EpiFoundation, transformer": ours(split, seed, config=config)[0]}
+
+
+def epifoundation_bundled(split: Split, seed: int) -> dict[str, Fitted]:
+    """As the bundled model was made (`bundle.py`)."""
+    needs_rna(split)
+    fitted, _ = ours(split, seed, config=ep.ModelConfig(dim=64), training=ep.TrainingConfig(max_epochs=8))
+    return {"EpiFoundation, bundled recipe": fitted}
+
+
+# --- what people would use instead
+
+
+def lsi(split: Split, seed: int) -> dict[str, Fitted]:
+    """Latent semantic indexing by muon, of which the loadings embed other cells; ridge regression for expression."""
+    import muon
+
+    known = split.atac[split.train].copy()
+    known.X = sp.csr_matrix(known.X, dtype=np.float64)
+    idf = np.log1p(known.n_obs / np.maximum(np.asarray(known.X.sum(axis=0)).ravel(), 1))
+    muon.atac.pp.tfidf(known, scale_factor=1e4)
+    np.random.seed(seed)  # noqa: NPY002 # muon starts its SVD from there
+    muon.atac.tl.lsi(known, n_comps=51)
+    loadings = known.varm["LSI"][:, 1:]
+    inner = known.X @ loadings
+    mean, deviation = inner.mean(axis=0), inner.std(axis=0)
+
+    def embed(atac: AnnData) -> np.ndarray:
+        counts = onto(atac, split)
+        share = sp.diags(1 / np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)) @ counts
+        weighted = sp.csr_matrix(share * 1e4).log1p() @ sp.diags(idf)
+        return (weighted @ loadings - mean) / deviation
+
+    fitted = with_probes(Fitted(embed, n_bytes=4 * (loadings.size + len(idf))), split)
+    return {"LSI": fitted} | ({} if split.rna is None else means_of(split, fitted, "LSI", by_label=False))
+
+
+def harmony(split: Split, seed: int) -> dict[str, Fitted]:
+    """Harmony of the LSI of all cells, those that are judged on among them: it has no function of new cells."""
+    import harmonypy
+
+    if split.batch_key is None:
+        raise UnfitError("there are no batches")
+    components = lsi(split, seed)["LSI"].embed(split.atac)
+    corrected = np.asarray(
+        harmonypy.run_harmony(components, split.atac.obs, [split.batch_key], random_state=seed, verbose=False).Z_corr
+    )
+    corrected = corrected if len(corrected) == len(components) else corrected.T
+    return {"Harmony on LSI": with_probes(Fitted(looked_up(split, corrected)), split)}
+
+
+def svm(split: Split, seed: int) -> dict[str, Fitted]:
+    """Linear SVM on open peaks, its penalty the best on the held cells."""
+    del seed
+    return {"linear SVM": _linear(split, lambda strength: LinearSVC(C=strength), (1e-4, 1e-3, 1e-2, 1e-1))}
+
+
+def logistic(split: Split, seed: int) -> dict[str, Fitted]:
+    """Logistic regression on open peaks, its penalty the best on the held cells."""
+    del seed
+
+    def make(strength: float) -> LogisticRegression:
+        return LogisticRegression(C=strength, max_iter=300)
+
+    return {"logistic regression": _linear(split, make, (1e-3, 1e-2, 1e-1))}
+
+
+def _linear(split: Split, make: Callable, strengths: tuple[float, ...]) -> Fitted:
+    X, labels = binary(split.atac.X), split.labels
+    fitted = [make(strength).fit(X[split.train], labels[split.train]) for strength in strengths]
+    best = max(fitted, key=lambda model: np.mean(model.predict(X[split.held]) == labels[split.held]))
+
+    def told(atac: AnnData) -> tuple[np.ndarray, np.ndarray | None]:
+        rows = binary(onto(atac, split))
+        return best.predict(rows), best.predict_proba(rows) if hasattr(best, "predict_proba") else None
+
+    return Fitted(labels=told, classes=best.classes_, n_bytes=4 * best.coef_.size)
+
+
+def peakvi(split: Split, seed: int) -> dict[str, Fitted]:
+    """PeakVI (Ashuach et al. 2022)."""
+    return {"PeakVI": _scvi(split, seed, "PEAKVI", 30)}
+
+
+def poissonvi(split: Split, seed: int) -> dict[str, Fitted]:
+    """PoissonVI (Martens et al. 2024), on fragments: half the insertions."""
+    return {"PoissonVI": _scvi(split, seed, "POISSONVI", 30)}
+
+
+def _scvi(split: Split, seed: int, name: str, epochs: int) -> Fitted:
+    """Trained on the ATAC of all cells, those that are judged on among them, with their batches."""
+    import scvi
+
+    scvi.settings.seed = seed
+    kind = scvi.model.PEAKVI if name == "PEAKVI" else scvi.external.POISSONVI
+
+    def ready(atac: AnnData) -> AnnData:
+        counts = sp.csr_matrix(onto(atac, split), dtype=np.float32)
+        if name == "POISSONVI":
+            counts.data = np.ceil(counts.data / 2)
+        return AnnData(counts, obs=atac.obs.copy(), var=pd.DataFrame(index=split.atac.var_names))
+
+    data = ready(split.atac)
+    kind.setup_anndata(data, batch_key=split.batch_key)
+    model = kind(data)
+    model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False)
+    n_bytes = sum(4 * tensor.numel() for tensor in model.module.state_dict().values())
+    fitted = Fitted(lambda atac: np.asarray(model.get_latent_representation(ready(atac))), n_bytes=n_bytes)
+    return with_probes(fitted, split)
+
+
+def multivi(split: Split, seed: int) -> dict[str, Fitted]:
+    """MultiVI (Ashuach et al. 2023) on known cells with both and on the others with ATAC alone."""
+    import scvi
+
+    needs_rna(split)
+    if not split.counts:
+        raise UnfitError("it models counts, and this RNA is smoothed log values")
+    scvi.settings.seed = seed
+
+    def ready(atac: AnnData, expression: sp.csr_matrix | None = None) -> MuData:
+        cells = AnnData(
+            sp.csr_matrix(onto(atac, split), dtype=np.float32),
+            obs=atac.obs.copy(),
+            var=pd.DataFrame(index=split.atac.var_names),
+        )
+        empty = sp.csr_matrix((atac.n_obs, split.rna.n_vars), dtype=np.float32)  # taken for cells without RNA
+        rna = AnnData(
+            empty if expression is None else expression,
+            obs=pd.DataFrame(index=atac.obs_names),
+            var=split.rna.var[[]].copy(),
+        )
+        return MuData({"rna": rna, "atac": cells})
+
+    shown = sp.csr_matrix(sp.diags(split.known.astype(np.float32)) @ sp.csr_matrix(split.rna.X, dtype=np.float32))
+    data = ready(split.atac, shown)
+    scvi.model.MULTIVI.setup_mudata(data, modalities={"rna_layer": "rna", "atac_layer": "atac"})
+    model = scvi.model.MULTIVI(data, n_genes=split.rna.n_vars, n_regions=split.atac.n_vars)
+    model.train(max_epochs=15, accelerator="cpu", enable_progress_bar=False)
+
+    def expression(atac: AnnData) -> np.ndarray:
+        share = np.asarray(model.get_normalized_expression(ready(atac), return_numpy=True))
+        depths = np.asarray(split.rna.X[split.train].sum(axis=1)).ravel()
+        return ep.metrics.expected_log1p(np.log1p(1e4 * share / share.sum(axis=1, keepdims=True)), depths)
+
+    n_bytes = sum(4 * tensor.numel() for tensor in model.module.state_dict().values())
+    fitted = Fitted(lambda atac: np.asarray(model.get_latent_representation(ready(atac))), n_bytes=n_bytes)
+    return {"MultiVI": replace(with_probes(fitted, split, ridge=False), expression=expression)}
+
+
+def gene_activity(split: Split, seed: int) -> dict[str, Fitted]:
+    """Counts of the peaks over and near each gene."""
+    del seed
+    needs_rna(split)
+    annotation = split.annotation if split.annotation is not None else split.rna.var
+
+    def expression(atac: AnnData) -> np.ndarray:
+        told = ep.tl.gene_activity(bare(atac), annotation=annotation)
+        there = told.var_names.get_indexer(split.rna.var_names)
+        values = told.X.toarray()[:, there] * (there >= 0)
+        return np.log1p(1e4 * values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12))
+
+    return {"gene activity": Fitted(expression=expression)}
+
+
+def gene_mean(split: Split, seed: int) -> dict[str, Fitted]:
+    """Every cell has the mean of the training cells."""
+    del seed
+    needs_rna(split)
+    mean = split.expression[split.train].mean(axis=0)
+    return {"mean of the gene": Fitted(expression=lambda atac: np.tile(mean, (atac.n_obs, 1)))}
+
+
+class UnfitError(Exception):
+    """A method that cannot do what a data set asks for: told in a row, not hidden."""
+
+
+def needs_rna(split: Split) -> None:
+    if split.rna is None:
+        raise UnfitError("there is no RNA")
+
+
+METHODS: dict[str, Callable[[Split, int], dict[str, Fitted]]] = {
+    "epifoundation": epifoundation,
+    "epifoundation_peaks": epifoundation_peaks,
+    "epifoundation_transformer": epifoundation_transformer,
+    "epifoundation_bundled": epifoundation_bundled,
+    "lsi": lsi,
+    "harmony": harmony,
+    "peakvi": peakvi,
+    "poissonvi": poissonvi,
+    "multivi": multivi,
+    "svm": svm,
+    "logistic": logistic,
+    "gene_activity": gene_activity,
+    "gene_mean": gene_mean,
+}
+
+# Each is the default with one choice made otherwise
+ABLATIONS: dict[str, Callable[[], dict]] = {
+    "EpiFoundation, default": dict,
+    "no warm start": lambda: {"training": ep.TrainingConfig(warm_start=False)},
+    "expressed or not, instead of counts": lambda: {"config": ep.ModelConfig(objective="binary")},
+    "no peak term": lambda: {"training": ep.TrainingConfig(peak_weight=0.0)},
+    "peak term x 10": lambda: {"training": ep.TrainingConfig(peak_weight=1.0)},
+    "M = 8 seeds": lambda: {"config": ep.ModelConfig(n_seeds=8)},
+    "d = 64": lambda: {"config": ep.ModelConfig(dim=64)},
+    "d = 256": lambda: {"config": ep.ModelConfig(dim=256)},
+    "peak vectors learn as fast as the rest": lambda: {"training": ep.TrainingConfig(peak_lr=1.0)},
+    "peak vectors learn 0.2 as fast": lambda: {"training": ep.TrainingConfig(peak_lr=0.2)},
+    "no peak dropout": lambda: {"training": ep.TrainingConfig(peak_dropout=0.0)},
+    "RNA not pooled": lambda: {"training": ep.TrainingConfig(n_neighbors=1)},
+}
+
+
+# --- what they share
+
+
+def bare(atac: AnnData) -> AnnData:
+    """Cells without what others wrote."""
+    return AnnData(atac.X, obs=atac.obs.copy(), var=atac.var.copy())
+
+
+def onto(atac: AnnData, split: Split) -> sp.csr_matrix:
+    """Counts in the peaks of the split: methods that read columns need the same ones, so others are brought to them by overlap."""
+    if atac.var_names.equals(split.atac.var_names):
+        return sp.csr_matrix(atac.X)
+    projection = ep.PeakVocabulary.from_names(split.atac.var_names, genome=split.genome).projection(
+        ep.genome.parse_intervals(atac.var_names)
+    )
+    return sp.csr_matrix(sp.csr_matrix(atac.X) @ projection)
+
+
+def binary(X: sp.csr_matrix) -> sp.csr_matrix:
+    """Open or not."""
+    return sp.csr_matrix(X > 0, dtype=np.float32)
+
+
+def looked_up(split: Split, embedding: np.ndarray) -> Callable[[AnnData], np.ndarray]:
+    """An embedding of the cells of the split, for methods that have it of no others."""
+    table = pd.DataFrame(embedding, index=split.atac.obs_names)
+
+    def embed(atac: AnnData) -> np.ndarray:
+        if "changed" in atac.uns:
+            raise UnfitError("it has no function of new cells")
+        return table.loc[atac.obs_names].to_numpy()
+
+    return embed
+
+
+def with_probes(fitted: Fitted, split: Split, *, ridge: bool = True) -> Fitted:
+    """Labels by logistic regression on the embedding of the training cells, penalty and temperature from the held ones; expression by ridge regression."""
+    inner = fitted.embed(split.atac)
+    mean, deviation = inner[split.train].mean(axis=0), inner[split.train].std(axis=0) + 1e-9
+
+    def scaled(atac: AnnData) -> np.ndarray:
+        return (fitted.embed(atac) - mean) / deviation
+
+    inner = (inner - mean) / deviation
+    classes, probabilities = tempered_logistic(inner, split.labels, split.train, split.held)
+
+    def labels(atac: AnnData) -> tuple[np.ndarray, np.ndarray]:
+        table = probabilities(scaled(atac))
+        return classes[table.argmax(axis=1)], table
+
+    expression = None
+    if ridge and split.rna is not None:
+        regression = Ridge(10.0).fit(inner[split.train], split.expression[split.train])
+
+        def expression(atac: AnnData) -> np.ndarray:
+            return regression.predict(scaled(atac))
+
+    return replace(fitted, labels=labels, expression=expression, classes=classes)
+
+
+def means_of(split: Split, fitted: Fitted, name: str, *, by_label: bool = True) -> dict[str, Fitted]:
+    """Expression as the mean of the 15 nearest training cells, and of those of the predicted label."""
+    inner, measured = fitted.embed(split.atac)[split.train], split.expression[split.train]
+    neighbours = NearestNeighbors(n_neighbors=15).fit(inner)
+    rows = {
+        f"mean of 15 nearest by {name}": Fitted(
+            expression=lambda atac: measured[neighbours.kneighbors(fitted.embed(atac), return_distance=False)].mean(
+                axis=1
+            )
+        )
+    }
+    if by_label:
+        labels = split.labels[split.train]
+        means = np.stack([measured[labels == label].mean(axis=0) for label in fitted.classes])
+        rows[f"mean of the label by {name}"] = Fitted(expression=lambda atac: fitted.labels(atac)[1] @ means)
+    return rows

@@ -1,0 +1,127 @@
+"""What is asked of each method: tasks, each a function of a split and of what was fitted, to ``{metric: value}``."""
+
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scipy.sparse as sp
+from anndata import AnnData
+from methods import Fitted
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, roc_auc_score
+from splits import Split
+
+import epifoundation as ep
+
+MIN_CELLS = 30  # in which a gene is expressed, to be scored
+FRAGMENTS = "half of the fragments", "three quarters", "nine tenths"
+
+
+def annotation(split: Split, fitted: Fitted) -> dict[str, float]:
+    """Labels of the cells that are judged on, and whether their probabilities can be trusted."""
+    true = split.labels[split.test]
+    guess, probabilities = fitted.labels(split.atac[split.test].copy())
+    row = {"accuracy": ep.metrics.accuracy(true, guess), "macro-F1": ep.metrics.macro_f1(true, guess)}
+    if probabilities is not None:
+        confidence = np.nan_to_num(probabilities.max(axis=1))
+        row["ECE"] = ep.metrics.expected_calibration_error(true, guess, confidence)
+        row["risk–coverage"] = ep.metrics.area_under_risk_coverage(true, guess, confidence)
+    return row
+
+
+def risk_curve(split: Split, fitted: Fitted) -> list[float] | None:
+    """Share of wrong labels among the surest 5, 10, ..., 100 % of the cells."""
+    true = split.labels[split.test]
+    guess, probabilities = fitted.labels(split.atac[split.test].copy())
+    if probabilities is None:
+        return None
+    coverage, risk = ep.metrics.risk_coverage(true, guess, np.nan_to_num(probabilities.max(axis=1)))
+    return [float(risk[np.searchsorted(coverage, at - 1e-9)]) for at in np.arange(0.05, 1.001, 0.05)]
+
+
+def clustering(split: Split, fitted: Fitted) -> dict[str, float]:
+    """Clusters of the cells that are judged on, without labels: Leiden at resolution 1 on 15 nearest neighbours, for all methods."""
+    cells = AnnData(obs=split.atac.obs[split.test].copy())
+    cells.obsm["X"] = np.nan_to_num(fitted.embed(split.atac[split.test].copy())).astype(np.float32)
+    sc.pp.neighbors(cells, use_rep="X", n_neighbors=15, random_state=0)
+    sc.tl.leiden(cells, resolution=1.0, flavor="igraph", n_iterations=2, random_state=0)
+    true, found = split.labels[split.test], cells.obs["leiden"].to_numpy()
+    return {"NMI": normalized_mutual_info_score(true, found), "ARI": adjusted_rand_score(true, found)}
+
+
+def expression(split: Split, fitted: Fitted) -> dict[str, float]:
+    """Predicted against measured, on the scale of `Split.expression`."""
+    true = split.expression[split.test]
+    predicted = fitted.expression(split.atac[split.test].copy())
+    lowest = true.min(axis=0)  # of smoothed values, none is 0: expressed is above the median
+    is_on = true > lowest if split.counts else true > np.median(true, axis=0)
+    scored = (is_on.sum(axis=0) >= MIN_CELLS) & (is_on.sum(axis=0) < len(true))
+    return {
+        "per gene": ep.metrics.pearson_per_gene(true, predicted, min_cells=MIN_CELLS),
+        "per cell": ep.metrics.pearson_per_cell(true, predicted),
+        "pooled": ep.metrics.pearson_pooled(true, predicted),
+        "cell types": ep.metrics.pearson_pseudobulk(true, predicted, split.labels[split.test]),
+        "AUROC": float(np.mean([roc_auc_score(is_on[:, g], predicted[:, g]) for g in np.flatnonzero(scored)])),
+    }
+
+
+def robustness(split: Split, fitted: Fitted) -> dict[str, float]:
+    """Accuracy when fragments of the cells that are judged on are thinned away, or their peaks moved by up to 100 bases."""
+    cells, true, row = split.atac[split.test].copy(), split.labels[split.test], {}
+    changed = {f"{share:.0%} fewer fragments": thinned(cells, share) for share in (0.5, 0.75, 0.9)}
+    changed["peaks moved"] = moved(cells, 100)
+    for name, others in changed.items():
+        others.uns["changed"] = name
+        row[name] = ep.metrics.accuracy(true, fitted.labels(others)[0])
+    return row
+
+
+def cost(split: Split, fitted: Fitted) -> dict[str, float]:
+    """Cells embedded a second (of all cells, the best of three), and bytes of what was learned."""
+    row = {"model MB": fitted.n_bytes / 1e6}
+    if fitted.embed is not None and fitted.n_bytes:
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            fitted.embed(split.atac)
+            seconds.append(time.perf_counter() - began)
+        row["embed cells/s"] = split.atac.n_obs / min(seconds)
+    return row
+
+
+def integration(split: Split, embeddings: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Scores of scib-metrics over all cells, for all methods at once."""
+    cells = AnnData(obs=split.atac.obs.copy())
+    names = {f"method {i}": name for i, name in enumerate(embeddings)}
+    for key, name in names.items():
+        cells.obsm[key] = embeddings[name].astype(np.float32)
+    cells.obsm["first"] = cells.obsm["method 0"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ep.tl.score_integration(
+            cells, batch_key="batch", label_key="cell_type", embeddings=list(names), unintegrated="first", n_jobs=1
+        )
+    table = cells.uns["epifoundation_integration"].loc[list(names)]
+    kept = ["Bio conservation", "Batch correction", "Total"]
+    return {names[key]: {column: float(table.loc[key, column]) for column in kept} for key in names}
+
+
+def thinned(atac: AnnData, share: float) -> AnnData:
+    """Each fragment lost with probability `share`."""
+    X = sp.csr_matrix(atac.X).copy()
+    X.data = np.random.default_rng(0).binomial(X.data.astype(int), 1 - share).astype(np.float32)
+    X.eliminate_zeros()
+    return AnnData(X, obs=atac.obs.copy(), var=atac.var.copy())
+
+
+def moved(atac: AnnData, most: int) -> AnnData:
+    """Each peak shifted by itself, by up to `most` bases."""
+    frame = ep.genome.parse_intervals(atac.var_names)
+    shift = np.random.default_rng(0).integers(-most, most + 1, len(frame))
+    start, end = (np.maximum(frame[side].to_numpy() + shift, at) for side, at in (("start", 0), ("end", 1)))
+    names = frame["chrom"].astype(str) + ":" + pd.Series(start.astype(str)) + "-" + pd.Series(end.astype(str))
+    first = ~names.duplicated().to_numpy()
+    return AnnData(
+        sp.csr_matrix(atac.X)[:, first], obs=atac.obs.copy(), var=pd.DataFrame(index=names[first].to_numpy())
+    )

@@ -1,0 +1,287 @@
+"""Every method on every data set and task, and what the parts of ours are worth; results as JSON, of which `docs/benchmarks.md` is made.
+
+    python benchmarks/side_by_side.py                     # all of it: `make bench`
+    python benchmarks/side_by_side.py --quick             # a fold of each data set, the methods that take seconds: `make bench-quick`
+    python benchmarks/side_by_side.py --only lsi svm      # these methods anew; the other results stay
+    python benchmarks/side_by_side.py --against FILE      # then: by how much the scores differ from those of another run
+    python benchmarks/side_by_side.py --page              # only the page, from the results that are there
+
+Each method on each fold is a process of its own with one thread; two run side by side. `splits.py` has the data, `methods.py` the methods, `scores.py`
+the tasks, `page.py` the page. The seed is the number of the fold.
+"""
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
+os.environ |= dict.fromkeys(THREADS, "1")  # before anything reads them; the processes inherit it
+
+RESULTS = Path(__file__).parent / "results" / "side_by_side.json"
+QUICK = Path(__file__).parents[1] / "build" / "bench_quick.json"
+QUICK_METHODS = ("epifoundation", "lsi", "svm", "gene_mean")
+QUICK_DATA = ("SNARE-seq cortex", "PBMC 51 loci", "simulated, 200 fragments")
+HEAVY = ("peakvi", "poissonvi", "multivi")  # minutes each
+HEAVY_DATA = ("SNARE-seq cortex", "PBMC 51 loci", "bone marrow", "simulated, 200 fragments")
+ROBUSTNESS_DATA = INTEGRATION_DATA = ("SNARE-seq cortex", "simulated, 200 fragments")
+ABLATED = "SNARE-seq cortex"
+PACKAGES = ("epifoundation", "torch", "numpy", "scipy", "scikit-learn", "scanpy", "muon", "scvi-tools", "scib-metrics", "harmonypy")  # fmt: skip
+NOT_SCORES = ("cost",)  # what no seed settles
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="`links` and `ablations` count as methods")
+    parser.add_argument("--data", nargs="+", metavar="NAME")
+    parser.add_argument("--against", type=Path)
+    parser.add_argument("--page", action="store_true")
+    options = parser.parse_args()
+    path = QUICK if options.quick else RESULTS
+    if not options.page:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            rows = run(plan(options), Path(folder))
+        told = {"meta": meta(time.perf_counter() - began), "rows": rows}
+        if (options.only or options.data) and path.exists():
+            told["rows"] = merged(json.loads(path.read_text())["rows"], rows)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(told, indent=0, ensure_ascii=False) + "\n")
+        print(f"{path}: {len(told['rows']):,} figures in {told['meta']['minutes']:.1f} minutes")
+    if options.against:
+        compare(json.loads(path.read_text())["rows"], json.loads(options.against.read_text())["rows"])
+    from page import tables, write
+
+    if options.quick:
+        print(tables(json.loads(path.read_text())))
+    else:
+        write(json.loads(path.read_text()))
+
+
+def plan(options):
+    """Jobs, those that take longest first: (kind, data, fold, method)."""
+    from methods import ABLATIONS, METHODS
+    from splits import DATA
+
+    jobs = []
+    for data, (_, folds) in DATA.items():
+        if (options.data and data not in options.data) or (options.quick and data not in QUICK_DATA):
+            continue
+        for fold in folds[: 1 if options.quick else None]:
+            methods = QUICK_METHODS if options.quick else METHODS
+            jobs += [("method", data, fold, name) for name in methods if name not in HEAVY or data in HEAVY_DATA]
+            if data == ABLATED and not options.quick:
+                jobs += [("ablation", data, fold, name) for name in ABLATIONS]
+    if not options.quick and not options.data:
+        jobs += [("links", "simulated, planted links", str(seed), "links") for seed in range(3)]
+    if options.only:
+        jobs = [job for job in jobs if job[3] in options.only or (job[0] == "ablation" and "ablations" in options.only)]
+    return sorted(jobs, key=lambda job: (job[3] not in HEAVY, job[0] != "method", "EpiFoundation" in job[3]))
+
+
+def run(jobs, folder):
+    """Rows of all jobs; those that compare embeddings come last."""
+    rows = spread([(*job, folder) for job in jobs])
+    whole = sorted({job[1:3] for job in jobs if job[0] == "method" and job[1] in INTEGRATION_DATA and len(jobs) > 20})
+    return rows + spread([("integration", data, fold, "integration", folder) for data, fold in whole])
+
+
+def spread(jobs):
+    rows = []
+    with mp.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
+        for done, (job, seconds, found) in enumerate(pool.imap_unordered(work, jobs, chunksize=1), start=1):
+            rows += found
+            why = next((row["why"] for row in found if "why" in row), "")
+            print(f"{done}/{len(jobs)} {job[3]}, {job[1]}, {job[2]}: {seconds:.0f} s {why}", flush=True)
+    return sorted(rows, key=lambda row: (row["data"], row["fold"], row["method"]))
+
+
+def work(job):
+    """One job, in a process of its own."""
+    import warnings
+
+    import torch
+
+    import epifoundation as ep
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    ep.settings.progress = False
+    began = time.perf_counter()
+    kind, data, fold, method, folder = job
+    try:
+        found = {"method": fit, "ablation": ablate, "links": links, "integration": integrate}[kind](data, fold, method, folder)  # fmt: skip
+    except Exception as error:  # a method that fails is a row that says why
+        from methods import UnfitError
+
+        if not isinstance(error, UnfitError):
+            traceback.print_exc(file=sys.stderr)
+        found = [{"method": method, "why": f"{error}" if isinstance(error, UnfitError) else f"{error!r}"}]
+    rows = [{"data": data, "fold": fold, **row} for row in found]
+    return job, time.perf_counter() - began, rows
+
+
+def fit(data, fold, method, folder):
+    """Train a method, and score what it gives."""
+    import scores
+    from methods import METHODS, UnfitError
+    from splits import DATA
+
+    of, folds = DATA[data]
+    split = of(fold)
+    began = time.perf_counter()
+    fitted_rows = METHODS[method](split, folds.index(fold))
+    seconds, rows = time.perf_counter() - began, []
+    peak = peak_memory()
+    for name, fitted in fitted_rows.items():
+        asked = []
+        if fitted.labels is not None:
+            asked += ["annotation"] + ["robustness"] * (data in ROBUSTNESS_DATA)
+        if fitted.embed is not None:
+            asked += ["clustering"]
+        if fitted.expression is not None and split.rna is not None:
+            asked += ["expression"]
+        is_first = name == next(iter(fitted_rows))
+        for task in asked + ["cost"] * is_first:
+            try:
+                found = getattr(scores, task)(split, fitted)
+            except UnfitError as error:
+                rows.append({"method": name, "task": task, "why": str(error)})
+                continue
+            if task == "cost":
+                found |= {"training s": seconds, "peak memory GB": peak}
+            rows += [{"method": name, "task": task, "metric": metric, "value": v} for metric, v in found.items()]
+        if fitted.labels is not None and (curve := scores.risk_curve(split, fitted)) is not None:
+            rows.append({"method": name, "task": "risk curve", "values": curve})
+        if fitted.embed is not None and data in INTEGRATION_DATA:
+            save(folder, data, fold, name, fitted.embed(split.atac))
+    return rows
+
+
+def ablate(data, fold, name, folder):
+    """Ours with one choice made otherwise."""
+    import scores
+    from methods import ABLATIONS, ours
+    from splits import DATA
+
+    del folder
+    of, folds = DATA[data]
+    split = of(fold)
+    began = time.perf_counter()
+    fitted, _ = ours(split, folds.index(fold), **ABLATIONS[name]())
+    found = {"training s": time.perf_counter() - began}
+    found |= scores.annotation(split, fitted) | scores.expression(split, fitted)
+    return [{"method": name, "task": "ablation", "metric": metric, "value": v} for metric, v in found.items()]
+
+
+def links(data, fold, method, folder):
+    """Planted links, found among peaks within 100 kb."""
+    del data, method, folder
+    import links as benchmark
+
+    table = benchmark.simulated(int(fold), [100_000]).iloc[0]
+    names = {
+        "by p-value": "EpiFoundation",
+        "by effect": "EpiFoundation, by size of effect",
+        "model alone": "EpiFoundation, ATAC alone",
+        "correlation": "correlation",
+        "corr. binary": "correlation, open or not",
+        "distance": "distance",
+    }
+    rows = [
+        {"method": name, "task": "links", "metric": "area under precision–recall", "value": float(table[column])}
+        for column, name in names.items()
+    ]
+    return rows + [
+        {"method": "EpiFoundation", "task": "links", "metric": metric, "value": float(table[column])}
+        for column, metric in (("false", "false among q ≤ 0.1"), ("recall", "planted ones found"))
+    ]
+
+
+def integrate(data, fold, method, folder):
+    """Batches and cell types in all embeddings at once."""
+    del method
+    import numpy as np
+    import scores
+    from splits import DATA
+
+    split = DATA[data][0](fold)
+    found = {}
+    for path in sorted((folder / data / fold).glob("*.npz")):
+        with np.load(path) as stored:
+            found[str(stored["name"])] = stored["embedding"]
+    finite = {name: embedding for name, embedding in found.items() if np.isfinite(embedding).all()}
+    return [
+        {"method": name, "task": "integration", "metric": metric, "value": value}
+        for name, row in scores.integration(split, finite).items()
+        for metric, value in row.items()
+    ]
+
+
+def save(folder, data, fold, name, embedding):
+    import numpy as np
+
+    there = folder / data / fold
+    there.mkdir(parents=True, exist_ok=True)
+    np.savez(there / f"{name}.npz", name=name, embedding=embedding)
+
+
+def peak_memory():
+    """Largest resident memory of this process, in GB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
+
+
+def meta(seconds):
+    processor = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return {
+        "date": date.today().isoformat(),
+        "minutes": seconds / 60,
+        "machine": f"{processor}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "threads": "one a process, two processes side by side",
+    }
+
+
+def merged(before, now):
+    """Rows of before, but for those of what was measured again."""
+
+    def key(row):
+        return row["data"], row["fold"], row["method"], row.get("task"), row.get("metric")
+
+    fresh = {key(row) for row in now}
+    return [row for row in before if key(row) not in fresh] + now
+
+
+def compare(ours, theirs):
+    """Print the largest difference of scores between two runs."""
+
+    def scored(rows):
+        return {
+            (row["data"], row["fold"], row["method"], row["task"], row["metric"]): row["value"]
+            for row in rows
+            if "value" in row and row["task"] not in NOT_SCORES and row["metric"] != "training s"
+        }
+
+    ours, theirs = scored(ours), scored(theirs)
+    both = sorted(set(ours) & set(theirs))
+    differ = sorted(((abs(ours[key] - theirs[key]), key) for key in both), reverse=True)
+    over = sum(gap > 1e-4 for gap, _ in differ)
+    print(f"{len(both):,} scores in both runs; {over} differ by more than 1e-4; largest difference {differ[0][0]:.1e}: {', '.join(differ[0][1])}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
