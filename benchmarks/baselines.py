@@ -44,18 +44,9 @@ def ridge(embedding, expression, train, penalty=10.0):
 
 def tempered(embedding, labels, train, held, test):
     """Labels and confidence of test cells by logistic regression, with a temperature from the held-out cells."""
-    model = LogisticRegression(max_iter=1000).fit(embedding[train], labels[train])
-    known = held & np.isin(labels, model.classes_)
-    codes = np.searchsorted(model.classes_, labels[known])
-    logits = model.decision_function(embedding[known])
-
-    def loss(log_temperature):
-        heated = logits / np.exp(log_temperature)
-        return np.mean(logsumexp(heated, axis=1) - heated[np.arange(len(codes)), codes])
-
-    temperature = np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
-    probabilities = softmax(model.decision_function(embedding[test]) / temperature, axis=1)
-    return model.classes_[probabilities.argmax(axis=1)], probabilities.max(axis=1)
+    classes, probabilities = tempered_logistic(embedding, labels, train, held, strengths=(1.0,))
+    table = probabilities(embedding[test])
+    return classes[table.argmax(axis=1)], table.max(axis=1)
 
 
 def svm(matrix, labels, train, held, test, strengths=(1e-4, 1e-3, 1e-2, 1e-1)):

@@ -17,6 +17,7 @@ import scipy.sparse as sp
 import torch
 from baselines import lsi
 from sklearn.linear_model import LogisticRegression
+from splits import log_scale
 from threadpoolctl import threadpool_limits
 
 import epifoundation as ep
@@ -110,11 +111,6 @@ def run(args, seed):
 def told(query, genes):
     """What was predicted of `genes`; 0 of those that the model does not know."""
     return query.obsm["epifoundation_expression"].reindex(columns=genes).fillna(0).to_numpy()
-
-
-def log_scale(counts):
-    """log1p of counts per 10,000."""
-    return np.log1p(1e4 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12))
 
 
 def multivi(mdata, is_train, is_test, epochs, seed):

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
+from baselines import harmony as corrected_by_harmony
 from baselines import tempered_logistic
 from mudata import MuData
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import LinearSVC
-from splits import Split
+from splits import Split, log_scale
 
 import epifoundation as ep
 
@@ -75,9 +76,7 @@ def of_model(model: ep.EpiFoundation, split: Split) -> Fitted:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(f"{folder}/model")
         n_bytes = sum(file.stat().st_size for file in Path(folder, "model").iterdir())
-    return Fitted(
-        embed, labels, expression if model.genes and len(model.genes) else None, np.array(model.labels), n_bytes
-    )
+    return Fitted(embed, labels, expression if len(model.genes) else None, np.array(model.labels), n_bytes)
 
 
 def epifoundation(split: Split, seed: int) -> dict[str, Fitted]:
@@ -143,15 +142,10 @@ def lsi(split: Split, seed: int) -> dict[str, Fitted]:
 
 def harmony(split: Split, seed: int) -> dict[str, Fitted]:
     """Harmony of the LSI of all cells, those that are judged on among them: it has no function of new cells."""
-    import harmonypy
-
     if split.batch_key is None:
         raise UnfitError("there are no batches")
     components = lsi(split, seed)["LSI"].embed(split.atac)
-    corrected = np.asarray(
-        harmonypy.run_harmony(components, split.atac.obs, [split.batch_key], random_state=seed, verbose=False).Z_corr
-    )
-    corrected = corrected if len(corrected) == len(components) else corrected.T
+    corrected = corrected_by_harmony(components, split.atac.obs, split.batch_key, seed)
     return {"Harmony on LSI": with_probes(Fitted(looked_up(split, corrected)), split)}
 
 
@@ -264,7 +258,7 @@ def gene_activity(split: Split, seed: int) -> dict[str, Fitted]:
         told = ep.tl.gene_activity(bare(atac), annotation=annotation)
         there = told.var_names.get_indexer(split.rna.var_names)
         values = told.X.toarray()[:, there] * (there >= 0)
-        return np.log1p(1e4 * values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12))
+        return log_scale(values)
 
     return {"gene activity": Fitted(expression=expression)}
 

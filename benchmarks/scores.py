@@ -15,7 +15,6 @@ from splits import Split
 import epifoundation as ep
 
 MIN_CELLS = 30  # in which a gene is expressed, to be scored
-FRAGMENTS = "half of the fragments", "three quarters", "nine tenths"
 
 
 def annotation(split: Split, fitted: Fitted) -> dict[str, float]:

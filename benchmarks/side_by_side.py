@@ -85,7 +85,7 @@ def plan(options):
         jobs += [("links", "simulated, planted links", str(seed), "links") for seed in range(3)]
     if options.only:
         jobs = [job for job in jobs if job[3] in options.only or (job[0] == "ablation" and "ablations" in options.only)]
-    return sorted(jobs, key=lambda job: (job[3] not in HEAVY, job[0] != "method", "EpiFoundation" in job[3]))
+    return sorted(jobs, key=lambda job: (job[3] not in HEAVY, job[0] != "method"))
 
 
 def run(jobs, folder):
@@ -134,6 +134,7 @@ def fit(data, fold, method, folder):
     """Train a method, and score what it gives."""
     import scores
     from methods import METHODS, UnfitError
+    from scaling import peak_memory
     from splits import DATA
 
     of, folds = DATA[data]
@@ -233,12 +234,6 @@ def save(folder, data, fold, name, embedding):
     there = folder / data / fold
     there.mkdir(parents=True, exist_ok=True)
     np.savez(there / f"{name}.npz", name=name, embedding=embedding)
-
-
-def peak_memory():
-    """Largest resident memory of this process, in GB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
 
 
 def meta(seconds):

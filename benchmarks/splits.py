@@ -32,7 +32,6 @@ class Split:
     validation: list[str] | None = None
     counts: bool = True
     annotation: Path | None = None
-    truth: dict | None = None
 
     @property
     def known(self) -> np.ndarray:
@@ -124,7 +123,6 @@ def simulated(median_fragments: int) -> Callable[[str], Split]:
             genome="simulated",
             batch_key="batch",
             validation=[names[1]],
-            truth={"links": mdata.uns["truth"]["links"]},
         )
 
     return of

@@ -124,9 +124,8 @@ class StoredArray:
             _check(len(stored) == len(out), path)
             out[:] = stored
             return
-        if (
-            self.codec.codec_id == "blosc"
-        ):  # which would read on past the end of a file that is cut off; its header tells both sizes
+        # It would read on past the end of a file that is cut off; its header tells both sizes
+        if self.codec.codec_id == "blosc":
             _check(len(raw) >= 16 and struct.unpack("<4xI4xI", raw[:16]) == (out.nbytes, len(raw)), path)
         self.codec.decode(raw, out=out)
 
