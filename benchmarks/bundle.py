@@ -76,7 +76,6 @@ def make_model(mdata):
         mdata[~is_test].copy(),
         objective="gaussian",
         config=ep.ModelConfig(dim=64),
-        training=ep.TrainingConfig(max_epochs=8),
         label_key="cell_type",
         genome="hg38",
         rng=SEED,

@@ -13,13 +13,14 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Some cells: packed tokens, expression target, code of batch and of label (None where there is none)."""
+    """Some cells: packed tokens, expression target, code of batch and of label, what they gave to the vectors of peaks (None where there is none)."""
 
     ids: Tensor
     offsets: Tensor
     target: Tensor | None
     batch: Tensor | None = None
     label: Tensor | None = None
+    own: Tensor | None = None
 
 
 class Cells:
@@ -35,6 +36,8 @@ class Cells:
         Row-stochastic neighbour weights, (n_cells, n_cells): the target of a cell is ``pooling @ target``.
     batch, label
         Code of batch and label of each cell, or None.
+    own
+        What each cell gave to the vectors of peaks, (n_cells, dim), or None.
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class Cells:
         pooling: sp.csr_matrix | None = None,
         batch: np.ndarray | None = None,
         label: np.ndarray | None = None,
+        own: np.ndarray | None = None,
     ) -> None:
         self.pattern, self.target, self.pooling, self.batch, self.label = pattern, target, pooling, batch, label
+        self.own = own
 
     def __len__(self) -> int:
         return self.pattern.shape[0]
@@ -56,8 +61,7 @@ class Cells:
             torch.from_numpy(tokens.indices.astype(np.int64)),
             torch.from_numpy(tokens.indptr.astype(np.int64)),
             self._target(rows),
-            None if self.batch is None else torch.from_numpy(self.batch[rows]),
-            None if self.label is None else torch.from_numpy(self.label[rows]),
+            *(None if each is None else torch.from_numpy(each[rows]) for each in (self.batch, self.label, self.own)),
         )
 
     def _target(self, rows: np.ndarray) -> Tensor | None:

@@ -159,6 +159,8 @@ class StoredCells:
         Cells that are read at a time and shuffled; twice as many are in memory.
     dense
         The target is dense: normalised values.
+    sample, own
+        Rows that the vectors of peaks were measured with, ascending, and what each gave to them (one row each, and maybe others); or None.
     """
 
     pattern: StoredRows
@@ -168,6 +170,8 @@ class StoredCells:
     label: np.ndarray | None = None
     buffer: int = 8192
     dense: bool = False
+    sample: np.ndarray | None = None
+    own: np.ndarray | None = None
 
     def loader(self, batch_size: int, seed: int, share: Share) -> Loader:
         """Runs of cells in random order, the cells of a buffer shuffled; each process reads a part of its own."""
@@ -211,8 +215,18 @@ class StoredCells:
             None,
             None if self.batch is None else self.batch[rows],
             None if self.label is None else self.label[rows],
+            self._own(rows),
         )
         return cells, np.random.default_rng([seed, int(rows[0]), len(rows)]).permutation(len(rows))
+
+    def _own(self, rows: np.ndarray) -> np.ndarray | None:
+        """What cells gave to the vectors of peaks; NaN where they were not in the sample."""
+        if self.own is None or self.sample is None:
+            return None
+        place = np.minimum(np.searchsorted(self.sample, rows), len(self.sample) - 1)
+        own = self.own[place]
+        own[self.sample[place] != rows] = np.nan
+        return own
 
     def close(self) -> None:
         """Let go of the files."""

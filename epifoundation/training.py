@@ -21,6 +21,8 @@ from .batches import Batch, Cells, Loader, Share, in_order, shuffled
 from .engine import Clock, Engine, World, make_trainer, quiet, told_of_processes
 from .nn import Network, TrainingConfig, balance, has_bfloat16
 
+PEAK_CELLS = 8  # of a batch, whose held-out peaks are predicted beside expression
+
 
 class Pretraining(pl.LightningModule):
     """Expression from open peaks, and held-out peaks from the others."""
@@ -81,19 +83,24 @@ class Pretraining(pl.LightningModule):
         config, encoder = self.hyper, self.network.encoder
         table = encoder.get_submodule(encoder.table)
         peaks = [table.weight] if isinstance(table, nn.Embedding) else []
+        rate = config.peak_lr if config.peak_lr is not None else 0.0 if encoder.is_measured else 0.05
+        if not rate:
+            for weight in peaks:
+                weight.requires_grad_(False)
+            peaks = []
         others = [p for p in self.parameters() if p.requires_grad and not any(p is peak for peak in peaks)]
         groups = [
             {"params": others, "weight_decay": config.weight_decay},
             {"params": peaks, "weight_decay": 0.0},
         ]
         if config.schedule == "cosine-restarts":
-            groups[0]["lr"], groups[1]["lr"] = config.lr, config.lr * config.peak_lr
+            groups[0]["lr"], groups[1]["lr"] = config.lr, config.lr * rate
             optimizer = torch.optim.AdamW(groups)
             restarts = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_restarts)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": restarts, "interval": "epoch"}}
         optimizer = torch.optim.AdamW(groups, lr=config.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [config.lr, config.lr * config.peak_lr], total_steps=self.steps, pct_start=0.15
+            optimizer, [config.lr, config.lr * max(rate, 1e-9)], total_steps=self.steps, pct_start=0.15
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -102,19 +109,26 @@ class Pretraining(pl.LightningModule):
         network = self.network
         cells = torch.repeat_interleave(batch.offsets.diff())
         kept = torch.cat([batch.offsets.new_zeros(1), torch.bincount(cells[keep], minlength=len(batch.offsets) - 1)])
-        embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0)))
+        embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0), batch.own))
         return self._read_off(embedding, batch, batch.ids[~keep], cells[~keep])
 
     def _read_off(self, embedding: Tensor, batch: Batch, hidden: Tensor, cells: Tensor) -> Tensor:
         """Loss of what the heads say; `hidden` peaks are those of the rows `cells` of the embedding."""
         network = self.network
-        peak_loss = embedding.new_zeros(())
-        if network.peaks is not None:
-            peak_loss = network.peaks.loss(embedding, hidden, cells, batch.batch)
         if batch.target is None or network.expression is None:
-            return peak_loss
+            return (
+                embedding.sum() * 0
+                if network.peaks is None
+                else network.peaks.loss(embedding, hidden, cells, batch.batch)
+            )
         weight = self._balance(batch.target, draw=True)
         loss = network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes, weight=weight)
+        if network.peaks is None or not self.hyper.peak_weight:
+            return loss
+        # Logits of all peaks cost more than all else together, and here they are not the main thing: some of the cells do.
+        some = cells < PEAK_CELLS
+        of_batch = None if batch.batch is None else batch.batch[:PEAK_CELLS]
+        peak_loss = network.peaks.loss(embedding[:PEAK_CELLS], hidden[some], cells[some], of_batch)
         return loss + self.hyper.peak_weight * peak_loss
 
     def _balance(self, target: Tensor, *, draw: bool) -> Tensor | None:
@@ -234,11 +248,12 @@ class KeepState(pl.Callback):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What :func:`fit` gives back: the best network, the losses by epoch, whether it was interrupted."""
+    """What :func:`fit` gives back: the best network, the losses by epoch, whether it was interrupted; and what cells gave to the vectors of peaks."""
 
     network: Network
     history: list[dict[str, float]]
     interrupted: bool
+    own: np.ndarray | None = None
 
 
 def fit(
@@ -281,7 +296,7 @@ def fit(
         else train(config.batch_size, seed, share),
         in_order(validation, at_once, share),
     )
-    n_epochs = config.epochs(n_cells, network.config.objective)
+    n_epochs = config.epochs(n_cells)
     with quiet(), torch.random.fork_rng(), torch.enable_grad(), told_of_processes(engine):
         torch.manual_seed(seed + world.rank)
         network.train()

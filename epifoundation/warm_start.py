@@ -1,9 +1,15 @@
-"""Latent semantic indexing of peaks, and the vectors of peaks that training begins with (DESIGN 2a)."""
+"""Latent semantic indexing of peaks, and the vectors of peaks that training begins with."""
 
 from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+
+N_CLUSTERED = 30  # components that cells are clustered by
+LEAST = 5  # cells a cluster, on average
+MOST = 20_000  # cells that clusters are found with
+SOFTNESS = 1.0  # of the median squared distance to the nearest centre
+PSEUDO = 15  # cells that a peak is shrunken by
 
 
 def idf(pattern: sp.csr_matrix) -> np.ndarray:
@@ -11,13 +17,11 @@ def idf(pattern: sp.csr_matrix) -> np.ndarray:
     return np.log1p(pattern.shape[0] / (1 + pattern.getnnz(axis=0))).astype(np.float32)
 
 
-def peak_vectors(
-    pattern: sp.csr_matrix, scores: np.ndarray | None, dim: int, rng: np.random.Generator, *, std: float = 0.02
-) -> np.ndarray:
-    """Vectors of peaks that open together, or with the same genes.
+def known_of_cells(pattern: sp.csr_matrix, scores: np.ndarray | None, dim: int, rng: np.random.Generator) -> np.ndarray:
+    """What is known of each training cell, of which the vector of a peak is the mean over the cells in which it is open.
 
-    Half of the columns come from the cross-covariance of peaks and RNA, the rest from latent semantic
-    indexing of the peaks; all of them without RNA. What the rank of small data cannot fill is noise.
+    Soft memberships of clusters of cells of like RNA, which tell rare kinds of cells better than principal components do. Without RNA, clusters are of the
+    latent semantic indexing of peaks, which makes up the other half of the columns. What small data cannot fill is noise.
 
     Parameters
     ----------
@@ -29,23 +33,67 @@ def peak_vectors(
         Columns wanted.
     rng
         Source of randomness.
-    std
-        Standard deviation of every column.
 
     Returns
     -------
-    float32, (n_peaks, dim).
+    float64, (n_cells, dim), each column with a mean of zero.
     """
-    from_rna = np.empty((pattern.shape[1], 0)) if scores is None else _cross_covariance(pattern, scores)[:, : dim // 2]
-    from_atac = _semantic_index(pattern, dim - from_rna.shape[1], rng)
-    columns = np.concatenate([from_rna, from_atac], axis=1)
-    noise = rng.standard_normal((pattern.shape[1], dim - columns.shape[1]))
+    if scores is None:
+        scores = semantic_scores(pattern, dim - dim // 2, rng)
+        columns = np.concatenate([memberships(scores[:, :N_CLUSTERED], dim // 2, rng), scores], axis=1)
+    else:
+        columns = memberships(scores[:, :N_CLUSTERED], dim, rng)
+    noise = rng.standard_normal((len(columns), dim - columns.shape[1]))
     columns = np.concatenate([columns, noise], axis=1)
-    return (std * columns / (columns.std(axis=0) + 1e-12)).astype(np.float32)
+    return columns - columns.mean(axis=0)
+
+
+def memberships(scores: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Soft memberships of k-means clusters, (n_cells, n_clusters or less): a cell is of those that are not much farther than the nearest."""
+    from sklearn.cluster import KMeans
+
+    n_clusters = min(n_clusters, len(scores) // LEAST)
+    if n_clusters < 2 or not scores.shape[1]:
+        return np.empty((len(scores), 0))
+    seen = rng.permutation(len(scores))[:MOST]
+    clusters = KMeans(n_clusters, n_init=2, random_state=int(rng.integers(2**31))).fit(scores[seen])
+    distance = clusters.transform(scores) ** 2
+    nearest = distance.min(axis=1, keepdims=True)
+    weight = np.exp((nearest - distance) / (SOFTNESS * np.median(nearest) + 1e-12))
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+def measure(
+    pattern: sp.csr_matrix, known: np.ndarray, *, std: float = 0.02
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors of peaks: means of what is known of the cells in which they are open, shrunken as by `PSEUDO` cells of which nothing is.
+
+    A cell is in the vectors of its own peaks. Summed over a cell with hundreds of peaks that few others have, it finds itself, and what is learned from that
+    does not hold for new cells. So a cell that is learned from has to be taken out of them: with `share`, which is what a cell weighs in the
+    vector of a peak without it, the vector without a cell of which `own` is known is ``vector + share * (vector - own)``.
+
+    Returns
+    -------
+    vectors
+        float32, (n_peaks, dim), in units in which the sum over a cell, itself taken out, over the root of the number of its peaks has a standard deviation of `std`.
+    share
+        float32, (n_peaks,).
+    own
+        float32, (n_cells, dim): `known` in these units.
+    """
+    count = pattern.getnnz(axis=0)
+    vectors = (pattern.T @ known) / (count + PSEUDO)[:, None]
+    share = 1 / np.maximum(count + PSEUDO - 1, PSEUDO)
+    left_out = pattern @ (vectors * (1 + share)[:, None]) - known * (pattern @ share)[:, None]
+    left_out /= np.sqrt(np.maximum(pattern.getnnz(axis=1), 1))[:, None]
+    unit = std / (left_out.std(axis=0) + 1e-12)
+    return tuple(array.astype(np.float32) for array in (vectors * unit, share, known * unit))
 
 
 def semantic_scores(pattern: sp.csr_matrix, n_components: int, rng: np.random.Generator) -> np.ndarray:
     """Latent semantic indexing of cells, standardised, without the first component, (n_cells, n_components or less)."""
+    if min(pattern.shape) < 3:
+        return np.empty((pattern.shape[0], 0))
     weighted = _tf_idf(pattern)
     scores = _svd(weighted, n_components + 1, rng).fit_transform(weighted)[:, 1:]
     return (scores - scores.mean(axis=0)) / (scores.std(axis=0) + 1e-12)
@@ -75,22 +123,6 @@ def neighbor_weights(scores: np.ndarray, n_neighbors: int) -> sp.csr_matrix:
     n_neighbors = min(n_neighbors, len(scores))
     graph = NearestNeighbors(n_neighbors=n_neighbors).fit(scores).kneighbors_graph(scores)
     return (graph / n_neighbors).tocsr().astype(np.float32)
-
-
-def _cross_covariance(pattern: sp.csr_matrix, scores: np.ndarray) -> np.ndarray:
-    """Left singular vectors of peaks x RNA components, rare peaks held down by 1 / sqrt(count + 5)."""
-    weight = 1 / np.sqrt(pattern.getnnz(axis=0) + 5)
-    covariance = (pattern.T @ scores) * weight[:, None]
-    left, values, _ = np.linalg.svd(covariance, full_matrices=False)
-    return left[:, values > 1e-6 * values[0]]
-
-
-def _semantic_index(pattern: sp.csr_matrix, dim: int, rng: np.random.Generator) -> np.ndarray:
-    """Peak loadings of TF-IDF, without the first component, which is depth."""
-    if min(pattern.shape) < 3:
-        return np.empty((pattern.shape[1], 0))
-    weighted = _tf_idf(pattern)
-    return _svd(weighted, dim + 1, rng).fit(weighted).components_[1:].T
 
 
 def _tf_idf(pattern: sp.csr_matrix) -> sp.csr_matrix:

@@ -19,14 +19,13 @@ class ModelConfig:
     Parameters
     ----------
     encoder
-        ``"set"``: attention pooling over a cell's open peaks, linear in their number. ``"transformer"``: the paper's,
-        quadratic.
+        ``"set"``: a sum over a cell's open peaks, linear in their number. ``"transformer"``: the paper's, quadratic.
     dim
         Width of the peak vectors and of the cell embedding, divisible by `n_heads`.
     n_heads
-        Attention heads.
+        Attention heads. ``"set"``: 0 gives each open peak the same weight. None: 0 for ``"set"``, 2 for ``"transformer"``.
     n_seeds
-        ``"set"``: learned queries a head. With one, an MLP follows the pooling; with more, a transformer over the seeds.
+        ``"set"`` with attention: learned queries a head. With one, an MLP follows the pooling; with more, a transformer over the seeds.
     n_layers
         Residual layers after the pooling, or transformer blocks.
     dropout
@@ -52,7 +51,7 @@ class ModelConfig:
 
     encoder: str = "set"
     dim: int = 128
-    n_heads: int = 2
+    n_heads: int | None = None
     n_seeds: int = 1
     n_layers: int = 2
     dropout: float = 0.1
@@ -67,9 +66,11 @@ class ModelConfig:
         _one_of(self, "objective", OBJECTIVES)
         _one_of(self, "decoder", DECODERS)
         is_transformer = self.encoder == "transformer"
+        if self.n_heads is None:
+            object.__setattr__(self, "n_heads", 2 if is_transformer else 0)
         for name, least in (
             ("dim", 1),
-            ("n_heads", 1),
+            ("n_heads", int(is_transformer)),
             ("n_seeds", 1),
             ("n_layers", int(is_transformer)),
             ("feedforward", 1),
@@ -81,7 +82,7 @@ class ModelConfig:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 msg = f"`{name}` must be an integer of at least {least}, got {value!r}."
                 raise ValueError(msg)
-        if self.dim % self.n_heads:
+        if self.heads and self.dim % self.heads:
             msg = f"`dim` ({self.dim}) must be divisible by `n_heads` ({self.n_heads})."
             raise ValueError(msg)
         if not 0 <= self.dropout < 1:
@@ -92,9 +93,17 @@ class ModelConfig:
             if getattr(self, name) != neutral:
                 msg = f"`{name}` has no meaning for the encoder {self.encoder!r}, got {getattr(self, name)!r}; leave it out."
                 raise ValueError(msg)
+        if self.n_seeds > 1 and not self.heads:
+            msg = f"`n_seeds={self.n_seeds}` asks for attention: pass `n_heads`, too."
+            raise ValueError(msg)
         if self.values and self.decoder != "query":
             msg = f"`values` needs `decoder='query'`, got {self.decoder!r}."
             raise ValueError(msg)
+
+    @property
+    def heads(self) -> int:
+        """How many heads there are."""
+        return self.n_heads or 0
 
     @property
     def predicts_peaks(self) -> bool:
@@ -167,19 +176,21 @@ class TrainingConfig:
     ----------
     max_epochs
         Passes over the training cells. The best of them on the validation cells is kept. None: as many as
-        see 20,000 cells, or 80,000 where open peaks are all that is learned from; at least 4 and at most 50.
+        see 80,000 cells; at least 4 and at most 50.
     batch_size
         Cells a step.
     lr
         Peak of the one-cycle learning rate.
     peak_lr
-        Learning rate of the peak vectors, as a fraction of `lr`.
+        Learning rate of the peak vectors, as a fraction of `lr`. None: they stay as they were measured (`warm_start`), or learn 0.05 as fast as
+        the rest where they were not.
     weight_decay
         Of all but the peak vectors.
     peak_dropout
         Each time a cell is seen, a uniform 0 to `peak_dropout` of its peaks are held out.
     peak_weight
-        Weight of the loss that predicts the held-out peaks, beside the expression loss.
+        Weight of the loss that predicts the held-out peaks, beside the expression loss. With 0, the head that predicts peaks is fitted in closed form
+        afterwards.
     n_neighbors
         RNA of a cell is pooled with that of its nearest training cells, itself counted; 1 for none.
     patience
@@ -197,7 +208,7 @@ class TrainingConfig:
         Training from files: cells that are read at a time and shuffled. Twice as many are in memory while training runs; so many, drawn at random,
         serve for the warm start, and at most so many to validate on.
     warm_start
-        Start peak vectors from the structure of the training cells, see :mod:`epifoundation.warm_start`.
+        Measure peak vectors on the training cells, see :mod:`epifoundation.warm_start`; False: they begin at random.
     label_weight
         In fine-tuning: weight of the loss of the labels.
     label_smoothing
@@ -219,10 +230,10 @@ class TrainingConfig:
     max_epochs: int | None = None
     batch_size: int = 64
     lr: float = 1e-3
-    peak_lr: float = 0.05
+    peak_lr: float | None = None
     weight_decay: float = 0.01
     peak_dropout: float = 0.3
-    peak_weight: float = 0.1
+    peak_weight: float = 0.0
     n_neighbors: int = 15
     patience: int = 10
     accumulate: int = 1
@@ -257,7 +268,7 @@ class TrainingConfig:
             ("adversarial", 0, inf),
         ):
             value = getattr(self, name)
-            if value is None and name in ("max_epochs", "balanced_genes"):
+            if value is None and name in ("max_epochs", "balanced_genes", "peak_lr"):
                 continue
             if not isinstance(value, int if name in whole else (int, float)) or not low <= value <= high:
                 kind = "an integer" if name in whole else "a number"
@@ -268,10 +279,9 @@ class TrainingConfig:
             msg = f"`balanced_genes` needs cells that are not pooled: pass `n_neighbors=1`, not {self.n_neighbors}."
             raise ValueError(msg)
 
-    def epochs(self, n_cells: int, objective: str) -> int:
+    def epochs(self, n_cells: int) -> int:
         """How many passes over `n_cells` training cells."""
-        seen = 80_000 if objective == "peaks" else 20_000
-        return self.max_epochs or min(max(ceil(seen / n_cells), 4), 50)
+        return self.max_epochs or min(max(ceil(80_000 / n_cells), 4), 50)
 
     @classmethod
     def preset(cls, name: str) -> TrainingConfig:

@@ -46,9 +46,9 @@ class Network(nn.Module):
         network.load_state_dict(state | {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()})
         return network
 
-    def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Cell embeddings of packed tokens by the training path, (n_cells, dim)."""
-        return self.encoder(ids, offsets)
+    def encode(self, ids: Tensor, offsets: Tensor, own: Tensor | None = None) -> Tensor:
+        """Cell embeddings of packed tokens by the training path, (n_cells, dim); `own` as in :class:`SetEncoder`."""
+        return self.encoder(ids, offsets, own)
 
     def folded(self, dtype: torch.dtype = torch.float32) -> FoldedSet | FoldedTransformer:
         """The same function made for inference, at a fraction of the cost; results are float32 in any `dtype`."""

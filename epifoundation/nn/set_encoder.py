@@ -10,62 +10,86 @@ from .config import ModelConfig
 from .output_norm import OutputNorm
 
 # Logits lie in [-2 * MAX_SCALE, 0] plus the spread of the priors once their upper bound is taken off,
-# so that exp() neither overflows nor loses a cell's whole denominator in float32.
+# so that the squares of exp() neither overflow nor lose a cell's whole denominator in float32.
 MAX_SCALE = 20.0
-LEFT = 0.05  # of the weight of a cell, below which a subtraction is not trusted
+STD = 0.02  # of the vectors of peaks at the start; tokens are of unit size
+LEFT = 0.05  # of the squared weights of a cell, below which a subtraction is not trusted
 
 
 class SetEncoder(nn.Module):
-    r"""Encodes a cell as an attention-weighted mean over its open peaks.
+    r"""Encodes a cell as a sum over its open peaks, in units of its standard error.
 
-    With token vectors ``x_p = LayerNorm(E_p)``, unit keys and unit learned queries ``q_mh``,
+    With token vectors ``x_p = E_p / 0.02``,
 
     .. math::
-        a_{pmh} = s_h \cos(W_k x_p, q_{mh}) + b_p, \qquad
-        z_{mh} = \sum_p e^{a_{pmh}} v_{ph} \Big/ \sum_p e^{a_{pmh}} .
+        z = \sum_p x_p \Big/ \sqrt{n} , \qquad \text{or with attention} \qquad
+        z_{mh} = \sum_p e^{a_{pmh}} v_{ph} \Big/ \Big(\sum_p e^{2 a_{pmh}}\Big)^{1/2} , \quad
+        a_{pmh} = s_h \cos(W_k x_p, q_{mh}) + b_p
+
+    with values ``v``, keys and learned queries ``q_mh`` of unit length and a prior ``b_p`` for each peak. Independent peaks add up to a sum whose standard
+    deviation is the root of that of their squared weights: few open peaks are little evidence, many are much, and noise is of one size in all cells.
 
     Nothing on the right depends on the cell but the set that is summed over. So each peak has one row of a
-    table, ``[exp(a) v | exp(a)]``, and a cell is a sum of rows and a division. Training makes the rows of
+    table, ``[x | 1]`` or ``[exp(a) v | exp(2 a)]``, and a cell is a sum of rows and a division. Training makes the rows of
     the peaks in the batch, inference all of them once (:meth:`fold`); both are the same function.
+
+    Vectors of peaks that were measured (:func:`epifoundation.warm_start.measure`) are means over the cells in which a peak is open, of what is known of these
+    cells. A cell that was counted must not find itself in them while the rest learns: what is known of it, `own`, is taken out of the vectors of its
+    peaks. ``share`` is what one cell weighs in the vector of a peak without it; 0 where nothing was measured.
     """
+
+    share: Tensor
 
     table = "peak"  # the submodule with a vector for each peak
 
     def __init__(self, config: ModelConfig, n_peaks: int, n_removed: int = 0) -> None:
         super().__init__()
-        dim, heads, seeds = config.dim, config.n_heads, config.n_seeds
-        self.dim, self.n_heads, self.n_seeds = dim, heads, seeds
+        dim, heads, seeds = config.dim, config.heads, config.n_seeds
+        self.dim, self.n_heads, self.n_seeds = dim, max(heads, 1), seeds
+        self.attends = heads > 0
         self.peak = nn.Embedding(n_peaks, dim)
-        nn.init.normal_(self.peak.weight, std=0.02)
-        self.prior = nn.Parameter(torch.zeros(n_peaks))
-        self.peak_norm = nn.LayerNorm(dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.query = nn.Parameter(torch.randn(seeds, heads, dim // heads))
-        self.scale = nn.Parameter(torch.full((heads,), 6.0))
+        nn.init.normal_(self.peak.weight, std=STD)
+        self.register_buffer("share", torch.zeros(n_peaks))
+        if self.attends:
+            self.prior = nn.Parameter(torch.zeros(n_peaks))
+            self.key = nn.Linear(dim, dim)
+            self.value = nn.Linear(dim, dim)
+            self.query = nn.Parameter(torch.randn(seeds, heads, dim // heads))
+            self.scale = nn.Parameter(torch.full((heads,), 6.0))
         self.output = nn.Linear(dim, dim)
         self.seed = nn.Parameter(torch.randn(seeds, dim) * 0.02)
         self.mix = nn.Sequential(*(_mixer(config) for _ in range(config.n_layers)))
         self.norm = OutputNorm(dim, n_removed)
 
-    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim)."""
-        unique, inverse = torch.unique(ids, return_inverse=True)
-        return self.readout(pool(self.rows(unique), inverse, offsets))
+    def forward(self, ids: Tensor, offsets: Tensor, own: Tensor | None = None) -> Tensor:
+        """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim).
+
+        `own`, (n_cells, dim): what each cell gave to the vectors of its peaks and is taken out of them; NaN for a cell that was not counted.
+        """
+        if own is None:
+            unique, inverse = torch.unique(ids, return_inverse=True)
+            return self.readout(pool(self.rows(unique), inverse, offsets))
+        every = torch.arange(len(ids), device=ids.device)
+        return self.readout(pool(self.rows(ids, own[torch.repeat_interleave(offsets.diff())]), every, offsets))
 
     @torch.no_grad()
     def fold(self, chunk: int = 4_096) -> Tensor:
         """The table of all peaks, (n_peaks, n_seeds * (dim + n_heads)), to be summed by :func:`pool`."""
-        every = torch.arange(self.peak.num_embeddings, device=self.prior.device)
-        table = self.prior.new_empty(len(every), self.n_seeds * (self.dim + self.n_heads))
+        every = torch.arange(self.peak.num_embeddings, device=self.share.device)
+        table = self.share.new_empty(len(every), self.n_seeds * (self.dim + self.n_heads))
         for part in every.split(chunk):
             table[part[0] : part[-1] + 1] = self.rows(part)
         return table
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """Rows of the table, ``[exp(a) v | exp(a)]``, for the peaks `ids`."""
+    def rows(self, ids: Tensor, own: Tensor | None = None) -> Tensor:
+        """Rows of the table for the peaks `ids`; `own` of each is taken out of its vector."""
         n, heads, width = len(ids), self.n_heads, self.dim // self.n_heads
-        x = self.peak_norm(self.peak(ids))
+        x = self.peak(ids)
+        if own is not None:
+            x = x + (self.share[ids, None] * (x - own)).nan_to_num(0.0)
+        x = x / STD
+        if not self.attends:
+            return torch.cat([x, x.new_ones(n, 1)], dim=1)
         keys = F.normalize(self.key(x).view(n, heads, width), dim=-1)
         queries = F.normalize(self.query, dim=-1)
         scale = self.scale.clamp(-MAX_SCALE, MAX_SCALE)
@@ -75,19 +99,24 @@ class SetEncoder(nn.Module):
         weights = torch.exp(logits + self.prior[ids][:, None, None] - bound)
         values = self.value(x).view(n, 1, heads, width)
         weighted = weights.unsqueeze(-1) * values
-        return torch.cat([weighted.flatten(1), weights.flatten(1)], dim=1)
+        return torch.cat([weighted.flatten(1), weights.square().flatten(1)], dim=1)
 
     @torch.no_grad()
-    def start_from(self, vectors: Tensor, prior: Tensor) -> None:
-        """Set the peak vectors, (n_peaks, dim), and their prior weights, (n_peaks,)."""
+    def start_from(self, vectors: Tensor, share: Tensor) -> None:
+        """Set the peak vectors, (n_peaks, dim), and what a cell weighs in each, (n_peaks,)."""
         self.peak.weight.copy_(vectors)
-        self.prior.copy_(prior)
+        self.share.copy_(share)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether peaks have vectors that were measured, which need not be learned."""
+        return bool(self.share.any())
 
     def readout(self, sums: Tensor) -> Tensor:
         """From the sums of rows to the cell embedding; a cell without peaks becomes NaN."""
         n, seeds, heads = len(sums), self.n_seeds, self.n_heads
-        weighted, weights = sums.split([seeds * self.dim, seeds * heads], dim=1)
-        pooled = weighted.view(n, seeds, heads, -1) / weights.view(n, seeds, heads, 1)
+        weighted, squares = sums.split([seeds * self.dim, seeds * heads], dim=1)
+        pooled = weighted.view(n, seeds, heads, -1) / squares.view(n, seeds, heads, 1).sqrt()
         hidden = self.seed + self.output(pooled.flatten(2))
         return self.norm(self.mix(hidden).mean(dim=1))
 
@@ -140,7 +169,7 @@ def _mixer(config: ModelConfig) -> nn.Module:
     if config.n_seeds == 1:
         return ResidualMLP(config.dim, config.dropout)
     return nn.TransformerEncoderLayer(
-        config.dim, config.n_heads, 2 * config.dim, config.dropout, "gelu", batch_first=True, norm_first=True
+        config.dim, config.heads, 2 * config.dim, config.dropout, "gelu", batch_first=True, norm_first=True
     )
 
 

@@ -123,12 +123,14 @@ class TransformerEncoder(nn.Module):
             self.tokens.chromosome_of[-1] = CLS
         width = config.feedforward or 2 * config.dim
         self.blocks = nn.ModuleList(
-            Block(config.dim, config.n_heads, width, config.dropout) for _ in range(config.n_layers)
+            Block(config.dim, config.heads, width, config.dropout) for _ in range(config.n_layers)
         )
         self.norm = OutputNorm(config.dim, n_removed)
 
-    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim); NaN without peaks."""
+    is_measured = False  # what peaks begin with here is learned on
+
+    def forward(self, ids: Tensor, offsets: Tensor, own: Tensor | None = None) -> Tensor:
+        """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim); NaN without peaks. `own` is for set encoders."""
         empty = offsets.diff() == 0
         if not len(empty):
             return self.norm.weight.new_empty(0, len(self.norm.weight))
@@ -145,8 +147,8 @@ class TransformerEncoder(nn.Module):
         return tokens.masked_scatter(~is_cls, ids), shifted
 
     @torch.no_grad()
-    def start_from(self, vectors: Tensor, prior: Tensor) -> None:
-        """Set the peak vectors, (n_peaks, dim); there is no place here for a prior weight of peaks."""
+    def start_from(self, vectors: Tensor, share: Tensor) -> None:
+        """Set the peak vectors, (n_peaks, dim)."""
         self.tokens.embedding.weight[:-1] = vectors
 
 

@@ -30,14 +30,18 @@ def take_out_batches(
     batch: np.ndarray,
     rng: np.random.Generator,
     groups: np.ndarray | None = None,
+    own: np.ndarray | None = None,
 ) -> EpiFoundation:
     """Return `model` with an encoder that is blind to that on which batches differ, or itself where there is nothing.
 
-    It is found with the cells `rows` of `pattern`; `batch` codes, and `groups` of like cells (-1 for none), are those of all cells.
+    It is found with the cells `rows` of `pattern`; `batch` codes, `groups` of like cells (-1 for none) and `own` (:func:`embedding_of`) are those of all
+    cells.
     Linear decoders get back for each batch what its cells had on average.
     """
     rows = np.sort(rng.permutation(rows)[:MOST])
-    embedding = embedding_of(model, pattern[rows], None, pd.RangeIndex(len(rows)), show=False).astype(np.float64)
+    of_rows = None if own is None else own[rows]
+    embedding = embedding_of(model, pattern[rows], None, pd.RangeIndex(len(rows)), show=False, own=of_rows)
+    embedding = embedding.astype(np.float64)
     codes = batch[rows]
     read, along = batch_directions(embedding, codes, rng, None if groups is None else groups[rows])
     if not len(read):

@@ -12,7 +12,7 @@ import torch
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, ModelConfig, Network, QueryHead, Sizes, TrainingConfig, TransformerEncoder
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
-from ..warm_start import idf, peak_vectors
+from ..warm_start import known_of_cells, measure
 from ._training_data import TrainingData
 
 
@@ -24,8 +24,11 @@ def build(
     scores: np.ndarray | None,
     seed: int,
     rng: np.random.Generator,
-) -> Network:
-    """A network with warm peak vectors and the heads' base rates, or with the weights of `init`."""
+) -> tuple[Network, np.ndarray | None]:
+    """A network with measured peak vectors and the heads' base rates, or with the weights of `init`; and what each cell gave to those vectors.
+
+    The latter, (n_cells, dim) or None, is NaN for cells that were not counted.
+    """
     # Where there is RNA, it is expression that tells what a batch changes.
     sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=data.target is None)
     if init is not None:
@@ -39,22 +42,24 @@ def build(
         network = Network(config, sizes)
     if init is not None:
         _go_on(network, init.network)
-        return network
+        return network, None
+    own = None
     pattern = data.pattern[data.train]
     with torch.no_grad():
         _set_chromosomes(network, data)
         if training.warm_start:
-            rarity = idf(pattern)
-            vectors = torch.from_numpy(peak_vectors(pattern, scores, config.dim, rng))
-            prior = torch.from_numpy(0.2 * (rarity - rarity.mean()) / (rarity.std() + 1e-6))
-            network.encoder.start_from(vectors, prior)
+            vectors, share, known = measure(pattern, known_of_cells(pattern, scores, config.dim, rng))
+            network.encoder.start_from(torch.from_numpy(vectors), torch.from_numpy(share))
+            if network.encoder.is_measured:
+                own = np.full((data.pattern.shape[0], config.dim), np.nan, dtype=np.float32)
+                own[data.train] = known
         if network.peaks is not None:
             network.peaks.linear.bias.copy_(_log_frequency(pattern))
         if isinstance(network.expression, ExpressionHead) and data.target is not None:
             _set_base_rate(network.expression, data.target[data.train])
         elif network.expression is not None and config.objective == "gaussian" and data.target is not None:
             _set_scale(network.expression, data.target[data.train])
-    return network
+    return network, own
 
 
 def _go_on(network: Network, init: Network) -> None:

@@ -20,6 +20,8 @@ from ..models import EpiFoundation
 from ..nn import FoldedSet, FoldedTransformer
 from ..tokens import Tokens, ahead, iter_tokens
 
+LEFT_OUT = 256  # cells at a time of which each has peak vectors of its own
+
 
 def encode_cells(
     model: EpiFoundation,
@@ -88,11 +90,28 @@ def _iter_tensors(
 
 
 def embedding_of(
-    model: EpiFoundation, matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, *, show: bool = True
+    model: EpiFoundation,
+    matrix: Any,
+    projection: sp.csr_matrix | None,
+    names: pd.Index,
+    *,
+    show: bool = True,
+    own: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Embedding of all cells, float32 (n_cells, d); with `show`, a progress bar where those are shown."""
+    """Embedding of all cells, float32 (n_cells, d); with `show`, a progress bar where those are shown.
+
+    With `own`, what cells gave to the vectors of peaks (NaN for those that gave nothing), they are embedded as if they had not: as new cells are.
+    """
     parts = [part.cpu().numpy() for *_, part in encode_cells(model, matrix, projection, names, show=show)]
-    return np.concatenate([np.zeros((0, model.config.dim), np.float32), *parts])
+    embedding = np.concatenate([np.zeros((0, model.config.dim), np.float32), *parts])
+    counted = np.zeros(0, dtype=int) if own is None else np.flatnonzero(~np.isnan(own[:, 0]))
+    for rows in np.array_split(counted, -(-len(counted) // LEFT_OUT) or 1):
+        for _, _, ids, offsets in _iter_tensors(matrix[rows], projection, names[rows], max(len(rows), 1)):
+            of_rows = torch.from_numpy(own[rows]).to(model.device)  # type: ignore[index] # then none is counted
+            with torch.inference_mode():
+                left_out = model.network.encode(ids.to(model.device), offsets.to(model.device), of_rows)
+            embedding[rows] = left_out.cpu().numpy()
+    return embedding
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

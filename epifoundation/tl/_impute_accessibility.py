@@ -101,9 +101,8 @@ def impute_accessibility(
         raise ValueError(msg)
     model = resolve_model(model, device)
     head = model.network.peaks
-    untrained = model.config.objective != "peaks" and dict(model.training.get("options", {})).get("peak_weight") == 0
-    if head is None or untrained:
-        msg = f"The model {model.name!r} has no trained head for peaks: pretrain with `TrainingConfig(peak_weight=...)` above 0 or `objective='peaks'`."
+    if head is None:
+        msg = f"The model {model.name!r} has no head for peaks: its decoder is the paper's. Pretrain with `decoder='linear'` or `objective='peaks'`."
         raise ValueError(msg)
     mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
     mapping.check(min_coverage)

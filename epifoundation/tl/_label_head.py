@@ -18,10 +18,15 @@ MOST = 2000  # cells that a head keeps of those held out, and of those learned f
 
 
 def fit_label_head(
-    model: EpiFoundation, pattern: sp.csr_matrix, labels: pd.Series, train: np.ndarray, held: np.ndarray
+    model: EpiFoundation,
+    pattern: sp.csr_matrix,
+    labels: pd.Series,
+    train: np.ndarray,
+    held: np.ndarray,
+    own: np.ndarray | None = None,
 ) -> tuple[EpiFoundation, float]:
-    """`model` with a head for `labels`, and its loss on the validation cells; see :func:`head_on`."""
-    return head_on(model, embedding_of(model, pattern, None, labels.index, show=False), labels, train, held)
+    """`model` with a head for `labels`, and its loss on the validation cells; see :func:`head_on`, and :func:`embedding_of` for `own`."""
+    return head_on(model, embedding_of(model, pattern, None, labels.index, show=False, own=own), labels, train, held)
 
 
 def head_on(

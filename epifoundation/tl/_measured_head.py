@@ -21,16 +21,19 @@ PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 CHUNK = 4096
 
 
-def with_measured_head(model: EpiFoundation, data: TrainingData, rng: np.random.Generator) -> EpiFoundation:
+def with_measured_head(
+    model: EpiFoundation, data: TrainingData, rng: np.random.Generator, own: np.ndarray | None = None
+) -> EpiFoundation:
     """`model` with a head for the mean of ``log1p`` of counts per 10,000; as it is where the data lack RNA or genes of it.
 
-    Fitted to the training cells; the width of the kernel and the penalty are those of the least squared error on the validation cells.
+    Fitted to the training cells (`own`: see :func:`embedding_of`); the width of the kernel and the penalty are those of the least squared error on the validation cells.
     """
     if model.config.objective != "counts" or data.target is None or data.target.shape[1] < len(data.genes):
         return model
     cells = {}
     for part, rows in (("train", data.train), ("held", data.held)):
-        embedding = embedding_of(model, data.pattern[rows], None, pd.RangeIndex(len(rows)), show=False)
+        of_rows = None if own is None else own[rows]
+        embedding = embedding_of(model, data.pattern[rows], None, pd.RangeIndex(len(rows)), show=False, own=of_rows)
         cells[part] = embedding, log_normalise(sp.csr_matrix(data.target[rows]))
     embedding, expression = cells["train"]
     drawn = np.sort(rng.choice(len(embedding), min(N_LANDMARKS, len(embedding)), replace=False))

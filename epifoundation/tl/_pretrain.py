@@ -23,6 +23,7 @@ from ..vocabulary import PeakVocabulary
 from ._batches import take_out_batches
 from ._label_head import check_labels, fit_label_head
 from ._measured_head import with_measured_head
+from ._peak_head import with_peak_head
 from ._stored_data import is_stored, prepare_stored
 from ._stream import Cells
 from ._train import train
@@ -220,10 +221,12 @@ def pretrain(
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     model = EpiFoundation(fitted.network, prepared.peaks, prepared.genes, training=summary).to(device)
     if prepared.batch_codes is not None:
-        model = take_out_batches(model, prepared.pattern, prepared.train, prepared.batch_codes, rng, codes)
-    model = with_measured_head(model, prepared, rng)
+        model = take_out_batches(model, prepared.pattern, prepared.train, prepared.batch_codes, rng, codes, fitted.own)
+    model = with_measured_head(model, prepared, rng, fitted.own)
+    if prepared.target is not None and model.config.predicts_peaks and not training.peak_weight:
+        model = with_peak_head(model, prepared, fitted.own)
     if labels is not None:
-        model, _ = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held)
+        model, _ = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held, fitted.own)
     if checkpoint is not None and is_first:
         model.save_pretrained(checkpoint, overwrite=True)
     return model.to(device)

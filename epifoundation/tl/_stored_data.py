@@ -97,7 +97,7 @@ def prepare_stored(
     sample = np.sort(rng.choice(train, min(len(train), buffer), replace=False))
     held = np.sort(rng.choice(held, min(len(held), buffer), replace=False))
     both = np.concatenate([sample, held])
-    stored = StoredCells(pattern, target, train, codes, None, buffer, objective == "gaussian")
+    stored = StoredCells(pattern, target, train, codes, None, buffer, objective == "gaussian", sample)
     values = None if target is None else target[both]
     if objective == "gaussian" and values is not None:
         values = values.toarray()

@@ -57,20 +57,27 @@ def train(
         if training.n_neighbors > 1:
             pooling = neighbor_weights(scores[:, :N_NEIGHBOR_COMPONENTS], training.n_neighbors)
 
-    def cells(rows: np.ndarray, pooling: sp.csr_matrix | None, batch_codes: np.ndarray | None) -> Cells:
+    def cells(
+        rows: np.ndarray,
+        pooling: sp.csr_matrix | None = None,
+        batch_codes: np.ndarray | None = None,
+        own: np.ndarray | None = None,
+    ) -> Cells:
         target = None if data.target is None else data.target[rows]
-        of_batch, of_label = (None if codes is None else codes[rows] for codes in (batch_codes, label_codes))
-        return Cells(data.pattern[rows], target, pooling, of_batch, of_label)
+        parts = (None if array is None else array[rows] for array in (batch_codes, label_codes, own))
+        return Cells(data.pattern[rows], target, pooling, *parts)
 
     with torch.inference_mode(False):  # the caller may be in it
-        network = build(data, config, training, init, scores, seed, rng)
+        network, own = build(data, config, training, init, scores, seed, rng)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             prepare_network(network)
         fitted = fit(
             network,
-            cells(data.train, pooling, data.batch_codes) if data.stored is None else data.stored.loader,
-            cells(data.held, None, None),
+            cells(data.train, pooling, data.batch_codes, own)
+            if data.stored is None
+            else replace(data.stored, own=own).loader,
+            cells(data.held),
             training,
             n_cells=data.n_train,
             seed=seed,
@@ -85,7 +92,7 @@ def train(
     if fitted.interrupted:
         msg = f"Training was interrupted after {len(fitted.history)} epochs; this is the best model so far."
         warnings.warn(msg, RuntimeWarning, stacklevel=3)
-    return fitted
+    return replace(fitted, own=own)
 
 
 def _told(data: TrainingData, config: ModelConfig, training: TrainingConfig, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The encoder against attention written out cell by cell, and its invariances."""
+"""The encoder against sums written out cell by cell, and its invariances."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epifoundation.nn import ModelConfig, Network, Sizes
+from epifoundation.nn.set_encoder import STD
 
 N_PEAKS = 50
 
@@ -16,9 +17,11 @@ def make(n_seeds=1, n_heads=4, n_layers=2, sharp=1.0):
     torch.manual_seed(0)
     network = Network(ModelConfig(dim=16, n_heads=n_heads, n_seeds=n_seeds, n_layers=n_layers), Sizes(N_PEAKS)).eval()
     with torch.no_grad():
-        network.encoder.prior.normal_(std=0.5)
-        network.encoder.peak.weight.normal_()
-        network.encoder.scale.mul_(sharp)
+        network.encoder.peak.weight.normal_(std=STD)
+        network.encoder.share.uniform_(0, 0.2)
+        if n_heads:
+            network.encoder.prior.normal_(std=0.5)
+            network.encoder.scale.mul_(sharp)
     return network
 
 
@@ -27,31 +30,52 @@ def pack(cells):
     return ids, torch.tensor([0, *np.cumsum([len(cell) for cell in cells])])
 
 
-def by_hand(encoder, cell):
-    """Softmax attention over one cell's peaks, as DESIGN 2a writes it."""
+def by_hand(encoder, cell, own=None):
+    """A weighted sum over one cell's peaks in units of its standard error; `own` is taken out of means over cells that hold it."""
     heads, seeds = encoder.n_heads, encoder.n_seeds
-    x = encoder.peak_norm(encoder.peak.weight[cell])
-    k = F.normalize(encoder.key(x).view(len(cell), heads, -1), dim=-1)
-    v = encoder.value(x).view(len(cell), heads, -1)
-    q = F.normalize(encoder.query, dim=-1)
-    pooled = torch.empty(seeds, heads, v.shape[-1])
-    for m in range(seeds):
-        for h in range(heads):
-            logits = encoder.scale[h] * (k[:, h] @ q[m, h]) + encoder.prior[cell]
-            pooled[m, h] = logits.softmax(0) @ v[:, h]
-    hidden = encoder.seed + encoder.output(pooled.flatten(1))
+    x = encoder.peak.weight[cell]
+    if own is not None:  # of a mean over n + 1 cells, the one of them is taken out: share is 1 / n
+        n = 1 / encoder.share[cell, None]
+        x = (x * (n + 1) - own) / n
+    x = x / STD
+    if not encoder.attends:
+        pooled = x.sum(0)[None] / len(cell) ** 0.5
+    else:
+        k = F.normalize(encoder.key(x).view(len(cell), heads, -1), dim=-1)
+        v = encoder.value(x).view(len(cell), heads, -1)
+        q = F.normalize(encoder.query, dim=-1)
+        pooled = torch.empty(seeds, heads, v.shape[-1])
+        for m in range(seeds):
+            for h in range(heads):
+                weight = (encoder.scale[h] * (k[:, h] @ q[m, h]) + encoder.prior[cell]).softmax(0)
+                pooled[m, h] = weight @ v[:, h] / weight.square().sum().sqrt()
+        pooled = pooled.flatten(1)
+    hidden = encoder.seed + encoder.output(pooled)
     return encoder.norm(encoder.mix(hidden[None])[0].mean(0))
 
 
 cells = st.lists(st.lists(st.integers(0, N_PEAKS - 1), min_size=1, max_size=30, unique=True), min_size=1, max_size=6)
 
 
-@given(cells, st.sampled_from([(1, 4, 2), (1, 1, 0), (3, 4, 1), (2, 2, 0)]))
-def test_packed_and_folded_are_softmax_attention(cells, shape):
+SHAPES = st.sampled_from([(1, 0, 2), (1, 0, 0), (1, 4, 2), (1, 1, 0), (3, 4, 1), (2, 2, 0)])
+
+
+@given(cells, SHAPES)
+def test_packed_and_folded_are_sums_by_hand(cells, shape):
     network = make(*shape)
     expected = torch.stack([by_hand(network.encoder, cell) for cell in cells])
     torch.testing.assert_close(network.encode(*pack(cells)), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(network.folded().encode(*pack(cells)), expected, atol=1e-5, rtol=1e-5)
+
+
+@given(cells, SHAPES, st.integers(0, 2**31))
+def test_a_cell_is_taken_out_of_the_vectors_of_its_peaks(cells, shape, seed):
+    network = make(*shape)
+    own = torch.randn(len(cells), 16, generator=torch.Generator().manual_seed(seed)) * STD
+    own[::2] = torch.nan  # of these cells, nothing is in the vectors
+    expected = [by_hand(network.encoder, cell, None if i % 2 == 0 else own[i]) for i, cell in enumerate(cells)]
+    found = network.encode(*pack(cells), own)
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("sharp", [0.0, 1.0, 3.0, 100.0])
@@ -84,9 +108,9 @@ def test_int32_tokens_are_the_same_tokens():
     assert torch.equal(folded.encode(ids, offsets), folded.encode(ids.int(), offsets.int()))
 
 
-@pytest.mark.parametrize("n_seeds", [1, 3])
-def test_every_parameter_learns(n_seeds):
-    network = make(n_seeds=n_seeds).train()
+@pytest.mark.parametrize(("n_seeds", "n_heads"), [(1, 0), (1, 4), (3, 4)])
+def test_every_parameter_learns(n_seeds, n_heads):
+    network = make(n_seeds, n_heads).train()
     out = network.encode(*pack([[1, 2, 7], [3, 4]]))
     (out * torch.randn_like(out)).sum().backward()
     silent = [name for name, p in network.encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

@@ -19,7 +19,7 @@ WRITTEN = {"epifoundation_cell_type", "epifoundation_confidence", "epifoundation
 @pytest.fixture(scope="module")
 def planted():
     """Cells of four types in three batches, and a model that knows two of the batches."""
-    mdata = ep.datasets.simulate_multiome(1500, 800, 60, n_types=4, n_batches=3, median_fragments=120, rng=5)
+    mdata = ep.datasets.simulate_multiome(1500, 800, 60, n_types=4, n_batches=3, median_fragments=20, rng=5)
     known = (mdata.obs["batch"] != "batch2").to_numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
