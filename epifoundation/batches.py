@@ -145,3 +145,9 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
         torch.empty((), dtype=torch.int64).random_(generator=generator)  # as torch's own loader does
         order = torch.randperm(n, generator=generator)
     return order.numpy()
+
+
+def balanced_weights(counts: np.ndarray, power: float) -> np.ndarray:
+    """Weight of a cell of each label, the label's count to the power of -`power`; a cell has 1 on average."""
+    weights = np.maximum(counts, 1) ** -float(power)
+    return weights * counts.sum() / (weights * counts).sum()

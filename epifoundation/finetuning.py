@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .batches import Batch
+from .batches import Batch, balanced_weights
 from .nn import Adversary, Network, TrainingConfig
 from .training import Pretraining
 
@@ -46,7 +46,11 @@ class Finetuning(Pretraining):
         self.classifier = None if label_counts is None else nn.Linear(dim, len(label_counts))
         self.adversary = Adversary(dim, n_batches) if config.adversarial and n_batches > 1 else None
         self.takes_last = self.adversary is not None  # the losses do not tell what was gained against it
-        weights = None if label_counts is None else balanced_weights(label_counts, config.label_balance)
+        weights = (
+            None
+            if label_counts is None
+            else torch.from_numpy(balanced_weights(label_counts, config.label_balance).astype(np.float32))
+        )
         self.register_buffer("label_weights", weights, persistent=False)
         self.seen: list[tuple[Tensor, Tensor]] = []
 
@@ -93,9 +97,3 @@ def gathered(part: Tensor) -> Tensor:
     parts: list[Tensor] = [part] * dist.get_world_size()
     dist.all_gather_object(parts, part.cpu())
     return torch.cat([each.to(part.device) for each in parts])
-
-
-def balanced_weights(counts: np.ndarray, power: float) -> Tensor:
-    """Weight of each label, its count to the power of -`power`; a cell has 1 on average."""
-    weights = np.maximum(counts, 1) ** -float(power)
-    return torch.from_numpy((weights * counts.sum() / (weights * counts).sum()).astype(np.float32))

@@ -9,11 +9,13 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from ..batches import balanced_weights
 from ..models import EpiFoundation
 from ..nn import LabelHead, conformal_scores
 from ._encode import embedding_of
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
+BALANCE = 0.25  # a cell counts as the number of cells of its label to the power of minus this: rare labels are told more often
 MOST = 2000  # cells that a head keeps of those held out, and of those learned from
 
 
@@ -111,9 +113,10 @@ def _fit(
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
+    weight = balanced_weights(np.bincount(codes[train]), BALANCE)[codes[train]]
     # Products this small gain nothing from threads, and lose a hundredfold where other processes hold the cores.
     with threadpool_limits(1, user_api="blas"):
-        fitted = LogisticRegression(C=strength, max_iter=1000).fit(scaled[train], codes[train])
+        fitted = LogisticRegression(C=strength, max_iter=1000).fit(scaled[train], codes[train], weight)
     weight, bias = fitted.coef_, fitted.intercept_
     if len(weight) == 1:  # two labels: one row of logits
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
