@@ -7,8 +7,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.svm import LinearSVC
 
 
 def lsi(matrix, train, n_components=50, seed=0):
@@ -32,28 +30,9 @@ def logistic(embedding, labels, train):
     return LogisticRegression(max_iter=1000).fit(embedding[train], labels[train]).predict(embedding[~train])
 
 
-def nearest(embedding, labels, train, n_neighbors=15):
-    """Labels of the other cells by the vote of their nearest training cells."""
-    return KNeighborsClassifier(n_neighbors).fit(embedding[train], labels[train]).predict(embedding[~train])
-
-
 def ridge(embedding, expression, train, penalty=10.0):
     """Expression of the other cells by ridge regression."""
     return Ridge(penalty).fit(embedding[train], expression[train]).predict(embedding[~train])
-
-
-def tempered(embedding, labels, train, held, test):
-    """Labels and confidence of test cells by logistic regression, with a temperature from the held-out cells."""
-    classes, probabilities = tempered_logistic(embedding, labels, train, held, strengths=(1.0,))
-    table = probabilities(embedding[test])
-    return classes[table.argmax(axis=1)], table.max(axis=1)
-
-
-def svm(matrix, labels, train, held, test, strengths=(1e-4, 1e-3, 1e-2, 1e-1)):
-    """Labels of test cells by a linear SVM on open peaks; the penalty is the best on the held-out cells."""
-    fitted = [LinearSVC(C=strength).fit(matrix[train], labels[train]) for strength in strengths]
-    best = max(fitted, key=lambda model: np.mean(model.predict(matrix[held]) == labels[held]))
-    return best.predict(matrix[test])
 
 
 def peakvi(atac, known, seed, *, batch_key=None, max_epochs=None):
@@ -77,7 +56,10 @@ def harmony(embedding, obs, batch_key, seed=0):
     return corrected if len(corrected) == len(embedding) else corrected.T
 
 
-def tempered_logistic(embedding, labels, train, held, strengths=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0)):
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+def tempered_logistic(embedding, labels, train, held):
     """Classes, and a function of embeddings that gives their probabilities: penalty and temperature are the best on the held cells."""
     codes_of = np.unique(labels[train])
     known = held & np.isin(labels, codes_of)
@@ -88,7 +70,7 @@ def tempered_logistic(embedding, labels, train, held, strengths=(0.003, 0.01, 0.
         return np.mean(logsumexp(heated, axis=1) - heated[np.arange(len(codes)), codes])
 
     found = []
-    for strength in strengths:
+    for strength in STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=1000).fit(embedding[train], labels[train])
         logits = embedding[known] @ model.coef_.T + model.intercept_
         best = minimize_scalar(loss, bounds=(-3, 3), method="bounded", args=(logits,))

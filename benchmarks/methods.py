@@ -109,7 +109,7 @@ def epifoundation_transformer(split: Split, seed: int) -> dict[str, Fitted]:
 def epifoundation_bundled(split: Split, seed: int) -> dict[str, Fitted]:
     """As the bundled model was made (`bundle.py`)."""
     needs_rna(split)
-    fitted, _ = ours(split, seed, config=ep.ModelConfig(dim=64), training=ep.TrainingConfig(max_epochs=8))
+    fitted, _ = ours(split, seed, config=ep.ModelConfig(dim=64))
     return {"EpiFoundation, bundled recipe": fitted}
 
 
@@ -296,21 +296,46 @@ METHODS: dict[str, Callable[[Split, int], dict[str, Fitted]]] = {
     "gene_mean": gene_mean,
 }
 
-# Each is the default with one choice made otherwise
+# Each is the default with one choice made otherwise; a process of its own runs it
 ABLATIONS: dict[str, Callable[[], dict]] = {
     "EpiFoundation, default": dict,
-    "no warm start": lambda: {"training": ep.TrainingConfig(warm_start=False)},
-    "expressed or not, instead of counts": lambda: {"config": ep.ModelConfig(objective="binary")},
-    "no peak term": lambda: {"training": ep.TrainingConfig(peak_weight=0.0)},
-    "peak term x 10": lambda: {"training": ep.TrainingConfig(peak_weight=1.0)},
-    "M = 8 seeds": lambda: {"config": ep.ModelConfig(n_seeds=8)},
+    "peak vectors not measured, but learned": lambda: {"training": ep.TrainingConfig(warm_start=False)},
+    "cells stay in the vectors of their peaks": lambda: left_in(),
+    "measured vectors learn on, 0.05 as fast": lambda: {"training": ep.TrainingConfig(peak_lr=0.05)},
+    "measured vectors learn as fast as the rest": lambda: {"training": ep.TrainingConfig(peak_lr=1.0)},
+    "attention, 2 heads": lambda: {"config": ep.ModelConfig(n_heads=2)},
+    "attention, 2 heads, M = 8 seeds": lambda: {"config": ep.ModelConfig(n_heads=2, n_seeds=8)},
     "d = 64": lambda: {"config": ep.ModelConfig(dim=64)},
     "d = 256": lambda: {"config": ep.ModelConfig(dim=256)},
-    "peak vectors learn as fast as the rest": lambda: {"training": ep.TrainingConfig(peak_lr=1.0)},
-    "peak vectors learn 0.2 as fast": lambda: {"training": ep.TrainingConfig(peak_lr=0.2)},
-    "no peak dropout": lambda: {"training": ep.TrainingConfig(peak_dropout=0.0)},
+    "no layers after the sum": lambda: {"config": ep.ModelConfig(n_layers=0)},
+    "expressed or not, instead of counts": lambda: {"config": ep.ModelConfig(objective="binary")},
     "RNA not pooled": lambda: {"training": ep.TrainingConfig(n_neighbors=1)},
+    "held-out peaks predicted as well, weight 0.1": lambda: {"training": ep.TrainingConfig(peak_weight=0.1)},
+    "no peak dropout": lambda: {"training": ep.TrainingConfig(peak_dropout=0.0)},
+    "label head: each cell counts the same": lambda: cells_alike(),
 }
+
+
+def left_in() -> dict:
+    """Measured vectors, of which nothing is taken out."""
+    from epifoundation.tl import _build_network
+
+    measure = _build_network.measure
+
+    def whole(*arguments):
+        vectors, share, own = measure(*arguments)
+        return vectors, np.zeros_like(share), own
+
+    _build_network.measure = whole
+    return {"training": ep.TrainingConfig(peak_lr=0.0)}
+
+
+def cells_alike() -> dict:
+    """A label head for which labels are as frequent as they are."""
+    from epifoundation.tl import _label_head
+
+    _label_head.BALANCE = 0.0
+    return {}
 
 
 # --- what they share
