@@ -66,11 +66,19 @@ class SetEncoder(nn.Module):
 
         `own`, (n_cells, dim): what each cell gave to the vectors of its peaks and is taken out of them; NaN for a cell that was not counted.
         """
+        if own is not None and self.attends:
+            every = torch.arange(len(ids), device=ids.device)
+            return self.readout(pool(self.rows(ids, own[torch.repeat_interleave(offsets.diff())]), every, offsets))
+        unique, inverse = torch.unique(ids, return_inverse=True)
+        rows = self.rows(unique)
         if own is None:
-            unique, inverse = torch.unique(ids, return_inverse=True)
-            return self.readout(pool(self.rows(unique), inverse, offsets))
-        every = torch.arange(len(ids), device=ids.device)
-        return self.readout(pool(self.rows(ids, own[torch.repeat_interleave(offsets.diff())]), every, offsets))
+            return self.readout(pool(rows, inverse, offsets))
+        # What is taken out of a plain sum is a sum, too: of share * (x - own).
+        share = self.share[unique, None]
+        sums = pool(torch.cat([rows, share * rows[:, : self.dim], share], dim=1), inverse, offsets)
+        whole, shared, shares = sums.split([self.dim + 1, self.dim, 1], dim=1)
+        left_out = (shared - shares * own / STD).nan_to_num(0.0)
+        return self.readout(torch.cat([whole[:, : self.dim] + left_out, whole[:, self.dim :]], dim=1))
 
     @torch.no_grad()
     def fold(self, chunk: int = 4_096) -> Tensor:
