@@ -25,6 +25,7 @@ from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 os.environ |= dict.fromkeys(THREADS, "1")  # before anything reads them; the processes inherit it
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 RESULTS = Path(__file__).parent / "results" / "side_by_side.json"
 QUICK = Path(__file__).parents[1] / "build" / "bench_quick.json"

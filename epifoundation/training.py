@@ -38,6 +38,11 @@ class Pretraining(pl.LightningModule):
         self.summed = [0.0, 0.0]  # loss of the cells of this epoch, and how many they are
         self.is_sharded = False
         self.register_buffer("genes", None if genes is None else torch.from_numpy(genes), persistent=False)
+        # What does not learn is known before processes share their gradients.
+        self.peak_rate = config.peak_lr if config.peak_lr is not None else 0.0 if network.encoder.is_measured else 0.05
+        if not self.peak_rate:
+            for weight in peak_tables(network):
+                weight.requires_grad_(False)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss on cells of which some peaks are held out."""
@@ -79,15 +84,9 @@ class Pretraining(pl.LightningModule):
         self.log("validation", loss, prog_bar=True, batch_size=len(batch.offsets) - 1, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW and a schedule; the peak vectors learn more slowly than what reads them."""
-        config, encoder = self.hyper, self.network.encoder
-        table = encoder.get_submodule(encoder.table)
-        peaks = [table.weight] if isinstance(table, nn.Embedding) else []
-        rate = config.peak_lr if config.peak_lr is not None else 0.0 if encoder.is_measured else 0.05
-        if not rate:
-            for weight in peaks:
-                weight.requires_grad_(False)
-            peaks = []
+        """AdamW and a schedule; the peak vectors learn at a rate of their own."""
+        config, rate = self.hyper, self.peak_rate
+        peaks = [weight for weight in peak_tables(self.network) if weight.requires_grad]
         others = [p for p in self.parameters() if p.requires_grad and not any(p is peak for peak in peaks)]
         groups = [
             {"params": others, "weight_decay": config.weight_decay},
@@ -100,7 +99,7 @@ class Pretraining(pl.LightningModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": restarts, "interval": "epoch"}}
         optimizer = torch.optim.AdamW(groups, lr=config.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [config.lr, config.lr * max(rate, 1e-9)], total_steps=self.steps, pct_start=0.15
+            optimizer, [config.lr, config.lr * rate], total_steps=self.steps, pct_start=0.15
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -368,6 +367,12 @@ def warm_restarts(epoch: int, first: int = 15, warm_up: int = 5, decay: float = 
 def _trains_in_bfloat16(network: Network, device: torch.device) -> bool:
     """Where the attention over packed cells has a kernel for it."""
     return network.config.encoder == "transformer" and has_bfloat16(device)
+
+
+def peak_tables(network: Network) -> list[Tensor]:
+    """The vectors of peaks, where they are a table of numbers to learn."""
+    table = network.encoder.get_submodule(network.encoder.table)
+    return [table.weight] if isinstance(table, nn.Embedding) else []
 
 
 def hold_out(ids: Tensor, offsets: Tensor, most: float) -> Tensor:

@@ -42,7 +42,7 @@ def known_of_cells(pattern: sp.csr_matrix, scores: np.ndarray | None, dim: int, 
         scores = semantic_scores(pattern, dim - dim // 2, rng)
         columns = np.concatenate([memberships(scores[:, :N_CLUSTERED], dim // 2, rng), scores], axis=1)
     else:
-        columns = memberships(scores[:, :N_CLUSTERED], dim, rng)
+        columns = memberships(scores, dim, rng)
     noise = rng.standard_normal((len(columns), dim - columns.shape[1]))
     columns = np.concatenate([columns, noise], axis=1)
     return columns - columns.mean(axis=0)
@@ -51,21 +51,22 @@ def known_of_cells(pattern: sp.csr_matrix, scores: np.ndarray | None, dim: int, 
 def memberships(scores: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
     """Soft memberships of k-means clusters, (n_cells, n_clusters or less): a cell is of those that are not much farther than the nearest."""
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     n_clusters = min(n_clusters, len(scores) // LEAST)
     if n_clusters < 2 or not scores.shape[1]:
         return np.empty((len(scores), 0))
     seen = rng.permutation(len(scores))[:MOST]
-    clusters = KMeans(n_clusters, n_init=2, random_state=int(rng.integers(2**31))).fit(scores[seen])
+    n_clusters = min(n_clusters, len(np.unique(scores[seen], axis=0)))  # cells of the same few genes may be alike
+    with threadpool_limits(1):  # so that each process finds the same, to the last bit
+        clusters = KMeans(n_clusters, n_init=2, random_state=int(rng.integers(2**31))).fit(scores[seen])
     distance = clusters.transform(scores) ** 2
     nearest = distance.min(axis=1, keepdims=True)
     weight = np.exp((nearest - distance) / (SOFTNESS * np.median(nearest) + 1e-12))
     return weight / weight.sum(axis=1, keepdims=True)
 
 
-def measure(
-    pattern: sp.csr_matrix, known: np.ndarray, *, std: float = 0.02
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def measure(pattern: sp.csr_matrix, known: np.ndarray, std: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vectors of peaks: means of what is known of the cells in which they are open, shrunken as by `PSEUDO` cells of which nothing is.
 
     A cell is in the vectors of its own peaks. Summed over a cell with hundreds of peaks that few others have, it finds itself, and what is learned from that
@@ -83,7 +84,7 @@ def measure(
     """
     count = pattern.getnnz(axis=0)
     vectors = (pattern.T @ known) / (count + PSEUDO)[:, None]
-    share = 1 / np.maximum(count + PSEUDO - 1, PSEUDO)
+    share = 1 / (count + PSEUDO - 1)
     left_out = pattern @ (vectors * (1 + share)[:, None]) - known * (pattern @ share)[:, None]
     left_out /= np.sqrt(np.maximum(pattern.getnnz(axis=1), 1))[:, None]
     unit = std / (left_out.std(axis=0) + 1e-12)

@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import epifoundation as ep
 from epifoundation.nn import ModelConfig, Network, Sizes
+from epifoundation.nn.set_encoder import STD
 from epifoundation.tl._encode import embedding_of
 from epifoundation.vocabulary import PeakVocabulary
 from epifoundation.warm_start import PSEUDO, known_of_cells, measure, memberships
@@ -25,7 +26,7 @@ def random_cells(seed, n_cells=30, n_peaks=40):
 @given(st.integers(0, 10_000))
 def test_a_vector_is_a_mean_over_cells_shrunken_and_in_one_unit(seed):
     pattern, known = random_cells(seed)
-    vectors, share, own = measure(pattern, known)
+    vectors, share, own = measure(pattern, known, 0.02)
     sizes = own[0] / known[0]  # of each column
     for peak in range(pattern.shape[1]):
         cells = pattern[:, peak].nonzero()[0]
@@ -64,7 +65,8 @@ def test_however_few_the_cells_all_columns_are_filled(n_cells, has_rna):
     assert known.shape == (n_cells, 24)
     assert np.isfinite(known).all()
     np.testing.assert_allclose(known.mean(axis=0), 0, atol=1e-12)
-    assert all(np.isfinite(each).all() for each in measure(pattern, known))
+    assert all(np.isfinite(each).all() for each in measure(pattern, known, 0.02))
+    assert (known.std(axis=0) > 0).all()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def learned():
     peaks = PeakVocabulary(names, genome="hg38")
     torch.manual_seed(0)
     network = Network(ModelConfig(dim=8, n_layers=1), Sizes(120)).eval()
-    vectors, share, own = measure(pattern[:60], known[:60])
+    vectors, share, own = measure(pattern[:60], known[:60], STD)
     network.encoder.start_from(torch.from_numpy(vectors), torch.from_numpy(share))
     every = np.full((80, 8), np.nan, dtype=np.float32)
     every[:60] = own

@@ -66,8 +66,6 @@ class ModelConfig:
         _one_of(self, "objective", OBJECTIVES)
         _one_of(self, "decoder", DECODERS)
         is_transformer = self.encoder == "transformer"
-        if self.n_heads is None:
-            object.__setattr__(self, "n_heads", 2 if is_transformer else 0)
         for name, least in (
             ("dim", 1),
             ("n_heads", int(is_transformer)),
@@ -77,13 +75,13 @@ class ModelConfig:
             ("max_peaks", 1),
         ):
             value = getattr(self, name)
-            if value is None and name in ("feedforward", "max_peaks"):
+            if value is None and name in ("n_heads", "feedforward", "max_peaks"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 msg = f"`{name}` must be an integer of at least {least}, got {value!r}."
                 raise ValueError(msg)
         if self.heads and self.dim % self.heads:
-            msg = f"`dim` ({self.dim}) must be divisible by `n_heads` ({self.n_heads})."
+            msg = f"`dim` ({self.dim}) must be divisible by `n_heads` ({self.heads})."
             raise ValueError(msg)
         if not 0 <= self.dropout < 1:
             msg = f"`dropout` must lie in [0, 1), got {self.dropout!r}."
@@ -102,8 +100,8 @@ class ModelConfig:
 
     @property
     def heads(self) -> int:
-        """How many heads there are."""
-        return self.n_heads or 0
+        """How many heads there are, where `n_heads` leaves it open, too."""
+        return self.n_heads if self.n_heads is not None else 2 * (self.encoder == "transformer")
 
     @property
     def predicts_peaks(self) -> bool:
@@ -183,14 +181,14 @@ class TrainingConfig:
         Peak of the one-cycle learning rate.
     peak_lr
         Learning rate of the peak vectors, as a fraction of `lr`. None: they stay as they were measured (`warm_start`), or learn 0.05 as fast as
-        the rest where they were not.
+        the rest where they were not, or on a part of the cells alone (`buffer`). Low-rank updates (``finetune(rank=...)``) learn at `lr`.
     weight_decay
         Of all but the peak vectors.
     peak_dropout
         Each time a cell is seen, a uniform 0 to `peak_dropout` of its peaks are held out.
     peak_weight
-        Weight of the loss that predicts the held-out peaks, beside the expression loss. With 0, the head that predicts peaks is fitted in closed form
-        afterwards.
+        Weight of the loss that predicts the held-out peaks of 8 cells a batch, beside the expression loss. With 0, pretraining fits the head that
+        predicts peaks in closed form afterwards. Without RNA, the held-out peaks of all cells are the loss, and this has no meaning.
     n_neighbors
         RNA of a cell is pooled with that of its nearest training cells, itself counted; 1 for none.
     patience
@@ -305,7 +303,8 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
 }
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "finetune": {"max_epochs": 8, "peak_lr": 0.2, "warm_start": False, "patience": 3},
+    # the head for peaks is not fitted anew: it goes along, and holds the embedding in its place
+    "finetune": {"max_epochs": 8, "peak_lr": 0.2, "peak_weight": 0.1, "warm_start": False, "patience": 3},
     "paper": {
         "max_epochs": 140,
         "batch_size": 8,

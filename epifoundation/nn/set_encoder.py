@@ -1,4 +1,4 @@
-"""Attention pooling over the set of a cell's open peaks (DESIGN 2a)."""
+"""A sum over the set of a cell's open peaks, plain or weighed by attention (DESIGN 2a)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .output_norm import OutputNorm
 
 # Logits lie in [-2 * MAX_SCALE, 0] plus the spread of the priors once their upper bound is taken off,
 # so that the squares of exp() neither overflow nor lose a cell's whole denominator in float32.
-MAX_SCALE = 20.0
-STD = 0.02  # of the vectors of peaks at the start; tokens are of unit size
+MAX_SCALE = 10.0
+STD = 0.02  # of the sums over peaks and the root of their number, at the start; `STD` becomes 1 in what is read
 LEFT = 0.05  # of the squared weights of a cell, below which a subtraction is not trusted
 
 
@@ -90,7 +90,7 @@ class SetEncoder(nn.Module):
         return table
 
     def rows(self, ids: Tensor, own: Tensor | None = None) -> Tensor:
-        """Rows of the table for the peaks `ids`; `own` of each is taken out of its vector."""
+        """Rows of the table for the peaks `ids`; with attention, `own` of each can be taken out of its vector."""
         n, heads, width = len(ids), self.n_heads, self.dim // self.n_heads
         x = self.peak(ids)
         if own is not None:

@@ -148,8 +148,9 @@ class TransformerEncoder(nn.Module):
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor, share: Tensor) -> None:
-        """Set the peak vectors, (n_peaks, dim)."""
-        self.tokens.embedding.weight[:-1] = vectors
+        """Set the peak vectors, (n_peaks, dim), in the size that they have at random; cells are not taken out of them here."""
+        table = self.tokens.embedding.weight
+        table[:-1] = vectors * (table[:-1].std() / vectors.std().clamp(min=1e-12))
 
 
 class FoldedTransformer:

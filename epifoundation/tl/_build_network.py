@@ -11,6 +11,7 @@ import torch
 
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, ModelConfig, Network, QueryHead, Sizes, TrainingConfig, TransformerEncoder
+from ..nn.set_encoder import STD
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
 from ..warm_start import known_of_cells, measure
 from ._training_data import TrainingData
@@ -48,13 +49,15 @@ def build(
     with torch.no_grad():
         _set_chromosomes(network, data)
         if training.warm_start:
-            vectors, share, known = measure(pattern, known_of_cells(pattern, scores, config.dim, rng))
+            vectors, share, known = measure(pattern, known_of_cells(pattern, scores, config.dim, rng), STD)
             network.encoder.start_from(torch.from_numpy(vectors), torch.from_numpy(share))
             if network.encoder.is_measured:
                 own = np.full((data.pattern.shape[0], config.dim), np.nan, dtype=np.float32)
                 own[data.train] = known
         if network.peaks is not None:
-            network.peaks.linear.bias.copy_(_log_frequency(pattern))
+            network.peaks.linear.bias.copy_(log_frequency(pattern))
+            if data.target is not None and not training.peak_weight:
+                network.peaks.linear.weight.zero_()  # base rates, until it is fitted
         if isinstance(network.expression, ExpressionHead) and data.target is not None:
             _set_base_rate(network.expression, data.target[data.train])
         elif network.expression is not None and config.objective == "gaussian" and data.target is not None:
@@ -87,7 +90,7 @@ def _set_chromosomes(network: Network, data: TrainingData) -> None:
         network.expression.genes.chromosome_of.copy_(rows(data.gene_chromosomes))
 
 
-def _log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
+def log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
     total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() + 1
     return torch.from_numpy(np.log(total / total.sum()).astype(np.float32))
 
@@ -95,7 +98,7 @@ def _log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
 def _set_base_rate(head: ExpressionHead, target: sp.csr_matrix | np.ndarray) -> None:
     """Let a head of zero weights predict the mean cell."""
     if head.objective == "counts":
-        head.linear.bias.copy_(_log_frequency(target))
+        head.linear.bias.copy_(log_frequency(target))
     elif head.objective == "binary":
         rate = (np.asarray(target.sum(axis=0)).ravel() + 1) / (target.shape[0] + 2)
         head.linear.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32)))

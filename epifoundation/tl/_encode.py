@@ -20,7 +20,7 @@ from ..models import EpiFoundation
 from ..nn import FoldedSet, FoldedTransformer
 from ..tokens import Tokens, ahead, iter_tokens
 
-LEFT_OUT = 256  # cells at a time of which each has peak vectors of its own
+LEFT_OUT = 256  # cells at a time, of which each has peak vectors of its own where there is attention
 
 
 def encode_cells(
@@ -104,10 +104,13 @@ def embedding_of(
     """
     parts = [part.cpu().numpy() for *_, part in encode_cells(model, matrix, projection, names, show=show)]
     embedding = np.concatenate([np.zeros((0, model.config.dim), np.float32), *parts])
-    counted = np.zeros(0, dtype=int) if own is None else np.flatnonzero(~np.isnan(own[:, 0]))
-    for rows in np.array_split(counted, -(-len(counted) // LEFT_OUT) or 1):
-        for _, _, ids, offsets in _iter_tensors(matrix[rows], projection, names[rows], max(len(rows), 1)):
-            of_rows = torch.from_numpy(own[rows]).to(model.device)  # type: ignore[index] # then none is counted
+    if own is None:
+        return embedding
+    counted = np.flatnonzero(~np.isnan(own[:, 0]))
+    for start in range(0, len(counted), LEFT_OUT):
+        rows = counted[start : start + LEFT_OUT]
+        for _, _, ids, offsets in _iter_tensors(matrix[rows], projection, names[rows], len(rows)):
+            of_rows = torch.from_numpy(own[rows]).to(model.device)
             with torch.inference_mode():
                 left_out = model.network.encode(ids.to(model.device), offsets.to(model.device), of_rows)
             embedding[rows] = left_out.cpu().numpy()

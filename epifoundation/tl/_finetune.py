@@ -25,7 +25,8 @@ from ..nn import Network, TrainingConfig, adapt, blend, merge
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
 from ._batches import take_out_batches
-from ._label_head import check_labels, fit_label_head
+from ._encode import embedding_of
+from ._label_head import check_labels, head_on
 from ._measured_head import with_measured_head
 from ._train import train
 from ._training_data import TrainingData, held_out, prepare
@@ -228,7 +229,9 @@ def finetune(
     else:
         tuned = finish(tuned)
     if rank is None:
-        return with_measured_head(tuned, prepared, rng)
+        names = pd.RangeIndex(prepared.pattern.shape[0])
+        embedding = embedding_of(tuned, prepared.pattern, None, names, show=False)
+        return with_measured_head(tuned, prepared, embedding, rng)
     adapter = Adapter.between(base, tuned.network, factors)
     # What is returned is what will be read, to the last bit.
     network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
@@ -251,7 +254,9 @@ def _with_labels(
     found = []
     for share in shares:
         blended = tuned if share == 1 else replace(tuned, network=blend(start, tuned.network, share))
-        candidate, loss = fit_label_head(finish(blended), data.pattern, labels, data.train, data.held)
+        blended = finish(blended)
+        embedding = embedding_of(blended, data.pattern, None, labels.index, show=False)
+        candidate, loss = head_on(blended, embedding, labels, data.train, data.held)
         found.append((share, loss, candidate))
     enough = (1 + MARGIN) * min(loss for _, loss, _ in found)
     share, _, model = next(each for each in found if each[1] <= enough)

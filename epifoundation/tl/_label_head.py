@@ -6,29 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 
 from ..batches import balanced_weights
 from ..models import EpiFoundation
 from ..nn import LabelHead, conformal_scores
-from ._encode import embedding_of
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
 BALANCE = 0.25  # a cell counts as the number of cells of its label to the power of minus this: rare labels are told more often
 MOST = 2000  # cells that a head keeps of those held out, and of those learned from
-
-
-def fit_label_head(
-    model: EpiFoundation,
-    pattern: sp.csr_matrix,
-    labels: pd.Series,
-    train: np.ndarray,
-    held: np.ndarray,
-    own: np.ndarray | None = None,
-) -> tuple[EpiFoundation, float]:
-    """`model` with a head for `labels`, and its loss on the validation cells; see :func:`head_on`, and :func:`embedding_of` for `own`."""
-    return head_on(model, embedding_of(model, pattern, None, labels.index, show=False, own=own), labels, train, held)
 
 
 def head_on(
@@ -45,7 +31,7 @@ def head_on(
     best = min((_fit(scaled, codes, train, held, strength) for strength in STRENGTHS), key=lambda fitted: fitted[0])
     loss, weight, bias, temperature = best
 
-    kept = _spread(train, MOST)
+    kept = spread(train, MOST)
     sizes = replace(
         model.network.sizes,
         n_labels=len(names),
@@ -77,10 +63,10 @@ def _calibrate(
     scores = conformal_scores(head(cells))[torch.arange(len(held)), torch.from_numpy(codes)]
     for buffer, values in ((head.conformal, scores), (head.novelty, head.score_novelty(cells))):
         ascending = values.sort().values
-        buffer.copy_(ascending[_spread(np.arange(len(ascending)), MOST)])
+        buffer.copy_(ascending[spread(np.arange(len(ascending)), MOST)])
 
 
-def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+def spread(rows: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the rows, evenly spaced, the last one with them."""
     if len(rows) <= most:
         return rows
@@ -113,10 +99,10 @@ def _fit(
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    weight = balanced_weights(np.bincount(codes[train]), BALANCE)[codes[train]]
+    counted = balanced_weights(np.bincount(codes[train]), BALANCE)[codes[train]]
     # Products this small gain nothing from threads, and lose a hundredfold where other processes hold the cores.
     with threadpool_limits(1, user_api="blas"):
-        fitted = LogisticRegression(C=strength, max_iter=1000).fit(scaled[train], codes[train], weight)
+        fitted = LogisticRegression(C=strength, max_iter=1000).fit(scaled[train], codes[train], counted)
     weight, bias = fitted.coef_, fitted.intercept_
     if len(weight) == 1:  # two labels: one row of logits
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

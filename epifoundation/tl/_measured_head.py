@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 
 from ..models import EpiFoundation
 from ..nn import MeasuredHead
 from ..warm_start import log_normalise
-from ._encode import embedding_of
 from ._training_data import TrainingData
 
 N_LANDMARKS = 400  # as good as all training cells (SNARE-seq: 300 gave the same to the fourth digit)
@@ -22,19 +20,17 @@ CHUNK = 4096
 
 
 def with_measured_head(
-    model: EpiFoundation, data: TrainingData, rng: np.random.Generator, own: np.ndarray | None = None
+    model: EpiFoundation, data: TrainingData, embedding: np.ndarray, rng: np.random.Generator
 ) -> EpiFoundation:
     """`model` with a head for the mean of ``log1p`` of counts per 10,000; as it is where the data lack RNA or genes of it.
 
-    Fitted to the training cells (`own`: see :func:`embedding_of`); the width of the kernel and the penalty are those of the least squared error on the validation cells.
+    Fitted to the `embedding` of the training cells; the width of the kernel and the penalty are those of the least squared error on the validation cells.
     """
     if model.config.objective != "counts" or data.target is None or data.target.shape[1] < len(data.genes):
         return model
     cells = {}
     for part, rows in (("train", data.train), ("held", data.held)):
-        of_rows = None if own is None else own[rows]
-        embedding = embedding_of(model, data.pattern[rows], None, pd.RangeIndex(len(rows)), show=False, own=of_rows)
-        cells[part] = embedding, log_normalise(sp.csr_matrix(data.target[rows]))
+        cells[part] = embedding[rows], log_normalise(sp.csr_matrix(data.target[rows]))
     embedding, expression = cells["train"]
     drawn = np.sort(rng.choice(len(embedding), min(N_LANDMARKS, len(embedding)), replace=False))
     head = MeasuredHead(model.config.dim, len(drawn), expression.shape[1])

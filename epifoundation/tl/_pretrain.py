@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import pandas as pd
 import torch
 
 from .._validate import RNG, Data, get_atac, integer, obs_column, one_of
@@ -21,7 +22,8 @@ from ..nn import ModelConfig, Network, TrainingConfig
 from ..nn.config import OBJECTIVES
 from ..vocabulary import PeakVocabulary
 from ._batches import take_out_batches
-from ._label_head import check_labels, fit_label_head
+from ._encode import embedding_of
+from ._label_head import check_labels, head_on
 from ._measured_head import with_measured_head
 from ._peak_head import with_peak_head
 from ._stored_data import is_stored, prepare_stored
@@ -122,7 +124,7 @@ def pretrain(
 
     Cells in files are read in runs, in random order, and shuffled within a buffer (:class:`~epifoundation.TrainingConfig`); this needs
     ``pip install 'epifoundation[atlas]'``. RNA is then not pooled over neighbours (``n_neighbors`` counts as 1), and what is fitted
-    before and after training (warm start, directions of batches, measured scale, label head) is fitted on a sample of the cells. The genes are
+    before and after training (vectors of peaks, directions of batches, heads for the measured scale, peaks and labels) is fitted on a sample of the cells. The genes are
     those that all files have.
 
     Examples
@@ -222,11 +224,13 @@ def pretrain(
     model = EpiFoundation(fitted.network, prepared.peaks, prepared.genes, training=summary).to(device)
     if prepared.batch_codes is not None:
         model = take_out_batches(model, prepared.pattern, prepared.train, prepared.batch_codes, rng, codes, fitted.own)
-    model = with_measured_head(model, prepared, rng, fitted.own)
+    names = pd.RangeIndex(prepared.pattern.shape[0])
+    embedding = embedding_of(model, prepared.pattern, None, names, show=False, own=fitted.own)
+    model = with_measured_head(model, prepared, embedding, rng)
     if prepared.target is not None and model.config.predicts_peaks and not training.peak_weight:
-        model = with_peak_head(model, prepared, fitted.own)
+        model = with_peak_head(model, prepared, embedding)
     if labels is not None:
-        model, _ = fit_label_head(model, prepared.pattern, labels, prepared.train, prepared.held, fitted.own)
+        model, _ = head_on(model, embedding, labels, prepared.train, prepared.held)
     if checkpoint is not None and is_first:
         model.save_pretrained(checkpoint, overwrite=True)
     return model.to(device)

@@ -24,8 +24,8 @@ from ._training_data import TrainingData
 if TYPE_CHECKING:
     from ..training import Fitted, Pretraining
 
-N_COMPONENTS = 100  # of RNA, for the warm start
-N_NEIGHBOR_COMPONENTS = 30  # of RNA, for the neighbours that are pooled
+N_COMPONENTS = 30  # of RNA, by which cells are clustered and neighbours found
+PEAK_LR = 0.05  # where peaks were measured on a part of the cells, which may lack some
 
 
 def train(
@@ -50,12 +50,14 @@ def train(
     scores = pooling = None
     if data.stored is not None:  # the neighbours of a cell may be anywhere
         training = replace(training, n_neighbors=1)
+        if training.peak_lr is None and data.n_train > len(data.train):
+            training = replace(training, peak_lr=PEAK_LR)
     if data.target is not None and (training.warm_start or training.n_neighbors > 1):
         expression = sp.csr_matrix(data.target[data.train])
         expression = log_normalise(expression) if config.objective == "counts" else expression
         scores = rna_scores(expression, N_COMPONENTS, rng)
         if training.n_neighbors > 1:
-            pooling = neighbor_weights(scores[:, :N_NEIGHBOR_COMPONENTS], training.n_neighbors)
+            pooling = neighbor_weights(scores, training.n_neighbors)
 
     def cells(
         rows: np.ndarray,
