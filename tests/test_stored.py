@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -84,6 +85,20 @@ def cells_of(parts, buffer=40):
     rows = np.sort(np.random.default_rng(1).choice(sum(SIZES), 150, replace=False))
     codes = np.arange(sum(SIZES))  # the label of a cell is its row
     return StoredCells(rows_of(parts, as_pattern), None, rows, None, codes, buffer)
+
+
+def test_cells_that_were_measured_bring_what_they_gave_and_no_others(parts):
+    cells = cells_of(parts)
+    sample = cells.rows[1::3]
+    own = np.random.default_rng(2).standard_normal((len(sample) + 5, 4)).astype(np.float32)  # validation cells follow
+    told = replace(cells, sample=sample, own=own)
+    rows = cells.rows[10:60]
+    fetched = told.fetch(rows, 0)[0].own
+    place = {row: i for i, row in enumerate(sample)}
+    for row, found in zip(rows, fetched, strict=True):
+        np.testing.assert_array_equal(found, own[place[row]] if row in place else np.full(4, np.nan))
+    assert 0 < np.isnan(fetched[:, 0]).sum() < len(rows)
+    assert cells.fetch(rows, 0)[0].own is None
 
 
 def test_each_cell_once_an_epoch(parts, monkeypatch):

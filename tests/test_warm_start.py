@@ -13,6 +13,7 @@ import epifoundation as ep
 from epifoundation.nn import ModelConfig, Network, Sizes
 from epifoundation.nn.set_encoder import STD
 from epifoundation.tl._encode import embedding_of
+from epifoundation.training import Pretraining
 from epifoundation.vocabulary import PeakVocabulary
 from epifoundation.warm_start import PSEUDO, known_of_cells, measure, memberships
 
@@ -111,15 +112,71 @@ def test_the_head_in_closed_form_tells_peaks_where_there_is_something_to_tell(ki
         rng = np.random.default_rng(0)
         mdata["rna"].X = mdata["rna"].X[rng.permutation(900)]
     model = ep.tl.pretrain(mdata[:700].copy(), config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=4))
-    other = mdata[700:]["atac"].X.toarray() > 0
-    known = mdata[:700]["atac"].X.toarray() > 0
-    base = known.sum(axis=0) + 1.0
-    logits = model.network.peaks(
-        torch.from_numpy(ep.tl.embed(mdata[700:]["atac"], model, copy=True).obsm["X_epifoundation"])
-    )
-    loss = -(other * logits.log_softmax(dim=1).detach().numpy()).sum() / other.sum()
-    of_base = -(other * np.log(base / base.sum())).sum() / other.sum()
+    known, other = (mdata["atac"][rows].copy() for rows in (slice(None, 700), slice(700, None)))
+    shown, asked = other.copy(), other.X.toarray() > 0
+    hidden = np.random.default_rng(1).random(shown.shape) < 0.5
+    shown.X = sp.csr_matrix(other.X.toarray() * ~hidden)
+    asked &= hidden
+    base = (known.X.toarray() > 0).sum(axis=0) + 1.0
+    embedding = ep.tl.embed(shown, model, copy=True).obsm["X_epifoundation"]
+    there = ~np.isnan(embedding).any(axis=1)
+    asked = asked[there]
+    logits = model.network.peaks(torch.from_numpy(embedding[there])).log_softmax(dim=1).detach().numpy()
+    loss = -(asked * logits).sum() / asked.sum()
+    of_base = -(asked * np.log(base / base.sum())).sum() / asked.sum()
     if kind == "planted":
         assert loss < of_base - 0.05
     else:
         assert loss < of_base + 0.02
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What was measured, and the batches that were learned from."""
+    told, batches = [], []
+
+    def measured(*arguments):
+        told.append((arguments[0], *measure(*arguments)))
+        return told[-1][1:]
+
+    def loss(self, batch, keep):
+        batches.append(batch)
+        return learn(self, batch, keep)
+
+    learn = Pretraining._loss
+    monkeypatch.setattr("epifoundation.tl._build_network.measure", measured)
+    monkeypatch.setattr(Pretraining, "_loss", loss)
+    return told, batches
+
+
+def few(**options):
+    data = ep.datasets.simulate_multiome(300, 400, 20, n_types=3, median_fragments=100, rng=3)
+    training = ep.TrainingConfig(max_epochs=2, **options)
+    return ep.tl.pretrain(data, config=ep.ModelConfig(dim=16), training=training, rng=0)
+
+
+def test_training_takes_each_cell_out_of_the_vectors_of_its_own_peaks(seen):
+    few()
+    ((pattern, _, _, own),), batches = seen
+    place = {frozenset(pattern[row].indices): row for row in range(pattern.shape[0])}
+    n_seen = 0
+    for batch in batches:
+        if batch.own is None:  # of validation cells
+            continue
+        for cell, (start, stop) in enumerate(zip(batch.offsets[:-1], batch.offsets[1:], strict=True)):
+            row = place[frozenset(batch.ids[start:stop].tolist())]
+            np.testing.assert_array_equal(batch.own[cell].numpy(), own[row])
+            n_seen += 1
+    assert n_seen >= 2 * (pattern.shape[0] // 64) * 64
+
+
+def test_measured_vectors_stay_unless_they_are_to_learn(seen):
+    vectors = few().network.encoder.peak.weight
+    np.testing.assert_array_equal(vectors.numpy(), seen[0][0][1])
+    learned = few(peak_lr=0.05).network.encoder
+    assert learned.is_measured
+    assert not np.array_equal(learned.peak.weight.numpy(), seen[0][1][1])
+    cold = few(warm_start=False)
+    assert not cold.network.encoder.is_measured
+    assert len(seen[0]) == 2
+    assert (cold.network.encoder.peak.weight.std(dim=1) > 0).all()
