@@ -237,7 +237,9 @@ def multivi(split: Split, seed: int) -> dict[str, Fitted]:
             obs=pd.DataFrame(index=atac.obs_names),
             var=split.rna.var[[]].copy(),
         )
-        return MuData({"rna": rna, "atac": cells})
+        both = MuData({"rna": rna, "atac": cells})
+        both.obs["_indices"] = np.arange(both.n_obs)  # a field of its set-up, which it does not make for new cells
+        return both
 
     shown = sp.csr_matrix(sp.diags(split.known.astype(np.float32)) @ sp.csr_matrix(split.rna.X, dtype=np.float32))
     data = ready(split.atac, shown)

@@ -58,11 +58,12 @@ def write(told):
 
 
 def head(meta):
+    again = f"; measured again afterwards: {', '.join(meta['measured again'])}" if "measured again" in meta else ""
     versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
     return f"""# Benchmarks
 
 Every method on every task, in one run: `make bench`. This page is made of its results (`benchmarks/results/side_by_side.json`); {meta["date"]}, {meta["machine"]}, Python
-{meta["python"]}, {versions}; {meta["minutes"]:.0f} minutes, {meta["threads"]}. A figure is the mean of three folds ± their standard deviation; the seed is the number of the fold. Bold
+{meta["python"]}, {versions}; {meta["minutes"]:.0f} minutes, {meta["threads"]}{again}. A figure is the mean of three folds ± their standard deviation; the seed is the number of the fold. Bold
 is the best of a column. What is meant by EpiFoundation without more is `ep.tl.pretrain` with its defaults, then `ep.tl.annotate` and `ep.tl.predict_expression`.
 
 PeakVI, PoissonVI and MultiVI see 150,000 cells in training (21 epochs of the cortex), about twice what ours sees, and the ATAC of all cells, those held out included: their defaults (500

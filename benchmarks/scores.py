@@ -90,16 +90,16 @@ def cost(split: Split, fitted: Fitted) -> dict[str, float]:
 
 
 def integration(split: Split, embeddings: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Scores of scib-metrics over all cells, for all methods at once."""
+    """Scores of scib-metrics over all cells, for all methods at once; how much of the variance is of batches is held against LSI."""
     cells = AnnData(obs=split.atac.obs.copy())
     names = {f"method {i}": name for i, name in enumerate(embeddings)}
     for key, name in names.items():
         cells.obsm[key] = embeddings[name].astype(np.float32)
-    cells.obsm["first"] = cells.obsm["method 0"]
+    cells.obsm["before"] = embeddings["LSI"].astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ep.tl.score_integration(
-            cells, batch_key="batch", label_key="cell_type", embeddings=list(names), unintegrated="first", n_jobs=1
+            cells, batch_key="batch", label_key="cell_type", embeddings=list(names), unintegrated="before", n_jobs=1
         )
     table = cells.uns["epifoundation_integration"].loc[list(names)]
     kept = ["Bio conservation", "Batch correction", "Total"]

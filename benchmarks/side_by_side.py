@@ -15,8 +15,8 @@ import json
 import multiprocessing as mp
 import os
 import platform
+import shutil
 import sys
-import tempfile
 import time
 import traceback
 from datetime import date
@@ -28,7 +28,9 @@ os.environ |= dict.fromkeys(THREADS, "1")  # before anything reads them; the pro
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 RESULTS = Path(__file__).parent / "results" / "side_by_side.json"
-QUICK = Path(__file__).parents[1] / "build" / "bench_quick.json"
+BUILD = Path(__file__).parents[1] / "build"
+QUICK = BUILD / "bench_quick.json"
+EMBEDDINGS = BUILD / "embeddings"  # kept, so that methods that are measured anew can be scored beside the others
 QUICK_METHODS = ("epifoundation", "lsi", "svm", "gene_mean")
 QUICK_DATA = ("SNARE-seq cortex", "PBMC 51 loci", "simulated, 200 fragments")
 HEAVY = ("peakvi", "poissonvi", "multivi", "epifoundation_transformer", "epifoundation_peaks")  # minutes each: first
@@ -59,11 +61,16 @@ def main():
     path = QUICK if options.quick else RESULTS
     if not options.page:
         began = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            rows = run(plan(options), Path(folder))
+        is_part = (options.only or options.data) and path.exists()
+        if not is_part and not options.quick:
+            shutil.rmtree(EMBEDDINGS, ignore_errors=True)
+        rows = run(plan(options), with_integration=not options.quick)
         told = {"meta": meta(time.perf_counter() - began), "rows": rows}
-        if (options.only or options.data) and path.exists():
-            told["rows"] = merged(json.loads(path.read_text())["rows"], rows)
+        if is_part:
+            before = json.loads(path.read_text())
+            told["rows"] = merged(before["rows"], rows)
+            again = sorted({*before["meta"].get("measured again", []), *(options.only or options.data)})
+            told["meta"] |= {"minutes": before["meta"]["minutes"], "measured again": again}
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(told, indent=0, ensure_ascii=False) + "\n")
         print(f"{path}: {len(told['rows']):,} figures in {told['meta']['minutes']:.1f} minutes")
@@ -98,11 +105,11 @@ def plan(options):
     return sorted(jobs, key=lambda job: HEAVY.index(job[3]) if job[3] in HEAVY else len(HEAVY) + (job[0] != "method"))
 
 
-def run(jobs, folder):
+def run(jobs, *, with_integration):
     """Rows of all jobs; those that compare embeddings come last."""
-    rows = spread([(*job, folder) for job in jobs])
-    whole = sorted({job[1:3] for job in jobs if job[0] == "method" and job[1] in INTEGRATION_DATA and len(jobs) > 20})
-    return rows + spread([("integration", data, fold, "integration", folder) for data, fold in whole])
+    rows = spread(jobs)
+    whole = {job[1:3] for job in jobs if job[0] == "method" and job[1] in INTEGRATION_DATA}
+    return rows + spread([("integration", *where, "integration") for where in sorted(whole) if with_integration])
 
 
 def spread(jobs):
@@ -129,20 +136,20 @@ def work(job):
     warnings.filterwarnings("ignore")
     ep.settings.progress = False
     began = time.perf_counter()
-    kind, data, fold, method, folder = job
+    kind, data, fold, method = job
     try:
-        found = {"method": fit, "ablation": ablate, "links": links, "integration": integrate}[kind](data, fold, method, folder)  # fmt: skip
+        found = {"method": fit, "ablation": ablate, "links": links, "integration": integrate}[kind](data, fold, method)
     except Exception as error:  # a method that fails is a row that says why
         from methods import UnfitError
 
         if not isinstance(error, UnfitError):
             traceback.print_exc(file=sys.stderr)
         found = [{"method": method, "why": f"{error}" if isinstance(error, UnfitError) else f"{error!r}"}]
-    rows = [{"data": data, "fold": fold, **row} for row in found]
+    rows = [{"data": data, "fold": fold, "job": method, **row} for row in found]
     return job, time.perf_counter() - began, rows
 
 
-def fit(data, fold, method, folder):
+def fit(data, fold, method):
     """Train a method, and score what it gives."""
     import scores
     from methods import METHODS, UnfitError
@@ -176,17 +183,16 @@ def fit(data, fold, method, folder):
         if fitted.labels is not None and (curve := scores.risk_curve(split, fitted)) is not None:
             rows.append({"method": name, "task": "risk curve", "values": curve})
         if fitted.embed is not None and data in INTEGRATION_DATA:
-            save(folder, data, fold, name, fitted.embed(split.atac))
+            save(data, fold, name, fitted.embed(split.atac))
     return rows
 
 
-def ablate(data, fold, name, folder):
+def ablate(data, fold, name):
     """Ours with one choice made otherwise."""
     import scores
     from methods import ABLATIONS, ours
     from splits import DATA
 
-    del folder
     of, folds = DATA[data]
     split = of(fold)
     began = time.perf_counter()
@@ -196,9 +202,9 @@ def ablate(data, fold, name, folder):
     return [{"method": name, "task": "ablation", "metric": metric, "value": v} for metric, v in found.items()]
 
 
-def links(data, fold, method, folder):
+def links(data, fold, method):
     """Planted links, found among peaks within 100 kb."""
-    del data, method, folder
+    del data, method
     import links as benchmark
 
     table = benchmark.simulated(int(fold), [100_000]).iloc[0]
@@ -220,7 +226,7 @@ def links(data, fold, method, folder):
     ]
 
 
-def integrate(data, fold, method, folder):
+def integrate(data, fold, method):
     """Batches and cell types in all embeddings at once."""
     del method
     import numpy as np
@@ -229,7 +235,7 @@ def integrate(data, fold, method, folder):
 
     split = DATA[data][0](fold)
     found = {}
-    for path in sorted((folder / data / fold).glob("*.npz")):
+    for path in sorted((EMBEDDINGS / data / fold).glob("*.npz")):
         with np.load(path) as stored:
             found[str(stored["name"])] = stored["embedding"]
     finite = {name: embedding for name, embedding in found.items() if np.isfinite(embedding).all()}
@@ -240,10 +246,10 @@ def integrate(data, fold, method, folder):
     ]
 
 
-def save(folder, data, fold, name, embedding):
+def save(data, fold, name, embedding):
     import numpy as np
 
-    there = folder / data / fold
+    there = EMBEDDINGS / data / fold
     there.mkdir(parents=True, exist_ok=True)
     np.savez(there / f"{name}.npz", name=name, embedding=embedding)
 
@@ -266,11 +272,11 @@ def meta(seconds):
 def merged(before, now):
     """Rows of before, but for those of what was measured again."""
 
-    def key(row):
-        return row["data"], row["fold"], row["method"], row.get("task"), row.get("metric")
+    def job(row):
+        return row["data"], row["fold"], row["job"]
 
-    fresh = {key(row) for row in now}
-    return [row for row in before if key(row) not in fresh] + now
+    fresh = {job(row) for row in now}
+    return [row for row in before if job(row) not in fresh] + now
 
 
 def compare(ours, theirs):

@@ -1,7 +1,6 @@
 """The comparison itself: scores of what is known, methods that cannot see what they are judged on, a page of nothing but results."""
 
 import json
-from pathlib import Path
 
 import methods
 import numpy as np
@@ -151,11 +150,12 @@ def test_what_is_judged_on_is_not_seen(split, name):
 
 
 def test_a_method_that_cannot_is_told():
-    _, _, rows = side_by_side.work(("method", "PBMC 51 loci", "0", "multivi", Path()))
+    _, _, rows = side_by_side.work(("method", "PBMC 51 loci", "0", "multivi"))
     assert rows == [
         {
             "data": "PBMC 51 loci",
             "fold": "0",
+            "job": "multivi",
             "method": "multivi",
             "why": "it models counts, and this RNA is smoothed log values",
         }
@@ -166,7 +166,7 @@ def test_a_method_that_cannot_is_told():
 
 def results(ours, other):
     return [
-        {"data": "SNARE-seq cortex", "fold": str(i), "method": name, "task": "annotation", "metric": "accuracy", "value": v}
+        {"data": "SNARE-seq cortex", "fold": str(i), "job": name, "method": name, "task": "annotation", "metric": "accuracy", "value": v}
         for name, values in (("EpiFoundation", ours), ("LSI", other))
         for i, v in enumerate(values)
     ]  # fmt: skip
