@@ -2,7 +2,6 @@
 
 import numpy as np
 import scipy.sparse as sp
-from anndata import AnnData
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from sklearn.decomposition import TruncatedSVD
@@ -33,19 +32,6 @@ def logistic(embedding, labels, train):
 def ridge(embedding, expression, train, penalty=10.0):
     """Expression of the other cells by ridge regression."""
     return Ridge(penalty).fit(embedding[train], expression[train]).predict(embedding[~train])
-
-
-def peakvi(atac, known, seed, *, batch_key=None, max_epochs=None):
-    """Embedding by PeakVI, trained on the `known` cells; its epochs by default. Needs scvi-tools."""
-    import scvi
-
-    scvi.settings.seed = seed
-    data = AnnData(sp.csr_matrix(atac.X, dtype=np.float32), obs=atac.obs.copy(), var=atac.var)
-    trained = data[known].copy()
-    scvi.model.PEAKVI.setup_anndata(trained, batch_key=batch_key)
-    model = scvi.model.PEAKVI(trained)
-    model.train(max_epochs=max_epochs or 500, enable_progress_bar=False, accelerator="cpu")
-    return np.asarray(model.get_latent_representation(data))
 
 
 def harmony(embedding, obs, batch_key, seed=0):
