@@ -91,7 +91,7 @@ def cost(split: Split, fitted: Fitted) -> dict[str, float]:
 
 def integration(split: Split, embeddings: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """Scores of scib-metrics over all cells, for all methods at once; how much of the variance is of batches is held against LSI."""
-    cells = AnnData(obs=split.atac.obs.copy())
+    cells = AnnData(split.atac.X, obs=split.atac.obs.copy(), var=split.atac.var.copy())
     names = {f"method {i}": name for i, name in enumerate(embeddings)}
     for key, name in names.items():
         cells.obsm[key] = embeddings[name].astype(np.float32)

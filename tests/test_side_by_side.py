@@ -195,3 +195,17 @@ def test_what_is_measured_again_takes_the_place_of_what_was():
 def test_the_page_is_made_of_the_results():
     told = json.loads(side_by_side.RESULTS.read_text())
     assert (page.DOCS / "benchmarks.md").read_text() == page.head(told["meta"]) + page.tables(told)
+
+
+def test_what_mixes_batches_and_keeps_types_integrates_best(split):
+    rng = np.random.default_rng(0)
+    types, batches = (pd.Categorical(split.atac.obs[name]).codes for name in ("cell_type", "batch"))
+    noise = rng.standard_normal((split.atac.n_obs, 4)) * 0.1
+    embeddings = {
+        "LSI": np.c_[types, 3 * batches, noise],
+        "good": np.c_[types, 0 * types, noise],
+        "bad": np.c_[0 * types, batches, noise],
+    }
+    found = scores.integration(split, embeddings)
+    assert found["good"]["Total"] > found["LSI"]["Total"] > found["bad"]["Total"]
+    assert found["good"]["Batch correction"] > found["bad"]["Batch correction"] + 0.2
