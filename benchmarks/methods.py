@@ -311,7 +311,6 @@ ABLATIONS: dict[str, Callable[[], dict]] = {
     "peak vectors not measured, but learned": lambda: {"training": ep.TrainingConfig(warm_start=False)},
     "cells stay in the vectors of their peaks": lambda: left_in(),
     "measured vectors learn on, 0.05 as fast": lambda: {"training": ep.TrainingConfig(peak_lr=0.05)},
-    "measured vectors learn as fast as the rest": lambda: {"training": ep.TrainingConfig(peak_lr=1.0)},
     "attention, 2 heads": lambda: {"config": ep.ModelConfig(n_heads=2)},
     "attention, 2 heads, M = 8 seeds": lambda: {"config": ep.ModelConfig(n_heads=2, n_seeds=8)},
     "d = 64": lambda: {"config": ep.ModelConfig(dim=64)},

@@ -41,7 +41,7 @@ SOME = {
     "multivi": ("SNARE-seq cortex", "PBMC 51 loci", "bone marrow", "simulated, 200 fragments"),
     "harmony": ("SNARE-seq cortex", "PBMC 51 loci", "bone marrow", "simulated, 200 fragments"),
     "gene_activity": ("SNARE-seq cortex", "PBMC 51 loci", "bone marrow", "simulated, 200 fragments"),
-    "epifoundation_transformer": ("SNARE-seq cortex", "simulated, 200 fragments"),
+    "epifoundation_transformer": ("SNARE-seq cortex",),
     "epifoundation_bundled": ("SNARE-seq cortex", "PBMC 51 loci"),
 }
 ROBUSTNESS_DATA = INTEGRATION_DATA = ("SNARE-seq cortex", "simulated, 200 fragments")

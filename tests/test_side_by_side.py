@@ -195,6 +195,8 @@ def test_what_is_measured_again_takes_the_place_of_what_was():
 def test_the_page_is_made_of_the_results():
     told = json.loads(side_by_side.RESULTS.read_text())
     assert (page.DOCS / "benchmarks.md").read_text() == page.head(told["meta"]) + page.tables(told)
+    readme = page.README.read_text()
+    assert readme == page.with_summary(readme, told)
 
 
 def test_what_mixes_batches_and_keeps_types_integrates_best(split):

@@ -181,7 +181,7 @@ class TrainingConfig:
         Peak of the one-cycle learning rate.
     peak_lr
         Learning rate of the peak vectors, as a fraction of `lr`. None: they stay as they were measured (`warm_start`), or learn 0.05 as fast as
-        the rest where they were not, or on a part of the cells alone (`buffer`). Low-rank updates (``finetune(rank=...)``) learn at `lr`.
+        the rest where they were not. Low-rank updates (``finetune(rank=...)``) learn at `lr`.
     weight_decay
         Of all but the peak vectors.
     peak_dropout

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..training import Fitted, Pretraining
 
 N_COMPONENTS = 30  # of RNA, by which cells are clustered and neighbours found
-PEAK_LR = 0.05  # where peaks were measured on a part of the cells, which may lack some
 
 
 def train(
@@ -50,8 +49,6 @@ def train(
     scores = pooling = None
     if data.stored is not None:  # the neighbours of a cell may be anywhere
         training = replace(training, n_neighbors=1)
-        if training.peak_lr is None and data.n_train > len(data.train):
-            training = replace(training, peak_lr=PEAK_LR)
     if data.target is not None and (training.warm_start or training.n_neighbors > 1):
         expression = sp.csr_matrix(data.target[data.train])
         expression = log_normalise(expression) if config.objective == "counts" else expression
