@@ -218,11 +218,11 @@ def _scvi(split: Split, seed: int, name: str) -> Fitted:
 
 def multivi(split: Split, seed: int) -> dict[str, Fitted]:
     """MultiVI (Ashuach et al. 2023) on known cells with both and on the others with ATAC alone."""
-    import scvi
-
     needs_rna(split)
     if not split.counts:
         raise UnfitError("it models counts, and this RNA is smoothed log values")
+    import scvi
+
     scvi.settings.seed = seed
 
     def ready(atac: AnnData, expression: sp.csr_matrix | None = None) -> MuData:

@@ -107,12 +107,14 @@ def plan(options):
 
 def run(jobs, *, with_integration):
     """Rows of all jobs; those that compare embeddings come last."""
-    rows = spread(jobs)
+    rows = in_two_processes(jobs)
     whole = {job[1:3] for job in jobs if job[0] == "method" and job[1] in INTEGRATION_DATA}
-    return rows + spread([("integration", *where, "integration") for where in sorted(whole) if with_integration])
+    return rows + in_two_processes(
+        [("integration", *where, "integration") for where in sorted(whole) if with_integration]
+    )
 
 
-def spread(jobs):
+def in_two_processes(jobs):
     rows = []
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["methods", "scores"])  # imported once for all processes

@@ -102,11 +102,15 @@ def embedding_of(
 
     With `own`, what cells gave to the vectors of peaks (NaN for those that gave nothing), they are embedded as if they had not: as new cells are.
     """
-    parts = [part.cpu().numpy() for *_, part in encode_cells(model, matrix, projection, names, show=show)]
-    embedding = np.concatenate([np.zeros((0, model.config.dim), np.float32), *parts])
+    embedding = np.zeros((len(names), model.config.dim), dtype=np.float32)
+    is_new = np.ones(len(names), dtype=bool) if own is None else np.isnan(own[:, 0])
+    as_new = np.flatnonzero(is_new)
+    new = matrix if is_new.all() else matrix[as_new]
+    for part, _, of_part in encode_cells(model, new, projection, names[as_new], show=show):
+        embedding[as_new[part]] = of_part.cpu().numpy()
     if own is None:
         return embedding
-    counted = np.flatnonzero(~np.isnan(own[:, 0]))
+    counted = np.flatnonzero(~is_new)
     for start in range(0, len(counted), LEFT_OUT):
         rows = counted[start : start + LEFT_OUT]
         for _, _, ids, offsets in _iter_tensors(matrix[rows], projection, names[rows], len(rows)):

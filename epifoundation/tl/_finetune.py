@@ -27,7 +27,7 @@ from ..pp._mapping import map_onto
 from ._batches import take_out_batches
 from ._encode import embedding_of
 from ._label_head import check_labels, head_on
-from ._measured_head import with_measured_head
+from ._measured_head import has_counts, with_measured_head
 from ._train import train
 from ._training_data import TrainingData, held_out, prepare
 
@@ -229,6 +229,8 @@ def finetune(
     else:
         tuned = finish(tuned)
     if rank is None:
+        if not has_counts(tuned, prepared):
+            return tuned
         names = pd.RangeIndex(prepared.pattern.shape[0])
         embedding = embedding_of(tuned, prepared.pattern, None, names, show=False)
         return with_measured_head(tuned, prepared, embedding, rng)

@@ -19,6 +19,11 @@ PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 CHUNK = 4096
 
 
+def has_counts(model: EpiFoundation, data: TrainingData) -> bool:
+    """Whether there is what a measured head is fitted to: counts of all genes of a model of counts."""
+    return model.config.objective == "counts" and data.target is not None and data.target.shape[1] == len(data.genes)
+
+
 def with_measured_head(
     model: EpiFoundation, data: TrainingData, embedding: np.ndarray, rng: np.random.Generator
 ) -> EpiFoundation:
@@ -26,7 +31,7 @@ def with_measured_head(
 
     Fitted to the `embedding` of the training cells; the width of the kernel and the penalty are those of the least squared error on the validation cells.
     """
-    if model.config.objective != "counts" or data.target is None or data.target.shape[1] < len(data.genes):
+    if data.target is None or not has_counts(model, data):
         return model
     cells = {}
     for part, rows in (("train", data.train), ("held", data.held)):

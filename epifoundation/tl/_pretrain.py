@@ -24,7 +24,7 @@ from ..vocabulary import PeakVocabulary
 from ._batches import take_out_batches
 from ._encode import embedding_of
 from ._label_head import check_labels, head_on
-from ._measured_head import with_measured_head
+from ._measured_head import has_counts, with_measured_head
 from ._peak_head import with_peak_head
 from ._stored_data import is_stored, prepare_stored
 from ._stream import Cells
@@ -224,13 +224,15 @@ def pretrain(
     model = EpiFoundation(fitted.network, prepared.peaks, prepared.genes, training=summary).to(device)
     if prepared.batch_codes is not None:
         model = take_out_batches(model, prepared.pattern, prepared.train, prepared.batch_codes, rng, codes, fitted.own)
-    names = pd.RangeIndex(prepared.pattern.shape[0])
-    embedding = embedding_of(model, prepared.pattern, None, names, show=False, own=fitted.own)
-    model = with_measured_head(model, prepared, embedding, rng)
-    if prepared.target is not None and model.config.predicts_peaks and not training.peak_weight:
-        model = with_peak_head(model, prepared, embedding)
-    if labels is not None:
-        model, _ = head_on(model, embedding, labels, prepared.train, prepared.held)
+    needs_peaks = prepared.target is not None and model.config.predicts_peaks and not training.peak_weight
+    if needs_peaks or labels is not None or has_counts(model, prepared):
+        names = pd.RangeIndex(prepared.pattern.shape[0])
+        embedding = embedding_of(model, prepared.pattern, None, names, show=False, own=fitted.own)
+        model = with_measured_head(model, prepared, embedding, rng)
+        if needs_peaks:
+            model = with_peak_head(model, prepared, embedding)
+        if labels is not None:
+            model, _ = head_on(model, embedding, labels, prepared.train, prepared.held)
     if checkpoint is not None and is_first:
         model.save_pretrained(checkpoint, overwrite=True)
     return model.to(device)
