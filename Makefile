@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS = $(THREADS)
 # Threads that wait give the core away: on a machine that is busy otherwise, spinning costs minutes.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test quick lint types docs bench bench-quick clean
+.PHONY: demo test quick lint types docs package bench bench-quick clean
 
 demo: .venv/demo
 	$(BIN)/python benchmarks/demo.py
@@ -29,6 +29,15 @@ types: .venv/lint
 docs: .venv/docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
+# Wheel and sdist, and whether the wheel works in an environment with nothing else in it.
+package: .venv/package
+	rm -rf dist build/alone
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m venv build/alone
+	build/alone/bin/pip install -q dist/*.whl -c constraints.txt
+	cd build && alone/bin/python ../benchmarks/quickstart.py
+
 # Every method on every task: about an hour. docs/benchmarks.md is made of what it measures.
 bench: .venv/bench
 	$(BIN)/python benchmarks/side_by_side.py
@@ -38,7 +47,7 @@ bench-quick: .venv/bench
 	$(BIN)/python benchmarks/side_by_side.py --quick
 
 clean:
-	rm -rf .venv demo docs/_build docs/tutorials docs/generated
+	rm -rf .venv demo dist build/alone docs/_build docs/tutorials docs/generated
 
 # torch comes first: its pinned build is for the CPU, and what follows must not fetch another.
 .venv/torch: constraints.txt
@@ -59,10 +68,14 @@ clean:
 	$(BIN)/pip install -q -e ".[demo,bench]" -c constraints.txt
 	@touch $@
 
+.venv/package: .venv/torch
+	$(BIN)/pip install -q --group package -c constraints.txt
+	@touch $@
+
 .venv/lint: .venv/demo
 	$(BIN)/pip install -q --group lint -c constraints.txt
 	@touch $@
 
 .venv/docs: .venv/demo
-	$(BIN)/pip install -q --group docs -c constraints.txt
+	$(BIN)/pip install -q -e ".[demo,docs]" -c constraints.txt
 	@touch $@

@@ -1,9 +1,16 @@
 """Sphinx configuration."""
 
 import shutil
+import zlib
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from mudata import MuData
 from sphinx.ext.napoleon import NumpyDocstring
 
 HERE = Path(__file__).parent
@@ -14,10 +21,42 @@ shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", dirs_exist_ok=Tru
 def prose_returns(self: NumpyDocstring, section: str) -> list[str]:
     """What a tool writes is told in sentences and lists, which napoleon would take for pairs of name and type."""
     lines = self._parse_generic_section("Returns", use_admonition=False)
-    return [line.removeprefix(": ") for line in lines]  # put there by sphinx-autodoc-typehints
+    # The colon is put there by sphinx-autodoc-typehints.
+    return [line.removeprefix(": ") for line in lines if line.strip() != ":"]
 
 
 NumpyDocstring._parse_returns_section = prose_returns
+
+
+KINDS = {"None": "data", "typing.Any": "data", "typing.Literal": "data", "scanpy.pl.umap": "function"}
+
+
+def inventory(name: str, pages: dict[str, str]) -> str:
+    """Where the types that signatures name are explained, as the file that Sphinx looks links up in: no network is needed to build."""
+    path = HERE / "_build" / "inventories" / f"{name}.inv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n# The remainder of this file is compressed using zlib.\n"
+    lines = [f"{each} py:{KINDS.get(each, 'class')} 1 {page} -\n" for each, page in pages.items()]
+    path.write_bytes(head.encode() + zlib.compress("".join(lines).encode()))
+    return str(path)
+
+
+PUBLIC = {  # where types are documented, of those that are defined elsewhere
+    AnnData: "anndata.AnnData",
+    MuData: "mudata.MuData",
+    pd.DataFrame: "pandas.DataFrame",
+    pd.Series: "pandas.Series",
+    pd.Index: "pandas.Index",
+    np.random.Generator: "numpy.random.Generator",
+    npt.ArrayLike: "numpy.typing.ArrayLike",
+    Axes: "matplotlib.axes.Axes",
+}
+
+
+def typehints_formatter(annotation: object, _: object) -> str | None:
+    """Types by the names that people import them by."""
+    return next((f":class:`~{name}`" for kind, name in PUBLIC.items() if annotation == kind), None)
+
 
 project = "EpiFoundation"
 author = "The EpiFoundation toolkit developers"
@@ -28,10 +67,12 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",
 ]
+suppress_warnings = ["config.cache"]  # functions in here cannot be kept from build to build
 exclude_patterns = ["measured", "_build", "jupyter_execute"]
 autosummary_generate = True
 autodoc_member_order = "bysource"
@@ -48,6 +89,63 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
+TYPES = {
+    "anndata": (
+        "https://anndata.readthedocs.io/en/stable/",
+        {"anndata.AnnData": "generated/anndata.AnnData.html#anndata.AnnData"},
+    ),
+    "mudata": (
+        "https://mudata.readthedocs.io/en/latest/",
+        {"mudata.MuData": "api/generated/mudata.MuData.html#mudata.MuData"},
+    ),
+    "matplotlib": (
+        "https://matplotlib.org/stable/",
+        {
+            "matplotlib.axes.Axes": "api/_as_gen/matplotlib.axes.Axes.html",
+            "matplotlib.figure.Figure": "api/_as_gen/matplotlib.figure.Figure.html",
+        },
+    ),
+    "numpy": (
+        "https://numpy.org/doc/stable/",
+        {
+            "numpy.typing.ArrayLike": "reference/typing.html#numpy.typing.ArrayLike",
+            "numpy.ndarray": "reference/generated/numpy.ndarray.html",
+            "numpy.random.Generator": "reference/random/generator.html",
+        },
+    ),
+    "pandas": (
+        "https://pandas.pydata.org/docs/",
+        {
+            "pandas.DataFrame": "reference/api/pandas.DataFrame.html",
+            "pandas.Series": "reference/api/pandas.Series.html",
+            "pandas.Index": "reference/api/pandas.Index.html",
+        },
+    ),
+    "scipy": (
+        "https://docs.scipy.org/doc/scipy/",
+        {"scipy.sparse.csr_matrix": "reference/generated/scipy.sparse.csr_matrix.html"},
+    ),
+    "scanpy": ("https://scanpy.readthedocs.io/en/stable/", {"scanpy.pl.umap": "generated/scanpy.pl.umap.html"}),
+    "torch": ("https://docs.pytorch.org/docs/stable/", {"torch.device": "tensor_attributes.html#torch.device"}),
+    "python": (
+        "https://docs.python.org/3/",
+        {
+            **{name: f"library/functions.html#{name}" for name in ("int", "float", "bool")},
+            **{name: f"library/stdtypes.html#{name}" for name in ("str", "dict", "list", "tuple")},
+            **{
+                f"collections.abc.{name}": f"library/collections.abc.html#collections.abc.{name}"
+                for name in ("Sequence", "Mapping", "Iterable", "Callable")
+            },
+            **{f"typing.{name}": f"library/typing.html#typing.{name}" for name in ("Any", "Literal")},
+            "pathlib.Path": "library/pathlib.html#pathlib.Path",
+            "os.PathLike": "library/os.html#os.PathLike",
+            "None": "library/constants.html#None",
+        },
+    ),
+}
+intersphinx_mapping = {name: (url, inventory(name, pages)) for name, (url, pages) in TYPES.items()}
+
 html_theme = "sphinx_book_theme"
 html_title = "EpiFoundation"
 html_static_path = ["_static"]
+html_css_files = ["beside.css"]

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
+
+READER: Any = gzip
+DAMAGED: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)  # what reading raises then
+try:
+    from isal import igzip, igzip_lib  # of the extra [fragments], and faster
+except ImportError:
+    pass
+else:
+    READER, DAMAGED = igzip, (*DAMAGED, cast("type[Exception]", igzip_lib.IsalError))
+NO_TEXT: tuple[type[Exception], ...] = (*DAMAGED, OSError, UnicodeDecodeError)
 
 BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # SAM specification, 4.1.2
 
@@ -20,7 +31,7 @@ def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
             msg = f"{str(path)!r} is truncated: it lacks the end mark of bgzip. Copy it again, or compress it anew."
             raise ValueError(msg)
     raw.seek(0)
-    return cast("IO[bytes]", gzip.open(raw)) if head[:2] == BGZIP_END[:2] else raw
+    return cast("IO[bytes]", READER.open(raw)) if head[:2] == BGZIP_END[:2] else raw
 
 
 def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[list[str]]:
@@ -40,7 +51,7 @@ def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[
     try:
         with path.open("rb") as raw:
             lines = open_text(raw, path).read().decode().splitlines()
-    except (EOFError, OSError, UnicodeDecodeError) as error:
+    except NO_TEXT as error:
         msg = f"{str(path)!r} is no text, or is truncated: {error}."
         raise ValueError(msg) from error
     rows = []

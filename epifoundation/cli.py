@@ -319,6 +319,44 @@ def convert(
     _save(model, output, overwrite=overwrite)
 
 
+@app.command(
+    epilog="Example: epifoundation report annotated.h5mu -o report.html --label-key cell_type --batch-key donor --gene CD79A --gene CD8A"
+)
+def report(
+    file: Annotated[
+        Path,
+        typer.Argument(help="File of embedded cells (.h5ad, .h5mu, .zarr), which is read whole.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.", show_default=False)],
+    label_key: LabelKey = None,
+    batch_key: BatchKey = None,
+    gene: Annotated[Optional[list[str]], typer.Option(help="To be shown; may be given several times.")] = None,
+    title: Annotated[str, typer.Option(help="Heading.")] = "EpiFoundation report",
+    modality: Modality = "atac",
+    rna_modality: RnaModality = "rna",
+    key_added: KeyAdded = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    config: Config = None,
+) -> None:
+    """Write one HTML file with what was found out about cells."""
+    ep = _package(quiet=True)
+    written = ep.pl.report(
+        _read(file),
+        output,
+        label_key=label_key,
+        batch_key=batch_key,
+        genes=gene,
+        title=title,
+        modality=modality,
+        rna_modality=rna_modality,
+        key_added=key_added,
+        overwrite=overwrite,
+        rng=seed,
+    )
+    typer.echo(str(written))
+
+
 @app.command(epilog="Example: epifoundation models")
 def models() -> None:
     """List the models that are known by name."""

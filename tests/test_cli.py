@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import epifoundation as ep
 from epifoundation import cli
 
-COMMANDS = ["embed", "annotate", "pretrain", "finetune", "convert", "models"]
+COMMANDS = ["embed", "annotate", "pretrain", "finetune", "convert", "report", "models"]
 
 
 def run(*arguments):
@@ -91,6 +91,18 @@ def test_unknown_fields_of_a_table(folder):
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q")
     assert isinstance(done.exception, ValueError)
     assert "TrainingConfig has no ['epochs']" in str(done.exception)
+
+
+def test_report(folder):
+    done = run("embed", folder / "m.h5mu", "-m", folder / "model", "-q")
+    assert done.exit_code == 0, done.exception
+    options = ["--label-key", "cell_type", "--batch-key", "batch", "--title", "Nine batches"]
+    done = run("report", folder / "m.h5mu", "-o", folder / "report.html", *options)
+    assert done.exit_code == 0, done.exception
+    assert done.output.strip() == str(folder / "report.html")
+    assert "<h1>Nine batches</h1>" in (folder / "report.html").read_text()
+    again = run("report", folder / "m.h5mu", "-o", folder / "report.html")
+    assert isinstance(again.exception, FileExistsError)
 
 
 @pytest.mark.slow

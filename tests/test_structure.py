@@ -112,11 +112,12 @@ def test_import_sets_up_no_logging_and_prints_nothing():
 def test_tools_take_data_first_and_options_by_keyword(module, name):
     parameters = list(inspect.signature(getattr(getattr(ep, module), name)).parameters.values())
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    # Before there are peaks, and fragments on them, there is no data; and curves of training are of models.
+    # Before there are peaks, and fragments on them, there is no data; curves of training are of models; a report is a file.
     others = {
         "consensus_peaks": (["sources"],),
         "count_fragments": (["fragments", "peaks"],),
         "training": (["models"],),
+        "report": (["data", "path"],),
     }
     expected = others.get(name, (["data"], ["data", "model"]))
     assert positional in expected
@@ -141,7 +142,8 @@ def test_public_functions_are_documented(module, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(name for name in sys.modules if name.split(".")[0] == "epifoundation"))
-def test_examples_of_the_docstrings_run(module):
+def test_examples_of_the_docstrings_run(module, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # some write files
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)

@@ -179,7 +179,7 @@ def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame,
     try:
         from liftover import ChainFile
     except ImportError as error:
-        msg = "Lifting peaks over needs the package `liftover`: pip install liftover."
+        msg = "Lifting peaks over needs the package `liftover`: `pip install 'epifoundation[fragments]'`."
         raise ImportError(msg) from error
     try:
         place = ChainFile(str(path))

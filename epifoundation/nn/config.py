@@ -105,7 +105,7 @@ class ModelConfig:
 
     @property
     def predicts_peaks(self) -> bool:
-        """Whether there is a head for held-out peaks: the paper's objective has none."""
+        """Whether there is a head for held-out peaks; the paper's objective has none."""
         return self.decoder == "linear" or self.objective == "peaks"
 
     @classmethod

@@ -6,7 +6,8 @@ from ._coverage import coverage
 from ._expression import expression
 from ._integration import integration
 from ._links import links
+from ._report import report
 from ._training import training
 from ._umap import umap
 
-__all__ = ["annotation", "composition", "coverage", "expression", "integration", "links", "training", "umap"]
+__all__ = ["annotation", "composition", "coverage", "expression", "integration", "links", "report", "training", "umap"]

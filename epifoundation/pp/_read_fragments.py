@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -15,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .._files import open_text
+from .._files import DAMAGED, open_text
 from .._settings import settings
 from ..genome._intervals import with_prefix
 
@@ -53,7 +51,7 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
         while True:
             try:
                 text = stream.read(BLOCK)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            except DAMAGED as error:
                 msg = f"{str(path)!r} is truncated or damaged: {error}. Copy it again."
                 raise ValueError(msg) from error
             block = rest + text
