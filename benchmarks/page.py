@@ -141,7 +141,7 @@ Every method on every task, in one run: `make bench`. This page is made of its r
 {meta["python"]}, {versions}; {meta["minutes"]:.0f} minutes, {meta["threads"]}{again}. A figure is the mean of three folds ± their standard deviation; the seed is the number of the fold. Bold
 is the best of a column. What is meant by EpiFoundation without more is `ep.tl.pretrain` with its defaults, then `ep.tl.annotate` and `ep.tl.predict_expression`.
 
-PeakVI, PoissonVI and MultiVI see 150,000 cells in training (21 epochs of the cortex), about twice what ours sees, and the ATAC of all cells, those held out included: their defaults (500
+PeakVI, PoissonVI and MultiVI see 100,000 cells in training (14 epochs of the cortex), a quarter more than ours sees, and the ATAC of all cells, those held out included: their defaults (500
 epochs, or until nothing improves) would take hours here.
 
 ```{{image}} _static/benchmarks.png
