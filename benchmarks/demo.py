@@ -1,7 +1,8 @@
 """`make demo`: the bundled multiome through the bundled model, and a picture.
 
 Annotation is scored on the cells that the model never saw, beside LSI (50) + logistic regression fitted on the
-same training cells. Writes `demo/umap.png` and `demo/pbmc_annotated.h5mu`.
+same training cells. Writes `demo/umap.png`, `demo/report.html` and
+`demo/pbmc_annotated.h5mu`.
 """
 
 import time
@@ -70,7 +71,8 @@ def main():
     FOLDER.mkdir(exist_ok=True)
     draw(atac, FOLDER / "umap.png")
     mdata.write_h5mu(FOLDER / "pbmc_annotated.h5mu")
-    print(f"wrote {FOLDER / 'umap.png'} and {FOLDER / 'pbmc_annotated.h5mu'}")
+    report = ep.pl.report(mdata, FOLDER / "report.html", label_key="cell_type", title="Blood cells", overwrite=True)
+    print(f"wrote {FOLDER / 'umap.png'}, {FOLDER / 'pbmc_annotated.h5mu'} and {report}, which a browser opens")
 
 
 def draw(atac, path):

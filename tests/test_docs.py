@@ -207,3 +207,12 @@ def test_what_others_read_about_the_package_is_true():
         name = renamed.get(name, name)
         assert needs.pop(name) == f"{name}>={least}"
     assert needs == {"python": f"python{project['requires-python']}"}
+
+
+def test_pictures_of_tutorials_have_a_text():
+    drawing = re.compile(r"\bep\.pl\.(?!report)\w+\(|\bsc\.pl\.umap\(|\bax\.\w+\(")
+    for path in TUTORIALS:
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code" and drawing.search("".join(cell["source"])):
+                alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+                assert len(alt) > 20, f"{path.name}: {''.join(cell['source'])[:80]}"
