@@ -68,7 +68,7 @@ clean:
 	$(BIN)/pip install -q -e ".[demo,bench]" -c constraints.txt
 	@touch $@
 
-.venv/package: .venv/torch
+.venv/package: .venv/torch pyproject.toml
 	$(BIN)/pip install -q --group package -c constraints.txt
 	@touch $@
 

@@ -14,8 +14,8 @@ Data: TypeAlias = AnnData | MuData
 RNG: TypeAlias = int | np.random.Generator | None
 
 
-def get_atac(data: Any, modality: str = "atac") -> AnnData:
-    """The ATAC modality: `data` itself when it is an AnnData."""
+def get_atac(data: Any, modality: str = "atac", *, peaks: bool = True) -> AnnData:
+    """The ATAC modality: `data` itself when it is an AnnData. Without `peaks`, it may be a file of results, which has none."""
     if isinstance(data, AnnData):
         atac = data
     elif isinstance(data, MuData):
@@ -24,7 +24,7 @@ def get_atac(data: Any, modality: str = "atac") -> AnnData:
     else:
         msg = f"Expected an AnnData or MuData object, got {type(data).__name__}."
         raise TypeError(msg)
-    if not atac.n_vars:
+    if peaks and not atac.n_vars:
         msg = "The ATAC modality has no peaks."
         raise ValueError(msg)
     check_unique(atac.var_names, "peak names", "drop or merge the copies")
@@ -97,7 +97,7 @@ def check_values(values: np.ndarray, indptr: np.ndarray, names: pd.Index, what: 
     expected = "finite numbers" if signed else "non-negative counts"
     msg = (
         f"{what} must hold {expected}: found {values[first]} in cell {cell!r} "
-        f"({int(bad.sum()):,} such values where this was seen). Pass the raw counts, for instance from a layer."
+        f"({int(bad.sum()):,} such values where this was seen). Pass the raw counts."
     )
     raise ValueError(msg)
 

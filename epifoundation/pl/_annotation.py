@@ -62,7 +62,7 @@ def annotation(
     """
     import matplotlib.pyplot as plt
 
-    atac, keys = get_atac(data, modality), Keys.of(key_added)
+    atac, keys = get_atac(data, modality, peaks=False), Keys.of(key_added)
     n_bins = integer(n_bins, "n_bins", least=2)
     missing = [name for name in (keys.cell_type, keys.confidence) if name not in atac.obs]
     if missing:

@@ -54,7 +54,7 @@ def composition(
     """
     import matplotlib.pyplot as plt
 
-    atac, keys = get_atac(data, modality), Keys.of(key_added)
+    atac, keys = get_atac(data, modality, peaks=False), Keys.of(key_added)
     if color is None and keys.cell_type not in atac.obs:
         msg = f"No {keys.cell_type!r} in `obs`: run `epifoundation.tl.annotate` first, or name labels with `color=`."
         raise ValueError(msg)

@@ -40,7 +40,7 @@ def coverage(data: Data, *, modality: str = "atac", key_added: str | None = None
     """
     import matplotlib.pyplot as plt
 
-    atac, keys = get_atac(data, modality), Keys.of(key_added)
+    atac, keys = get_atac(data, modality, peaks=False), Keys.of(key_added)
     report = atac.uns.get(keys.uns, {}).get("peaks")
     if report is None or keys.coverage not in atac.obs:
         msg = f"No coverage in `obs[{keys.coverage!r}]`: run `epifoundation.tl.embed` or `epifoundation.pp.map_peaks` first."

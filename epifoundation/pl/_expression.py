@@ -72,8 +72,8 @@ def expression(
 
     atac, keys = get_atac(data, modality), Keys.of(key_added)
     predicted, scale = _predicted(data, atac, keys, rna_modality)
-    true = _measured(data, measured, layer, rna_modality, scale)
-    names = [name for name in predicted.columns if name in true.columns]
+    true = _measured(data, measured, layer, rna_modality, scale, predicted.columns)
+    names = list(true.columns)
     cells = predicted.index.intersection(true.index)
     if not names or not len(cells):
         msg = f"Predicted and measured expression share {len(names):,} genes and {len(cells):,} cells; there is nothing to compare."
@@ -82,6 +82,9 @@ def expression(
     known = predicted.notna().all(axis=1)
     groups = obs_column(data, atac, groupby, "groupby").reindex(predicted.index)
     known &= groups.notna()
+    if not known.any():
+        msg = f"No cell has a predicted expression and a group in {groupby!r}."
+        raise ValueError(msg)
     predicted, true, groups = predicted[known], true[known], groups[known].astype(str)
     per_gene = predicted.corrwith(true) if len(predicted) > 1 else pd.Series(np.nan, index=pd.Index(names))
     if genes is None:
@@ -143,17 +146,23 @@ def _predicted(data: Data, atac: AnnData, keys: Keys, rna_modality: str) -> tupl
     raise ValueError(msg)
 
 
-def _measured(data: Data, measured: AnnData | None, layer: str | None, rna_modality: str, scale: str) -> pd.DataFrame:
-    """Cells x genes on the scale of what was predicted."""
+def _measured(
+    data: Data, measured: AnnData | None, layer: str | None, rna_modality: str, scale: str, predicted: pd.Index
+) -> pd.DataFrame:
+    """Cells x those genes that were predicted, on the scale of that."""
     if measured is None:
         if not isinstance(data, MuData):
             msg = "Nothing was measured: pass `measured`, cells x genes, or a MuData with an RNA modality."
             raise ValueError(msg)
         measured = get_modality(data, rna_modality, option="rna_modality")
     values = in_memory(get_matrix(measured, layer))
+    stored = values.data if sp.issparse(values) else values
+    totals = np.asarray(values.sum(axis=1), dtype=np.float64).reshape(-1, 1)
+    names = predicted.intersection(measured.var_names, sort=False)
+    values = values[:, measured.var_names.get_indexer(names)]  # before it is dense: few genes may be asked of many
     values = np.asarray(values.todense() if sp.issparse(values) else values, dtype=np.float64)
-    if "log1p of counts" in scale and (values % 1 == 0).all():
-        values = np.log1p(PER_CELL * values / np.maximum(values.sum(axis=1, keepdims=True), 1))
+    if "log1p of counts" in scale and (stored % 1 == 0).all():
+        values = np.log1p(PER_CELL * values / np.maximum(totals, 1))
     elif scale.startswith("probability"):
         values = (values > 0).astype(np.float64)
-    return pd.DataFrame(values, index=measured.obs_names, columns=measured.var_names)
+    return pd.DataFrame(values, index=measured.obs_names, columns=names)

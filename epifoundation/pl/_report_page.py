@@ -118,7 +118,8 @@ def side_by_side(parts: list[str]) -> str:
 
 def table(frame: pd.DataFrame, caption: str = "") -> str:
     """A table that can be sorted by each column and, where it is long, searched."""
-    is_number = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    kinds = pd.api.types
+    is_number = [kinds.is_numeric_dtype(kind) and not kinds.is_bool_dtype(kind) for kind in frame.dtypes]
     heads = "".join(
         f'<th scope="col"{" class=number" if number else ""}><button>{escape(str(name))}</button></th>'
         for name, number in zip(frame.columns, is_number, strict=True)
@@ -126,7 +127,7 @@ def table(frame: pd.DataFrame, caption: str = "") -> str:
     rows = []
     for values in frame.itertuples(index=False):
         cells = (
-            f'<td class="number" data-value="{"" if pd.isna(value) else value}">{escape(said(value))}</td>'
+            f'<td class="number" data-value="{_sorted_by(value)}">{escape(said(value))}</td>'
             if number
             else f"<td>{escape(said(value))}</td>"
             for value, number in zip(values, is_number, strict=True)
@@ -141,16 +142,25 @@ def table(frame: pd.DataFrame, caption: str = "") -> str:
     return f'{search}<div class="wide"><table class="sortable">{above}<thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
+def _sorted_by(value: Any) -> str:
+    """A number as JavaScript reads it."""
+    if pd.isna(value):
+        return ""
+    return str(value) if np.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 def said(value: Any) -> str:
     """A value as it is read: thousands apart, three digits, no brackets."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float) and np.isinf(value):
+        return "∞" if value > 0 else "-∞"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     if isinstance(value, np.ndarray | list | tuple):

@@ -77,7 +77,7 @@ def pretrain(
         Layer of the RNA modality that holds the target; default ``X``.
     batch_key
         Column of ``obs`` with batches: what they change enters the decoder, and directions of the embedding along which they differ,
-        among like cells, by more than a tenth of what groups of cells do are taken out of it.
+        among like cells, by more than 0.3 of the variance of cells of one kind and batch are taken out of it.
     label_key
         Column of ``obs`` with cell types: a linear label head is fitted on the embedding afterwards and its
         temperature on the validation cells. Cells with a missing label are left out of that.
