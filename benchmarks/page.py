@@ -49,7 +49,7 @@ TASKS = {
     "robustness": ("Robustness", "Accuracy when cells to be annotated have fewer fragments, or peaks moved by up to 100 bases. Methods that read columns are given ours, matched by overlap."),
     "integration": (
         "Integration",
-        "Scores of scib-metrics over 2,500 cells drawn at random, known and held out. Harmony, PeakVI, PoissonVI and MultiVI see all cells, PeakVI and PoissonVI with their batches; the others embed a batch that is new to them.",
+        "Scores of scib-metrics over 1,200 cells drawn at random, known and held out. Harmony, PeakVI, PoissonVI and MultiVI see all cells, PeakVI and PoissonVI with their batches; the others embed a batch that is new to them.",
     ),
     "links": ("Peak–gene links", "Planted links in 2,000 simulated cells, among peaks within 100 kb of a gene."),
     "cost": (

@@ -27,6 +27,7 @@ THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 os.environ |= dict.fromkeys(THREADS, "1")  # before anything reads them; the processes inherit it
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
+PROCESSES = 2
 RESULTS = Path(__file__).parent / "results" / "side_by_side.json"
 BUILD = Path(__file__).parents[1] / "build"
 QUICK = BUILD / "bench_quick.json"
@@ -60,17 +61,18 @@ def main():
     options = parser.parse_args()
     path = QUICK if options.quick else RESULTS
     if not options.page:
-        began = time.perf_counter()
         is_part = (options.only or options.data) and path.exists()
         if not is_part and not options.quick:
             shutil.rmtree(EMBEDDINGS, ignore_errors=True)
-        rows = run(plan(options), with_integration=not options.quick)
-        told = {"meta": meta(time.perf_counter() - began), "rows": rows}
+        rows, seconds = run(plan(options), with_integration=not options.quick)
+        told = {"meta": meta(), "seconds": seconds, "rows": rows}
         if is_part:
             before = json.loads(path.read_text())
             told["rows"] = merged(before["rows"], rows)
+            told["seconds"] = before["seconds"] | seconds
             again = sorted({*before["meta"].get("measured again", []), *(options.only or options.data)})
-            told["meta"] |= {"minutes": before["meta"]["minutes"], "measured again": again}
+            told["meta"]["measured again"] = again
+        told["meta"]["minutes"] = sum(told["seconds"].values()) / 60 / PROCESSES
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(told, indent=0, ensure_ascii=False) + "\n")
         print(f"{path}: {len(told['rows']):,} figures in {told['meta']['minutes']:.1f} minutes")
@@ -106,24 +108,26 @@ def plan(options):
 
 
 def run(jobs, *, with_integration):
-    """Rows of all jobs; those that compare embeddings come last."""
-    rows = in_two_processes(jobs)
+    """Rows of all jobs, and seconds of each; those that compare embeddings come last."""
+    rows, seconds = in_two_processes(jobs)
     whole = {job[1:3] for job in jobs if job[0] == "method" and job[1] in INTEGRATION_DATA}
-    return rows + in_two_processes(
-        [("integration", *where, "integration") for where in sorted(whole) if with_integration]
-    )
+    compared = [("integration", *where, "integration") for where in sorted(whole) if with_integration]
+    last, more = in_two_processes(compared)
+    return rows + last, seconds | more
 
 
 def in_two_processes(jobs):
     rows = []
     context = mp.get_context("forkserver")
+    seconds = {}
     context.set_forkserver_preload(["methods", "scores"])  # imported once for all processes
-    with context.Pool(2, maxtasksperchild=1) as pool:
-        for done, (job, seconds, found) in enumerate(pool.imap_unordered(work, jobs, chunksize=1), start=1):
+    with context.Pool(PROCESSES, maxtasksperchild=1) as pool:
+        for done, (job, took, found) in enumerate(pool.imap_unordered(work, jobs, chunksize=1), start=1):
             rows += found
+            seconds[", ".join(job[1:])] = round(took, 1)
             why = next((row["why"] for row in found if "why" in row), "")
-            print(f"{done}/{len(jobs)} {job[3]}, {job[1]}, {job[2]}: {seconds:.0f} s {why}", flush=True)
-    return sorted(rows, key=lambda row: (row["data"], row["fold"], row["method"]))
+            print(f"{done}/{len(jobs)} {job[3]}, {job[1]}, {job[2]}: {took:.0f} s {why}", flush=True)
+    return sorted(rows, key=lambda row: (row["data"], row["fold"], row["method"])), seconds
 
 
 def work(job):
@@ -256,14 +260,13 @@ def save(data, fold, name, embedding):
     np.savez(there / f"{name}.npz", name=name, embedding=embedding)
 
 
-def meta(seconds):
+def meta():
     processor = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
     return {
         "date": date.today().isoformat(),
-        "minutes": seconds / 60,
         "machine": f"{processor}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
