@@ -287,7 +287,7 @@ def figure(told, path):
 
     for name in shown:
         points = []
-        for depth in (50, 800):
+        for depth in (50, 200, 800):
             mine = rows[(rows["data"] == f"simulated, {depth} fragments") & (rows["method"] == name)]
             points.append(mine[(mine["task"] == "annotation") & (mine["metric"] == "accuracy")]["value"].mean())
         axes[3].plot([50, 200, 800], points, "o-", color=colours[name], ms=3, label=name)
