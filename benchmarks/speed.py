@@ -82,7 +82,6 @@ def prepare(folder, args):
     atac.write_h5ad(Path(folder) / "atac.h5ad")
     torch.manual_seed(0)
     network = Network(ep.ModelConfig(dim=args.dim), Sizes(args.peaks, args.genes))
-    torch.nn.init.normal_(network.encoder.prior, std=0.2)
     genes = ep.GeneVocabulary([f"gene{i}" for i in range(args.genes)])
     ep.EpiFoundation(network, ep.PeakVocabulary.from_var(atac.var), genes).save_pretrained(Path(folder) / "model")
 
