@@ -15,7 +15,7 @@ from splits import Split
 import epifoundation as ep
 
 MIN_CELLS = 30  # in which a gene is expressed, to be scored
-MOST = 1_200  # cells that integration is scored on: of all, the silhouettes of 18 embeddings take ten minutes a fold
+MOST = 1_200  # cells that integration is scored on: of all, it takes up to eleven minutes a fold
 
 
 def annotation(split: Split, fitted: Fitted) -> dict[str, float]:

@@ -363,12 +363,9 @@ def _expression(
 
 
 def _links(links: pd.DataFrame) -> str:
-    order = [name for name in ("qvalue", "pvalue") if name in links]
-    found = links.sort_values(order, kind="stable") if order else links
+    found = links.sort_values(["qvalue", "pvalue"], kind="stable")
     columns = [name for name in ("gene", "peak", "group", "distance", "effect", "pvalue", "qvalue") if name in found]
-    tested = links["qvalue"].notna() if "qvalue" in links else pd.Series(True, index=links.index)
-    n_sure = int((links["qvalue"] <= 0.1).sum()) if "qvalue" in links else 0
-    n_groups = links["group"].nunique() if "group" in links else 1
+    tested, n_sure, n_groups = links["qvalue"].notna(), (links["qvalue"] <= 0.1).sum(), links["group"].nunique()
     within = f" in {n_groups} groups of cells" if n_groups > 1 else ""
     body = text(f"{tested.sum():,} pairs of a peak and a gene were tested{within}; {n_sure:,} are links at q ≤ 0.1.")
     return body + table(found[columns].head(LISTED), f"The {min(LISTED, len(found)):,} surest")
