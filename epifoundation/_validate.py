@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -102,15 +102,36 @@ def check_values(values: np.ndarray, indptr: np.ndarray, names: pd.Index, what: 
     raise ValueError(msg)
 
 
-def obs_column(data: Data, atac: AnnData, key: str, option: str) -> pd.Series:
-    """The column of that name of the ATAC modality's ``obs``, else of the MuData's; one value a cell."""
+def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = "") -> pd.Series:
+    """A column of ``obs``, one value a cell of the ATAC modality, indexed by its names.
+
+    ``"modality:column"`` is that column of a modality of the MuData. Any other key is looked for in the ATAC modality, then in the MuData. Cells
+    that the other table does not hold are NaN.
+    """
+    modalities = data.mod if isinstance(data, MuData) else {}
+    modality, _, column = key.partition(":")
+    if modality in modalities and column in modalities[modality].obs.columns:
+        return modalities[modality].obs[column].reindex(atac.obs_names)
     if key in atac.obs.columns:
         return atac.obs[key]
     if data is not atac and key in data.obs.columns:
         return data.obs[key].reindex(atac.obs_names)
-    there = list(atac.obs.columns) + ([] if data is atac else list(data.obs.columns))
-    msg = f"`{option}={key!r}` is no column of `obs`; there are {sorted(set(there))}."
-    raise ValueError(msg)
+    there = [*atac.obs.columns, *([] if data is atac else data.obs.columns)]
+    others = {each: adata.obs.columns for each, adata in modalities.items() if adata is not atac}
+    raise no_column(key, option, there, others, name)
+
+
+def no_column(
+    key: str, option: str, there: Iterable[str], modalities: Mapping[str, Iterable[str]], name: str = ""
+) -> ValueError:
+    """The error for a column that is in no table, with those that are."""
+    there = set(map(str, there))
+    named = {f"{modality}:{column}" for modality, columns in modalities.items() for column in set(columns) - there}
+    of = f" of {name}" if name else ""
+    cure = next((f" Did you mean `{option}={each!r}`?" for each in sorted(named) if each.endswith(f":{key}")), "")
+    return ValueError(
+        f"`{option}={key!r}` is no column of `obs`{of}; there are {sorted(there | named)}.{cure}"
+    )
 
 
 def one_of(value: Any, options: Iterable[Any], option: str) -> None:

@@ -381,7 +381,7 @@ def _read(path: Path) -> Any:
     import anndata
     import mudata
 
-    from .sources import open_group
+    from ._formats import open_group
 
     root = open_group(path)
     is_mudata = "mod" in root

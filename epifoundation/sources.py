@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,13 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from ._validate import check_unique, get_atac, get_matrix, get_modality
+from ._formats import FORMATS, check_encoding, open_group, read_element
+from ._validate import check_unique, get_atac, get_matrix, get_modality, no_column, obs_column
 from .stored_csr import StoredCsr
 from .tokens import read_rows, row_reader
 
 Located: TypeAlias = AnnData | MuData | str | Path
-FORMATS = "an .h5ad, .h5mu or .zarr of an AnnData or MuData"
+MATRICES = ("array", "csr_matrix", "csc_matrix")  # encodings of anndata of which rows can be read
 
 
 class Source:
@@ -106,12 +107,7 @@ class InMemory(Source):
 
     def column(self, key: str, option: str) -> pd.Series:
         """See :class:`Source`."""
-        if key in self.adata.obs.columns:
-            return self.adata.obs[key].reset_index(drop=True)
-        if self.data is not self.adata and key in self.data.obs.columns:
-            return self.data.obs[key].reindex(self.adata.obs_names).reset_index(drop=True)
-        there = [*self.adata.obs.columns, *([] if self.data is self.adata else self.data.obs.columns)]
-        raise _no_column(key, option, there, self.name)
+        return obs_column(self.data, self.adata, key, option, name=self.name).reset_index(drop=True)
 
     def matrix(self, layer: str | None) -> Any:
         """See :class:`Source`."""
@@ -135,15 +131,13 @@ class OnDisk(Source):
     """A group of an HDF5 file or a zarr store that holds an AnnData, of which only ``var`` is read at once."""
 
     def __init__(self, path: Path, root: Any, group: Any) -> None:
-        from anndata.io import read_elem
-
         super().__init__(repr(str(path)))
         self.path, self.root, self.group = path, root, group
         for part in ("obs", "var"):
             if part not in group:
                 msg = f"{self.name} holds no `{part}`, but {sorted(group)}: expected {FORMATS}."
                 raise ValueError(msg)
-        self.var = read_elem(group["var"])
+        self.var = self._element(group, "var")
         self.n_obs = int(self._index.shape[0])
         self._names = (0, 0, np.zeros(0, dtype=object))  # those that were read last, and of which rows
         self._matrices: dict[str | None, Any] = {}
@@ -174,18 +168,26 @@ class OnDisk(Source):
 
     def column(self, key: str, option: str) -> pd.Series:
         """See :class:`Source`."""
-        from anndata.io import read_elem
-
+        modalities = {} if self.root is self.group else self.root["mod"]
+        modality, _, column = key.partition(":")
+        if modality in modalities and column in modalities[modality]["obs"]:
+            return self._reindexed(modalities[modality]["obs"], column)
         if key in self.group["obs"]:
-            return pd.Series(read_elem(self.group["obs"][key]))
-        there = list(self.group["obs"].attrs["column-order"])
-        if self.root is not self.group and "obs" in self.root:
-            table = self.root["obs"]
-            there += list(table.attrs["column-order"])
-            if key in table:
-                of_all = pd.Series(read_elem(table[key]), index=read_elem(table[table.attrs["_index"]]))
-                return of_all.reindex(self.names(0, self.n_obs)).reset_index(drop=True)
-        raise _no_column(key, option, there, self.name)
+            return pd.Series(self._element(self.group["obs"], key))
+        tables = [self.group["obs"], *([self.root["obs"]] if self.root is not self.group and "obs" in self.root else [])]
+        if key in tables[-1]:
+            return self._reindexed(tables[-1], key)
+        there = [name for table in tables for name in table.attrs["column-order"]]
+        others = {name: modalities[name]["obs"].attrs["column-order"] for name in modalities if modalities[name] != self.group}
+        raise no_column(key, option, there, others, self.name)
+
+    def _element(self, parent: Any, key: str) -> Any:
+        return read_element(parent, key, self.name)
+
+    def _reindexed(self, table: Any, key: str) -> pd.Series:
+        """A column of another table of cells, in the order of these."""
+        of_all = pd.Series(self._element(table, key), index=self._element(table, table.attrs["_index"]))
+        return of_all.reindex(self.names(0, self.n_obs)).reset_index(drop=True)
 
     def matrix(self, layer: str | None) -> Any:
         """See :class:`Source`."""
@@ -196,7 +198,7 @@ class OnDisk(Source):
                 msg = f"{self.name} has no {'`X`' if layer is None else f'layer {layer!r}'}; it holds {sorted(where)}."
                 raise ValueError(msg)
             element = where[name]
-            if element.attrs.get("encoding-type") in ("csr_matrix", "csc_matrix"):
+            if check_encoding(element, MATRICES, self.name) in ("csr_matrix", "csc_matrix"):
                 from anndata.io import sparse_dataset
 
                 stored = sparse_dataset(element)
@@ -213,11 +215,11 @@ class OnDisk(Source):
                 continue
             for part in ("data", "indices"):
                 array = matrix.group[part]
-                n_chunks, n_there = getattr(array, "nchunks", 0), getattr(array, "nchunks_initialized", 0)
+                n_files, n_there = _count_files(array)
                 # What is not there reads as zeros. zarr leaves out chunks of nothing but zeros: no matrix of counts has any.
-                if n_there < n_chunks:
+                if n_there < n_files:
                     msg = (
-                        f"{self.name} is not whole: {n_chunks - n_there:,} of the {n_chunks:,} chunks of `{array.path}` are gone (seen at rows "
+                        f"{self.name} is not whole: {n_files - n_there:,} of the {n_files:,} chunks of `{array.path}` are gone (seen at rows "
                         f"{start:,} to {stop - 1:,}). Copy it again."
                     )
                     raise OSError(msg)
@@ -275,21 +277,6 @@ def open_source(data: Located, modality: str, *, name: str = "the data") -> Sour
     return source
 
 
-def open_group(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
-    """The root of an HDF5 file or of a zarr store, told by what is there."""
-    import h5py
-    import zarr
-
-    if not path.exists():
-        msg = f"The file {str(path)!r} is not there."
-        raise FileNotFoundError(msg)
-    try:
-        return zarr.open_group(path, mode=mode) if path.is_dir() else h5py.File(path, mode)
-    except (OSError, ValueError, KeyError) as error:
-        msg = f"{str(path)!r} cannot be opened as {FORMATS} ({error}). Is it truncated, or of another kind?"
-        raise OSError(msg) from error
-
-
 def as_sources(data: Any) -> dict[str, Located]:
     """Names and places of the cells of a path, of several, or of a mapping from names; names are as given."""
     if isinstance(data, Mapping) and not isinstance(data, AnnData | MuData):
@@ -324,6 +311,15 @@ def _sliceable(element: Any) -> Any:
     return element.asstr() if hasattr(element, "asstr") else element  # of HDF5, of zarr
 
 
+def _count_files(array: Any) -> tuple[int, int]:
+    """How many chunks, or shards of chunks, a zarr array has, and how many are there; of HDF5 nothing is counted."""
+    if not hasattr(array, "nchunks_initialized"):
+        return 0, 0
+    if array.shards is None:
+        return array.nchunks, array.nchunks_initialized
+    return -(-array.shape[0] // array.shards[0]), array.nchunks_initialized // (array.shards[0] // array.chunks[0])
+
+
 def _newest(store: Path) -> Path:
     """The file of a zarr store that is written anew when it changes: what tells of its root and of its matrix."""
     told = [
@@ -332,7 +328,3 @@ def _newest(store: Path) -> Path:
         for file in store.glob(pattern)
     ]
     return max(told, key=lambda file: file.stat().st_mtime_ns, default=store)
-
-
-def _no_column(key: str, option: str, there: Sequence[str], name: str) -> ValueError:
-    return ValueError(f"`{option}={key!r}` is no column of `obs` of {name}; there are {sorted(set(there))}.")

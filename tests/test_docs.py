@@ -194,7 +194,7 @@ def test_what_others_read_about_the_package_is_true():
     assert "10.1101/2025.02.05.636688" in citation["preferred-citation"]["doi"]
 
     entry = yaml.safe_load((ROOT / "meta.yaml").read_text())
-    needed = {"name", "description", "project_home", "documentation_home", "tutorials_home", "install", "license", "language", "contact", "test_command", "tags", "category"}  # fmt: skip
+    needed = {"name", "description", "project_home", "documentation_home", "tutorials_home", "install", "license", "language", "test_command", "tags", "category"}  # fmt: skip
     assert needed <= set(entry)
     assert entry["license"] == project["license"]
 

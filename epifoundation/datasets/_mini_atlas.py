@@ -10,7 +10,6 @@ import anndata
 from anndata import AnnData
 from mudata import MuData
 
-from .._compat import quiet_update
 from .._hub import fetch
 from .._validate import check_paired
 
@@ -100,11 +99,10 @@ def mini_atlas(
     )
     atac, rna = (_read(path, in_memory=in_memory) for path in files.values())
     check_paired(atac, rna)
-    with quiet_update():
-        mdata = MuData({"rna": rna, "atac": atac})
-        for key in ("annot", "batch"):
-            if key in atac.obs:
-                mdata.obs[key] = atac.obs[key]
+    mdata = MuData({"rna": rna, "atac": atac})
+    for key in ("annot", "batch"):
+        if key in atac.obs:
+            mdata.obs[key] = atac.obs[key]
     return mdata
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import mudata
 from mudata import MuData
 
-from .._compat import quiet_update
 
 
 def pbmc_multiome() -> MuData:
@@ -31,5 +30,4 @@ def pbmc_multiome() -> MuData:
     >>> list(mdata.mod), mdata["rna"].n_vars, sorted(mdata.obs["split"].unique())
     (['rna', 'atac'], 51, ['test', 'train'])
     """
-    with quiet_update():
-        return mudata.read_h5mu(Path(str(files("epifoundation.datasets"))) / "pbmc_multiome.h5mu")
+    return mudata.read_h5mu(Path(str(files("epifoundation.datasets"))) / "pbmc_multiome.h5mu")

@@ -10,7 +10,6 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from .._compat import quiet_update
 from .._validate import RNG, integer
 
 CHUNK = 2048
@@ -128,14 +127,13 @@ def simulate_multiome(
         index=[f"cell{i}" for i in range(n_cells)],
     )
     genes = peaks.iloc[tss].assign(end=peaks["start"].iloc[tss] + 1).set_axis([f"gene{i}" for i in range(n_genes)])
-    with quiet_update():
-        mdata = MuData(
-            {
-                "atac": AnnData(sp.vstack(atac, format="csr"), obs=obs.copy(), var=peaks),
-                "rna": AnnData(sp.vstack(rna, format="csr"), obs=obs.copy(), var=genes),
-            }
-        )
-        mdata.obs = obs.copy()
+    mdata = MuData(
+        {
+            "atac": AnnData(sp.vstack(atac, format="csr"), obs=obs.copy(), var=peaks),
+            "rna": AnnData(sp.vstack(rna, format="csr"), obs=obs.copy(), var=genes),
+        }
+    )
+    mdata.obs = obs.copy()
     links = pd.DataFrame(
         {"peak": peaks.index[world.peak], "gene": genes.index[world.gene], "effect": world.effect}
     ).set_index(pd.RangeIndex(len(world.peak)).astype(str))

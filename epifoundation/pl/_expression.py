@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from .._compat import in_memory
+from .._memory import in_memory
 from .._keys import Keys
 from .._validate import Data, get_atac, get_matrix, get_modality, obs_column
 

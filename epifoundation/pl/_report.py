@@ -16,7 +16,6 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from .._compat import quiet_update
 from .._keys import UNKNOWN, Keys
 from .._validate import RNG, Data, get_atac, get_modality, obs_column
 from ._annotation import annotation
@@ -344,8 +343,7 @@ def _expression(
         note = ""
         if data.n_obs > COMPARED:
             note = f" {COMPARED:,} of {data.n_obs:,} cells, drawn at random."
-            with quiet_update():
-                data = data[np.sort(rng.choice(data.n_obs, COMPARED, replace=False))]
+            data = data[np.sort(rng.choice(data.n_obs, COMPARED, replace=False))]
         return _drawn(
             lambda: expression(data, groupby=groupby, genes=genes, **options)[0].figure,
             f"Correlation of predicted with measured expression over cells, and means of groups of {groupby} for some genes",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from .._compat import copy_of
+from .._memory import copy_of
 from .._keys import Keys
 from .._validate import Data, check_writable, get_atac, get_matrix
 from ..models import EpiFoundation

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import contextlib
 from pathlib import Path
-from typing import Any
 
 import h5py
 import pandas as pd
-import zarr
-from anndata.io import read_elem
 
 from .._files import read_columns
+from .._formats import open_group, read_element
 
 HDF5 = (".h5ad", ".h5mu", ".h5")
 
@@ -45,12 +43,14 @@ def read_var(path: str | Path, modality: str) -> pd.DataFrame:
     if path.is_file() and path.suffix not in HDF5 and not h5py.is_hdf5(path):
         return _read_bed(path)
     try:
-        opened: Any = h5py.File(path, "r") if path.is_file() else nullcontext(zarr.open_group(path, mode="r"))
-        with opened as store:
+        store = open_group(path)
+        with contextlib.closing(store) if isinstance(store, h5py.File) else contextlib.nullcontext():
             modalities = list(store["mod"]) if "mod" in store else None  # that of an AnnData has none
             place = "var" if modalities is None else f"mod/{modality}/var"
-            var = read_elem(store[place]) if place in store else None
-    except Exception as error:  # of what is damaged, almost any
+            var = read_element(store, place, repr(str(path))) if place in store else None
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    except Exception as error:  # h5py and zarr raise many types on damaged files
         msg = f"{str(path)!r} cannot be read as h5ad, h5mu or zarr; is it whole? {type(error).__name__}: {error}"
         raise ValueError(msg) from error
     if modalities is not None and modality not in modalities:

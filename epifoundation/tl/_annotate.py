@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from .._compat import copy_of
+from .._memory import copy_of
 from .._keys import SEPARATOR, Keys
 from .._validate import RNG, Data, check_writable, get_atac, get_matrix, obs_column
 from .._version import __version__

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from .._compat import copy_of
+from .._memory import copy_of
 from .._keys import Keys
 from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
 from ..models import EpiFoundation

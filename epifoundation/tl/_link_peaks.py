@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
-from .._compat import copy_of, in_memory
+from .._memory import copy_of, in_memory
 from .._keys import Keys
 from .._validate import (
     RNG,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -17,8 +18,10 @@ import pandas as pd
 from anndata import AnnData
 from tqdm import tqdm
 
+from .._formats import open_group
 from .._settings import settings
-from ..sources import OnDisk, open_group, open_source
+from .._validate import layer_names
+from ..sources import OnDisk, open_source
 from ..tokens import ahead
 from ._block_store import BlockStore
 from ._cells import Tool
@@ -110,7 +113,7 @@ class InFile:
         is_zarr = self.path.is_dir()
         store.check_room(0 if is_zarr else self.path.stat().st_size)
         made = store.folder / ("results.zarr" if is_zarr else "results.h5ad")
-        build(made, store, bounds, uns, self.rna)
+        build(made, store, bounds, uns, self.rna, open_group(self.path).metadata.zarr_format if is_zarr else None)
         if is_zarr:
             self._graft(made, self.path, store.folder)
             return
@@ -201,10 +204,8 @@ class _GraftZarr:
         _order(self.root, target, there=True)
 
     def close(self) -> None:
-        import zarr
-
         if self.is_consolidated:
-            zarr.consolidate_metadata(self.store)
+            _consolidate(self.store)
 
 
 def _make_dict(root: Any, path: str) -> None:
@@ -241,11 +242,18 @@ def arrays_of(atac: AnnData, rna: AnnData | None) -> dict[str, np.ndarray]:
         else:
             arrays[f"obsm/{name}"] = np.asarray(value)
     if rna is not None:
-        arrays |= {f"layers/{name}": value for name, value in rna.layers.items()}
+        arrays |= {f"layers/{name}": rna.layers[name] for name in layer_names(rna)}
     return arrays
 
 
-def build(path: Path, store: BlockStore, bounds: np.ndarray, uns: dict[str, Any], var: pd.DataFrame | None) -> None:
+def build(
+    path: Path,
+    store: BlockStore,
+    bounds: np.ndarray,
+    uns: dict[str, Any],
+    var: pd.DataFrame | None,
+    zarr_format: int | None = None,
+) -> None:
     """Write an AnnData of all blocks: anndata writes that of one of them, and its arrays are made longer and filled."""
     import anndata
     import h5py
@@ -263,10 +271,13 @@ def build(path: Path, store: BlockStore, bounds: np.ndarray, uns: dict[str, Any]
     template.uns = uns
     root: Any
     if path.suffix == ".zarr":
-        root = zarr.open_group(path, mode="w", zarr_format=anndata.settings.zarr_write_format)
+        root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
     else:
         root = h5py.File(path, "w")
-    write_elem(root, "/", template)
+    # Text as arrays that all versions of anndata read and that can be made longer, not as groups of values and masks; and chunks in
+    # files of their own: blocks that end in the middle of a shard would have it written twice
+    with anndata.settings.override(allow_write_nullable_strings=False, auto_shard_zarr_v3=False):
+        write_elem(root, "/", template)
     arrays = {place: _lengthened(root, place, int(bounds[-1])) for place in places}
     with (
         tqdm(total=int(bounds[-1]), desc="Writing", unit=" cells", disable=not settings.progress) as bar,
@@ -285,9 +296,19 @@ def build(path: Path, store: BlockStore, bounds: np.ndarray, uns: dict[str, Any]
                 )
             bar.update(int(stop - start))
     if path.suffix == ".zarr":
-        zarr.consolidate_metadata(path)
+        _consolidate(path)
     else:
         root.close()
+
+
+def _consolidate(path: Path) -> None:
+    """Gather the metadata of a zarr store in one file, as anndata does."""
+    import zarr
+
+    with warnings.catch_warnings():
+        # Of format 3 that is an extension which other readers ignore: nothing for users to act on
+        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*", category=UserWarning)
+        zarr.consolidate_metadata(path)
 
 
 def _loaded(store: BlockStore, n_blocks: int, names: set[str]) -> Iterator[dict[str, np.ndarray]]:

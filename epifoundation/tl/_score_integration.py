@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from .._compat import copy_of
+from .._memory import copy_of
 from .._keys import Keys
 from .._settings import settings
 from .._validate import RNG, Data, check_writable, get_atac, get_matrix, integer, obs_column

@@ -79,10 +79,9 @@ def apply(
     target.check(overwrite=overwrite)
     with contextlib.closing(BlockStore(target.partial, fingerprint)) as store:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+            warnings.simplefilter("always", UserWarning)
             _compute(tool, plan, store, target.rna)
-        for category, message in dict.fromkeys((each.category, str(each.message)) for each in caught):
-            warnings.warn(message, category, stacklevel=3)
+        _repeat(caught, 4)
         tally = store.finish(
             plan.n_blocks, lambda tally: target.assemble(store, plan.bounds, _uns(tool, plan, tally), fingerprint)
         )
@@ -267,15 +266,25 @@ def _about(name: str) -> Iterator[None]:
     """Say of which file an error or a warning is."""
     try:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+            warnings.simplefilter("always", UserWarning)
             yield
     except ValueError as error:
         if not name:
             raise
         msg = f"{name}: {error}"
         raise ValueError(msg) from error
+    _repeat(caught, 7, f"{name}: " if name else "")
+
+
+def _repeat(caught: list[warnings.WarningMessage], stacklevel: int, prefix: str = "") -> None:
+    """Show what was recorded: warnings for users once each, at their call; those for developers of other packages where they arose."""
+    mine = [each for each in caught if issubclass(each.category, UserWarning)]
+    for category, message in dict.fromkeys((each.category, str(each.message)) for each in mine):
+        warnings.warn(f"{prefix}{message}", category, stacklevel=stacklevel)
     for each in caught:
-        warnings.warn(f"{name}: {each.message}" if name else str(each.message), each.category, stacklevel=6)
+        if not issubclass(each.category, UserWarning):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ def test_inference_in_parts_is_inference_at_once(monkeypatch):
         at_once = head(CELLS)
     monkeypatch.setattr(query_head, "BLOCK", 2 * N_GENES * query_head.WIDTH)
     with torch.inference_mode():
-        torch.testing.assert_close(head(CELLS), at_once, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(head(CELLS), at_once, atol=1e-6, rtol=1e-5)  # sums in another order
 
 
 @given(st.integers(0, 1000), st.floats(0.05, 0.95), st.integers(2, 60))

@@ -1,0 +1,142 @@
+"""Opening files of cells, and one line on why that fails: what the file is, and what to install."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+FORMATS = "an .h5ad, .h5mu or .zarr of an AnnData or MuData"
+# Registered filters of HDF5 that are in use for matrices of counts
+FILTERS = {
+    307: "bzip2",
+    32000: "lzf",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32026: "blosc2",
+}
+ZARR_FORMATS = (2, 3)
+
+
+def open_group(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
+    """The root of an HDF5 file or of a zarr store, whichever `path` is.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    OSError
+        It cannot be opened, is compressed with a filter that is not installed, or is of a newer format.
+    """
+    if not path.exists():
+        msg = f"The file {str(path)!r} is not there."
+        raise FileNotFoundError(msg)
+    return _open_zarr(path, mode) if path.is_dir() else _open_hdf5(path, mode)
+
+
+def read_element(parent: Any, key: str, name: str) -> Any:
+    """An element of an open file as anndata reads it; `name` is the file's, for errors."""
+    from anndata.io import read_elem
+
+    try:
+        return read_elem(parent[key])
+    except Exception as error:
+        # anndata raises a class of its own for what it does not know, which is not public
+        if type(error).__name__ != "IORegistryError":
+            raise
+        spec = re.search(r"encoding_type='([^']*)', encoding_version='([^']*)'", str(error))
+        encoding = "an encoding" if spec is None else f"the encoding {spec[1]!r} {spec[2]}".rstrip()
+        msg = (
+            f"`{parent[key].name.strip('/')}` of {name} is stored in {encoding}, which anndata {version('anndata')} does not know: upgrade it, "
+            "`pip install -U anndata`, or write the file again with another version."
+        )
+        raise OSError(msg) from error
+
+
+def check_encoding(element: Any, known: tuple[str, ...], name: str) -> str:
+    """The encoding of an element; an error unless it is one of the known ones, or none is named."""
+    encoding = str(element.attrs.get("encoding-type", ""))
+    if encoding and encoding not in known:
+        msg = (
+            f"`{element.name.strip('/')}` of {name} is stored in the encoding {encoding!r}; a matrix is one of {list(known)}. Read the file with "
+            "anndata (`pip install -U anndata` where that does not know it either) and pass the object."
+        )
+        raise OSError(msg)
+    return encoding
+
+
+def _open_hdf5(path: Path, mode: Literal["r", "r+"]) -> Any:
+    import h5py
+
+    try:
+        file = h5py.File(path, mode)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unopened(path, error) from error
+    if (code := _missing_filter(file)) is None:
+        return file
+    try:
+        import hdf5plugin  # noqa: F401 # registers its filters
+    except ImportError:
+        pass
+    if (code := _missing_filter(file)) is None:
+        return file
+    file.close()
+    msg = (
+        f"{str(path)!r} is compressed with {FILTERS.get(code, 'a filter')} (HDF5 filter {code}), which is not installed: `pip install hdf5plugin`, or "
+        "write the file again with `compression='gzip'`."
+    )
+    raise OSError(msg)
+
+
+def _missing_filter(file: Any) -> int | None:
+    """A filter that a dataset needs and HDF5 does not have."""
+    import h5py
+    from h5py import h5z
+
+    def missing(name: str, element: Any) -> int | None:
+        if not isinstance(element, h5py.Dataset):
+            return None
+        created = element.id.get_create_plist()
+        codes = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+        return next((code for code in codes if not h5z.filter_avail(code)), None)
+
+    return file.visititems(missing)
+
+
+def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> Any:
+    import zarr
+
+    try:
+        return zarr.open_group(path, mode=mode)
+    except Exception as error:  # zarr raises many types on damaged or unknown metadata
+        there = _zarr_format(path)
+        if there is not None and there not in ZARR_FORMATS:
+            msg = (
+                f"{str(path)!r} is a zarr store of format {there}; zarr {version('zarr')} reads {list(ZARR_FORMATS)}: upgrade it, `pip install -U zarr`, "
+                "or write the store again in an older format."
+            )
+            raise OSError(msg) from error
+        if type(error).__name__ == "UnknownCodecError":
+            msg = f"{str(path)!r} is compressed with a codec that is not installed: {error}"
+            raise OSError(msg) from error
+        if not isinstance(error, OSError | ValueError | KeyError | TypeError):
+            raise
+        raise _unopened(path, error) from error
+
+
+def _zarr_format(path: Path) -> Any:
+    for name in ("zarr.json", ".zgroup"):
+        try:
+            return json.loads((path / name).read_text())["zarr_format"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _unopened(path: Path, error: Exception) -> OSError:
+    return OSError(f"{str(path)!r} cannot be opened as {FORMATS} ({error}). Is it truncated, or of another kind?")
