@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from importlib.metadata import version
@@ -79,10 +80,8 @@ def _open_hdf5(path: Path, mode: Literal["r", "r+"]) -> Any:
         raise _unopened(path, error) from error
     if (code := _missing_filter(file)) is None:
         return file
-    try:
+    with contextlib.suppress(ImportError):
         import hdf5plugin  # noqa: F401 # registers its filters
-    except ImportError:
-        pass
     if (code := _missing_filter(file)) is None:
         return file
     file.close()

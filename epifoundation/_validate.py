@@ -129,9 +129,7 @@ def no_column(
     named = {f"{modality}:{column}" for modality, columns in modalities.items() for column in set(columns) - there}
     of = f" of {name}" if name else ""
     cure = next((f" Did you mean `{option}={each!r}`?" for each in sorted(named) if each.endswith(f":{key}")), "")
-    return ValueError(
-        f"`{option}={key!r}` is no column of `obs`{of}; there are {sorted(there | named)}.{cure}"
-    )
+    return ValueError(f"`{option}={key!r}` is no column of `obs`{of}; there are {sorted(there | named)}.{cure}")
 
 
 def one_of(value: Any, options: Iterable[Any], option: str) -> None:

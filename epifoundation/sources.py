@@ -174,11 +174,16 @@ class OnDisk(Source):
             return self._reindexed(modalities[modality]["obs"], column)
         if key in self.group["obs"]:
             return pd.Series(self._element(self.group["obs"], key))
-        tables = [self.group["obs"], *([self.root["obs"]] if self.root is not self.group and "obs" in self.root else [])]
+        tables = [
+            self.group["obs"],
+            *([self.root["obs"]] if self.root is not self.group and "obs" in self.root else []),
+        ]
         if key in tables[-1]:
             return self._reindexed(tables[-1], key)
         there = [name for table in tables for name in table.attrs["column-order"]]
-        others = {name: modalities[name]["obs"].attrs["column-order"] for name in modalities if modalities[name] != self.group}
+        others = {
+            name: modalities[name]["obs"].attrs["column-order"] for name in modalities if modalities[name] != self.group
+        }
         raise no_column(key, option, there, others, self.name)
 
     def _element(self, parent: Any, key: str) -> Any:

@@ -84,7 +84,7 @@ def open_peaks(rows: sp.csr_matrix) -> sp.csr_matrix:
     return pattern
 
 
-def ahead(items: Iterator[T], n: int = 1) -> Generator[T, None, None]:
+def ahead[T](items: Iterator[T], n: int = 1) -> Generator[T, None, None]:
     """Have the next items made in a thread, `n` of them at most, while one is used: reading beside computing."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as reader:

@@ -48,7 +48,9 @@ def test_a_filter_that_is_not_installed_is_named(atac, tmp_path, monkeypatch):
     monkeypatch.setattr(h5py.h5z, "filter_avail", lambda code: False)
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
     monkeypatch.setitem(_formats.FILTERS, h5py.h5z.FILTER_DEFLATE, "zstd")
-    with pytest.raises(OSError, match=r"a\.h5ad' is compressed with zstd \(HDF5 filter 1\).*pip install hdf5plugin") as error:
+    with pytest.raises(
+        OSError, match=r"a\.h5ad' is compressed with zstd \(HDF5 filter 1\).*pip install hdf5plugin"
+    ) as error:
         open_group(path)
     assert one_line(error)
     with pytest.raises(ValueError, match="pip install hdf5plugin"):
@@ -68,7 +70,9 @@ def test_an_encoding_that_anndata_does_not_know_is_named(atac, tmp_path, kind):
     else:
         (path / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}))
     source = open_source(path, "atac")
-    with pytest.raises(OSError, match=r"`obs/batch` of '.*' is stored in the encoding 'wonder' .*pip install -U anndata") as error:
+    with pytest.raises(
+        OSError, match=r"`obs/batch` of '.*' is stored in the encoding 'wonder' .*pip install -U anndata"
+    ) as error:
         source.column("batch", "batch_key")
     assert one_line(error)
     source.close()
@@ -80,7 +84,9 @@ def test_a_matrix_in_another_encoding_is_named(atac, tmp_path):
     with h5py.File(path, "r+") as file:
         file["X"].attrs["encoding-type"] = "awkward-array"
     source = open_source(path, "atac")
-    with pytest.raises(OSError, match=r"`X` of .* is stored in the encoding 'awkward-array'; a matrix is one of") as error:
+    with pytest.raises(
+        OSError, match=r"`X` of .* is stored in the encoding 'awkward-array'; a matrix is one of"
+    ) as error:
         source.matrix(None)
     assert one_line(error)
     source.close()
@@ -91,7 +97,9 @@ def test_a_newer_format_of_zarr_is_named(atac, tmp_path):
     atac.write_zarr(path)
     metadata = json.loads((path / "zarr.json").read_text())
     (path / "zarr.json").write_text(json.dumps(metadata | {"zarr_format": 4}))
-    with pytest.raises(OSError, match=r"a\.zarr' is a zarr store of format 4; zarr .* reads \[2, 3\].*pip install -U zarr") as error:
+    with pytest.raises(
+        OSError, match=r"a\.zarr' is a zarr store of format 4; zarr .* reads \[2, 3\].*pip install -U zarr"
+    ) as error:
         ep.tl.embed(path, output=tmp_path / "out.zarr")
     assert one_line(error)
 
@@ -116,13 +124,18 @@ def test_what_is_no_file_of_cells(tmp_path):
         open_group(tmp_path / "none.h5ad")
 
 
-@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:pandas.errors.Pandas4Warning")  # it is what is tested
+@pytest.mark.filterwarnings(
+    "ignore:The 'future.infer_string' option:pandas.errors.Pandas4Warning"
+)  # it is what is tested
 @pytest.mark.parametrize("nullable", [None, True, False])
 @pytest.mark.parametrize("infer_string", [True, False])
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
 def test_text_of_every_kind_is_read(tmp_path, kind, infer_string, nullable):
     """Names of cells and peaks, text and categories as arrays, or as values and masks."""
-    with pd.option_context("future.infer_string", infer_string), ad.settings.override(allow_write_nullable_strings=nullable):
+    with (
+        pd.option_context("future.infer_string", infer_string),
+        ad.settings.override(allow_write_nullable_strings=nullable),
+    ):
         names = pd.Index([f"cell{i}" for i in range(6)], dtype="str" if infer_string else object)
         obs = pd.DataFrame({"text": list("abcabc"), "kind": pd.Categorical(list("xyxyxy"))}, index=names)
         var = pd.DataFrame(index=[f"chr1:{i}00-{i}50" for i in range(1, 5)])

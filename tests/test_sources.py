@@ -41,13 +41,20 @@ def test_columns_of_another_modality_are_taken_from_it(source):
 
 def test_columns_of_the_modality_and_of_the_whole(source):
     opened, data, _ = source
-    for key, expected in (("batch", data["atac"].obs["batch"]), ("atac:batch", data["atac"].obs["batch"]), ("of_all", data.obs["of_all"])):
+    for key, expected in (
+        ("batch", data["atac"].obs["batch"]),
+        ("atac:batch", data["atac"].obs["batch"]),
+        ("of_all", data.obs["of_all"]),
+    ):
         assert list(opened.column(key, "batch_key")) == list(expected)
 
 
 def test_a_column_that_is_nowhere_is_an_error_that_says_where_there_is_one(source):
     opened, _, _ = source
-    with pytest.raises(ValueError, match=r"`label_key='of_rna'` is no column of `obs` of .*; there are \['batch', .*'rna:run'\]\. Did you mean `label_key='rna:of_rna'`\?"):
+    with pytest.raises(
+        ValueError,
+        match=r"`label_key='of_rna'` is no column of `obs` of .*; there are \['batch', .*'rna:run'\]\. Did you mean `label_key='rna:of_rna'`\?",
+    ):
         opened.column("of_rna", "label_key")
     with pytest.raises(ValueError, match=r"`label_key='rna:nothing'` is no column"):
         opened.column("rna:nothing", "label_key")
@@ -59,7 +66,9 @@ def test_tools_take_columns_of_modalities(mdata, model, tmp_path):
     for adata in (mdata, mdata["atac"]):
         adata.obs = pd.DataFrame(index=adata.obs_names)
     mdata.update()
-    ep.tl.annotate(mdata, model, reference=mdata, label_key="rna:cell_type", batch_key="rna:batch", calibration=["batch1"])
+    ep.tl.annotate(
+        mdata, model, reference=mdata, label_key="rna:cell_type", batch_key="rna:batch", calibration=["batch1"]
+    )
     called = mdata["atac"].obs["epifoundation_cell_type"].astype(str)
     assert (called == labels.astype(str)).mean() > 0.8
     axes = ep.pl.composition(mdata, batch_key="rna:batch")

@@ -10,7 +10,6 @@ import zarr
 from anndata.io import sparse_dataset, write_elem
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from zarr.core.array import ShardsConfigParam
 
 from epifoundation.sources import open_source

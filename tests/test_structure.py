@@ -143,7 +143,12 @@ def test_public_functions_are_documented(module, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", sorted(each.name for each in pkgutil.walk_packages(ep.__path__, "epifoundation.") if not each.name.endswith("__main__")))
+@pytest.mark.parametrize(
+    "module",
+    sorted(
+        each.name for each in pkgutil.walk_packages(ep.__path__, "epifoundation.") if not each.name.endswith("__main__")
+    ),
+)
 def test_examples_of_the_docstrings_run(module, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # some write files
     with warnings.catch_warnings():

@@ -9,7 +9,6 @@ import mudata
 from mudata import MuData
 
 
-
 def pbmc_multiome() -> MuData:
     """Load the bundled human blood multiome: real cells, 51 windows of the genome.
 

@@ -11,8 +11,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from .._memory import in_memory
 from .._keys import Keys
+from .._memory import in_memory
 from .._validate import Data, get_atac, get_matrix, get_modality, obs_column
 
 PER_CELL = 1e4

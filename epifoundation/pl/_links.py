@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._memory import in_memory
 from .._keys import Keys
+from .._memory import in_memory
 from .._validate import Data, get_atac, get_matrix, obs_column, one_of
 from ..genome import overlaps, parse_intervals, read_genes, read_intervals
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ._composition import composition
 from ._coverage import coverage
 from ._expression import expression
 from ._report_page import Section, numbers, page, picture, said, side_by_side, table, text
+from ._umap import find_basis
 
 DRAWN = 20_000  # cells of a UMAP that is made for the report
 COMPARED = 5_000  # cells of which predicted and measured expression are compared
@@ -247,11 +249,14 @@ def _embedding(atac: AnnData, keys: Keys, obs: pd.DataFrame, label_key: str | No
         known = np.sort(rng.choice(known, DRAWN, replace=False))
     cells = AnnData(obs=obs.iloc[known].copy(), obsm={keys.embedding: np.asarray(atac.obsm[keys.embedding])[known]})
     seed = int(rng.integers(2**31))
-    if "X_umap" in atac.obsm and _neighbours_by(atac) == keys.embedding:
-        cells.obsm["X_umap"] = np.asarray(atac.obsm["X_umap"])[known]
+    basis = find_basis(atac, "umap")
+    if basis is not None and _neighbours_by(atac) == keys.embedding:
+        cells.obsm["X_umap"] = np.asarray(atac.obsm[basis])[known]
     else:
-        sc.pp.neighbors(cells, use_rep=keys.embedding, n_neighbors=min(15, len(known) - 1), random_state=seed)
-        sc.tl.umap(cells, random_state=seed)
+        n_neighbors = min(15, len(known) - 1)
+        sc.pp.neighbors(cells, use_rep=keys.embedding, n_neighbors=n_neighbors, **_seeded(sc.pp.neighbors, seed))
+        sc.tl.umap(cells, **_seeded(sc.tl.umap, seed))
+    basis = find_basis(cells, "umap")
     labels = [name for name in (keys.cell_type, label_key) if name in obs and obs[name].dtype == "category"]
     pictures = []
     for name in obs.columns:
@@ -262,9 +267,14 @@ def _embedding(atac: AnnData, keys: Keys, obs: pd.DataFrame, label_key: str | No
             cells.obs[name] = cells.obs[name].cat.remove_unused_categories()
             alike = labels if name in labels else [name]  # what is called the same has the same colour
             colours = {"palette": _palette(obs[alike]), "na_in_legend": False}
-        draw = partial(sc.pl.umap, cells, color=name, show=False, return_fig=True, **colours)
+        draw = partial(sc.pl.embedding, cells, basis=basis, color=name, show=False, return_fig=True, **colours)
         pictures.append(_drawn(draw, f"UMAP of the cells, coloured by {name}"))
     return side_by_side(pictures) + text(f"UMAP of {keys.embedding}.{note}", soft=True)
+
+
+def _seeded(function: Callable[..., Any], seed: int) -> dict[str, int]:
+    """The option of a function of scanpy that fixes its result: `rng` since 1.13, `random_state` before."""
+    return {"rng" if "rng" in signature(function).parameters else "random_state": seed}
 
 
 def _neighbours_by(atac: AnnData) -> str | None:

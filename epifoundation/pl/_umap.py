@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from anndata import AnnData
+
 from .._keys import Keys
-from .._validate import Data, get_atac
+from .._validate import Data, get_atac, obs_column
 
 
 def umap(
     data: Data,
     *,
     color: str | Sequence[str] | None = None,
+    basis: str = "umap",
     modality: str = "atac",
     key_added: str | None = None,
     **kwargs: Any,
@@ -22,24 +25,26 @@ def umap(
     Parameters
     ----------
     data
-        A MuData or AnnData with ``obsm["X_umap"]``, from ``scanpy.tl.umap`` on the ATAC modality.
+        A MuData or AnnData with a UMAP in ``obsm``, from ``scanpy.tl.umap`` on the ATAC modality.
     color
-        Columns of ``obs`` or peaks; default the annotation and its confidence.
+        Columns of ``obs`` or peaks; default the annotation and its confidence. ``"rna:leiden"`` is a column of another modality.
+    basis
+        Where the coordinates are in ``obsm``, with or without ``"X_"``: ``"umap"`` finds ``"X_umap"`` and ``"umap"``, whichever scanpy wrote.
     modality
         Name of the ATAC modality.
     key_added
         What :func:`epifoundation.tl.embed` was given.
     kwargs
-        Passed to :func:`scanpy.pl.umap`.
+        Passed to :func:`scanpy.pl.embedding`.
 
     Returns
     -------
-    What :func:`scanpy.pl.umap` returns: axes or figure with ``show=False`` or ``return_fig=True``, else None.
+    What :func:`scanpy.pl.embedding` returns: axes or figure with ``show=False`` or ``return_fig=True``, else None.
 
     Raises
     ------
     ValueError
-        There is no UMAP or no annotation yet.
+        There is no UMAP or no annotation yet, or no such column.
 
     Examples
     --------
@@ -54,10 +59,11 @@ def umap(
     import scanpy as sc
 
     atac, keys = get_atac(data, modality), Keys.of(key_added)
-    if "X_umap" not in atac.obsm:
+    key = find_basis(atac, basis)
+    if key is None:
         msg = (
-            f"No UMAP in `obsm` (there is {list(atac.obsm)}): run `scanpy.pp.neighbors(adata, use_rep={keys.embedding!r})` "
-            "and `scanpy.tl.umap(adata)` on the ATAC modality."
+            f"No {basis!r} in `obsm` (there is {list(atac.obsm)}): run `scanpy.pp.neighbors(adata, use_rep={keys.embedding!r})` "
+            "and `scanpy.tl.umap(adata)` on the ATAC modality, or name other coordinates with `basis=`."
         )
         raise ValueError(msg)
     if color is None:
@@ -68,4 +74,17 @@ def umap(
                 f"No {missing} in `obs`: run `epifoundation.tl.embed` with a model that has labels, or choose `color`."
             )
             raise ValueError(msg)
-    return sc.pl.umap(atac, color=color, **kwargs)
+    named = [color] if isinstance(color, str) else list(color)
+    elsewhere = [name for name in named if name not in atac.obs and name not in atac.var_names]
+    if (
+        elsewhere
+    ):  # columns of the MuData or of another modality, beside those of ATAC, without changing the caller's object
+        obs = atac.obs.assign(**{name: obs_column(data, atac, name, "color") for name in elsewhere})
+        atac = AnnData(atac.X, obs=obs, var=atac.var, obsm={key: atac.obsm[key]}, uns=dict(atac.uns))
+    return sc.pl.embedding(atac, basis=key, color=color, **kwargs)
+
+
+def find_basis(adata: AnnData, basis: str) -> str | None:
+    """The key in ``obsm`` of coordinates that are named with or without ``"X_"``; None where there are none."""
+    plain = basis.removeprefix("X_")
+    return next((key for key in (basis, f"X_{plain}", plain) if key in adata.obsm), None)

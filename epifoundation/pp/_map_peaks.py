@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from .._memory import copy_of
 from .._keys import Keys
+from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac, get_matrix
 from ..models import EpiFoundation
 from ..models._registry import resolve_model

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from .._memory import copy_of
 from .._keys import SEPARATOR, Keys
+from .._memory import copy_of
 from .._validate import RNG, Data, check_writable, get_atac, get_matrix, obs_column
 from .._version import __version__
 from ..models import EpiFoundation

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._memory import copy_of
 from .._keys import Keys
+from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
 from ..models import EpiFoundation
 from ..nn import FoldedSet, FoldedTransformer

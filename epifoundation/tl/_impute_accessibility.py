@@ -10,8 +10,8 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from .._memory import copy_of
 from .._keys import Keys
+from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
 from ..models import EpiFoundation
 from ..models._registry import resolve_model

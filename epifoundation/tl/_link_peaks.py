@@ -13,8 +13,8 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
-from .._memory import copy_of, in_memory
 from .._keys import Keys
+from .._memory import copy_of, in_memory
 from .._validate import (
     RNG,
     Data,

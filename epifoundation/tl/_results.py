@@ -270,10 +270,7 @@ def build(
         template.obs[column] = pd.Categorical.from_codes(np.full(template.n_obs, -1), categories[used])
     template.uns = uns
     root: Any
-    if path.suffix == ".zarr":
-        root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
-    else:
-        root = h5py.File(path, "w")
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format) if path.suffix == ".zarr" else h5py.File(path, "w")
     # Text as arrays that all versions of anndata read and that can be made longer, not as groups of values and masks; and chunks in
     # files of their own: blocks that end in the middle of a shard would have it written twice
     with anndata.settings.override(allow_write_nullable_strings=False, auto_shard_zarr_v3=False):

@@ -12,8 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from .._memory import copy_of
 from .._keys import Keys
+from .._memory import copy_of
 from .._settings import settings
 from .._validate import RNG, Data, check_writable, get_atac, get_matrix, integer, obs_column
 from ..warm_start import semantic_scores

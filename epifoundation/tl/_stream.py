@@ -286,7 +286,6 @@ def _repeat(caught: list[warnings.WarningMessage], stacklevel: int, prefix: str 
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
-
 @contextlib.contextmanager
 def _resumable(store: BlockStore) -> Iterator[None]:
     try:

@@ -26,9 +26,30 @@ def test_any_column(embedded):
     assert ep.pl.umap(embedded["atac"], color="batch", show=False).get_title() == "batch"
 
 
+@pytest.mark.parametrize(
+    ("key", "basis"), [("X_umap", "umap"), ("umap", "umap"), ("umap", "X_umap"), ("X_tsne", "tsne")]
+)
+def test_coordinates_by_either_name(embedded, key, basis):
+    """scanpy 1.13 can be set to call them without X_."""
+    atac = embedded["atac"]
+    atac.obsm[key] = atac.obsm.pop("X_umap")
+    axes = ep.pl.umap(embedded, color="batch", basis=basis, show=False)
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), atac.obsm[key], rtol=1e-6)
+
+
+def test_columns_of_other_tables(embedded):
+    embedded["rna"].obs["of_rna"] = embedded["rna"].obs["cell_type"].to_numpy()
+    before = list(embedded["atac"].obs)
+    axes = ep.pl.umap(embedded, color=["rna:of_rna", "batch"], show=False)
+    assert [ax.get_title() for ax in axes] == ["rna:of_rna", "batch"]
+    assert list(embedded["atac"].obs) == before
+    with pytest.raises(ValueError, match=r"`color='nothing'` is no column"):
+        ep.pl.umap(embedded, color="nothing")
+
+
 def test_what_is_missing_is_said(embedded, mdata, model):
     with pytest.raises(ValueError, match=r"No \['mine_cell_type', 'mine_confidence'\] in `obs`"):
         ep.pl.umap(embedded, key_added="mine")
     del embedded["atac"].obsm["X_umap"]
-    with pytest.raises(ValueError, match=r"No UMAP in `obsm`.*use_rep='X_epifoundation'"):
+    with pytest.raises(ValueError, match=r"No 'umap' in `obsm`.*use_rep='X_epifoundation'"):
         ep.pl.umap(embedded)

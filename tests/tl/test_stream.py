@@ -193,6 +193,38 @@ def test_into_the_file_itself(mdata, model, tmp_path, name):
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_into_a_store_of_either_format(mdata, model, embedded, tmp_path, zarr_format):
+    """Results are of the format of the store that they are moved into."""
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=zarr_format)
+    ad.io.write_elem(root, "/", mdata["atac"])
+    ep.tl.embed(tmp_path / "a.zarr", model)
+    assert_results(read(tmp_path / "a.zarr"), embedded, expression=False)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The 'future.infer_string' option:pandas.errors.Pandas4Warning"
+)  # it is what is tested
+@pytest.mark.parametrize("nullable", [None, True, False])
+@pytest.mark.parametrize("infer_string", [True, False])
+@pytest.mark.parametrize("output", ["out.h5ad", "out.zarr", None])
+def test_text_is_written_whatever_the_settings(mdata, model, embedded, tmp_path, output, infer_string, nullable):
+    """Names, labels and sets as text, arrays or nullable, in a file of results and in the file itself."""
+    path = write(mdata["atac"], tmp_path / "a.h5ad")
+    with (
+        pd.option_context("future.infer_string", infer_string),
+        ad.settings.override(allow_write_nullable_strings=nullable),
+    ):
+        target = ep.tl.annotate(path, model, output=output and tmp_path / output)
+        found = read(target)
+        expected = ep.tl.annotate(mdata["atac"], model, copy=True)
+    assert list(found.obs_names) == list(embedded.obs_names)
+    for name in ("cell_type", "set"):
+        assert list(found.obs[f"epifoundation_{name}"]) == list(expected.obs[f"epifoundation_{name}"])
+    write(found, tmp_path / "again.h5ad")
+    assert list(read(tmp_path / "again.h5ad").obs) == list(found.obs)
+
+
 def test_what_an_earlier_model_left_in_the_file_goes(mdata, model, tmp_path):
     atac = mdata["atac"]
     ep.tl.annotate(atac, model)
@@ -244,7 +276,7 @@ def test_cells_without_peaks_and_strange_batches_are_told_once(mdata, model, tmp
     path = write(atac, tmp_path / "a.h5ad")
     with pytest.warns(UserWarning, match="cells") as caught:
         ep.tl.embed(path, model, batch_key="batch", output=tmp_path / "out.h5ad")
-    told = [str(each.message) for each in caught]
+    told = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
     assert len(told) == 2
     assert "10 of 400 cells are of no batch" in told[0]
     assert "2 of 400 cells have no open peak" in told[1]
