@@ -1,81 +1,97 @@
 # Two commands on a fresh machine: `make demo` and `make test`.
-PYTHON ?= python3.11
-BIN := .venv/bin
-THREADS ?= 2
+# PYTHON names an interpreter; without it the newest supported one of the machine is taken, when the environment is made.
+PYTHON ?=
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Processes that tests run in, and the threads of each.
+JOBS ?= 2
+THREADS ?= 1
 export OMP_NUM_THREADS = $(THREADS)
 export OPENBLAS_NUM_THREADS = $(THREADS)
 # Threads that wait give the core away: on a machine that is busy otherwise, spinning costs minutes.
 export OMP_WAIT_POLICY = PASSIVE
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
+INSTALL := sh scripts/install.sh $(VENV)
 
-.PHONY: demo test quick lint types docs package bench bench-quick clean
+.PHONY: demo test quick tutorials lint types docs package bench bench-quick clean
 
-demo: .venv/demo
+demo: THREADS = 2
+demo: $(VENV)/demo
 	$(BIN)/python benchmarks/demo.py
 
-test: .venv/test
-	$(BIN)/pytest tests
+test: $(VENV)/test
+	$(PYTEST) tests
+
+quick: $(VENV)/test
+	$(PYTEST) -m "not slow" tests
+
+# Each tutorial is run from beginning to end.
+tutorials: THREADS = 2
+tutorials: $(VENV)/test
 	$(BIN)/pytest --nbmake --nbmake-timeout=600 tutorials
 
-quick: .venv/test
-	$(BIN)/pytest -m "not slow" tests
-
-lint: .venv/lint
+lint: $(VENV)/lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: .venv/lint
+types: $(VENV)/lint
 	$(BIN)/mypy
 
-docs: .venv/docs
+docs: THREADS = 2
+docs: $(VENV)/docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-# Wheel and sdist, and whether the wheel works in an environment with nothing else in it.
-package: .venv/package
+# Wheel and sdist, and whether the wheel works with nothing but its dependencies: not this folder, and no extra of it.
+package: $(VENV)/package
 	rm -rf dist build/alone
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m venv build/alone
-	build/alone/bin/pip install -q dist/*.whl -c constraints.txt
+	sh scripts/install.sh build/alone dist/*.whl -c constraints.txt
 	cd build && alone/bin/python ../benchmarks/quickstart.py
 
 # Every method on every task: about an hour. docs/benchmarks.md is made of what it measures.
-bench: .venv/bench
+bench: THREADS = 2
+bench: $(VENV)/bench
 	$(BIN)/python benchmarks/side_by_side.py
 
 # A fold of each data set and the methods that take seconds: minutes.
-bench-quick: .venv/bench
+bench-quick: THREADS = 2
+bench-quick: $(VENV)/bench
 	$(BIN)/python benchmarks/side_by_side.py --quick
 
 clean:
-	rm -rf .venv demo dist build/alone docs/_build docs/tutorials docs/generated
+	rm -rf $(VENV) demo dist build/alone docs/_build docs/tutorials docs/generated
 
-# torch comes first: its pinned build is for the CPU, and what follows must not fetch another.
-.venv/torch: constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
-	$(BIN)/pip install -q "pip>=25.1" -c constraints.txt
-	$(BIN)/pip install -q torch -c constraints.txt
+# An environment of a Python that is no longer supported is made anew.
+$(VENV)/torch: constraints.txt
+	@$(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 12))" 2>/dev/null || { \
+	  python="$(PYTHON)"; test -n "$$python" || python=$$(sh scripts/find_python.sh) || exit 1; \
+	  "$$python" -m venv --clear $(VENV); }
+	@$(INSTALL) "pip>=25.1" -c constraints.txt
+	@$(INSTALL) torch -c constraints.txt
 	@touch $@
 
-.venv/demo: .venv/torch pyproject.toml
-	$(BIN)/pip install -q -e ".[demo]" -c constraints.txt
+$(VENV)/demo: $(VENV)/torch pyproject.toml
+	@$(INSTALL) -e ".[demo]" -c constraints.txt
 	@touch $@
 
-.venv/test: .venv/demo
-	$(BIN)/pip install -q --group test -c constraints.txt
+$(VENV)/test: $(VENV)/demo
+	@$(INSTALL) --group test -c constraints.txt
 	@touch $@
 
-.venv/bench: .venv/demo
-	$(BIN)/pip install -q -e ".[demo,bench]" -c constraints.txt
+$(VENV)/bench: $(VENV)/demo
+	@$(INSTALL) -e ".[demo,bench]" -c constraints.txt
 	@touch $@
 
-.venv/package: .venv/torch pyproject.toml
-	$(BIN)/pip install -q --group package -c constraints.txt
+$(VENV)/package: $(VENV)/torch pyproject.toml
+	@$(INSTALL) --group package -c constraints.txt
 	@touch $@
 
-.venv/lint: .venv/demo
-	$(BIN)/pip install -q --group lint -c constraints.txt
+$(VENV)/lint: $(VENV)/demo
+	@$(INSTALL) --group lint -c constraints.txt
 	@touch $@
 
-.venv/docs: .venv/demo
-	$(BIN)/pip install -q -e ".[demo,docs]" -c constraints.txt
+$(VENV)/docs: $(VENV)/demo
+	@$(INSTALL) --group doc -c constraints.txt
 	@touch $@

@@ -145,7 +145,7 @@ def work(job):
     kind, data, fold, method = job
     try:
         found = {"method": fit, "ablation": ablate, "links": links, "integration": integrate}[kind](data, fold, method)
-    except Exception as error:  # a method that fails is a row that says why
+    except Exception as error:  # noqa: BLE001 # a method that fails is a row that says why
         from methods import UnfitError
 
         if not isinstance(error, UnfitError):

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Print a Python that this package supports, the best tested version first; on standard error, which one and where it was found.
+# Print a Python that this package supports, or one of the versions that are given, such as `find_python.sh 3.12`; on standard error, which one.
+# The order is that of how well each is tested, not of their numbers.
 # A command that exists may be a shim of pyenv that fails, so each candidate is run.
 works() {
-  "$1" -c "import sys, venv; sys.exit(sys.version_info[:2] != ($2))" >/dev/null 2>&1
+  "$1" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != ($2))" >/dev/null 2>&1
 }
 
-for version in 3.13 3.12 3.14; do
+for version in ${*:-3.13 3.12 3.14}; do
   numbers=$(echo "$version" | tr . ,)
   roots=""
   if command -v pyenv >/dev/null 2>&1; then

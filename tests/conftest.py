@@ -1,9 +1,11 @@
 """Fixtures: small simulated data, a small trained model, and the data beside the checkout."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from forks import Server
 from hub import Hub
 from hypothesis import settings
 
@@ -54,6 +56,39 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+@pytest.fixture
+def quick_scib(exact_neighbors, monkeypatch):
+    """That, and without the metric that takes half a minute to compile; one test has it."""
+    import scib_metrics
+
+    monkeypatch.setattr(scib_metrics, "kbet_per_label", lambda *args, **kwargs: 0.5)
+
+
+@pytest.fixture
+def exact_neighbors(monkeypatch):
+    """scib-metrics with an exact search for neighbours: the approximate one takes a minute to compile."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it imports
+        from scib_metrics import nearest_neighbors
+        from scib_metrics.benchmark import _core
+    from sklearn.neighbors import NearestNeighbors
+
+    def search(X, n_neighbors, random_state=0, n_jobs=1):
+        distances, indices = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(X).kneighbors(X)
+        return nearest_neighbors.NeighborsResults(indices=indices, distances=distances)
+
+    for module in (_core, nearest_neighbors):
+        monkeypatch.setattr(module, "pynndescent", search)
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Starts scripts in processes that need not import the package first."""
+    server = Server()
+    yield server
+    server.close()
 
 
 @pytest.fixture

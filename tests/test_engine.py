@@ -1,11 +1,15 @@
 """How training is run: several processes, states to go on from, logs."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -168,11 +172,18 @@ def test_bfloat16(mdata):
 
 
 @pytest.mark.slow
-def test_compiled(mdata):
+def test_compiled(mdata, monkeypatch):
+    """By torch's tracer without its code generator, which takes most of a minute."""
+    import torch
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     config = ep.ModelConfig(dim=16, n_heads=2, dropout=0.0)  # which is drawn in another way
     options = {"config": config, "training": ep.TrainingConfig(max_epochs=1, n_neighbors=1, peak_dropout=0.0)}
     eager = ep.tl.pretrain(mdata, **options)
-    compiled = ep.tl.pretrain(mdata, **options, engine=ep.Engine(compile=True))
+    with warnings.catch_warnings():
+        # torch warns of what it compiles with: of early releases of Python 3.13, and of its own next versions
+        warnings.simplefilter("ignore")
+        compiled = ep.tl.pretrain(mdata, **options, engine=ep.Engine(compile=True))
     losses = [model.training["history"][-1]["validation"] for model in (eager, compiled)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
@@ -232,29 +243,59 @@ def script(mdata, tmp_path):
     return tmp_path / "script.py"
 
 
-def launch(script, options, *, processes=2):
-    import json
+class Launched:
+    """Processes of one training, which end together as those of torchrun do."""
 
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+    def __init__(self, processes):
+        self.processes = processes
+
+    def poll(self):
+        codes = [process.poll() for process in self.processes]
+        return next((code for code in codes if code), None) if any(codes) else codes[0]
+
+    def communicate(self):
+        for process in self.processes:
+            process.communicate()
+        self.returncode = self.poll()
+        return "", "".join(process.communicate()[1] for process in self.processes)
+
+
+@pytest.fixture
+def launch(script, forks):
+    """Train in other processes, which are told what torchrun tells."""
+
+    def start(options, *, processes=2):
+        arguments = (script, script.parent, json.dumps(options))
+        if processes == 1:
+            return Launched([forks.start(*arguments)])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        world = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = [world | {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RUN_ID": "test"} for rank in range(processes)]
+        each = [{name: str(value) for name, value in rank.items()} for rank in ranks]
+        return Launched([forks.start(*arguments, **environment) for environment in each])
+
+    return start
+
+
+def torchrun(script, options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += [str(script), str(script.parent), json.dumps(options)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def told(script, rank):
-    import json
-
     return json.loads((script.parent / f"told{rank}.json").read_text())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True])
-def test_two_processes_learn_what_one_learns(script, stored):
+def test_two_processes_learn_what_one_learns(script, launch, stored):
     options = {"epochs": 3, "stored": stored, "batch_key": "batch"}
     for processes in (1, 2):
-        process = launch(script, options, processes=processes)
+        process = launch(options, processes=processes) if stored or processes == 1 else torchrun(script, options)
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     one, *both = (told(script, rank) for rank in ("-", 0, 1))
@@ -266,11 +307,11 @@ def test_two_processes_learn_what_one_learns(script, stored):
 
 
 @pytest.mark.slow
-def test_parts_of_a_model_on_two_processes(script):
+def test_parts_of_a_model_on_two_processes(script, launch):
     """FSDP; at the same learning rate and without dropout of peaks, the same losses as with whole models."""
     losses = []
     for strategy in ("ddp", "fsdp"):
-        process = launch(script, {"epochs": 1, "engine": {"strategy": strategy}})
+        process = launch({"epochs": 1, "engine": {"strategy": strategy}})
         _, errors = process.communicate()
         assert process.returncode == 0, errors
         assert told(script, 0) == told(script, 1)
@@ -281,17 +322,17 @@ def test_parts_of_a_model_on_two_processes(script):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed(script):
+def test_a_process_that_is_killed(script, launch):
     state = script.parent / "run.state"
     whole = {"epochs": 3}
-    process = launch(script, whole)
+    process = launch(whole)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     expected = told(script, 0)
     for path in script.parent.glob("*.h5ad"):
         path.unlink()
     engine = {"state": str(state), "minutes": 0}
-    process = launch(script, whole | {"engine": engine, "slow": 0.3})
+    process = launch(whole | {"engine": engine, "slow": 0.3})
     while not state.exists() or not (script.parent / "pid1").exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
@@ -300,7 +341,7 @@ def test_a_process_that_is_killed(script):
     assert process.returncode != 0
     assert "Another process of this training ended, was killed, or stopped answering" in errors
     assert "start all of them again" in errors
-    process = launch(script, whole | {"engine": engine})
+    process = launch(whole | {"engine": engine})
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     for one, other in zip(told(script, 0)["history"], expected["history"], strict=True):

@@ -149,8 +149,10 @@ def test_public_functions_are_documented(module, name):
         each.name for each in pkgutil.walk_packages(ep.__path__, "epifoundation.") if not each.name.endswith("__main__")
     ),
 )
-def test_examples_of_the_docstrings_run(module, monkeypatch, tmp_path):
+def test_examples_of_the_docstrings_run(module, monkeypatch, tmp_path, request):
     monkeypatch.chdir(tmp_path)  # some write files
+    if module.endswith("_score_integration"):
+        request.getfixturevalue("quick_scib")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)

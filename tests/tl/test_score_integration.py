@@ -22,7 +22,7 @@ def planted():
 
 
 @pytest.mark.slow
-def test_types_are_kept_and_batches_are_mixed_or_the_other_way_round(planted, tmp_path):
+def test_types_are_kept_and_batches_are_mixed_or_the_other_way_round(planted, tmp_path, exact_neighbors):
     before = planted.copy()
     planted.obs.loc[planted.obs_names[:7], "cell_type"] = np.nan
     planted.obsm["X_epifoundation"][8] = np.nan

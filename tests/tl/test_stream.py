@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -502,19 +501,23 @@ def folder(mdata, model, tmp_path):
     return tmp_path
 
 
-def start(folder, output, *, most=0, number=0):
-    command = [sys.executable, str(folder / "script.py"), str(folder), output, str(most), str(number)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    while not (folder / f"ready{number}").exists() and process.poll() is None:
-        time.sleep(0.01)
-    (folder / f"ready{number}").unlink(missing_ok=True)
-    return process
+@pytest.fixture
+def start(folder, forks):
+    """Begin to embed the cells in another process."""
+
+    def begin(output, *, most=0, number=0):
+        process = forks.start(folder / "script.py", folder, output, most, number)
+        while not (folder / f"ready{number}").exists() and process.poll() is None:
+            time.sleep(0.01)
+        (folder / f"ready{number}").unlink(missing_ok=True)
+        return process
+
+    return begin
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["out.h5ad", "out.zarr", "-"])
-def test_killed_at_any_moment(folder, model, monkeypatch, output):
+def test_killed_at_any_moment(folder, start, model, monkeypatch, output):
     """Ten kills: what there is opens and is right, or is marked as incomplete; in the end it is what one run gives."""
     monkeypatch.setattr(_stream, "BLOCK_CELLS", 20)
     original = (folder / "a.h5ad").read_bytes()
@@ -525,7 +528,7 @@ def test_killed_at_any_moment(folder, model, monkeypatch, output):
     rng = np.random.default_rng(0)
     n_killed = 0
     while n_killed < 10 // 3 + 1:  # of each kind of file
-        process = start(folder, output, number=n_killed)
+        process = start(output, number=n_killed)
         time.sleep(rng.uniform(0, 0.9))
         process.send_signal(signal.SIGKILL)
         _, errors = process.communicate()
@@ -538,7 +541,7 @@ def test_killed_at_any_moment(folder, model, monkeypatch, output):
             np.testing.assert_array_equal(read(path).obsm["X_epifoundation"], wanted.obsm["X_epifoundation"])
             path.write_bytes(original)
             shutil.rmtree(f"{path}.partial", ignore_errors=True)  # of the file as it was before
-    process = start(folder, output, number=n_killed)
+    process = start(output, number=n_killed)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     found = read(path)
@@ -548,11 +551,11 @@ def test_killed_at_any_moment(folder, model, monkeypatch, output):
 
 
 @pytest.mark.slow
-def test_processes_share_the_blocks(folder, monkeypatch):
+def test_processes_share_the_blocks(folder, start, monkeypatch):
     monkeypatch.setattr(_stream, "BLOCK_CELLS", 20)
     model = ep.models.from_pretrained(folder / "model")  # of the same name, which the results tell
     ep.tl.embed(folder / "a.h5ad", model, output=folder / "expected.h5ad")
-    processes = [start(folder, "out.h5ad", number=i) for i in range(2)]
+    processes = [start("out.h5ad", number=i) for i in range(2)]
     (folder / "go").touch()
     told = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
@@ -563,8 +566,8 @@ def test_processes_share_the_blocks(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_of_two_processes_is_killed(folder):
-    processes = [start(folder, "out.h5ad", number=i) for i in range(2)]
+def test_one_of_two_processes_is_killed(folder, start):
+    processes = [start("out.h5ad", number=i) for i in range(2)]
     (folder / "go").touch()
     time.sleep(0.3)
     processes[0].send_signal(signal.SIGKILL)
@@ -575,21 +578,21 @@ def test_one_of_two_processes_is_killed(folder):
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_the_finished_blocks(folder):
+def test_a_full_disk_keeps_the_finished_blocks(folder, start):
     """A limit on the size of files stands for a full disk: blocks fit, the results do not; then not even blocks do."""
     (folder / "go").touch()
-    process = start(folder, "out.h5ad", most=40_000)
+    process = start("out.h5ad", most=40_000)
     _, errors = process.communicate()
     assert process.returncode == 1
     assert "OSError" in errors
     assert not (folder / "out.h5ad").exists()
     n_blocks = len(list((folder / "out.h5ad.partial").glob("*.npz")))
     assert n_blocks == 20
-    process = start(folder, "out.h5ad")
+    process = start("out.h5ad")
     out, errors = process.communicate()
     assert process.returncode == 0, errors
     assert int(out) == 0  # none was lost
-    process = start(folder, "more.h5ad", most=2_000)
+    process = start("more.h5ad", most=2_000)
     _, errors = process.communicate()
     assert "could not be written" in errors
     assert "is the disk full?" in errors
