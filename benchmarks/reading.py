@@ -55,7 +55,12 @@ def readers(folder):
         def group(name=name):
             return zarr.open_group(folder / f"{name}.zarr", mode="r")["X"]
 
-        yield f"zarr {name}", "this package", contextlib.nullcontext(), lambda group=group: StoredCsr.of(group(), tuple(group().attrs["shape"]))
+        yield (
+            f"zarr {name}",
+            "this package",
+            contextlib.nullcontext(),
+            lambda group=group: StoredCsr.of(group(), tuple(group().attrs["shape"])),
+        )
         yield f"zarr {name}", "zarr", contextlib.nullcontext(), lambda group=group: sparse_dataset(group())
         if find_spec("zarrs"):
             yield f"zarr {name}", "zarrs", zarr.config.set(RUST), lambda group=group: sparse_dataset(group())
@@ -79,7 +84,9 @@ def main():
                 with configured:
                     found.setdefault((stored, reader), []).append(seconds(open_matrix()))
     base = np.median(found["h5ad", "anndata"])
-    print(f"{n_cells:,} cells, {X.nnz / n_cells:,.0f} of {N_PEAKS:,} peaks open in each; {THREADS} threads; median of {REPEATS}")
+    print(
+        f"{n_cells:,} cells, {X.nnz / n_cells:,.0f} of {N_PEAKS:,} peaks open in each; {THREADS} threads; median of {REPEATS}"
+    )
     print("| stored as | read by | s | ratio to h5ad |\n|---|---|---|---|")
     for (stored, reader), values in found.items():
         print(f"| {stored} | {reader} | {np.median(values):.2f} | {np.median(values) / base:.2f} |")

@@ -1,8 +1,9 @@
 """Fixtures: small simulated data, a small trained model, and the data beside the checkout."""
 
-import warnings
+import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from forks import Server
@@ -21,7 +22,8 @@ settings.load_profile("shared")
 @pytest.fixture(autouse=True, scope="session")
 def _calm():
     ep.settings.progress = False
-    torch.set_num_threads(2)
+    # A process for each core, or two threads in one: more of both than cores take twice as long
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")
@@ -59,28 +61,21 @@ def shared_data():
 
 
 @pytest.fixture
-def quick_scib(exact_neighbors, monkeypatch):
-    """That, and without the metric that takes half a minute to compile; one test has it."""
-    import scib_metrics
+def quick_scores(monkeypatch):
+    """Scores of integration by two silhouettes: scib-metrics takes a minute to import and compile, and one test has it."""
+    from sklearn.metrics import silhouette_score
 
-    monkeypatch.setattr(scib_metrics, "kbet_per_label", lambda *args, **kwargs: 0.5)
+    from epifoundation.tl import _score_integration
 
+    def silhouettes(scored, names, unintegrated, n_jobs):
+        rows = {}
+        for name in names:
+            bio, batch = (silhouette_score(scored.obsm[name], scored.obs[column]) for column in ("label", "batch"))
+            rows[name] = {"Bio conservation": (1 + bio) / 2, "Batch correction": 1 - abs(batch)}
+        table = pd.DataFrame(rows).T
+        return table.assign(Total=0.6 * table["Bio conservation"] + 0.4 * table["Batch correction"])
 
-@pytest.fixture
-def exact_neighbors(monkeypatch):
-    """scib-metrics with an exact search for neighbours: the approximate one takes a minute to compile."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what it imports
-        from scib_metrics import nearest_neighbors
-        from scib_metrics.benchmark import _core
-    from sklearn.neighbors import NearestNeighbors
-
-    def search(X, n_neighbors, random_state=0, n_jobs=1):
-        distances, indices = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(X).kneighbors(X)
-        return nearest_neighbors.NeighborsResults(indices=indices, distances=distances)
-
-    for module in (_core, nearest_neighbors):
-        monkeypatch.setattr(module, "pynndescent", search)
+    monkeypatch.setattr(_score_integration, "_benchmark", silhouettes)
 
 
 @pytest.fixture(scope="session")

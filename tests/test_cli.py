@@ -114,8 +114,8 @@ def test_exit_codes(folder):
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         return done.returncode, done.stderr
 
-    assert code("models")[0] == 0
-    assert code("embed")[0] == 2
+    assert run("models").exit_code == 0
+    assert run("embed").exit_code == 2
     status, told = code("embed", folder / "nowhere.h5ad")
     assert status == 1
     assert told.strip() == f"epifoundation: FileNotFoundError: The file '{folder}/nowhere.h5ad' is not there."

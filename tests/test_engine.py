@@ -80,12 +80,19 @@ def stop_after(monkeypatch, n_steps):
     return lambda: monkeypatch.setattr(Pretraining, "training_step", original)
 
 
+@pytest.fixture(scope="module")
+def wholes():
+    """Models by the kind of their source."""
+    return {}
+
+
 @pytest.mark.parametrize("n_steps", [1, 11, 23, 24, 31, 47])
-def test_resumed_training_is_that_of_a_run_without_interruption(source, tmp_path, monkeypatch, n_steps):
+def test_resumed_training_is_that_of_a_run_without_interruption(source, tmp_path, monkeypatch, n_steps, wholes):
     """In an epoch of 11 or 12 steps, at its ends, in the middle, and between two batches of one step of the optimiser."""
     training = ep.TrainingConfig(max_epochs=4, batch_size=30, accumulate=2, buffer=100, n_neighbors=3)
     options = SMALL | {"training": training, "batch_key": "batch", "rng": 3}
-    whole = ep.tl.pretrain(source, **options)
+    kind = type(source)  # the model of a run without interruption is trained once for each
+    whole = wholes[kind] = wholes.get(kind) or ep.tl.pretrain(source, **options)
     engine = ep.Engine(state=tmp_path / "run.state", minutes=0)
     go_on = stop_after(monkeypatch, n_steps)
     with pytest.raises(StopError):
@@ -102,10 +109,11 @@ def test_resumed_training_is_that_of_a_run_without_interruption(source, tmp_path
     state = resumed.network.state_dict()
     for name, tensor in whole.network.state_dict().items():
         np.testing.assert_allclose(state[name].numpy(), tensor.numpy(), atol=1e-6, err_msg=name)
-    steps.clear()
-    again = ep.tl.pretrain(source, **options, engine=engine)  # nothing is left to do
-    assert not steps
-    assert again.revision == resumed.revision
+    if n_steps == 23:
+        steps.clear()
+        again = ep.tl.pretrain(source, **options, engine=engine)  # nothing is left to do
+        assert not steps
+        assert again.revision == resumed.revision
 
 
 def test_the_state_of_another_run_is_refused(mdata, tmp_path):
@@ -271,7 +279,12 @@ def launch(script, forks):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        world = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        world = {
+            "WORLD_SIZE": processes,
+            "LOCAL_WORLD_SIZE": processes,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         ranks = [world | {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RUN_ID": "test"} for rank in range(processes)]
         each = [{name: str(value) for name, value in rank.items()} for rank in ranks]
         return Launched([forks.start(*arguments, **environment) for environment in each])

@@ -199,7 +199,7 @@ def test_the_page_is_made_of_the_results():
     assert readme == page.with_summary(readme, told)
 
 
-def test_what_mixes_batches_and_keeps_types_integrates_best(split, quick_scib):
+def test_what_mixes_batches_and_keeps_types_integrates_best(split, quick_scores):
     rng = np.random.default_rng(0)
     types, batches = (pd.Categorical(split.atac.obs[name]).codes for name in ("cell_type", "batch"))
     noise = rng.standard_normal((split.atac.n_obs, 4)) * 0.1

@@ -147,7 +147,7 @@ class EpiFoundation:
         --------
         >>> import tempfile
         >>> import epifoundation as ep
-        >>> mdata = ep.datasets.pbmc_multiome()
+        >>> mdata = ep.datasets.pbmc_multiome()[:600].copy()
         >>> training = ep.TrainingConfig(max_epochs=1, n_neighbors=1)
         >>> model = ep.tl.finetune(mdata["atac"], label_key="cell_type", training=training)
         >>> path = model.save_adapter(tempfile.mkdtemp() + "/mine")

@@ -121,7 +121,7 @@ def finetune(
     Examples
     --------
     >>> import epifoundation as ep
-    >>> mdata = ep.datasets.pbmc_multiome()
+    >>> mdata = ep.datasets.pbmc_multiome()[:600].copy()
     >>> training = ep.TrainingConfig(max_epochs=1, n_neighbors=1)
     >>> model = ep.tl.finetune(mdata["atac"], label_key="cell_type", training=training)
     >>> ep.tl.annotate(mdata, model)

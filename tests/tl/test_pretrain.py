@@ -1,9 +1,6 @@
 """``ep.tl.pretrain``: it learns what was planted, repeats itself, refuses nonsense, and survives Ctrl-C."""
 
-import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 import warnings
@@ -308,7 +305,7 @@ def test_an_interruption_before_anything_was_learned_is_raised(simulated, monkey
 
 
 @pytest.mark.slow
-def test_a_real_signal_leaves_the_last_checkpoint_usable(simulated, tmp_path):
+def test_a_real_signal_leaves_the_last_checkpoint_usable(simulated, tmp_path, forks):
     simulated.write_h5mu(tmp_path / "data.h5mu")
     code = textwrap.dedent(
         """
@@ -323,23 +320,16 @@ def test_a_real_signal_leaves_the_last_checkpoint_usable(simulated, tmp_path):
         """
     )
     checkpoint = tmp_path / "checkpoint"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "data.h5mu"), str(checkpoint)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    (tmp_path / "script.py").write_text(code)
+    process = forks.start(tmp_path / "script.py", tmp_path / "data.h5mu", checkpoint)
     deadline = pd.Timestamp.now() + pd.Timedelta("120s")
     while not (checkpoint / "config.json").is_file() and process.poll() is None and pd.Timestamp.now() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    try:
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
     assert "went on" in out, err
     model = ep.models.from_pretrained(checkpoint)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         ep.tl.embed(simulated, model, copy=True)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

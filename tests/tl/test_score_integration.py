@@ -1,5 +1,7 @@
 """Integration scores: those of scib-metrics, in one call."""
 
+import warnings
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,6 +10,23 @@ import pytest
 import epifoundation as ep
 
 mpl.use("Agg")
+
+
+@pytest.fixture
+def exact_neighbors(monkeypatch):
+    """scib-metrics with an exact search for neighbours: the approximate one takes a minute to compile."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it imports
+        from scib_metrics import nearest_neighbors
+        from scib_metrics.benchmark import _core
+    from sklearn.neighbors import NearestNeighbors
+
+    def search(X, n_neighbors, random_state=0, n_jobs=1):
+        distances, indices = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(X).kneighbors(X)
+        return nearest_neighbors.NeighborsResults(indices=indices, distances=distances)
+
+    for module in (_core, nearest_neighbors):
+        monkeypatch.setattr(module, "pynndescent", search)
 
 
 @pytest.fixture

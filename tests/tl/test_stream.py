@@ -1,9 +1,7 @@
 """Cells by blocks: the results of cells in memory, from any file, whatever happens on the way."""
 
-import os
 import shutil
 import signal
-import sys
 import textwrap
 import time
 import warnings
@@ -13,6 +11,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import zarr
 
 import epifoundation as ep
@@ -125,6 +124,21 @@ def test_blocks_hold_so_many_predicted_values(mdata, model, tmp_path, monkeypatc
     assert max(sizes[True]) == 30
     assert max(sizes[False]) == 64
     assert sum(sizes[True]) == sum(sizes[False]) == mdata["atac"].n_obs
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+def test_threads_do_not_matter(mdata, model, tmp_path, monkeypatch, n_threads):
+    """Blocks are computed in as many threads, each with its part of those that torch has."""
+    before = torch.get_num_threads()
+    path = write(mdata["atac"], tmp_path / "a.h5ad")
+    ep.tl.embed(path, model, output=tmp_path / "expected.h5ad")
+    try:
+        torch.set_num_threads(n_threads)
+        ep.tl.embed(path, model, output=tmp_path / "out.h5ad")
+        assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    assert (tmp_path / "out.h5ad").read_bytes() == (tmp_path / "expected.h5ad").read_bytes()
 
 
 def test_several_files_with_other_peaks(mdata, model, tmp_path):

@@ -206,7 +206,7 @@ def test_the_papers_recipe_learns_expression_and_types_of_a_held_out_batch():
     )
     config = replace(ep.ModelConfig.preset("paper"), dim=32, n_heads=4, n_layers=2, feedforward=64, dropout=0.05)
     training = replace(
-        ep.TrainingConfig.preset("paper"), max_epochs=15, lr=3e-3, accumulate=2, batch_size=16, balanced_genes=30
+        ep.TrainingConfig.preset("paper"), max_epochs=10, lr=3e-3, accumulate=2, batch_size=16, balanced_genes=30
     )
     train = mdata[mdata.obs["batch"] != "batch2"].copy()
     test = mdata[mdata.obs["batch"] == "batch2"].copy()
