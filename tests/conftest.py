@@ -15,7 +15,7 @@ import epifoundation as ep
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # The machine is shared: how long an example takes says nothing about it.
-settings.register_profile("shared", deadline=None, max_examples=50)
+settings.register_profile("shared", deadline=None, max_examples=30)
 settings.load_profile("shared")
 
 

@@ -1,7 +1,6 @@
 """Files that cannot be read: one line says what they are and what to install."""
 
 import json
-import subprocess
 import sys
 
 import anndata as ad
@@ -27,7 +26,7 @@ def one_line(error):
     return "\n" not in str(error.value)
 
 
-def test_zstd_is_read_where_hdf5plugin_is_installed(atac, tmp_path):
+def test_zstd_is_read_where_hdf5plugin_is_installed(atac, tmp_path, forks):
     """As SnapATAC2 writes its files. A process of its own: once imported, the filters stay registered."""
     code = """
 import sys, hdf5plugin, anndata, epifoundation as ep
@@ -35,7 +34,10 @@ atac = ep.datasets.simulate_multiome(30, 40, 5, rng=0)["atac"].copy()
 atac.write_h5ad(sys.argv[1], compression=hdf5plugin.FILTERS["zstd"])
 """
     path = tmp_path / "zstd.h5ad"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(path)], check=True)
+    (tmp_path / "script.py").write_text(code)
+    process = forks.start(tmp_path / "script.py", path)
+    process.communicate()
+    assert process.returncode == 0
     source = open_source(path, "atac")
     assert (source.read(0, 30) != atac.X).nnz == 0
     assert list(source.names(0, 30)) == list(atac.obs_names)

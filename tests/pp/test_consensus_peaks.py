@@ -104,7 +104,7 @@ def consensus(tables, **options):
 
 
 @given(SOURCES, st.data())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_unions_are_those_of_brute_force(sources, data):
     tables = tables_of(sources)
     least = data.draw(st.integers(1, len(tables)))
@@ -113,7 +113,7 @@ def test_unions_are_those_of_brute_force(sources, data):
 
 
 @given(SOURCES, WIDTHS, st.sampled_from([None, "score"]), st.data())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_peaks_of_fixed_width_are_those_of_brute_force(sources, width, score, data):
     tables = tables_of(sources)
     least = data.draw(st.integers(1, len(tables)))
