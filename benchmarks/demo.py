@@ -5,8 +5,10 @@ same training cells. Writes `demo/umap.png`, `demo/report.html` and
 `demo/pbmc_annotated.h5mu`.
 """
 
+import platform
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib as mpl
@@ -62,6 +64,8 @@ def main():
         index=["epifoundation", "LSI + logistic regression / ridge"],
     )
     peaks = atac.uns["epifoundation"]["peaks"]
+    packages = ("epifoundation", "anndata", "mudata", "scanpy", "pandas", "zarr", "torch")
+    print(f"\nPython {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages))
     print(f"\ncells            {atac.n_obs:,} ({int((~train).sum()):,} that the model never saw)")
     print(f"peaks matched    {peaks['matched']:,} of {peaks['data']:,}")
     print(f"embedding        {seconds:.2f} s, {atac.n_obs / seconds:,.0f} cells/s (loading the model included)")

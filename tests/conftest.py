@@ -1,6 +1,7 @@
 """Fixtures: small simulated data, a small trained model, and the data beside the checkout."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,27 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 # The machine is shared: how long an example takes says nothing about it.
 settings.register_profile("shared", deadline=None, max_examples=30)
 settings.load_profile("shared")
+
+
+def pytest_report_header():
+    packages = (
+        "epifoundation",
+        "anndata",
+        "mudata",
+        "scanpy",
+        "pandas",
+        "numpy",
+        "scipy",
+        "zarr",
+        "torch",
+        "lightning",
+    )
+    return "with " + ", ".join(f"{name} {version(name)}" for name in packages)
+
+
+def pytest_collection_modifyitems(items):
+    """Those that take longest first, so that no process waits for another in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True, scope="session")
