@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -252,7 +252,7 @@ def build(
     bounds: np.ndarray,
     uns: dict[str, Any],
     var: pd.DataFrame | None,
-    zarr_format: int | None = None,
+    zarr_format: Literal[2, 3] | None = None,
 ) -> None:
     """Write an AnnData of all blocks: anndata writes that of one of them, and its arrays are made longer and filled."""
     import anndata
