@@ -1,6 +1,7 @@
 """What the README begins with, by an installed package: cells in, embedding, labels, expression and a report out."""
 
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,12 @@ import epifoundation as ep
 
 
 def main():
+    with warnings.catch_warnings(record=True) as shown:  # as Python shows them by default
+        run()
+    assert not shown, [str(each.message) for each in shown]
+
+
+def run():
     mdata = ep.datasets.pbmc_multiome()
     ep.tl.embed(mdata)
     atac = mdata["atac"]

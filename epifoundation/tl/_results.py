@@ -233,9 +233,7 @@ def arrays_of(atac: AnnData, rna: AnnData | None) -> dict[str, np.ndarray]:
             arrays[f"obs/{name}/{CODES}"] = column.cat.codes.to_numpy()
             arrays[f"obs/{name}/{CATEGORIES}"] = _text(column.cat.categories)
         else:
-            arrays[f"obs/{name}"] = (
-                _text(column) if column.dtype == object or column.dtype == "str" else column.to_numpy()
-            )
+            arrays[f"obs/{name}"] = _text(column) if pd.api.types.is_string_dtype(column) else column.to_numpy()
     for name, value in atac.obsm.items():
         if isinstance(value, pd.DataFrame):
             arrays |= {f"obsm/{name}/{key}": column.to_numpy() for key, column in value.items()}
