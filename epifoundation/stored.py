@@ -119,7 +119,11 @@ class StoredRows:
         if len(rows) < found.shape[0] or (np.diff(rows) == 0).any():
             found = found[rows - start]
         found = self.change(found)
-        return found if piece.projection is None else (found @ piece.projection).tocsr()
+        if piece.projection is None:
+            return found
+        found = (found @ piece.projection).tocsr()
+        # Several open peaks of a file may lie in one of the vocabulary, which is open or not
+        return as_pattern(found) if self.change is as_pattern else found
 
 
 class _Names:

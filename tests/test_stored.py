@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import chain
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
@@ -56,9 +57,29 @@ def test_any_rows_in_any_order(parts, rows):
 def test_patterns_are_projected_as_cells_in_memory_are(parts):
     matrix = rows_of(parts, as_pattern)
     whole = sp.vstack([(X > 0).astype(np.float32) @ projection for X, projection in parts[1]]).toarray()
+    assert whole.max() > 1  # several peaks of a file in one of the vocabulary
     found = np.concatenate([part.toarray() for _, part in matrix.blocks(50)])
     matrix.close()
-    np.testing.assert_allclose(found, whole)
+    np.testing.assert_array_equal(found, whole > 0)
+
+
+def test_peaks_that_lie_in_one_of_the_vocabulary_are_open_once(tmp_path):
+    """Cells in a file, as the builder for cells in memory reads them, onto peaks of twice their width."""
+    from epifoundation.tl._training_data import _read_pattern
+
+    atac = ep.datasets.simulate_multiome(80, 200, 10, median_fragments=150, rng=0)["atac"]
+    narrow = [f"chr1:{i * 250}-{(i + 1) * 250}" for i in range(atac.n_vars)]
+    wide = ep.PeakVocabulary.from_names([f"chr1:{i * 500}-{(i + 1) * 500}" for i in range(atac.n_vars // 2)])
+    atac = AnnData(atac.X, obs=atac.obs, var=pd.DataFrame(index=narrow))
+    atac.write_h5ad(tmp_path / "a.h5ad")
+    projection = wide.projection(ep.genome.read_intervals(atac.var))
+    of_memory = _read_pattern(atac, wide, projection)
+    matrix = StoredRows([Piece(tmp_path / "a.h5ad", "atac", 80, projection)], len(wide), "`X`", as_pattern)
+    of_file = matrix[np.arange(80)]
+    matrix.close()
+    assert (of_memory != of_file).nnz == 0
+    assert set(of_file.data) == {1}
+    assert ((atac.X > 0).astype(np.float32) @ projection).max() == 2
 
 
 def test_many_files_are_not_all_open(parts, monkeypatch):
@@ -281,7 +302,6 @@ def test_more_cells_than_memory(tmp_path, forks):
     indices = kinds[rng.integers(len(kinds), size=n_cells)].ravel()
     X = sp.csr_matrix((np.ones(len(indices), np.float32), indices, np.arange(0, len(indices) + 1, n_open)))
     names = [f"chr1:{i * 1000}-{i * 1000 + 500}" for i in range(2_000)]
-    import pandas as pd
 
     AnnData(X, var=pd.DataFrame(index=names)).write_h5ad(tmp_path / "a.h5ad")
     size = X.data.nbytes + X.indices.nbytes
