@@ -1,6 +1,7 @@
 """Sphinx configuration."""
 
 import shutil
+import textwrap
 import zlib
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -20,9 +21,11 @@ shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", dirs_exist_ok=Tru
 
 def prose_returns(self: NumpyDocstring, section: str) -> list[str]:
     """What a tool writes is told in sentences and lists, which napoleon would take for pairs of name and type."""
-    lines = self._parse_generic_section("Returns", use_admonition=False)
-    # The colon is put there by sphinx-autodoc-typehints.
-    return [line.removeprefix(": ") for line in lines if line.strip() != ":"]
+    header, *lines = self._parse_generic_section("Returns", use_admonition=False)
+    # sphinx-autodoc-typehints puts a colon above the first paragraph and indents it
+    lines = [line.removeprefix(": ") for line in lines if line.strip() != ":"]
+    end = next((i for i, line in enumerate(lines) if i and not line.strip()), len(lines))
+    return [header, *textwrap.dedent("\n".join(lines[:end])).split("\n"), *lines[end:]]
 
 
 NumpyDocstring._parse_returns_section = prose_returns
