@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ def simulate_multiome(
     *,
     n_types: int = 5,
     n_batches: int = 2,
+    type_weights: Sequence[float] | None = None,
     median_fragments: int | None = None,
     median_counts: int = 2000,
     batch_effect: float = 0.3,
@@ -54,6 +56,8 @@ def simulate_multiome(
         Sizes. Memory and time are linear in the number of fragments, so ``20_000`` cells of ``200_000`` peaks are fine.
     n_types, n_batches
         Numbers of planted groups.
+    type_weights
+        Relative sizes of the cell types, one for each; None draws them with the same probability.
     median_fragments
         Median number of fragments in a cell; default a tenth of the peaks, at least 20.
     median_counts
@@ -73,7 +77,7 @@ def simulate_multiome(
     Raises
     ------
     ValueError
-        A size is not a positive integer.
+        A size is not a positive integer, or `type_weights` are not positive numbers, one for each type.
 
     Examples
     --------
@@ -96,12 +100,18 @@ def simulate_multiome(
     if median_fragments is None:
         median_fragments = max(n_peaks // 10, 20)
     integer(median_fragments, "median_fragments", least=1)
+    shares = None if type_weights is None else np.array(type_weights, dtype=float)
+    if shares is not None:
+        if shares.shape != (n_types,) or not (np.isfinite(shares) & (shares > 0)).all():
+            msg = f"`type_weights` must be {n_types} positive numbers, one for each type, got {type_weights!r}."
+            raise ValueError(msg)
+        shares /= shares.sum()
     rng = np.random.default_rng(rng)
 
     peaks = _lay_out(n_peaks)
     tss = np.sort(rng.choice(n_peaks, n_genes, replace=n_genes > n_peaks))
     world = _make_world(n_peaks, tss, n_types, n_batches, batch_effect, rng)
-    kind = rng.integers(n_types, size=n_cells)
+    kind = rng.integers(n_types, size=n_cells) if shares is None else rng.choice(n_types, size=n_cells, p=shares)
     second = (kind + rng.integers(1, max(n_types, 2), size=n_cells)) % n_types
     fraction = rng.beta(1, 8, size=n_cells)
     batch = rng.integers(n_batches, size=n_cells)

@@ -49,6 +49,17 @@ def test_types_and_batches_differ_and_depth_is_as_asked():
     assert np.corrcoef(types[0], types[1])[0, 1] < np.corrcoef(batches[0], batches[1])[0, 1] < 0.99
 
 
+def test_types_of_unequal_size():
+    weights = np.array([8.0, 2.0, 1.0])
+    mdata = ep.datasets.simulate_multiome(2000, 60, 5, n_types=3, type_weights=weights, rng=0)
+    counts = mdata.obs["cell_type"].value_counts()
+    np.testing.assert_allclose([counts[f"type{i}"] / 2000 for i in range(3)], weights / 11, atol=0.04)
+    np.testing.assert_array_equal(weights, [8, 2, 1])
+    for wrong in ([1, 2], [1, 0, 1], [1, np.nan, 1], 3):
+        with pytest.raises(ValueError, match="`type_weights` must be 3 positive numbers"):
+            ep.datasets.simulate_multiome(20, 60, 5, n_types=3, type_weights=wrong)
+
+
 def test_linked_genes_follow_their_peaks_cell_by_cell():
     mdata = ep.datasets.simulate_multiome(3000, 400, 40, n_types=3, batch_effect=0.0, median_fragments=400, rng=2)
     kind = mdata["atac"].obs["cell_type"].cat.codes.to_numpy()
