@@ -126,9 +126,7 @@ def test_what_is_no_file_of_cells(tmp_path):
         open_group(tmp_path / "none.h5ad")
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The 'future.infer_string' option:pandas.errors.Pandas4Warning"
-)  # it is what is tested
+@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")  # it is what is tested
 @pytest.mark.parametrize("nullable", [None, True, False])
 @pytest.mark.parametrize("infer_string", [True, False])
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
