@@ -284,10 +284,11 @@ def _neighbours_by(atac: AnnData) -> str | None:
 
 def _palette(columns: pd.DataFrame) -> dict[str, str]:
     """A colour for each name in the columns, over again where there are more than colours."""
-    from scanpy.plotting.palettes import default_20, default_102
+    import scanpy as sc
 
     names = sorted({name for column in columns for name in columns[column].cat.categories} - {UNKNOWN})
-    colours = default_20 if len(names) <= len(default_20) else default_102
+    palettes = sc.pl.palettes
+    colours = palettes.default_20 if len(names) <= len(palettes.default_20) else palettes.default_102
     return {name: colours[i % len(colours)] for i, name in enumerate(names)} | {UNKNOWN: "lightgray"}
 
 
