@@ -11,7 +11,6 @@ in the same run. Labels, unknown cells and the random forest are of all cells to
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ import mudata  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
+from scaling import peak_memory  # noqa: E402
 
 FOLDER = Path(__file__).parents[1] / "build"
 N_PEAKS, N_GENES, N_TYPES, N_DONORS = 120_000, 20_000, 14, 4
@@ -46,10 +46,6 @@ def simulate(n_cells, path):
 
 def learned_from(mdata):
     return (mdata["atac"].obs["batch"] != HELD).to_numpy()
-
-
-def peak_memory():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def svd(mdata):

@@ -26,5 +26,5 @@ for version in ${*:-3.13 3.12 3.14}; do
     fi
   done
 done
-echo "No Python 3.12, 3.13 or 3.14 was found. Install one, for example with 'pyenv install 3.13', 'uv python install 3.13' or 'apt-get install python3.13-venv', or name yours: make PYTHON=/path/to/python3.13" >&2
+echo "No Python of ${*:-3.13 3.12 3.14} was found. Install one, for example with 'pyenv install 3.13', 'uv python install 3.13' or 'apt-get install python3.13-venv', or name yours: make PYTHON=/path/to/python3.13" >&2
 exit 1

@@ -6,11 +6,14 @@ another that waits for the child and writes down how it ended.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+LONGEST = 300  # seconds that a script may take, on a machine that is busy
 
 # What a script imports is imported here, before any of it is used: only then may a process be copied.
 SERVER = """
@@ -73,11 +76,12 @@ class Server:
     def __init__(self):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-W", "ignore", "-c", SERVER]
+        self.folder = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment)
 
     def start(self, *arguments, **environment):
         """Run a script with arguments, as :class:`subprocess.Popen` would."""
-        folder = tempfile.mkdtemp()
+        folder = tempfile.mkdtemp(dir=self.folder.name)
         job = {"folder": folder, "arguments": list(map(str, arguments)), "environment": environment}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -86,6 +90,7 @@ class Server:
     def close(self):
         self.process.stdin.close()
         self.process.wait()
+        self.folder.cleanup()
 
 
 class Forked:
@@ -111,7 +116,12 @@ class Forked:
         return (self.folder / "out").read_text(), (self.folder / "err").read_text()
 
     def _read(self, name):
+        deadline = time.monotonic() + LONGEST
         while not (self.folder / name).exists():
             assert self.server.poll() is None, "the process that starts others has ended"
+            if time.monotonic() > deadline:
+                if name == "code":
+                    self.send_signal(signal.SIGKILL)
+                raise TimeoutError(f"no end after {LONGEST} s")
             time.sleep(0.005)
         return (self.folder / name).read_text()

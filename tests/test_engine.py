@@ -252,14 +252,14 @@ def script(mdata, tmp_path):
 
 
 class Launched:
-    """Processes of one training, which end together as those of torchrun do."""
+    """Processes of one training, as one."""
 
     def __init__(self, processes):
         self.processes = processes
 
     def poll(self):
         codes = [process.poll() for process in self.processes]
-        return next((code for code in codes if code), None) if any(codes) else codes[0]
+        return next((code for code in codes if code), None if None in codes else 0)
 
     def communicate(self):
         for process in self.processes:

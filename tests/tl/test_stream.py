@@ -127,7 +127,7 @@ def test_blocks_hold_so_many_predicted_values(mdata, model, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
-def test_threads_do_not_matter(mdata, model, tmp_path, monkeypatch, n_threads):
+def test_threads_do_not_matter(mdata, model, tmp_path, n_threads):
     """Blocks are computed in as many threads, each with its part of those that torch has."""
     before = torch.get_num_threads()
     path = write(mdata["atac"], tmp_path / "a.h5ad")
