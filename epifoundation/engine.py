@@ -83,6 +83,18 @@ class Engine:
                 msg = f"`{name}` must be a number of at least {least}, got {value!r}."
                 raise ValueError(msg)
 
+    def check_measured(self) -> None:
+        """Raise ValueError if an option was given that has no meaning for a set encoder, which is not trained by gradient."""
+        default = Engine()
+        for name in ("strategy", "precision", "compile", "log"):
+            value = getattr(self, name)
+            if value != getattr(default, name) and (name, value) not in (("strategy", "ddp"), ("precision", "float32")):
+                msg = (
+                    f"`Engine({name}={value!r})` has no meaning here: the set encoder is measured in closed form, in float32. Leave it out, "
+                    "or pass `encoder='transformer'`."
+                )
+                raise ValueError(msg)
+
 
 @dataclass(frozen=True)
 class World:

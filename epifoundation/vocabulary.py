@@ -176,6 +176,11 @@ class GeneVocabulary:
         found = self.positions(genes.names)
         return found if genes.ids is None else np.where(found >= 0, found, self.positions(genes.ids))
 
+    def take(self, positions: np.ndarray) -> GeneVocabulary:
+        """Some of the genes."""
+        ids = None if self.ids is None else [self.ids[int(i)] for i in positions]
+        return GeneVocabulary([self.names[int(i)] for i in positions], ids)
+
     def write_tsv(self, path: str | Path) -> None:
         """Write the columns ``gene`` and, where known, ``id``."""
         frame = pd.DataFrame({"gene": self.names} | ({} if self.ids is None else {"id": self.ids}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from ._model import EpiFoundation
 
 LEFT, RIGHT = ".left", ".right"
+IN_HALF = ("label_columns.vectors.weight",)  # a row for each peak
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """The difference of a network from that of a base model.
+    """The difference of a network from that of a base model; that of cells which are recognized is saved beside it.
 
     Attributes
     ----------
@@ -45,8 +46,12 @@ class Adapter:
                 left, right = factors[name]
                 tensors |= {name + LEFT: left.half().cpu(), name + RIGHT: right.half().cpu()}
             else:
-                tensors[name] = tensor.cpu()
+                tensors[name] = tensor.cpu().half() if name in IN_HALF else tensor.cpu()
         return cls(base.name, base.revision, tensors)
+
+    def cell_bytes(self, model: EpiFoundation) -> bytes:
+        """Cells of the labels of `model`, in safetensors format."""
+        return replace(model, cells={block: each for block, each in model.cells.items() if block == "labels"}).cell_bytes
 
     def apply(self, base: Network, config: ModelConfig, sizes: Sizes) -> Network:
         """The network that `base` becomes.
@@ -63,7 +68,7 @@ class Adapter:
         state, used = {}, set()
         for name, tensor in wanted.items():
             if name in self.tensors:
-                state[name] = self.tensors[name]
+                state[name] = self.tensors[name].to(tensor.dtype)
                 used.add(name)
             elif name + LEFT in self.tensors and name + RIGHT in self.tensors and name in before:
                 left, right = (self.tensors[name + side].to(before[name]) for side in (LEFT, RIGHT))

@@ -12,17 +12,19 @@ from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
 from safetensors.torch import load, save
 from torch import Tensor
 
 from .._version import __version__
+from ..counted import CountedCells
 from ..nn import ModelConfig, Network, Sizes
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 from ._adapter import Adapter
 from ._model import EpiFoundation, revision_of
 
-FORMAT_VERSION = 1
-CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER = (
+FORMAT_VERSION = 2
+CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS = (
     "config.json",
     "model.safetensors",
     "peaks.bed.gz",
@@ -30,6 +32,7 @@ CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER = (
     "labels.json",
     "README.md",
     "adapter.safetensors",
+    "cells.safetensors",
 )
 REQUIRED = (WEIGHTS, PEAKS, GENES, CARD)
 
@@ -40,7 +43,7 @@ def write(model: EpiFoundation, directory: Path, *, overwrite: bool, adapter: Ad
     check_target(directory, overwrite=overwrite)
     if adapter is not None and (directory / CONFIG).is_file():
         there = _read_config(directory)
-        if adapter.revision in (there.get("revision"), revision_of(there["sha256"].get(WEIGHTS, ""))):
+        if adapter.revision in (there.get("revision"), _revision(there)):
             msg = f"{str(directory)!r} holds the model that the adapter belongs to, without which it is worth nothing; choose another directory."
             raise FileExistsError(msg)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -96,18 +99,24 @@ def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> Ep
     if found != sizes:
         msg = f"The model in {str(directory)!r} contradicts itself: config.json says {sizes}, its files {found}."
         raise ValueError(msg)
-    model_config, adapter = ModelConfig.from_dict(config["model"]), None
+    version = config["format_version"]
+    model_config, adapter = ModelConfig.from_dict(config["model"], format_version=version), None
     if base is None:
         with torch.random.fork_rng():
             network = Network(model_config, sizes)
         _load_strictly(network, directory / WEIGHTS)
-        revision = revision_of(config["sha256"][WEIGHTS])  # known already: a large file is not hashed twice
+        revision = _revision(config)  # known already: a large file is not hashed twice
     else:
         adapter = Adapter(base.name, base.revision, _read_tensors(directory / ADAPTER))
         network = adapter.apply(base.network, model_config, sizes)
         revision = config["revision"]  # of what was saved, whatever this machine's sums round to
     card = (directory / CARD).read_text(encoding="utf-8")
-    model = EpiFoundation(network, peaks, genes, labels, config["training"], name, card, adapter)
+    cells = _read_cells(directory) if CELLS in config["sha256"] else {}
+    if base is not None and "labels" not in cells and labels == base.labels:
+        cells = dict(base.cells) | cells
+    elif base is not None:
+        cells = {block: each for block, each in base.cells.items() if block != "labels"} | cells
+    model = EpiFoundation(network, peaks, genes, labels, config["training"], name, card, adapter, cells)
     model.__dict__["revision"] = revision
     return model
 
@@ -120,6 +129,9 @@ def _fill(model: EpiFoundation, directory: Path, adapter: Adapter | None) -> Non
     else:
         (directory / ADAPTER).write_bytes(save({name: part.contiguous() for name, part in adapter.tensors.items()}))
     (directory / CARD).write_text(model.card or _default_card(model), encoding="utf-8")
+    cells = model.cell_bytes if adapter is None else adapter.cell_bytes(model)
+    if cells:
+        (directory / CELLS).write_bytes(cells)
     if model.labels:
         (directory / LABELS).write_text(json.dumps(model.labels), encoding="utf-8")
     config = {
@@ -234,6 +246,24 @@ def _load_strictly(network: Network, path: Path) -> None:
     )
 
 
+def _read_cells(directory: Path) -> dict[str, CountedCells]:
+    try:
+        arrays = load_arrays((directory / CELLS).read_bytes())
+    except SafetensorError as error:
+        msg = f"{str(directory / CELLS)!r} is not a safetensors file ({error}); fetch or save the model again."
+        raise ValueError(msg) from error
+    blocks = sorted({name.split(".")[0] for name in arrays})
+    try:
+        return {block: CountedCells(*(arrays[f"{block}.{name}"] for name in ("hashes", "codes", "weights"))) for block in blocks}
+    except KeyError as error:
+        msg = f"{str(directory / CELLS)!r} lacks {error}; fetch or save the model again."
+        raise ValueError(msg) from error
+
+
+def _revision(config: dict[str, Any]) -> str:
+    return revision_of(config["sha256"].get(WEIGHTS, ""), config["sha256"].get(CELLS))
+
+
 def _default_card(model: EpiFoundation) -> str:
     rows = "".join(
         f"| {key} | {value} |\n" for key, value in model.training.items() if not isinstance(value, dict | list)
@@ -243,5 +273,21 @@ def _default_card(model: EpiFoundation) -> str:
         f"Encoder `{model.config.encoder}` (d = {model.config.dim}), {len(model.peaks):,} peaks ({model.peaks.genome}), "
         f"{len(model.genes):,} genes (objective `{model.config.objective}`), {len(model.labels)} labels. "
         "Embeds scATAC-seq with `epifoundation.tl.embed`.\n\n"
+        f"{_about_cells(model)}"
         f"## Training\n\n| | |\n|---|---|\n{rows}"
+    )
+
+
+def _about_cells(model: EpiFoundation) -> str:
+    if not model.config.is_measured:
+        return ""
+    n = max((len(cells) for cells in model.cells.values()), default=0)
+    if n:
+        return (
+            f"It recognizes the {n:,} cells that it was measured on, by a hash of their open peaks, and leaves each out of the "
+            "vectors of its own peaks.\n\n"
+        )
+    return (
+        "It was saved without the cells that it was measured on (`cells=False`): if these come again they are not recognized, "
+        "and lie apart from new cells.\n\n"
     )

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
+from ..counted import CountedCells, hash_tokens, peak_keys
 from ..nn import ModelConfig, Network
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 from ._adapter import Adapter
+
+EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(eq=False)
@@ -37,7 +43,10 @@ class EpiFoundation:
     card
         Text of the model card.
     adapter
-        What fine-tuning changed, where it was of low rank.
+        What fine-tuning changed, where it makes a small file.
+    cells
+        Cells that peak vectors were measured on, by block of columns (``"encoder"``, ``"labels"``). They are recognized when
+        they come again, and left out of the vectors of their own peaks, so that they are embedded as new cells are.
 
     Examples
     --------
@@ -55,9 +64,10 @@ class EpiFoundation:
     name: str = "unsaved"
     card: str = ""
     adapter: Adapter | None = None
+    cells: Mapping[str, CountedCells] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Nothing outside `training.py` learns: dropout off, no graphs.
+        # Dropout off, no graphs
         self.network.eval().requires_grad_(False)
 
     @property
@@ -68,12 +78,12 @@ class EpiFoundation:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.network.parameters()).device
+        return self.network.device
 
     @cached_property
     def revision(self) -> str:
-        """First 12 digits of the sha256 of the weights."""
-        return revision_of(hashlib.sha256(self.weights).hexdigest())
+        """First 12 digits of the sha256 of the weights, and of the cells that are recognized."""
+        return revision_of(hashlib.sha256(self.weights).hexdigest(), hashlib.sha256(self.cell_bytes).hexdigest())
 
     @property
     def weights(self) -> bytes:
@@ -81,12 +91,41 @@ class EpiFoundation:
         state = self.network.state_dict()
         return save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
 
+    @property
+    def cell_bytes(self) -> bytes:
+        """The cells that are recognized, in safetensors format; nothing if there are none."""
+        arrays = {
+            f"{block}.{name}": np.ascontiguousarray(getattr(cells, name))
+            for block, cells in self.cells.items()
+            for name in ("hashes", "codes", "weights")
+        }
+        return save_arrays(arrays) if arrays else b""
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return peak_keys(self.peaks)
+
+    def known(self, ids: np.ndarray, offsets: np.ndarray) -> dict[str, torch.Tensor]:
+        """What is known of cells that were counted, by block, for :meth:`.nn.Network.encode`.
+
+        Parameters
+        ----------
+        ids, offsets
+            Packed tokens of cells: positions of open peaks (n_tokens,), and where each cell begins (n_cells + 1,).
+        """
+        if not self.cells:
+            return {}
+        hashes = hash_tokens(ids, offsets, self._keys)
+        width = {"encoder": self.config.dim, "labels": len(self.labels)}
+        found = {block: cells.find(hashes, width[block]) for block, cells in self.cells.items()}
+        return {block: torch.from_numpy(each).to(self.device) for block, each in found.items() if each is not None}
+
     def to(self, device: str | torch.device) -> EpiFoundation:
         """Move the weights to a device, in place."""
         self.network.to(device)
         return self
 
-    def save_pretrained(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+    def save_pretrained(self, directory: str | Path, *, overwrite: bool = False, cells: bool = True) -> Path:
         """Write the model to a directory: JSON, safetensors, BED and TSV, no pickle.
 
         The directory appears whole or not at all: files are written beside it and moved into place.
@@ -97,6 +136,10 @@ class EpiFoundation:
             Where to; its parents are made.
         overwrite
             Replace a model that is there. Any other directory with files in it is never replaced.
+        cells
+            Save with it what recognizes the cells that it was measured on: a hash of the open peaks and a few memberships
+            of each, at most 30 bytes. Without them these cells are embedded like others, and lie apart from new cells;
+            the card says so.
 
         Returns
         -------
@@ -105,7 +148,7 @@ class EpiFoundation:
         Raises
         ------
         FileExistsError
-            The directory is not empty, and it is no model or `overwrite` is False.
+            The directory is not empty, and it is not a model or `overwrite` is False.
 
         Examples
         --------
@@ -118,7 +161,8 @@ class EpiFoundation:
         """
         from ._directory import write
 
-        return write(self, Path(directory), overwrite=overwrite)
+        model = self if cells or not self.cells else replace(self, cells={})
+        return write(model, Path(directory), overwrite=overwrite)
 
     def save_adapter(self, directory: str | Path, *, overwrite: bool = False) -> Path:
         """Write what fine-tuning changed, without the model that it changed: a few MB.
@@ -173,6 +217,8 @@ class EpiFoundation:
         return f"EpiFoundation({', '.join(parts)})"
 
 
-def revision_of(sha256: str) -> str:
-    """The part of a checksum that is shown."""
-    return sha256[:12]
+def revision_of(weights: str, cells: str | None = None) -> str:
+    """Short name of what a model computes, from the sha256 of its weights and of the cells that it recognizes."""
+    if cells in (None, EMPTY):
+        return weights[:12]
+    return hashlib.sha256(f"{weights}{cells}".encode()).hexdigest()[:12]

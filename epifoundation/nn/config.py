@@ -7,40 +7,62 @@ from math import ceil, inf
 from typing import Any
 
 ENCODERS = ("set", "transformer")
+FORMAT_1 = "set-1"  # the set encoder of models of format 1, which are read and no longer made
 DECODERS = ("linear", "query")
 OBJECTIVES = ("counts", "binary", "gaussian", "peaks")
 SCHEDULES = ("one-cycle", "cosine-restarts")
+# Options of the transformer, and of models of format 1, with their defaults there
+OF_LAYERS: dict[str, Any] = {"n_heads": 2, "n_layers": 2, "dropout": 0.1}
+
+
+# Options that version 0.1 had, and what to use instead
+REMOVED = {
+    "n_seeds": "attention over seeds is gone; `encoder='transformer'` attends",
+    "adversarial": "pass `batch_key=`: what batches differ by is projected out of the embedding",
+}
+MEASURED = ("sample", "softness", "pseudocount", "landmarks")  # options of the set encoder; the others are of the transformer
+
+
+class _NamesRemoved:
+    """Says what to use instead of an option that is gone."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:  # noqa: ARG004
+        for name in REMOVED.keys() & options.keys():
+            msg = f"`{name}` is not an option of {cls.__name__} any more: {REMOVED[name]}."
+            raise ValueError(msg)
+        return super().__new__(cls)
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_NamesRemoved):
     """Architecture of an :class:`~epifoundation.EpiFoundation` model.
 
     Parameters
     ----------
     encoder
-        ``"set"``: a sum over a cell's open peaks, linear in their number. ``"transformer"``: the paper's, quadratic.
+        ``"set"``: sums of measured peak vectors over a cell's open peaks, in closed form. ``"transformer"``: the paper's,
+        trained by gradient.
     dim
-        Width of the peak vectors and of the cell embedding, divisible by `n_heads`.
+        ``"set"``: clusters of cells that peak vectors are measured with, and width of the embedding; fewer where there are
+        fewer than five cells a cluster. ``"transformer"``: width of peak vectors and embedding, divisible by `n_heads`.
     n_heads
-        Attention heads. ``"set"``: 0 gives each open peak the same weight. None: 0 for ``"set"``, 2 for ``"transformer"``.
-    n_seeds
-        ``"set"`` with attention: learned queries a head. With one, an MLP follows the pooling; with more, a transformer over the seeds.
+        ``"transformer"``: attention heads; None is 2.
     n_layers
-        Residual layers after the pooling, or transformer blocks.
+        ``"transformer"``: blocks; None is 2.
     dropout
-        In those layers and before the heads, in training only.
+        ``"transformer"``: in the blocks and before the heads, in training only; None is 0.1.
     objective
         Likelihood of the expression head: ``"counts"`` (multinomial), ``"binary"`` (Bernoulli, the
         paper's) or ``"gaussian"``; ``"peaks"`` has no expression head.
     feedforward
         ``"transformer"``: width of the hidden layer of a block; None is ``2 * dim``.
     max_peaks
-        ``"transformer"``: a cell with more open peaks is read by a fixed choice of so many; None reads all.
+        ``"transformer"``: a cell with more open peaks is read by a fixed choice of this many; None reads all.
     decoder
-        ``"linear"``, or ``"query"``: the paper's, in which gene vectors ask a small network about the cell.
+        ``"linear"``, or, for a transformer, ``"query"``: the paper's, in which gene vectors query a small network about the
+        cell.
     values
-        A second query decoder predicts values, as in the paper's fine-tuning for expression; only conversion makes it.
+        The paper's second query decoder, which predicts values. Set by :func:`epifoundation.models.convert_original` only.
 
     Examples
     --------
@@ -52,9 +74,8 @@ class ModelConfig:
     encoder: str = "set"
     dim: int = 128
     n_heads: int | None = None
-    n_seeds: int = 1
-    n_layers: int = 2
-    dropout: float = 0.1
+    n_layers: int | None = None
+    dropout: float | None = None
     objective: str = "counts"
     feedforward: int | None = None
     max_peaks: int | None = None
@@ -62,37 +83,42 @@ class ModelConfig:
     values: bool = False
 
     def __post_init__(self) -> None:
-        _one_of(self, "encoder", ENCODERS)
+        if self.encoder != FORMAT_1:
+            _one_of(self, "encoder", ENCODERS)
         _one_of(self, "objective", OBJECTIVES)
         _one_of(self, "decoder", DECODERS)
+        if self.encoder == "set":
+            given = [name for name in (*OF_LAYERS, "feedforward", "max_peaks") if getattr(self, name) is not None]
+            given += ["decoder"] * (self.decoder == "query")
+            if given:
+                msg = (
+                    f"`{given[0]}={getattr(self, given[0])!r}` has no meaning for the encoder 'set', which is measured in closed form: "
+                    "leave it out, or pass `encoder='transformer'`."
+                )
+                raise ValueError(msg)
+        else:
+            for name, default in OF_LAYERS.items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, 0 if (self.encoder, name) == (FORMAT_1, "n_heads") else default)
         is_transformer = self.encoder == "transformer"
         for name, least in (
             ("dim", 1),
             ("n_heads", int(is_transformer)),
-            ("n_seeds", 1),
             ("n_layers", int(is_transformer)),
             ("feedforward", 1),
             ("max_peaks", 1),
         ):
             value = getattr(self, name)
-            if value is None and name in ("n_heads", "feedforward", "max_peaks"):
+            if value is None and name != "dim":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 msg = f"`{name}` must be an integer of at least {least}, got {value!r}."
                 raise ValueError(msg)
-        if self.heads and self.dim % self.heads:
+        if is_transformer and self.dim % self.heads:
             msg = f"`dim` ({self.dim}) must be divisible by `n_heads` ({self.heads})."
             raise ValueError(msg)
-        if not 0 <= self.dropout < 1:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
             msg = f"`dropout` must lie in [0, 1), got {self.dropout!r}."
-            raise ValueError(msg)
-        foreign = {"feedforward": None, "max_peaks": None} if not is_transformer else {"n_seeds": 1}
-        for name, neutral in foreign.items():
-            if getattr(self, name) != neutral:
-                msg = f"`{name}` has no meaning for the encoder {self.encoder!r}, got {getattr(self, name)!r}; leave it out."
-                raise ValueError(msg)
-        if self.n_seeds > 1 and not self.heads:
-            msg = f"`n_seeds={self.n_seeds}` asks for attention: pass `n_heads`, too."
             raise ValueError(msg)
         if self.values and self.decoder != "query":
             msg = f"`values` needs `decoder='query'`, got {self.decoder!r}."
@@ -100,8 +126,13 @@ class ModelConfig:
 
     @property
     def heads(self) -> int:
-        """How many heads there are, where `n_heads` leaves it open, too."""
-        return self.n_heads if self.n_heads is not None else 2 * (self.encoder == "transformer")
+        """Number of attention heads."""
+        return self.n_heads or 0
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the model is measured in closed form, rather than trained by gradient."""
+        return self.encoder == "set"
 
     @property
     def predicts_peaks(self) -> bool:
@@ -118,8 +149,25 @@ class ModelConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of :meth:`to_dict`; unknown keys are an error, missing ones take their default."""
+    def from_dict(cls, values: dict[str, Any], *, format_version: int = 2) -> ModelConfig:
+        """The inverse of :meth:`to_dict`; unknown keys are an error, missing ones take their default.
+
+        Raises
+        ------
+        ValueError
+            Unknown keys, or a set encoder of format 1 with attention, which is not read any more.
+        """
+        if format_version == 1:
+            values = dict(values)
+            n_seeds = values.pop("n_seeds", 1)
+            if values.get("encoder", "set") == "set":
+                if values.get("n_heads") or n_seeds > 1:
+                    msg = (
+                        f"A set encoder with attention (`n_heads={values.get('n_heads')}`, `n_seeds={n_seeds}`) is not read any more: it was "
+                        "an experiment of version 0.1. Pretrain the model again, or read it with epifoundation 0.1.0."
+                    )
+                    raise ValueError(msg)
+                values["encoder"] = FORMAT_1
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -145,11 +193,15 @@ class Sizes:
     n_calibration, n_reference
         Cells that a calibrated label head keeps: scores of those held out, and embeddings of those learned from.
     peaks_by_batch
-        The head for held-out peaks has a vector for each batch, too.
+        The trained head for held-out peaks has a vector for each batch, too.
     n_removed
-        Directions of the embedding that are taken out, because batches differ along them.
+        Directions that are projected out, because batches differ along them.
     n_landmarks
-        Cells that the head for expression as it is measured compares with; 0 for no such head.
+        Format 1: cells that the head for the measured scale compares with; 0 for no such head.
+    n_encoder_landmarks, n_label_landmarks
+        Cells that the readout of the set encoder, and that of columns for labels, compare with; 0 for none.
+    has_measured
+        There is a linear head for the measured scale.
     """
 
     n_peaks: int
@@ -164,14 +216,29 @@ class Sizes:
     peaks_by_batch: bool = False
     n_removed: int = 0
     n_landmarks: int = 0
+    n_encoder_landmarks: int = 0
+    n_label_landmarks: int = 0
+    has_measured: bool = False
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """How a network is trained.
+class TrainingConfig(_NamesRemoved):
+    """How a model is fitted.
+
+    The set encoder is measured in closed form and has the first four options. All others are for a transformer, which is
+    trained by gradient; a model refuses options of the other kind.
 
     Parameters
     ----------
+    sample
+        Cells, drawn at random in short runs, that components, clusters and readouts are fitted on. The vectors of peaks
+        are measured on all cells.
+    softness
+        Temperature of the memberships in clusters, in median squared distances to the nearest center.
+    pseudocount
+        Cells of which nothing is known that the vector of a peak is shrunken by.
+    landmarks
+        Cells that the kernel readouts compare with.
     max_epochs
         Passes over the training cells. The best of them on the validation cells is kept. None: as many as
         see 80,000 cells; at least 4 and at most 50.
@@ -180,17 +247,17 @@ class TrainingConfig:
     lr
         Peak of the one-cycle learning rate.
     peak_lr
-        Learning rate of the peak vectors, as a fraction of `lr`. None: they stay as they were measured (`warm_start`), or learn 0.05 as fast as
-        the rest where they were not. Low-rank updates (``finetune(rank=...)``) learn at `lr`.
+        Learning rate of the peak vectors, as a fraction of `lr`; None is 0.05. Low-rank updates
+        (``finetune(rank=...)``) learn at `lr`.
     weight_decay
         Of all but the peak vectors.
     peak_dropout
         Each time a cell is seen, a uniform 0 to `peak_dropout` of its peaks are held out.
     peak_weight
-        Weight of the loss that predicts the held-out peaks of 8 cells a batch, beside the expression loss. With 0, pretraining fits the head that
-        predicts peaks in closed form afterwards. Without RNA, the held-out peaks of all cells are the loss, and this has no meaning.
+        Weight of the loss that predicts the held-out peaks of 8 cells a batch, beside the expression loss. Without RNA, the
+        held-out peaks of all cells are the loss, and this has no meaning.
     n_neighbors
-        RNA of a cell is pooled with that of its nearest training cells, itself counted; 1 for none.
+        RNA of a cell is pooled with that of its nearest training cells, itself included; 1 for none.
     patience
         Stop after this many epochs without a better validation loss.
     accumulate
@@ -199,24 +266,21 @@ class TrainingConfig:
         ``"one-cycle"``, or ``"cosine-restarts"``: cosine from `lr` to a hundredth of it after a linear warm-up of 5 epochs,
         begun again after 15, 25, 45, ... epochs with 0.9 of the last rate (Wu et al. 2025).
     balanced_genes
-        With ``objective="binary"``: at most so many genes of a cell enter the loss, half of them expressed and half
+        With ``objective="binary"``: at most this many genes of a cell enter the loss, half of them expressed and half
         silent, drawn anew each time (Wu et al. 2025). None: all genes. Needs ``n_neighbors=1``: of cells that are pooled,
         one or another expresses nearly every gene.
     buffer
-        Training from files: cells that are read at a time and shuffled. Twice as many are in memory while training runs; so many, drawn at random,
-        serve for the warm start, and at most so many to validate on.
+        Training from files: cells that are read at a time and shuffled. Twice as many are in memory while training runs,
+        and at most this many serve to validate on.
     warm_start
-        Measure peak vectors on the training cells, see :mod:`epifoundation.warm_start`; False: they begin at random.
+        Begin with vectors of peaks measured as for the set encoder; False: they begin at random.
     label_weight
         In fine-tuning: weight of the loss of the labels.
     label_smoothing
         In fine-tuning: this much of the target is spread evenly over all labels.
     label_balance
-        In fine-tuning: a cell counts as the number of cells of its label to the power of minus this; 1 gives each label the same weight, 0
-        each cell.
-    adversarial
-        In fine-tuning: weight of the loss of a network that tells batches from the embedding, and against which the encoder learns
-        (Ganin et al. 2016). 0 for none.
+        In fine-tuning: weight of a cell is the number of cells of its label to the power of minus this; 1 gives each label
+        the same weight, 0 each cell.
 
     Examples
     --------
@@ -225,6 +289,10 @@ class TrainingConfig:
     0.0001
     """
 
+    sample: int = 16_384
+    softness: float = 0.5
+    pseudocount: float = 5.0
+    landmarks: int = 2_000
     max_epochs: int | None = None
     batch_size: int = 64
     lr: float = 1e-3
@@ -242,12 +310,15 @@ class TrainingConfig:
     label_weight: float = 1.0
     label_smoothing: float = 0.1
     label_balance: float = 0.5
-    adversarial: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of(self, "schedule", SCHEDULES)
-        whole = ("max_epochs", "batch_size", "n_neighbors", "patience", "accumulate", "balanced_genes", "buffer")
+        whole = ("max_epochs", "batch_size", "n_neighbors", "patience", "accumulate", "balanced_genes", "buffer", "sample", "landmarks")
         for name, low, high in (
+            ("sample", 10, inf),
+            ("softness", 1e-3, 1e3),
+            ("pseudocount", 1, inf),
+            ("landmarks", 1, inf),
             ("max_epochs", 1, inf),
             ("batch_size", 1, inf),
             ("lr", 0, inf),
@@ -263,18 +334,33 @@ class TrainingConfig:
             ("label_weight", 0, inf),
             ("label_smoothing", 0, 1),
             ("label_balance", 0, 1),
-            ("adversarial", 0, inf),
         ):
             value = getattr(self, name)
             if value is None and name in ("max_epochs", "balanced_genes", "peak_lr"):
                 continue
-            if not isinstance(value, int if name in whole else (int, float)) or not low <= value <= high:
+            is_right = isinstance(value, int if name in whole else (int, float)) and not isinstance(value, bool)
+            if not is_right or not low <= value <= high:
                 kind = "an integer" if name in whole else "a number"
                 msg = f"`{name}` must be {kind} between {low} and {high}, got {value!r}."
                 raise ValueError(msg)
 
         if self.balanced_genes is not None and self.n_neighbors > 1:
             msg = f"`balanced_genes` needs cells that are not pooled: pass `n_neighbors=1`, not {self.n_neighbors}."
+            raise ValueError(msg)
+
+    def check(self, model: ModelConfig) -> None:
+        """Raise ValueError if an option was given that has no meaning for this kind of model."""
+        default = TrainingConfig()
+        for each in fields(self):
+            value, is_of_set = getattr(self, each.name), each.name in MEASURED
+            if value == getattr(default, each.name) or is_of_set == model.is_measured:
+                continue
+            if model.is_measured:
+                why = "the set encoder is measured in closed form, without epochs, steps or losses"
+                cure = f"leave it out (its options are {', '.join(MEASURED)}), or pass `encoder='transformer'`"
+            else:
+                why, cure = f"it is for the set encoder, and this is {model.encoder!r}", "leave it out"
+            msg = f"`{each.name}={value!r}` has no meaning here: {why}; {cure}."
             raise ValueError(msg)
 
     def epochs(self, n_cells: int) -> int:
@@ -303,7 +389,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
 }
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # the head for peaks is not fitted anew: it goes along, and holds the embedding in its place
+    # of a transformer: the head for peaks is trained along, which keeps the embedding in its place
     "finetune": {"max_epochs": 8, "peak_lr": 0.2, "peak_weight": 0.1, "warm_start": False, "patience": 3},
     "paper": {
         "max_epochs": 140,

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .peak_vectors import PeakVectors
+
 PER_CELL = 1e4  # predicted counts are given per this many counts of a cell, as scanpy's normalize_total is used
+MIN_RATIO = 0.02  # of the rate of a peak in a cell to that in all cells
 N_NEAREST = 15  # reference cells that a distance is the mean of
 CREDIT = 2.0  # deviations by which energy may exceed distance: what lies amid reference cells is no stranger
 ALLOWANCE = 1.0  # deviations that a distance is worth less: energy tells near strangers better, distance those far away
@@ -97,8 +100,8 @@ class ExpressionHead(Expression):
         self.batch = nn.Parameter(torch.zeros(n_batches, n_genes)) if n_batches else None
 
     def forward(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
-        """Logits (or standardised means, for ``"gaussian"``), (n_cells, n_genes)."""
-        logits = self.linear(embedding)
+        """Logits (or standardised means, for ``"gaussian"``), (n_cells, n_genes); columns for labels are not read."""
+        logits = self.linear(embedding[:, : self.linear.in_features])
         if self.batch is None:
             return logits
         return logits + of_batch(self.batch, batch)
@@ -123,7 +126,8 @@ class PeakHead(nn.Module):
         self.batch = nn.Parameter(torch.zeros(n_batches, dim)) if n_batches else None
 
     def forward(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
-        """Logits, (n_cells, n_peaks); without a batch, for the mean of them."""
+        """Logits, (n_cells, n_peaks); without a batch, for the mean of them. Columns for labels are not read."""
+        embedding = embedding[:, : self.linear.in_features]
         if self.batch is not None:
             embedding = embedding + of_batch(self.batch, batch)
         return self.linear(embedding)
@@ -142,6 +146,30 @@ class PeakHead(nn.Module):
         if other.batch is not None:
             shift = other.linear.weight @ other.batch.mean(dim=0)
             self.linear.bias.add_(shift.to(self.linear.bias.device))
+
+
+class MeasuredPeakHead(nn.Module):
+    r"""Which peaks are open in a cell, from its expected memberships in clusters, by the vectors of the peaks themselves.
+
+    The rate of peak :math:`p` in cluster :math:`k`, over its rate in all cells, is
+    :math:`P(k \mid p) / P(k) = 1 + x_{pk} / \mu_k`; a cell with expected memberships :math:`m` mixes the clusters.
+    It has no weights of its own.
+
+    Parameters
+    ----------
+    vectors
+        Peak vectors of memberships, whose columns are those of the embedding.
+    """
+
+    def __init__(self, vectors: PeakVectors) -> None:
+        super().__init__()
+        self._vectors = [vectors]  # in a list, so that it is not a part of this module, too
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Logits, (n_cells, n_peaks)."""
+        vectors = self._vectors[0]
+        change = (embedding[:, : len(vectors.base)] / vectors.base.clamp(min=1e-6)) @ vectors.weight.T
+        return change.add_(1).clamp_(min=MIN_RATIO).log_().add_((vectors.count + 1).log())
 
 
 class LabelHead(nn.Module):

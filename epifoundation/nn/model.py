@@ -1,60 +1,121 @@
-"""The network: one encoder and the heads that its sizes ask for."""
+"""The network: one encoder, the columns for labels beside it, and the heads that its sizes ask for."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig, Sizes
-from .heads import ExpressionHead, LabelHead, PeakHead
-from .measured_head import MeasuredHead
+from .folded import FoldedSums, FoldedTransformer
+from .heads import ExpressionHead, LabelHead, MeasuredPeakHead, PeakHead
+from .measured_head import LinearMeasuredHead, MeasuredHead
 from .query_head import QueryHead
-from .set_encoder import FoldedSet, SetEncoder
-from .transformer_encoder import FoldedTransformer, TransformerEncoder
+from .set_encoder import LabelColumns, SetEncoder
+from .trained_set_encoder import TrainedSetEncoder
+from .transformer_encoder import TransformerEncoder
+
+Known: TypeAlias = Mapping[str, Tensor]  # what is known of counted cells, by the name of a block of columns
 
 
 class Network(nn.Module):
-    """Encoder and heads. `peaks`, `expression`, `measured` and `label` are None where the model has none."""
+    """Encoder, columns for labels and heads. `label_columns`, `peaks`, `expression`, `measured` and `label` may be None.
+
+    The embedding has the columns of the encoder, and those for labels behind them.
+    """
 
     expression: ExpressionHead | QueryHead | None
+    measured: LinearMeasuredHead | MeasuredHead | None
+    peaks: PeakHead | MeasuredPeakHead | None
+    encoder: SetEncoder | TrainedSetEncoder | TransformerEncoder
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config = config
         self.sizes = sizes
-        self.encoder: SetEncoder | TransformerEncoder = (
-            SetEncoder(config, sizes.n_peaks, sizes.n_removed)
-            if config.encoder == "set"
-            else TransformerEncoder(config, sizes.n_peaks, sizes.n_chromosomes, sizes.n_removed)
+        if config.is_measured:
+            self.encoder = SetEncoder(sizes.n_peaks, config.dim, sizes.n_encoder_landmarks, sizes.n_removed)
+        elif config.encoder == "transformer":
+            self.encoder = TransformerEncoder(config, sizes.n_peaks, sizes.n_chromosomes, sizes.n_removed)
+        else:
+            self.encoder = TrainedSetEncoder(config, sizes.n_peaks, sizes.n_removed)
+        self.label_columns = (
+            LabelColumns(sizes.n_peaks, config.dim, sizes.n_labels, sizes.n_label_landmarks)
+            if sizes.n_label_landmarks
+            else None
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout or 0.0)
         n_batches = sizes.n_batches if sizes.peaks_by_batch else 0
-        self.peaks = PeakHead(config.dim, sizes.n_peaks, n_batches) if config.predicts_peaks else None
+        self.peaks = None
+        if config.is_measured:
+            self.peaks = MeasuredPeakHead(self.encoder.vectors)
+        elif config.predicts_peaks:
+            self.peaks = PeakHead(config.dim, sizes.n_peaks, n_batches)
         self.expression = _expression_head(config, sizes) if sizes.n_genes else None
-        self.measured = MeasuredHead(config.dim, sizes.n_landmarks, sizes.n_genes) if sizes.n_landmarks else None
+        self.measured = None
+        if sizes.has_measured:
+            self.measured = LinearMeasuredHead(config.dim, sizes.n_genes)
+        elif sizes.n_landmarks:
+            self.measured = MeasuredHead(config.dim, sizes.n_landmarks, sizes.n_genes)
         self.label = (
-            LabelHead(config.dim, sizes.n_labels, sizes.n_label_layers, sizes.n_calibration, sizes.n_reference)
+            LabelHead(self.dim, sizes.n_labels, sizes.n_label_layers, sizes.n_calibration, sizes.n_reference)
             if sizes.n_labels
             else None
         )
 
-    def with_head(self, name: str, head: nn.Module, sizes: Sizes) -> Network:
-        """The same network, on the CPU, with `head` as what is called `name`; `sizes` are those of both."""
+    @property
+    def dim(self) -> int:
+        """Columns of the embedding."""
+        return self.config.dim + (self.sizes.n_labels if self.label_columns is not None else 0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self.state_dict().values())).device
+
+    def with_sizes(self, sizes: Sizes, tensors: Mapping[str, Tensor]) -> Network:
+        """The same network on the CPU, with some tensors replaced or added; `sizes` are those of the result."""
         with torch.random.fork_rng():  # no weight stays as it is drawn
             network = Network(self.config, sizes)
-        state = {key: tensor for key, tensor in self.state_dict().items() if not key.startswith(f"{name}.")}
-        network.load_state_dict(state | {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()})
-        return network
+        state = {name: tensor.cpu() for name, tensor in self.state_dict().items()} | dict(tensors)
+        network.load_state_dict({name: state[name] for name in network.state_dict()})
+        return network.eval().requires_grad_(False)
 
-    def encode(self, ids: Tensor, offsets: Tensor, own: Tensor | None = None) -> Tensor:
-        """Cell embeddings of packed tokens by the training path, (n_cells, dim); `own` as in :class:`SetEncoder`."""
-        return self.encoder(ids, offsets, own)
+    def with_head(self, name: str, head: nn.Module, sizes: Sizes) -> Network:
+        """The same network, on the CPU, with `head` as what is called `name`; `sizes` are those of both."""
+        return self.with_sizes(sizes, {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()})
 
-    def folded(self, dtype: torch.dtype = torch.float32) -> FoldedSet | FoldedTransformer:
+    def encode(self, ids: Tensor, offsets: Tensor, known: Known | None = None) -> Tensor:
+        """Embedding of packed tokens, (n_cells, dim); NaN for a cell without open peaks.
+
+        Parameters
+        ----------
+        ids, offsets
+            Positions of open peaks (n_tokens,) and where each cell begins (n_cells + 1,).
+        known
+            What is known of cells that were counted, by block (``"encoder"``, ``"labels"``), (n_cells, width), NaN for
+            cells that were not; they are left out of the vectors of their peaks.
+        """
+        known = known or {}
+        features = self.encoder(ids, offsets, known.get("encoder"))
+        if self.label_columns is None:
+            return self.encoder.embed(features)
+        return self.with_label_columns(features, self.label_columns.vectors(ids, offsets, known.get("labels")))
+
+    def with_label_columns(self, features: Tensor, columns: Tensor) -> Tensor:
+        """Embedding from the columns of the encoder and those for labels."""
+        if self.label_columns is None:
+            return self.encoder.embed(features)
+        expected = self.label_columns.readout(torch.cat([features, columns], dim=1))
+        return torch.cat([self.encoder.embed(features), expected], dim=1)
+
+    def folded(self, dtype: torch.dtype = torch.float32) -> FoldedSums | FoldedTransformer:
         """The same function made for inference, at a fraction of the cost; results are float32 in any `dtype`."""
-        if isinstance(self.encoder, SetEncoder):
-            return FoldedSet(self.encoder, dtype)
-        return FoldedTransformer(self.encoder, dtype)
+        if isinstance(self.encoder, TransformerEncoder):
+            return FoldedTransformer(self, dtype)
+        return FoldedSums(self, dtype)
 
 
 def _expression_head(config: ModelConfig, sizes: Sizes) -> ExpressionHead | QueryHead:
@@ -67,6 +128,6 @@ def _expression_head(config: ModelConfig, sizes: Sizes) -> ExpressionHead | Quer
         config.objective,
         n_chromosomes=sizes.n_chromosomes,
         n_bins=sizes.n_bins,
-        dropout=config.dropout,
+        dropout=config.dropout or 0.0,
         values=config.values,
     )

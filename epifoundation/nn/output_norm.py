@@ -1,17 +1,31 @@
-"""The last step of an encoder: a layer normalisation, and what is taken out of the embedding after it."""
+"""Directions along which batches differ, projected out of the columns that an encoder gives."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class OutputNorm(nn.LayerNorm):
-    """``z - (z A) B + c`` of ``z = LayerNorm(x)``: an oblique projection, ``B A = I``.
+class Projection(nn.Module):
+    """``z - (z A) B + c``: an oblique projection, ``B A = I``.
 
-    What a cell reads along the columns of A is taken out along the rows of B, and the constant c put in its place. A and B are kept as
-    `read` and `along`, both (n_removed, dim); c, (dim,), is `shift`. Linear heads say of each cell what they said of one that reads as the
-    middle does.
+    What a cell has along the columns of A is removed along the rows of B, and the constant c put in its place, so that
+    what is read afterwards is what would be read of a cell in the middle of the batches.
+
+    Parameters
+    ----------
+    dim
+        Columns.
+    n_removed
+        Directions that are removed; 0 for none.
+
+    Attributes
+    ----------
+    read, along
+        A and B, both (n_removed, dim).
+    shift
+        c, (dim,).
     """
 
     read: Tensor
@@ -19,16 +33,15 @@ class OutputNorm(nn.LayerNorm):
     shift: Tensor
 
     def __init__(self, dim: int, n_removed: int = 0) -> None:
-        super().__init__(dim)
+        super().__init__()
         self.n_removed = n_removed
         if n_removed:
             self.register_buffer("read", torch.zeros(n_removed, dim))
             self.register_buffer("along", torch.zeros(n_removed, dim))
             self.register_buffer("shift", torch.zeros(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised rows, (n, dim)."""
-        z = super().forward(x)
+    def forward(self, z: Tensor) -> Tensor:
+        """Rows without what batches differ by, (n, dim)."""
         return z - (z @ self.read.T) @ self.along + self.shift if self.n_removed else z
 
     @torch.no_grad()
@@ -41,3 +54,16 @@ class OutputNorm(nn.LayerNorm):
             "along": torch.cat([self.along - (self.along @ read.T) @ along, along]),
             "shift": self.shift - (self.shift @ read.T) @ along + shift,
         }
+
+
+class OutputNorm(Projection):
+    """A layer normalisation followed by a projection: the last step of encoders that are trained by gradient."""
+
+    def __init__(self, dim: int, n_removed: int = 0) -> None:
+        super().__init__(dim, n_removed)
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised rows, (n, dim)."""
+        return super().forward(F.layer_norm(x, self.weight.shape, self.weight, self.bias))

@@ -1,4 +1,4 @@
-"""The paper's expression decoder: the vector of a gene asks a small network about the cell (DESIGN 2b)."""
+"""The paper's expression decoder: the vector of a gene asks a small network about the cell."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class QueryDecoder(nn.Module):
 
     def forward(self, cells: Tensor, keys: Tensor, batches: Tensor | None) -> Tensor:
         """Outputs, (n_cells, n_genes, n_outputs)."""
-        asked = self.cell(cells)
+        asked = self.cell(cells[:, : self.cell.in_features])  # without columns for labels
         if self.batch is not None and batches is not None:
             asked = asked + self.batch(batches)
         if torch.is_grad_enabled() and (asked.requires_grad or keys.requires_grad):

@@ -1,8 +1,7 @@
-"""The paper's encoder: a transformer over a cell's open peaks, read off at a CLS token (DESIGN 2b)."""
+"""The paper's encoder: a transformer over a cell's open peaks, read off at a CLS token."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import cast
 
@@ -127,10 +126,8 @@ class TransformerEncoder(nn.Module):
         )
         self.norm = OutputNorm(config.dim, n_removed)
 
-    is_measured = False  # what peaks begin with here is learned on
-
-    def forward(self, ids: Tensor, offsets: Tensor, own: Tensor | None = None) -> Tensor:
-        """Embed packed cells: `ids` (n_tokens,), `offsets` (n_cells + 1,) -> (n_cells, dim); NaN without peaks. `own` is for set encoders."""
+    def forward(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
+        """Embedding of packed tokens, (n_cells, dim); NaN for a cell without open peaks. `known` is not used."""
         empty = offsets.diff() == 0
         if not len(empty):
             return self.norm.weight.new_empty(0, len(self.norm.weight))
@@ -146,42 +143,15 @@ class TransformerEncoder(nn.Module):
         tokens = torch.full_like(is_cls, self.tokens.embedding.num_embeddings - 1, dtype=ids.dtype)
         return tokens.masked_scatter(~is_cls, ids), shifted
 
+    def embed(self, features: Tensor) -> Tensor:
+        """The embedding is what the encoder gives."""
+        return features
+
     @torch.no_grad()
-    def start_from(self, vectors: Tensor, share: Tensor) -> None:
-        """Set the peak vectors, (n_peaks, dim), in the size that they have at random; cells are not taken out of them here."""
+    def start_from(self, vectors: Tensor) -> None:
+        """Set the peak vectors, (n_peaks, dim), scaled to the size that they have at random."""
         table = self.tokens.embedding.weight
         table[:-1] = vectors * (table[:-1].std() / vectors.std().clamp(min=1e-12))
-
-
-class FoldedTransformer:
-    """A :class:`TransformerEncoder` made for inference, in a precision of choice.
-
-    The token table is folded, the last block computed for the CLS tokens alone, and cells are taken in groups of like
-    length. `chunk`: cells at a time that keep the device busy.
-    """
-
-    def __init__(self, encoder: TransformerEncoder, dtype: torch.dtype = torch.float32) -> None:
-        self.encoder, self.dtype = encoder, dtype
-        self.tokens = encoder.tokens.fold()
-        self.blocks = encoder.blocks if dtype == torch.float32 else copy.deepcopy(encoder.blocks).to(dtype)
-        on_cpu = encoder.norm.weight.device.type == "cpu"
-        self.group, self.chunk = (4_096, 64) if on_cpu else (131_072, 1_024)  # tokens, cells
-
-    @torch.inference_mode()
-    def encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Cell embeddings of packed tokens, float32 (n_cells, dim); NaN for a cell without peaks."""
-        ids, offsets = limit(ids.long(), offsets.long(), self.encoder.max_peaks)
-        lengths = offsets.diff()
-        result = torch.full((len(lengths), self.encoder.norm.weight.shape[0]), torch.nan, device=ids.device)
-        order = lengths.argsort()
-        order = order[lengths[order] > 0]
-        if not len(order):
-            return result
-        for cells in order.split(_group_sizes(lengths[order], self.group)):
-            some, starts = self.encoder.with_cls(*take(ids, offsets, cells))
-            states = run(self.blocks, self.tokens(some).to(self.dtype), starts)
-            result[cells] = self.encoder.norm(states.float())
-        return result
 
 
 def run(blocks: nn.ModuleList, x: Tensor, offsets: Tensor) -> Tensor:
@@ -208,25 +178,3 @@ def limit(ids: Tensor, offsets: Tensor, most: int | None) -> tuple[Tensor, Tenso
     place = torch.arange(len(ids), device=ids.device) - offsets[:-1][cells]
     kept = order[place < most].sort().values
     return ids[kept], torch.cat([offsets[:1], lengths.clamp(max=most).cumsum(0)])
-
-
-def take(ids: Tensor, offsets: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """The packed tokens of some cells, in the order of `cells`."""
-    lengths = offsets.diff()[cells]
-    ends = lengths.cumsum(0)
-    starts = torch.cat([ends.new_zeros(1), ends])
-    of = torch.repeat_interleave(lengths)
-    places = torch.arange(int(ends[-1]), device=ids.device) - starts[:-1][of] + offsets[:-1][cells][of]
-    return ids[places], starts
-
-
-def _group_sizes(lengths: Tensor, most: int) -> list[int]:
-    """How many cells to take at a time, ascending in length, for at most `most` tokens or one cell."""
-    sizes, tokens = [0], 0
-    for length in lengths.tolist():
-        if sizes[-1] and tokens + length > most:
-            sizes.append(0)
-            tokens = 0
-        sizes[-1] += 1
-        tokens += length
-    return sizes

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
 
 from .._keys import SEPARATOR, Keys
-from .._memory import copy_of
-from .._validate import RNG, Data, check_writable, get_atac, get_matrix, obs_column
+from .._validate import RNG, Data, get_atac, obs_column
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import FoldedSet, FoldedTransformer, LabelHead, conformal_scores
+from ..nn import FoldedSums, FoldedTransformer, LabelHead, TrainingConfig, conformal_scores
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import PeakMap, map_onto
-from ._cells import Block, Matching, Tally, drop_unused
+from ..training.data import held_out, prepare
+from ..training.labels import with_labels
+from ._cells import Block, Matching, Tally
 from ._embed import Embedded, Embedder, write_labels
-from ._encode import embedding_of
-from ._label_head import head_on
+from ._encode import encode_cells
 from ._stream import Cells, apply, by_blocks
-from ._training_data import held_out, split_cells
 
 CHUNK = 4096
 
@@ -148,11 +148,7 @@ def annotate(
             msg = f"`{name}` must be {least} and below 1, got {value!r}."
             raise ValueError(msg)
     model = resolve_model(model, device)
-    is_embedded = False
-    if not by_blocks(data, output):
-        atac = get_atac(data, modality)
-        check_writable(data, atac, copy=copy)
-        is_embedded = holds_embedding(atac, model, keys, "data")
+    is_embedded = not by_blocks(data, output) and holds_embedding(get_atac(data, modality), model, keys, "data")
     told: dict[str, Any] = {"model": model.name, "revision": model.revision, "package_version": __version__}
     if reference is None:
         if label_key is not None or batch_key is not None or calibration is not None:
@@ -163,21 +159,12 @@ def annotate(
             lacks = "has no label head" if head is None else "has a label head that was never calibrated"
             msg = f"The model {model.name!r} {lacks}: pass `reference=` with labelled cells, or pretrain with `label_key=`."
             raise ValueError(msg)
-        labels = model.labels
+        fitted = model
     else:
-        fitted, numbers = _fit(reference, model, label_key, batch_key, calibration, modality, keys, rng)
-        head, labels = cast("LabelHead", fitted.network.label), fitted.labels
+        fitted, numbers = _fit(reference, model, label_key, batch_key, calibration, modality, rng)
         told |= numbers
     embedder = Embedder(model, keys, expression=False, annotation=False, modality=modality)
-    tool = Annotator(embedder, head, labels, float(alpha), float(unknown), told)
-    if is_embedded:
-        target = copy_of(data) if copy else data
-        atac = get_atac(target, modality)
-        found = tool.read_off(atac.obsm[keys.embedding])
-        tool.write_labels(found, atac)
-        drop_unused(atac, keys)
-        atac.uns[keys.annotation] = tool.summary(found.n_unknown)
-        return target if copy else None
+    tool = Annotator(embedder, fitted, float(alpha), float(unknown), told, is_embedded=is_embedded)
     return apply(
         tool,
         data,
@@ -218,11 +205,11 @@ class Annotator:
     """:func:`annotate` with its options checked and its head fitted; see :class:`._cells.Tool`."""
 
     embedder: Embedder
-    head: LabelHead
-    labels: list[str]
+    fitted: EpiFoundation  # the model itself, or one with the labels of a reference
     alpha: float
     unknown: float
     told: dict[str, Any]
+    is_embedded: bool = False  # the data hold the embedding of the model already, which stays
 
     predicts: ClassVar[bool] = False
     batch_key: ClassVar[str | None] = None
@@ -234,9 +221,24 @@ class Annotator:
         return self.embedder.model
 
     @property
-    def folded(self) -> FoldedSet | FoldedTransformer:
+    def folded(self) -> FoldedSums | FoldedTransformer:
         """Of the embedder."""
         return self.embedder.folded
+
+    @cached_property
+    def folded_fitted(self) -> FoldedSums | FoldedTransformer:
+        """The encoder that labels are read off."""
+        return self.folded if self.fitted is self.model else self.fitted.network.folded()
+
+    @property
+    def head(self) -> LabelHead:
+        """That labels."""
+        return cast("LabelHead", self.fitted.network.label)
+
+    @property
+    def labels(self) -> list[str]:
+        """That can be given."""
+        return self.fitted.labels
 
     @property
     def keys(self) -> Keys:
@@ -246,12 +248,10 @@ class Annotator:
     @property
     def options(self) -> dict[str, Any]:
         """What the results depend on."""
-        state = self.head.state_dict()
-        weights = hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()
         return {
             "tool": "annotate",
             "labels": list(self.labels),
-            "head": weights,
+            "fitted": self.fitted.revision,
             "alpha": self.alpha,
             "unknown": self.unknown,
         }
@@ -259,14 +259,22 @@ class Annotator:
     def compute(self, block: Block, mapping: PeakMap) -> Annotated:
         """Embedding, and labels."""
         embedded = self.embedder.compute(block, mapping)
-        labelled = self.read_off(embedded.embedding)
+        embedding = embedded.embedding
+        if self.fitted is not self.model:
+            parts = encode_cells(
+                self.fitted, block.matrix, mapping.projection, block.names, show=block.show, folded=self.folded_fitted
+            )
+            embedding = np.concatenate([part.cpu().numpy() for _, _, part in parts] or [embedding[:0]])
+        labelled = self.annotate(embedding)
         embedded.tally.unknown = labelled.n_unknown
         return Annotated(embedded, labelled, embedded.tally)
 
     @torch.inference_mode()
-    def read_off(self, embedding: np.ndarray) -> Labelled:
+    def annotate(self, embedding: np.ndarray) -> Labelled:
         """Labels of embedded cells."""
         head, unknown = self.head, self.unknown
+        if not len(embedding):  # no cells: the shapes are the same
+            embedding = np.zeros((0, self.fitted.network.dim), np.float32)
         device = head.temperature.device
         parts = []
         for start in range(0, max(len(embedding), 1), CHUNK):  # once without cells too: the shapes are the same
@@ -284,23 +292,21 @@ class Annotator:
 
     def write(self, found: Annotated, atac: AnnData, rna: AnnData | None) -> None:
         """Put the results in their places."""
-        self.embedder.write(found.embedded, atac, rna)
-        self.write_labels(found.labelled, atac)
-
-    def write_labels(self, found: Labelled, atac: AnnData) -> None:
-        """Put the labels in their places."""
-        keys = self.keys
-        write_labels(atac, keys, self.labels, found.probabilities, found.is_unknown)
-        atac.obs[keys.novelty] = found.novelty
-        atac.obs[keys.prediction_set] = _as_text(found.members, found.probabilities, self.labels)
+        if not self.is_embedded:
+            self.embedder.write(found.embedded, atac, rna)
+        keys, labelled = self.keys, found.labelled
+        write_labels(atac, keys, self.labels, labelled.probabilities, labelled.is_unknown)
+        atac.obs[keys.novelty] = labelled.novelty
+        atac.obs[keys.prediction_set] = _as_text(labelled.members, labelled.probabilities, self.labels)
 
     def stale(self, uns: Mapping[str, Any]) -> list[str]:
         """What an earlier model left."""
-        return self.embedder.stale(uns)
+        return [] if self.is_embedded else self.embedder.stale(uns)
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
         """What is told of the run."""
-        return self.embedder.uns(peaks, tally) | {self.keys.annotation: self.summary(tally.unknown)}
+        embedded = {} if self.is_embedded else self.embedder.uns(peaks, tally)
+        return embedded | {self.keys.annotation: self.summary(tally.unknown)}
 
     def summary(self, n_unknown: int) -> dict[str, Any]:
         """How the labels came about."""
@@ -350,34 +356,42 @@ def _fit(
     batch_key: str | None,
     calibration: float | Sequence[str] | None,
     modality: str,
-    keys: Keys,
     rng: RNG,
 ) -> tuple[EpiFoundation, dict[str, Any]]:
-    """The model with a head for the labels of a reference, and what is told of it."""
+    """The model with columns and a head for the labels of a reference, and numbers of cells."""
     atac = get_atac(reference, modality)
     if label_key is None:
         msg = f"`reference` needs `label_key`: in which column of `obs` its labels are; there are {list(atac.obs.columns)}."
         raise ValueError(msg)
-    labels = obs_column(reference, atac, label_key, "label_key")
-    batch = None if batch_key is None else obs_column(reference, atac, batch_key, "batch_key").astype(str)
     if calibration is None:
-        own = model.training.get("validation")
-        there = isinstance(own, list) and batch is not None and set(own) <= set(batch)
-        calibration = own if there else 0.2
-    if holds_embedding(atac, model, keys, "reference"):
-        embedding = np.asarray(atac.obsm[keys.embedding])
-    else:
-        mapping = map_onto(model.peaks, atac.var)
+        held = model.training.get("validation")
+        batch = None if batch_key is None else obs_column(reference, atac, batch_key, "batch_key").astype(str)
+        there = isinstance(held, list) and batch is not None and set(held) <= set(batch)
+        calibration = held if there else 0.2
+    kept = held_out(calibration)
+    rng = np.random.default_rng(rng)
+
+    def mapped(var: pd.DataFrame) -> PeakMap:
+        mapping = map_onto(model.peaks, var)
         mapping.check(MIN_COVERAGE)
-        embedding = embedding_of(model, get_matrix(atac, None), mapping.projection, atac.obs_names)
-    usable = labels.notna().to_numpy() & ~np.isnan(embedding).any(axis=1)
-    held = held_out(calibration)
-    train, kept = split_cells(usable, held, batch, np.random.default_rng(rng), option="calibration")
-    fitted, _ = head_on(model, embedding, labels, train, kept)
-    numbers = {
-        "reference_cells": len(train),
-        "calibration_cells": len(kept),
-        "unlabelled_cells": int(labels.isna().sum()),
-        "calibration": held,
+        return mapping
+
+    data = prepare(
+        reference,
+        "peaks",
+        modality=modality,
+        label_key=label_key,
+        batch_key=batch_key,
+        validation=kept,
+        option="calibration",
+        init=model,
+        map_peaks=mapped,
+        rng=rng,
+    )
+    fitted, numbers = with_labels(model, data, TrainingConfig(), rng)
+    return fitted, {
+        "reference_cells": numbers["cells"],
+        "calibration_cells": numbers["validation_cells"],
+        "unlabelled_cells": numbers["unlabelled_cells"],
+        "calibration": kept,
     }
-    return fitted, numbers

@@ -16,7 +16,7 @@ from .._keys import Keys
 from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
 from ..models import EpiFoundation
-from ..nn import FoldedSet, FoldedTransformer
+from ..nn import FoldedSums, FoldedTransformer
 from ..pp._mapping import PeakMap, map_onto
 from ..tokens import Tokens
 from ._expression import rna_of, warn_of_batches
@@ -107,7 +107,7 @@ class Tool(Protocol):
         """Genes that are predicted where there is no RNA."""
 
     @property
-    def folded(self) -> FoldedSet | FoldedTransformer:
+    def folded(self) -> FoldedSums | FoldedTransformer:
         """The encoder, made ready once for all blocks."""
 
     def compute(self, block: Block, mapping: PeakMap) -> Any:

@@ -18,7 +18,7 @@ from .._validate import Data, integer, one_of
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import FoldedSet, FoldedTransformer, has_bfloat16
+from ..nn import FoldedSums, FoldedTransformer, has_bfloat16
 from ..pp._map_peaks import MIN_COVERAGE, is_of
 from ..pp._mapping import PeakMap
 from ._cells import Block, Matching, Tally
@@ -191,7 +191,7 @@ class Embedder:
     chunk: int | None = None
 
     @cached_property
-    def folded(self) -> FoldedSet | FoldedTransformer:
+    def folded(self) -> FoldedSums | FoldedTransformer:
         """The encoder, made ready once for all blocks."""
         return self.model.network.folded(_compute_dtype(self.dtype, self.model))
 
@@ -222,7 +222,7 @@ class Embedder:
         if self.predicts:
             predicted = PredictedExpression(model, expression_head(model), block.names, block.rna, codes)
         head = model.network.label if self.annotation and model.labels else None
-        embedding = np.empty((n_cells, model.config.dim), dtype=np.float32)
+        embedding = np.empty((n_cells, model.network.dim), dtype=np.float32)
         probabilities = None if head is None else np.empty((n_cells, len(model.labels)), np.float32)
         counts = np.zeros((2, n_cells), dtype=np.int64)
         for rows, tokens, part in encode_cells(

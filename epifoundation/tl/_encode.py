@@ -17,10 +17,8 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..models import EpiFoundation
-from ..nn import FoldedSet, FoldedTransformer
+from ..nn import FoldedSums, FoldedTransformer
 from ..tokens import Tokens, ahead, iter_tokens
-
-LEFT_OUT = 256  # cells at a time, of which each has peak vectors of its own where there is attention
 
 
 def encode_cells(
@@ -32,26 +30,29 @@ def encode_cells(
     chunk: int | None = None,
     show: bool = True,
     dtype: torch.dtype = torch.float32,
-    folded: FoldedSet | FoldedTransformer | None = None,
+    folded: FoldedSums | FoldedTransformer | None = None,
 ) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
-    """Rows, their tokens, and their embedding (float32, on the model's device); `folded` where that was made before."""
+    """Rows, their tokens, and their embedding (float32, on the model's device); `folded` if that was made before.
+
+    Cells that the model was measured on are recognized and left out of the vectors of their own peaks.
+    """
     folded = folded or model.network.folded(dtype)
     n_threads = torch.get_num_threads()
-    shares = isinstance(folded, FoldedSet) and model.device.type == "cpu" and n_threads > 1 and chunk is None
+    shares = isinstance(folded, FoldedSums) and model.device.type == "cpu" and n_threads > 1 and chunk is None
     chunk = chunk or folded.chunk
 
     @torch.inference_mode()
-    def encode(ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        return folded.encode(ids.to(model.device), offsets.to(model.device))
+    def encode(tokens: Tokens) -> torch.Tensor:
+        return folded.encode(*tensors(model, tokens), model.known(tokens.ids, tokens.offsets))
 
     with (
         tqdm(total=len(names), desc="Embedding", unit=" cells", disable=not (show and settings.progress)) as bar,
-        closing(ahead(_iter_tensors(matrix, projection, names, chunk))) as parts,
+        closing(ahead(iter_tokens(matrix, projection, names, chunk=chunk))) as parts,
         threads(n_threads if shares else 0) as submit,
     ):
         pending: deque[tuple[slice, Tokens, Callable[[], torch.Tensor]]] = deque()
-        for rows, tokens, ids, offsets in parts:
-            pending.append((rows, tokens, submit(encode, ids, offsets)))
+        for rows, tokens in parts:
+            pending.append((rows, tokens, submit(encode, tokens)))
             if len(pending) > n_threads * shares:
                 yield _done(pending, bar)
         while pending:
@@ -82,43 +83,19 @@ def threads(n_threads: int, n_each: int = 1) -> Iterator[Callable[..., Callable[
             torch.set_num_threads(of_caller)  # what threads that are made later begin with
 
 
-def _iter_tensors(
-    matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, chunk: int
-) -> Iterator[tuple[slice, Tokens, torch.Tensor, torch.Tensor]]:
-    for rows, tokens in iter_tokens(matrix, projection, names, chunk=chunk):
-        yield rows, tokens, _tensor(tokens.ids), _tensor(tokens.offsets)
-
-
 def embedding_of(
-    model: EpiFoundation,
-    matrix: Any,
-    projection: sp.csr_matrix | None,
-    names: pd.Index,
-    *,
-    show: bool = True,
-    own: np.ndarray | None = None,
+    model: EpiFoundation, matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, *, show: bool = True
 ) -> np.ndarray:
-    """Embedding of all cells, float32 (n_cells, d); with `show`, a progress bar where those are shown.
-
-    With `own`, what cells gave to the vectors of peaks (NaN for those that gave nothing), they are embedded as if they had not: as new cells are.
-    """
-    embedding = np.zeros((len(names), model.config.dim), dtype=np.float32)
-    is_new = np.ones(len(names), dtype=bool) if own is None else np.isnan(own[:, 0])
-    as_new = np.flatnonzero(is_new)
-    new = matrix if is_new.all() else matrix[as_new]
-    for part, _, of_part in encode_cells(model, new, projection, names[as_new], show=show):
-        embedding[as_new[part]] = of_part.cpu().numpy()
-    if own is None:
-        return embedding
-    counted = np.flatnonzero(~is_new)
-    for start in range(0, len(counted), LEFT_OUT):
-        rows = counted[start : start + LEFT_OUT]
-        for _, _, ids, offsets in _iter_tensors(matrix[rows], projection, names[rows], len(rows)):
-            of_rows = torch.from_numpy(own[rows]).to(model.device)
-            with torch.inference_mode():
-                left_out = model.network.encode(ids.to(model.device), offsets.to(model.device), of_rows)
-            embedding[rows] = left_out.cpu().numpy()
+    """Embedding of all cells, float32 (n_cells, d); with `show`, a progress bar if those are shown."""
+    embedding = np.zeros((len(names), model.network.dim), dtype=np.float32)
+    for rows, _, part in encode_cells(model, matrix, projection, names, show=show):
+        embedding[rows] = part.cpu().numpy()
     return embedding
+
+
+def tensors(model: EpiFoundation, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
+    """Packed tokens on the device of a model."""
+    return _tensor(tokens.ids).to(model.device), _tensor(tokens.offsets).to(model.device)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -16,7 +16,7 @@ from mudata import MuData
 from .._keys import Keys
 from .._validate import Data, check_unique, get_modality, obs_column
 from ..models import EpiFoundation
-from ..nn import ExpressionHead, MeasuredHead, QueryHead
+from ..nn import ExpressionHead, LinearMeasuredHead, MeasuredHead, QueryHead
 from ..vocabulary import GeneVocabulary
 
 # What a predicted number means, by the objective of the model
@@ -129,7 +129,7 @@ class PredictedExpression:
     def __init__(
         self,
         model: EpiFoundation,
-        head: ExpressionHead | QueryHead | MeasuredHead,
+        head: ExpressionHead | QueryHead | LinearMeasuredHead | MeasuredHead,
         names: pd.Index,
         rna: AnnData | None,
         batches: np.ndarray | None,

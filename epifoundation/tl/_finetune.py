@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +19,14 @@ from ..engine import Engine
 from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..models._registry import resolve_device, resolve_model
-from ..nn import Network, TrainingConfig, adapt, blend, merge
+from ..nn import TrainingConfig
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import map_onto
-from ._batches import take_out_batches
-from ._encode import embedding_of
-from ._label_head import check_labels, head_on
-from ._measured_head import has_counts, with_measured_head
-from ._train import train
-from ._training_data import TrainingData, held_out, prepare
+from ..pp._mapping import PeakMap, map_onto
+from ..training.batches import without_batches
+from ..training.data import held_out, prepare
+from ..training.labels import with_labels
 
-SHARES = (0.0, 0.25, 0.5, 1.0)  # of what was learned; halves, so that factors in half precision stay exact
-
-MARGIN = 0.01  # of a loss, by which shares are as good
+RANK = 8
 
 
 def finetune(
@@ -44,7 +37,7 @@ def finetune(
     batch_key: str | None = None,
     validation: float | Sequence[str] | None = None,
     training: TrainingConfig | str | None = None,
-    rank: int | None = 8,
+    rank: int | None = RANK,
     expression: bool = True,
     layer: str | None = None,
     modality: str = "atac",
@@ -59,30 +52,34 @@ def finetune(
 ) -> EpiFoundation:
     """Fit a model to the labels or the batches of data, or to both.
 
-    Labels: the embedding learns to tell them apart, beside what it was pretrained for, and the model gets a calibrated label head.
-    Batches: what they change in expression (without RNA, in the held-out peaks) is learned by the decoder, so that the embedding need
-    not carry it; with ``TrainingConfig.adversarial`` it is also held against the encoder. No batch is needed to embed a cell afterwards.
+    Of a set encoder nothing is trained. Labels: columns for them are measured on the data, beside those of the encoder,
+    and a calibrated label head is fitted on both. Batches: directions along which similar cells of different batches
+    differ are projected out of the encoder, and what batches change in expression enters the decoder.
+
+    A transformer is trained by gradient to distinguish the labels beside what it was pretrained for, and its decoder learns
+    what batches change. No batch is needed to embed a cell afterwards.
 
     Parameters
     ----------
     data
-        A MuData or AnnData with any peaks of the model's build. Where there are RNA and a model that predicts expression, that goes on
-        being learned; otherwise held-out peaks are, if the model has a head for them, and predicted expression falls behind. Not changed.
+        A MuData or AnnData with any peaks of the model's build. A transformer goes on to learn from its RNA, if there are
+        RNA and a model that predicts expression; otherwise from held-out peaks, if the model has a head for them, and
+        predicted expression falls behind. Not changed.
     model
         A model, its name or directory; None is the bundled one. Not changed.
     label_key
-        Column of ``obs`` with labels; cells with a missing one are learned from without it.
+        Column of ``obs`` with labels; cells with a missing one are ignored.
     batch_key
         Column of ``obs`` with batches.
     validation
-        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that are held out to choose the epoch and to
-        calibrate on; None is 0.1. Held-out batches are the honest choice.
+        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that are held out to choose
+        penalties, or the epoch of a transformer, and to calibrate on; None is 0.1. Held-out batches are the honest choice.
     training
-        A :class:`~epifoundation.TrainingConfig` or the name of a preset; default ``"finetune"``. Against an adversary it is the last epoch
-        that is kept, and all of what was learned.
+        A :class:`~epifoundation.TrainingConfig` or the name of a preset. Default: its defaults for a set encoder,
+        ``"finetune"`` for a transformer.
     rank
-        Rank of the update of each matrix. The whole update is then a small file, see
-        :meth:`~epifoundation.EpiFoundation.save_adapter`. None: all weights are learned.
+        Transformer: rank of the update of each matrix. None: all weights are learned. The whole update, if it is of low
+        rank or that of a set encoder, is a small file, see :meth:`~epifoundation.EpiFoundation.save_adapter`.
     expression
         Learn from the RNA of a MuData; False leaves it aside.
     layer
@@ -92,7 +89,7 @@ def finetune(
     min_overlap, genome, liftover, min_coverage
         How the data's peaks are matched to the model's: see :func:`epifoundation.pp.map_peaks`.
     engine
-        How training is run: processes, precision, state to go on from, logs. See :class:`~epifoundation.Engine`.
+        How a transformer is trained: processes, precision, state to go on from, logs. See :class:`~epifoundation.Engine`.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     rng
@@ -101,46 +98,127 @@ def finetune(
     Returns
     -------
     A model with the peaks and genes of the one it was made from. With `label_key` it annotates
-    (:func:`epifoundation.tl.annotate`), without it has no labels. Interrupted (Ctrl-C) after the first epoch, the best model so far,
-    with a warning.
+    (:func:`epifoundation.tl.annotate`) with these labels, without it has no labels. A transformer that is interrupted
+    (Ctrl-C) after the first epoch gives the best model so far, with a warning.
 
     Raises
     ------
     ValueError
-        Neither labels nor batches to learn from; fewer than two labels; one batch for an adversary; what
+        Neither labels nor batches to learn from; fewer than two labels; options that have no meaning for the encoder; what
         :func:`epifoundation.tl.pretrain` raises.
     KeyboardInterrupt
-        Interrupted before the first epoch was done.
+        Interrupted before there was a model.
 
     Notes
     -----
-    The loss of labels is cross-entropy with label smoothing, in which rare labels count more
-    (:class:`~epifoundation.TrainingConfig`). The head of the model is fitted afterwards on the embedding, as in
-    :func:`epifoundation.tl.annotate`. Low-rank updates: Hu et al. 2021. Adversary: Ganin et al. 2016.
+    The loss of labels of a transformer is cross-entropy with label smoothing, in which rare labels count more
+    (:class:`~epifoundation.TrainingConfig`); low-rank updates: Hu et al. 2021.
 
     Examples
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.pbmc_multiome()[:600].copy()
-    >>> training = ep.TrainingConfig(max_epochs=1, n_neighbors=1)
-    >>> model = ep.tl.finetune(mdata["atac"], label_key="cell_type", training=training)
+    >>> model = ep.tl.finetune(mdata["atac"], label_key="cell_type")
     >>> ep.tl.annotate(mdata, model)
     """
     if label_key is None and batch_key is None:
         msg = "Fine-tuning is for labels or batches: pass `label_key=`, `batch_key=` or both. To go on with pretraining, use `ep.tl.pretrain(data, init=model)`."
         raise ValueError(msg)
     rank = None if rank is None else integer(rank, "rank", least=1)
-    training = "finetune" if training is None else training
-    training = TrainingConfig.preset(training) if isinstance(training, str) else training
     device = resolve_device(device)
     base = resolve_model(model, None)
+    by_gradient = base.config.encoder == "transformer"
+    if training is None:
+        training = "finetune" if by_gradient else "default"
+    training = TrainingConfig.preset(training) if isinstance(training, str) else training
+    training.check(base.config if by_gradient else replace(base.config, **_AS_SET))
+    if not by_gradient:
+        (engine or Engine()).check_measured()
+        if rank not in (None, RANK):
+            msg = f"`rank={rank}` has no meaning for a set encoder, of which no matrix is trained: leave it out."
+            raise ValueError(msg)
     atac = get_atac(data, modality)
     labels = None if label_key is None else obs_column(data, atac, label_key, "label_key")
     if batch_key is not None:
-        batch_key = _check_batches(
-            obs_column(data, atac, batch_key, "batch_key"), batch_key, labels, training, validation
-        )
+        batch_key = _check_batches(obs_column(data, atac, batch_key, "batch_key"), batch_key, labels, validation)
     learns_expression = expression and isinstance(data, MuData) and len(base.genes) > 0 and rna_modality in data.mod
+    learns_expression = learns_expression and (by_gradient or (base.config.is_measured and batch_key is not None))
+    if by_gradient:
+        _check_transformer(base, training, labels, learns_expression=learns_expression)
+    rng = np.random.default_rng(rng)
+    held = held_out(validation)
+
+    def mapped(var: pd.DataFrame) -> PeakMap:
+        mapping = map_onto(base.peaks, var, min_overlap=min_overlap, genome=genome, liftover=liftover)
+        mapping.check(min_coverage)
+        return mapping
+
+    prepared = prepare(
+        data,
+        base.config.objective if learns_expression else "peaks",
+        modality=modality,
+        rna_modality=rna_modality,
+        layer=layer,
+        batch_key=batch_key,
+        label_key=label_key,
+        validation=held,
+        init=base,
+        map_peaks=mapped,
+        rng=rng,
+    )
+    summary: dict[str, Any] = {
+        "package_version": __version__,
+        "finetuned_from": {"model": base.name, "revision": base.revision},
+        "objective": base.config.objective if learns_expression else "peaks",
+        "rank": rank if by_gradient else None,
+        "cells": len(prepared.train),
+        "validation_cells": len(prepared.held),
+        "validation": held,
+        "batches": prepared.batches,
+        "options": asdict(training),
+    }
+    if labels is not None:
+        summary["unlabelled_cells"] = int(labels.isna().sum())
+    if by_gradient:
+        # Imported here: Lightning takes seconds.
+        from ..paper.train import finetune_model
+
+        return finetune_model(prepared, base, training, summary, rank=rank, rng=rng, engine=engine, device=device)
+    tuned = replace(base, adapter=None).to(device)
+    if batch_key is not None:
+        tuned = without_batches(tuned, prepared, training, rng)
+    else:
+        summary["batches"] = base.training.get("batches", [])
+    if labels is not None:
+        tuned, _ = with_labels(tuned, prepared, training, rng)
+    elif tuned.labels:
+        from ..training.labels import without_labels
+
+        tuned = without_labels(tuned)
+    tuned = replace(tuned, training=summary, name="unsaved", card="")
+    if rank is None:
+        return tuned.to(device)
+    adapter = Adapter.between(base, tuned.network, {})
+    # What is returned is what will be read, to the last bit.
+    network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
+    return replace(tuned, network=network, adapter=adapter).to(device)
+
+
+_AS_SET = {
+    "encoder": "set",
+    "n_heads": None,
+    "n_layers": None,
+    "dropout": None,
+    "feedforward": None,
+    "max_peaks": None,
+    "decoder": "linear",
+    "values": False,
+}
+
+
+def _check_transformer(
+    base: EpiFoundation, training: TrainingConfig, labels: pd.Series | None, *, learns_expression: bool
+) -> None:
     if labels is None and not learns_expression and not base.config.predicts_peaks:
         msg = (
             f"The model {base.name!r} has no head for held-out peaks, and there is no RNA to learn from: batches alone cannot be learned. "
@@ -150,135 +228,17 @@ def finetune(
     if training.balanced_genes is not None and (not learns_expression or base.config.objective != "binary"):
         msg = "`balanced_genes` is for models of the objective 'binary' and data with RNA; leave it out of `training`."
         raise ValueError(msg)
-    mapping = map_onto(base.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
-    mapping.check(min_coverage)
-    rng = np.random.default_rng(rng)
-    held = held_out(validation)
-    prepared = prepare(
-        data,
-        base.config.objective if learns_expression else "peaks",
-        modality=modality,
-        rna_modality=rna_modality,
-        layer=layer,
-        batch_key=batch_key,
-        validation=held,
-        init=base,
-        mapping=mapping,
-        rng=rng,
-    )
-    if training.adversarial and len(prepared.batches) < 2:
-        msg = (
-            f"An adversary (`adversarial={training.adversarial}`) tells batches apart, and the training cells are of {prepared.batches}: "
-            "pass `batch_key=` with two or more of them."
-        )
-        raise ValueError(msg)
-    summary: dict[str, Any] = {
-        "package_version": __version__,
-        "finetuned_from": {"model": base.name, "revision": base.revision},
-        "objective": base.config.objective if learns_expression else "peaks",
-        "rank": rank,
-        "cells": len(prepared.train),
-        "validation_cells": len(prepared.held),
-        "validation": held,
-        "batches": prepared.batches,
-        "options": asdict(training),
-    }
-    codes = counts = None
-    if labels is not None:
-        names, codes, rows, _ = check_labels(labels, prepared.train, prepared.held)
-        counts = np.bincount(codes[rows], minlength=len(names))
-        summary["unlabelled_cells"] = int(labels.isna().sum())
-    start: list[Network] = []
-
-    def begin(network: Network) -> None:
-        start.append(copy.deepcopy(network))  # with this data's batches, so that one can go back to it
-        if rank is not None:
-            adapt(network, rank)
-
-    # Imported here: Lightning takes seconds.
-    from ..finetuning import Finetuning
-
-    fitted = train(
-        prepared,
-        replace(base.config, values=False),  # a decoder that is not trained here would fall behind the encoder
-        training,
-        base,
-        device=device,
-        rng=rng,
-        engine=engine,
-        label_codes=codes,
-        prepare_network=begin,
-        module=partial(Finetuning, label_counts=counts, n_batches=len(prepared.batches)),
-    )
-    factors = {} if rank is None else merge(fitted.network)
-    seed = int(rng.integers(2**31))
-
-    def finish(model: EpiFoundation) -> EpiFoundation:
-        if prepared.batch_codes is None:
-            return model
-        return take_out_batches(
-            model, prepared.pattern, prepared.train, prepared.batch_codes, np.random.default_rng(seed), codes
-        )
-
-    summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
-    tuned = EpiFoundation(fitted.network, base.peaks, base.genes, training=summary).to(device)
-    if labels is not None:
-        shares = (1.0,) if training.adversarial else SHARES
-        tuned = _with_labels(start[0], tuned, shares, prepared, labels, finish)
-        factors = {name: (left * tuned.training["share"], right) for name, (left, right) in factors.items()}
-    else:
-        tuned = finish(tuned)
-    if rank is None:
-        if not has_counts(tuned, prepared):
-            return tuned
-        names = pd.RangeIndex(prepared.pattern.shape[0])
-        embedding = embedding_of(tuned, prepared.pattern, None, names, show=False)
-        return with_measured_head(tuned, prepared, embedding, rng)
-    adapter = Adapter.between(base, tuned.network, factors)
-    # What is returned is what will be read, to the last bit.
-    network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
-    return replace(tuned, network=network, adapter=adapter).to(device)
-
-
-def _with_labels(
-    start: Network,
-    tuned: EpiFoundation,
-    shares: Sequence[float],
-    data: TrainingData,
-    labels: pd.Series,
-    finish: Callable[[EpiFoundation], EpiFoundation],
-) -> EpiFoundation:
-    """A model with a label head, between what there was and what was learned: where held-out cells are told best.
-
-    What is gained on the cells that were learned from may be lost on others, and the way back is a straight line (Wortsman et al. 2022).
-    Of shares that are as good, it is the least.
-    """
-    found = []
-    for share in shares:
-        blended = tuned if share == 1 else replace(tuned, network=blend(start, tuned.network, share))
-        blended = finish(blended)
-        embedding = embedding_of(blended, data.pattern, None, labels.index, show=False)
-        candidate, loss = head_on(blended, embedding, labels, data.train, data.held)
-        found.append((share, loss, candidate))
-    enough = (1 + MARGIN) * min(loss for _, loss, _ in found)
-    share, _, model = next(each for each in found if each[1] <= enough)
-    model.training["share"] = share
-    return model
 
 
 def _check_batches(
-    batch: pd.Series,
-    key: str,
-    labels: pd.Series | None,
-    training: TrainingConfig,
-    validation: float | Sequence[str] | None,
+    batch: pd.Series, key: str, labels: pd.Series | None, validation: float | Sequence[str] | None
 ) -> str | None:
-    """The column, or None where it tells nothing."""
+    """The column, or None if it holds one batch."""
     names = sorted(set(batch.dropna().astype(str)))
-    if len(names) > 1 or batch.isna().any():  # what is missing is told where batches are read
+    if len(names) > 1 or batch.isna().any():  # an error about missing ones comes where batches are read
         return key
-    if labels is None or training.adversarial or isinstance(held_out(validation), list):
-        msg = f"`batch_key={key!r}` holds one batch, {names}: there is nothing to tell apart or to hold out. Name another column, or leave it out."
+    if labels is None or isinstance(held_out(validation), list):
+        msg = f"`batch_key={key!r}` holds one batch, {names}: there is nothing to compare or to hold out. Name another column, or leave it out."
         raise ValueError(msg)
     msg = f"`batch_key={key!r}` holds one batch, {names}; it is left out."
     warnings.warn(msg, UserWarning, stacklevel=3)

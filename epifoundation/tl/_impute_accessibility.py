@@ -15,7 +15,7 @@ from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import PeakHead
+from ..nn import MeasuredPeakHead, PeakHead
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
 from ._encode import encode_cells
@@ -113,7 +113,7 @@ def impute_accessibility(
     groups = None if groupby is None else obs_column(data, atac, groupby, "groupby").astype("category")
     codes = None if groups is None else groups.cat.codes.to_numpy()
 
-    embedding = np.full((atac.n_obs, model.config.dim), np.nan, dtype=np.float32)
+    embedding = np.full((atac.n_obs, model.network.dim), np.nan, dtype=np.float32)
     n_known = np.zeros(atac.n_obs)
     for rows, tokens, part in encode_cells(model, get_matrix(atac, None), mapping.projection, atac.obs_names):
         embedding[rows], n_known[rows] = part.cpu().numpy(), np.diff(tokens.offsets)
@@ -152,7 +152,7 @@ def impute_accessibility(
 
 
 @torch.inference_mode()
-def _open(head: PeakHead, embedding: torch.Tensor, n_open: float, to_data: sp.csr_matrix) -> np.ndarray:
+def _open(head: PeakHead | MeasuredPeakHead, embedding: torch.Tensor, n_open: float, to_data: sp.csr_matrix) -> np.ndarray:
     """Probability that each asked peak of the data is open, (n_cells, n_asked): that one of the model's that it overlaps is."""
     expected = head(embedding).softmax(dim=-1).mul_(n_open).cpu().numpy()
     return -np.expm1(-np.asarray(to_data.T @ expected.T).T)

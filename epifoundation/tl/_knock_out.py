@@ -20,9 +20,11 @@ from .._validate import Data, get_atac, get_matrix
 from ..genome import overlaps, parse_intervals, read_intervals
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
+from ..nn import Known
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
-from ..tokens import iter_tokens, read_rows, row_reader
+from ..tokens import Tokens, iter_tokens, read_rows, row_reader
+from ._encode import tensors
 from ._expression import asked_genes, batch_codes, expression_head, scale_of
 from ._removals import iter_removals
 
@@ -132,11 +134,13 @@ def knock_out(
     n_removed = np.zeros(atac.n_obs, dtype=np.int64)
     folded = model.network.folded()
 
+    def tokens_of(rows: sp.csr_matrix, cells: np.ndarray) -> Tokens:
+        ((_, tokens),) = iter_tokens(rows, mapping.projection, atac.obs_names[cells], chunk=len(cells))
+        return tokens
+
     @torch.inference_mode()
-    def read(rows: sp.csr_matrix, cells: np.ndarray) -> list[np.ndarray]:
-        (_, tokens), *_ = iter_tokens(rows, mapping.projection, atac.obs_names[cells], chunk=len(cells))
-        ids, offsets = (torch.from_numpy(a.astype(np.int64)).to(model.device) for a in (tokens.ids, tokens.offsets))
-        embedding = folded.encode(ids, offsets)
+    def read(tokens: Tokens, cells: np.ndarray, known: Known) -> list[np.ndarray]:
+        embedding = folded.encode(*tensors(model, tokens), known)
         batch = None if codes is None else torch.from_numpy(codes[cells]).to(model.device)
         label = model.network.label
         found = [
@@ -162,9 +166,10 @@ def knock_out(
             after.data[closed[after.indices]] = 0
             cells = start + affected
             n_removed[cells] = count[affected]
-            for into, old, new in zip(
-                (expression, probabilities), read(before, cells), read(after, cells), strict=True
-            ):
+            old_tokens, new_tokens = tokens_of(before, cells), tokens_of(after, cells)
+            known = model.known(old_tokens.ids, old_tokens.offsets)  # a cell that was counted stays left out
+            both = read(old_tokens, cells, known), read(new_tokens, cells, known)
+            for into, old, new in zip((expression, probabilities), *both, strict=True):
                 into[cells] = new - old
     return KnockOut(
         pd.DataFrame(expression, index=atac.obs_names, columns=pd.Index(names)),

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..models import EpiFoundation
-from ..nn import ExpressionHead, FoldedSet, FoldedTransformer, QueryHead
+from ..nn import ExpressionHead, FoldedSums, FoldedTransformer, QueryHead
 from ._direct_effects import direct_effects
 from ._encode import encode_cells
 from ._link_pairs import Pairs
@@ -24,7 +24,7 @@ class Cells(NamedTuple):
 
     matrix: Any
     projection: sp.csr_matrix | None
-    folded: FoldedSet | FoldedTransformer
+    folded: FoldedSums | FoldedTransformer
     names: pd.Index
     batch: np.ndarray | None
     measured: np.ndarray | None  # (n_cells, n_genes), NaN in cells without RNA
@@ -65,7 +65,7 @@ def model_effects(
     order = np.argsort(pairs.peak, kind="stable")
     begin = np.searchsorted(pairs.peak[order], np.arange(n_peaks + 1))
     total, count = np.zeros(len(order)), np.zeros(len(order))
-    moved = np.zeros((n_peaks, model.config.dim))
+    moved = np.zeros((n_peaks, model.network.dim))
     batch = cells.batch_on(model)
     for part in iter_removals(model, cells.matrix, cells.projection, cells.names, peaks=wanted, folded=cells.folded):
         *predicted, row = part.predict(predict, batch)

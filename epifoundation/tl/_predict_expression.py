@@ -16,7 +16,7 @@ from .._validate import Data, integer, one_of
 from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import ExpressionHead, FoldedSet, FoldedTransformer, MeasuredHead, QueryHead
+from ..nn import ExpressionHead, FoldedSums, FoldedTransformer, LinearMeasuredHead, MeasuredHead, QueryHead
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import PeakMap
 from ..vocabulary import GeneVocabulary
@@ -34,7 +34,7 @@ from ._expression import (
 )
 from ._stream import Cells, apply
 
-Head: TypeAlias = ExpressionHead | QueryHead | MeasuredHead
+Head: TypeAlias = ExpressionHead | QueryHead | LinearMeasuredHead | MeasuredHead
 
 
 def predict_expression(
@@ -162,7 +162,7 @@ class Predictor:
         return self.embedder.model
 
     @property
-    def folded(self) -> FoldedSet | FoldedTransformer:
+    def folded(self) -> FoldedSums | FoldedTransformer:
         """Of the embedder."""
         return self.embedder.folded
 
@@ -233,7 +233,7 @@ class Predictor:
         return {self.keys.expression: report}
 
 
-def _measured_head(model: EpiFoundation, batch_key: str | None) -> MeasuredHead:
+def _measured_head(model: EpiFoundation, batch_key: str | None) -> LinearMeasuredHead | MeasuredHead:
     """The head that is fitted when a model is trained, for the mean over batches; or an error."""
     if model.network.measured is None:
         msg = (

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .._validate import RNG, Data, get_atac, integer, obs_column, one_of
+from .._validate import RNG, integer, one_of
 from .._version import __version__
 from ..engine import Engine, World
 from ..models import EpiFoundation
 from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
-from ..nn import ModelConfig, Network, TrainingConfig
+from ..nn import ModelConfig, TrainingConfig
 from ..nn.config import OBJECTIVES
+from ..training.data import TrainingData, held_out, prepare
+from ..training.measure import measure
+from ..training.processes import connected
+from ..training.state import State
 from ..vocabulary import PeakVocabulary
-from ._batches import take_out_batches
-from ._encode import embedding_of
-from ._label_head import check_labels, head_on
-from ._measured_head import has_counts, with_measured_head
-from ._peak_head import with_peak_head
-from ._stored_data import is_stored, prepare_stored
 from ._stream import Cells
-from ._train import train
-from ._training_data import TrainingData, held_out, prepare
 
 
 def pretrain(
@@ -53,50 +48,59 @@ def pretrain(
     device: str | torch.device = "auto",
     rng: RNG = 0,
 ) -> EpiFoundation:
-    """Pretrain a model to predict a cell's expression from the set of its open peaks.
+    """Pretrain a model on cells with ATAC and RNA, or with ATAC alone.
+
+    The default, a set encoder, is measured in closed form: each peak gets the mean, over the cells in which it is open, of
+    what is known of these cells, which is their memberships in clusters of RNA (or of the latent semantic indexing of
+    peaks) and, with `label_key`, their labels. Everything that is read off sums of these vectors is a regression. There are
+    no epochs, and the same seed gives the same model to the last bit.
 
     Parameters
     ----------
     data
         A MuData with paired `modality` and `rna_modality`, or an AnnData (ATAC) with ``objective="peaks"``.
         A positive entry of the ATAC matrix is an open peak. Not changed. For a query decoder, a column ``chrom``,
-        ``chromosome`` or ``interval`` (10x) of the RNA modality's ``var`` tells the chromosomes of genes.
-        Or paths of such (``.h5ad``, ``.h5mu``, zarr), one or several, with any peaks: their cells are read while training runs, see Notes.
+        ``chromosome`` or ``interval`` (10x) of the RNA modality's ``var`` gives the chromosomes of genes.
+        Or paths of such (``.h5ad``, ``.h5mu``, zarr), one or several, with any peaks: their cells are read by blocks.
     peaks
-        For cells in files: the peaks that the model is to read, such as of :func:`epifoundation.pp.consensus_peaks`. Default: those of the
-        file, or the consensus of all files' peaks.
+        The peaks that the model is to read, such as of :func:`epifoundation.pp.consensus_peaks`. Default: those of the
+        data, or the consensus of all sources' peaks.
     config
         Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025, with the paper's `training`
         unless another is given. Default: ``ModelConfig()``.
     training
         A :class:`~epifoundation.TrainingConfig` or the name of a preset; default: its defaults.
     objective
-        Replaces that of `config`; None keeps it (``ModelConfig()`` has ``"counts"``). ``"counts"``: raw RNA counts, multinomial over genes. ``"binary"``: expressed or not (the paper's).
-        ``"gaussian"``: normalised values. ``"peaks"``: no RNA, held-out peaks are predicted from the others.
+        Replaces that of `config`; None keeps it (``ModelConfig()`` has ``"counts"``). ``"counts"``: raw RNA counts,
+        multinomial over genes. ``"binary"``: expressed or not (the paper's). ``"gaussian"``: normalised values.
+        ``"peaks"``: no RNA.
     layer
         Layer of the RNA modality that holds the target; default ``X``.
     batch_key
-        Column of ``obs`` with batches: what they change enters the decoder, and directions of the embedding along which they differ,
-        among like cells, by more than 0.3 of the variance of cells of one kind and batch are taken out of it.
+        Column of ``obs`` with batches: what they change in expression enters the decoder, and directions along which
+        similar cells of different batches differ, by more than 0.3 of the variance of cells of one kind and batch, are
+        projected out of the encoder.
     label_key
-        Column of ``obs`` with cell types: a linear label head is fitted on the embedding afterwards and its
-        temperature on the validation cells. Cells with a missing label are left out of that.
+        Column of ``obs`` with cell types: columns for labels are measured beside the clusters, and a label head is fitted
+        and calibrated on the validation cells. Cells with a missing label are left out of that.
     validation
-        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that are held
-        out to choose the epoch; None is 0.1. Held-out batches are the honest choice.
+        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that are held out to choose
+        penalties and to calibrate; None is 0.1. Held-out batches are the honest choice. A set encoder is then measured once
+        more on all cells; a transformer does not learn from them.
     init
-        A model, name or path to go on from: its vocabulary, genes and architecture are kept.
+        A model, name or path to begin with: its vocabulary, genes and architecture are kept. A transformer goes on from its
+        weights; a set encoder is measured anew on `data`, with the genes that both have.
     genome
         Build of the peaks (``"hg38"``, ``"mm10"``).
     modality, rna_modality
         Names in the MuData.
     min_cells
-        Peaks open in fewer training cells are left out of the vocabulary.
+        Peaks open in fewer cells are left out of the vocabulary. More than 1 takes another pass over files.
     checkpoint
-        A new or empty directory that gets the model whenever it improves, in the format of
+        A new or empty directory that gets the model, and with a transformer whenever it improves, in the format of
         :meth:`~epifoundation.EpiFoundation.save_pretrained`.
     engine
-        How training is run: processes, precision, state to go on from, logs. See :class:`~epifoundation.Engine`.
+        Processes, state to continue from, and for a transformer precision and logs. See :class:`~epifoundation.Engine`.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     rng
@@ -104,38 +108,37 @@ def pretrain(
 
     Returns
     -------
-    The model of the best epoch. Interrupted (Ctrl-C) after the first epoch, the best model so far, with a
-    warning.
+    The model; of a transformer, that of the best epoch. A transformer that is interrupted (Ctrl-C) after the first epoch
+    gives the best model so far, with a warning.
 
     Raises
     ------
     ValueError
-        No such modality, layer or column; unpaired cells; peak names that are no intervals; negative, NaN or
-        infinite values; nothing to train on.
+        No such modality, layer or column; unpaired cells; peak names that are not intervals; negative, NaN or
+        infinite values; nothing to learn from; options of `training` or `config` that have no meaning for the encoder.
     FileExistsError
         `checkpoint` holds something.
     KeyboardInterrupt
-        Interrupted before the first epoch was done.
+        Interrupted before there was a model.
 
     Notes
     -----
-    Writes nothing into `data`. Encoder and recipe: EpiFoundation (Wu et al. 2025, bioRxiv
-    10.1101/2025.02.05.636688) for the supervision by expression and the reading of non-zero peaks alone.
+    Writes nothing into `data`. Supervision by expression and the reading of non-zero peaks alone are those of
+    EpiFoundation (Wu et al. 2025, bioRxiv 10.1101/2025.02.05.636688).
 
-    Cells in files are read in runs, in random order, and shuffled within a buffer (:class:`~epifoundation.TrainingConfig`); this needs
-    ``pip install 'epifoundation[atlas]'``. RNA is then not pooled over neighbours (``n_neighbors`` counts as 1), and what is fitted
-    before and after training (vectors of peaks, directions of batches, heads for the measured scale, peaks and labels) is fitted on a sample of the cells. The genes are
-    those that all files have.
+    Cells are read once. Components and clusters of cells, and the readouts, are fitted on at most
+    ``TrainingConfig.sample`` cells, drawn at random in runs of 32; vectors of peaks and profiles of expression are measured
+    on all cells. Files give the same model as the same cells in memory, and several processes the same as one. The genes of
+    several sources are those that all of them have.
+
+    Each counted cell is recognized by a hash of its open peaks when it comes again, and left out of the vectors of its own
+    peaks (:attr:`epifoundation.EpiFoundation.cells`).
 
     Examples
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.simulate_multiome(200, 300, 20)
-    >>> model = ep.tl.pretrain(
-    ...     mdata,
-    ...     config=ep.ModelConfig(dim=16, n_heads=2),
-    ...     training=ep.TrainingConfig(max_epochs=1),
-    ... )
+    >>> model = ep.tl.pretrain(mdata, config=ep.ModelConfig(dim=16))
     >>> model.config.dim, len(model.genes)
     (16, 20)
     """
@@ -150,92 +153,115 @@ def pretrain(
     likelihood = objective or (config or (init.config if init is not None else ModelConfig())).objective
     one_of(likelihood, OBJECTIVES, "objective")
     config = _architecture(config, init, likelihood)
+    training.check(config)
     if training.balanced_genes is not None and likelihood != "binary":
         msg = f"`balanced_genes` is for the objective 'binary', not {likelihood!r}; leave it out or pass `training='default'`."
         raise ValueError(msg)
+    if peaks is not None and init is not None:
+        msg = "`peaks` and `init` exclude each other: the vocabulary is that of `init`."
+        raise ValueError(msg)
     if checkpoint is not None:
         check_target(Path(checkpoint), overwrite=False)
+    engine = engine or Engine()
+    if config.is_measured:
+        engine.check_measured()
     rng = np.random.default_rng(rng)
     held = held_out(validation)
-    if is_stored(data):
-        prepared = prepare_stored(
-            data,
-            likelihood,
-            peaks=peaks,
-            modality=modality,
-            rna_modality=rna_modality,
-            layer=layer,
-            batch_key=batch_key,
-            label_key=label_key,
-            validation=held,
-            init=init,
-            genome=genome,
-            min_cells=min_cells,
-            buffer=training.buffer,
-            rng=rng,
-        )
-        labels = prepared.labels
-    else:
-        if peaks is not None:
-            msg = "`peaks` is for cells in files. Those of cells in memory are the columns of the data; to go on with the peaks of a model, pass `init`."
-            raise ValueError(msg)
-        in_memory = cast("Data", data)
-        labels = None
-        if label_key is not None:
-            labels = obs_column(in_memory, get_atac(in_memory, modality), label_key, "label_key")
-        prepared = prepare(
-            in_memory,
-            likelihood,
-            modality=modality,
-            rna_modality=rna_modality,
-            layer=layer,
-            batch_key=batch_key,
-            validation=held,
-            init=init,
-            genome=genome,
-            min_cells=min_cells,
-            rng=rng,
-        )
-    codes = None if labels is None else check_labels(labels, prepared.train, prepared.held)[1]
-    if training.balanced_genes is not None:
-        _check_balance(prepared)
+    prepared = prepare(
+        data,
+        likelihood,
+        peaks=peaks,
+        modality=modality,
+        rna_modality=rna_modality,
+        layer=layer,
+        batch_key=batch_key,
+        label_key=label_key,
+        validation=held,
+        init=init,
+        genome=genome,
+        rng=rng,
+    )
     summary: dict[str, Any] = {
         "package_version": __version__,
         "objective": likelihood,
-        "cells": prepared.n_train,
-        "validation_cells": len(prepared.held),
         "validation": held,
         "batches": prepared.batches,
         "options": asdict(training),
     }
+    try:
+        if config.is_measured:
+            model = _measured(
+                prepared, config, training, init, summary, min_cells=min_cells, rng=rng, engine=engine, device=device
+            )
+        else:
+            # Imported here: Lightning takes seconds.
+            from ..paper.train import train_model
 
-    is_first = World.told().rank == 0  # of the processes that train together
-
-    def save(best: Network, epoch: int) -> None:
-        if checkpoint is not None and is_first:
-            done = summary | {"epochs": epoch + 1}
-            so_far = EpiFoundation(copy.deepcopy(best), prepared.peaks, prepared.genes, training=done)
-            so_far.save_pretrained(checkpoint, overwrite=True)
-
-    fitted = train(prepared, config, training, init, device=device, rng=rng, engine=engine, on_better=save)
-    if prepared.stored is not None:
-        prepared.stored.close()
-    summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
-    model = EpiFoundation(fitted.network, prepared.peaks, prepared.genes, training=summary).to(device)
-    if prepared.batch_codes is not None:
-        model = take_out_batches(model, prepared.pattern, prepared.train, prepared.batch_codes, rng, codes, fitted.own)
-    needs_peaks = prepared.target is not None and model.config.predicts_peaks and not training.peak_weight
-    if needs_peaks or labels is not None or has_counts(model, prepared):
-        names = pd.RangeIndex(prepared.pattern.shape[0])
-        embedding = embedding_of(model, prepared.pattern, None, names, show=False, own=fitted.own)
-        model = with_measured_head(model, prepared, embedding, rng)
-        if needs_peaks:
-            model = with_peak_head(model, prepared, embedding)
-        if labels is not None:
-            model, _ = head_on(model, embedding, labels, prepared.train, prepared.held)
-    if checkpoint is not None and is_first:
+            model = train_model(
+                prepared,
+                config,
+                training,
+                init,
+                summary,
+                min_cells=min_cells,
+                checkpoint=None if checkpoint is None else Path(checkpoint),
+                rng=rng,
+                engine=engine,
+                device=device,
+            )
+    finally:
+        prepared.close()
+    if checkpoint is not None and World.told().rank == 0:
         model.save_pretrained(checkpoint, overwrite=True)
     return model.to(device)
+
+
+def _measured(
+    data: TrainingData,
+    config: ModelConfig,
+    training: TrainingConfig,
+    init: EpiFoundation | None,
+    summary: dict[str, Any],
+    *,
+    min_cells: int,
+    rng: np.random.Generator,
+    engine: Engine,
+    device: torch.device,
+) -> EpiFoundation:
+    """A model with a set encoder."""
+    world = World.told()
+    if init is not None and data.gene_positions is not None:
+        data.genes = init.genes.take(data.gene_positions)
+    path = None if engine.state is None else Path(engine.state)
+    if path is not None and world.size > 1:
+        path = path.with_name(f"{path.name}.{world.rank}")
+    run = {
+        "package_version": __version__,
+        "config": config.to_dict(),
+        "processes": world.size,
+        "min_cells": min_cells,
+        "random": str(rng.bit_generator.state),
+        "cells": [piece.n_cells for piece in data.pattern.pieces],
+        "peaks": [len(data.peaks), int(pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum())],
+        "genes": len(data.genes),
+    } | {name: summary[name] for name in ("objective", "validation", "batches", "options")}
+    state = State(path, engine.minutes, run)
+    state.check()
+    with connected(engine, world) as processes:
+        found = measure(
+            data,
+            config,
+            training,
+            min_cells=min_cells,
+            keep_vocabulary=init is not None,
+            rng=rng,
+            processes=processes,
+            state=state,
+            device=device,
+        )
+    return EpiFoundation(
+        found.network, found.peaks, data.genes, found.labels, training=summary | found.summary, cells=found.cells
+    )
 
 
 def _architecture(config: ModelConfig | None, init: EpiFoundation | None, objective: str) -> ModelConfig:
@@ -247,23 +273,20 @@ def _architecture(config: ModelConfig | None, init: EpiFoundation | None, object
     if config is not None:
         msg = "`config` and `init` exclude each other: the architecture is that of `init`."
         raise ValueError(msg)
+    if init.config.encoder not in ("set", "transformer"):
+        msg = (
+            f"`init`, {init.name!r}, is a set encoder of format 1, which was trained by gradient, and cannot be trained further. "
+            "Pretrain a new model; with `peaks=init.peaks` it reads the same peaks."
+        )
+        raise ValueError(msg)
     if objective not in (init.config.objective, "peaks"):
         msg = f"`init` was trained with objective {init.config.objective!r}, not {objective!r}; pass `objective={init.config.objective!r}`."
         raise ValueError(msg)
-    if objective == "peaks" and not init.config.predicts_peaks:
+    if objective == "peaks" and init.config.encoder == "transformer" and not init.config.predicts_peaks:
         msg = "`init` has no head for held-out peaks (its decoder is the paper's), so it cannot go on with `objective='peaks'`."
         raise ValueError(msg)
+    if init.config.is_measured:
+        return replace(init.config, objective=objective)
     return replace(init.config, values=False)  # a decoder that is not trained here would fall behind the encoder
 
 
-def _check_balance(data: TrainingData) -> None:
-    """Raise where no cell has a gene of either kind: the loss would be zero."""
-    for name, rows in (("training", data.train), ("validation", data.held)):
-        target = data.target[rows]  # type: ignore[index] # the objective is "binary"
-        n_expressed = np.asarray((target > 0).sum(axis=1)).ravel()
-        if not ((n_expressed > 0) & (n_expressed < target.shape[1])).any():
-            msg = (
-                f"`balanced_genes` needs cells with expressed and with silent genes; none of the {len(rows):,} {name} cells has "
-                f"both among {target.shape[1]:,} genes. Leave it out, or pass more genes."
-            )
-            raise ValueError(msg)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from .._settings import settings
 from .._validate import check_values
 from ..models import EpiFoundation
-from ..nn import FoldedSet, FoldedTransformer
+from ..nn import FoldedSums, FoldedTransformer, Known
 from ..tokens import open_peaks, read_rows, row_reader
 
 Predictor: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -69,7 +69,7 @@ def iter_removals(
     names: pd.Index,
     *,
     peaks: np.ndarray | None = None,
-    folded: FoldedSet | FoldedTransformer | None = None,
+    folded: FoldedSums | FoldedTransformer | None = None,
 ) -> Iterator[Removals]:
     """Remove each open peak from each cell.
 
@@ -94,10 +94,10 @@ def iter_removals(
             cells = _find(open_peaks(rows), projection, peaks)
             if len(cells.cell):
                 ids, offsets = _tensors(model, cells.ids, cells.offsets)
-                before = folded.encode(ids, offsets)
-                parts = (
-                    _subtracted(model, folded, cells) if isinstance(folded, FoldedSet) else _anew(model, folded, cells)
-                )
+                known = model.known(cells.ids, cells.offsets)  # a cell that was counted stays left out
+                before = folded.encode(ids, offsets, known)
+                remove = _subtracted if isinstance(folded, FoldedSums) else _anew
+                parts = remove(model, folded, cells, known)
                 for part, after in parts:
                     of = cells.cell[part]
                     yield Removals(start + of, cells.peak[part], before[torch.from_numpy(of).to(before.device)], after)
@@ -134,38 +134,46 @@ def _find(pattern: sp.csr_matrix, projection: sp.csr_matrix | None, peaks: np.nd
     return _Cells(ids, offsets, cell[has_effect], peak[has_effect], tokens, bounds)
 
 
-def _subtracted(model: EpiFoundation, folded: FoldedSet, cells: _Cells) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Embeddings of cells without a peak: its row is taken off the sum of the rows of the cell (DESIGN 2a)."""
-    sums = folded.sums(*_tensors(model, cells.ids, cells.offsets))
+def _subtracted(
+    model: EpiFoundation, folded: FoldedSums, cells: _Cells, known: Known
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Embeddings of cells without a peak: its row is taken off the sum of the rows of the cell."""
+    sums = folded.sums(*_tensors(model, cells.ids, cells.offsets), known)
     for start in range(0, len(cells.cell), REMOVALS):
         part = slice(start, min(start + REMOVALS, len(cells.cell)))
-        yield part, _subtract(model, folded, cells, sums, part)
+        yield part, _subtract(model, folded, cells, sums, known, part)
 
 
 @torch.inference_mode()
-def _subtract(model: EpiFoundation, folded: FoldedSet, cells: _Cells, sums: torch.Tensor, part: slice) -> torch.Tensor:
+def _subtract(
+    model: EpiFoundation, folded: FoldedSums, cells: _Cells, sums: torch.Tensor, known: Known, part: slice
+) -> torch.Tensor:
     low, high = cells.bounds[part.start], cells.bounds[part.stop]
     removed, bounds = _tensors(model, cells.removed[low:high], cells.bounds[part.start : part.stop + 1] - low)
     of = torch.from_numpy(cells.cell[part]).to(model.device)
-    left, accurate = folded.subtract(sums[of], removed, bounds)
+    left, accurate = folded.subtract(sums[of], removed, bounds, {name: each[of] for name, each in known.items()})
     after = folded.readout(left)
     again = np.flatnonzero(~accurate.cpu().numpy())
     if len(again):
-        anew = folded.encode(*_tensors(model, *_without(cells, part.start + again)))
+        some = of[torch.from_numpy(again).to(model.device)]
+        still = {name: each[some] for name, each in known.items()}
+        anew = folded.encode(*_tensors(model, *_without(cells, part.start + again)), still)
         after[torch.from_numpy(again).to(model.device)] = anew
     return after
 
 
-def _anew(model: EpiFoundation, folded: Any, cells: _Cells) -> Iterator[tuple[slice, torch.Tensor]]:
+def _anew(model: EpiFoundation, folded: Any, cells: _Cells, known: Known) -> Iterator[tuple[slice, torch.Tensor]]:
     """The same where a cell is no sum: what is left of it is encoded."""
     size = np.diff(cells.offsets)[cells.cell]
     block = np.cumsum(size) // TOKENS
     edges = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1] + 1))
     for start, stop in pairwise(edges):
-        parts = [
-            folded.encode(*_tensors(model, *_without(cells, np.arange(i, min(i + folded.chunk, stop)))))
-            for i in range(start, stop, folded.chunk)
-        ]
+        parts = []
+        for i in range(start, stop, folded.chunk):
+            some = np.arange(i, min(i + folded.chunk, stop))
+            of = torch.from_numpy(cells.cell[some]).to(model.device)
+            still = {name: each[of] for name, each in known.items()}
+            parts.append(folded.encode(*_tensors(model, *_without(cells, some)), still))
         yield slice(int(start), int(stop)), torch.cat(parts)
 
 

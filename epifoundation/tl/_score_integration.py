@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
 from anndata import AnnData
 
 from .._keys import Keys
 from .._memory import copy_of
 from .._settings import settings
 from .._validate import RNG, Data, check_writable, get_atac, get_matrix, integer, obs_column
-from ..warm_start import semantic_scores
+from ..training.components import semantic_components
+from ..training.rows import as_pattern
 
 N_COMPONENTS = 50
 N_NEIGHBORS = 90  # that the metrics read
@@ -120,8 +122,9 @@ def score_integration(
     _check(scored, batch_key, label_key)
     if unintegrated is None:
         pattern = sp.csr_matrix(get_matrix(atac, None)[np.flatnonzero(usable)])
-        pattern = sp.csr_matrix(pattern > 0, dtype=np.float32)
-        scored.obsm[UNINTEGRATED] = semantic_scores(pattern, N_COMPONENTS, np.random.default_rng(rng))
+        pattern = as_pattern(pattern)
+        components = semantic_components(pattern, N_COMPONENTS, np.random.default_rng(rng), torch.device("cpu"))
+        scored.obsm[UNINTEGRATED] = components.scores(pattern)
         unintegrated, wanted = UNINTEGRATED, [UNINTEGRATED, *wanted]
     table = _benchmark(scored, wanted, unintegrated, n_jobs)
     target = copy_of(data) if copy else data

@@ -17,9 +17,9 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from .batches import Batch, Cells, Loader, Share, in_order, shuffled
-from .engine import Clock, Engine, World, make_trainer, quiet, told_of_processes
-from .nn import Network, TrainingConfig, balance, has_bfloat16
+from ..engine import Clock, Engine, World, make_trainer, quiet, told_of_processes
+from ..nn import Network, TrainingConfig, balance, has_bfloat16
+from .minibatches import Batch, Cells, Loader, Share, in_order, shuffled
 
 PEAK_CELLS = 8  # of a batch, whose held-out peaks are predicted beside expression
 
@@ -27,7 +27,6 @@ PEAK_CELLS = 8  # of a batch, whose held-out peaks are predicted beside expressi
 class Pretraining(pl.LightningModule):
     """Expression from open peaks, and held-out peaks from the others."""
 
-    takes_last = False  # the last epoch rather than the best
     genes: Tensor | None
 
     def __init__(self, network: Network, config: TrainingConfig, genes: np.ndarray | None = None) -> None:
@@ -39,7 +38,7 @@ class Pretraining(pl.LightningModule):
         self.is_sharded = False
         self.register_buffer("genes", None if genes is None else torch.from_numpy(genes), persistent=False)
         # What does not learn is known before processes share their gradients.
-        self.peak_rate = config.peak_lr if config.peak_lr is not None else 0.0 if network.encoder.is_measured else 0.05
+        self.peak_rate = config.peak_lr if config.peak_lr is not None else 0.05
         if not self.peak_rate:
             for weight in peak_tables(network):
                 weight.requires_grad_(False)
@@ -108,7 +107,7 @@ class Pretraining(pl.LightningModule):
         network = self.network
         cells = torch.repeat_interleave(batch.offsets.diff())
         kept = torch.cat([batch.offsets.new_zeros(1), torch.bincount(cells[keep], minlength=len(batch.offsets) - 1)])
-        embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0), batch.own))
+        embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0)))
         return self._read_off(embedding, batch, batch.ids[~keep], cells[~keep])
 
     def _read_off(self, embedding: Tensor, batch: Batch, hidden: Tensor, cells: Tensor) -> Tensor:
@@ -165,7 +164,7 @@ class KeepBest(pl.Callback):
         self.history.append(losses)
         validation = [epoch["validation"] for epoch in self.history]
         best = int(np.argmin(validation))
-        if best == len(validation) - 1 or module.takes_last:
+        if best == len(validation) - 1:
             self.best = {name: _whole(tensor) for name, tensor in module.network.state_dict().items()}
             self.on_better(self.network, len(validation) - 1)
         elif len(validation) - 1 - best >= self.patience:
@@ -247,12 +246,11 @@ class KeepState(pl.Callback):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What :func:`fit` gives back: the best network, the losses by epoch, whether it was interrupted; and what cells gave to the vectors of peaks."""
+    """What :func:`fit` gives back: the best network, the losses by epoch, and whether it was interrupted."""
 
     network: Network
     history: list[dict[str, float]]
     interrupted: bool
-    own: np.ndarray | None = None
 
 
 def fit(
@@ -287,13 +285,11 @@ def fit(
         keep_state = KeepState(state, engine.minutes, of | {"processes": world.size, "strategy": engine.strategy})
         keep_state.check()
         callbacks.append(keep_state)
-    # A transformer holds the states of all tokens of a batch: what fits in training fits here.
-    at_once = 256 if network.config.encoder == "set" else config.batch_size
     loaders = (
         shuffled(train, config.batch_size, seed, share)
         if isinstance(train, Cells)
         else train(config.batch_size, seed, share),
-        in_order(validation, at_once, share),
+        in_order(validation, config.batch_size, share),
     )
     n_epochs = config.epochs(n_cells)
     with quiet(), torch.random.fork_rng(), torch.enable_grad(), told_of_processes(engine):
@@ -366,7 +362,7 @@ def warm_restarts(epoch: int, first: int = 15, warm_up: int = 5, decay: float = 
 
 def _trains_in_bfloat16(network: Network, device: torch.device) -> bool:
     """Where the attention over packed cells has a kernel for it."""
-    return network.config.encoder == "transformer" and has_bfloat16(device)
+    return has_bfloat16(device)
 
 
 def peak_tables(network: Network) -> list[Tensor]:

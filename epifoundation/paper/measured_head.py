@@ -10,8 +10,8 @@ import torch
 
 from ..models import EpiFoundation
 from ..nn import MeasuredHead
-from ..warm_start import log_normalise
-from ._training_data import TrainingData
+from ..training.components import log_normalise
+from .cells import Loaded
 
 N_LANDMARKS = 400  # as good as all training cells (SNARE-seq: 300 gave the same to the fourth digit)
 WIDTHS = (0.1, 0.3, 1.0)  # of the kernel, in median squared distances of cells
@@ -19,13 +19,13 @@ PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 CHUNK = 4096
 
 
-def has_counts(model: EpiFoundation, data: TrainingData) -> bool:
+def has_counts(model: EpiFoundation, data: Loaded) -> bool:
     """Whether there is what a measured head is fitted to: counts of all genes of a model of counts."""
     return model.config.objective == "counts" and data.target is not None and data.target.shape[1] == len(data.genes)
 
 
 def with_measured_head(
-    model: EpiFoundation, data: TrainingData, embedding: np.ndarray, rng: np.random.Generator
+    model: EpiFoundation, data: Loaded, embedding: np.ndarray, rng: np.random.Generator
 ) -> EpiFoundation:
     """`model` with a head for the mean of ``log1p`` of counts per 10,000; as it is where the data lack RNA or genes of it.
 

@@ -1,8 +1,9 @@
-"""Batches of cells to learn from, in an order that seed and epoch settle: from memory, or from files."""
+"""Minibatches of cells, in an order that seed and epoch determine: from memory, or from files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
@@ -11,16 +12,20 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from ..tokens import ahead
+from ..training.rows import Rows
+
+RUN = 256  # cells that lie together are read together: chunks on disk hold about as many
+
 
 class Batch(NamedTuple):
-    """Some cells: packed tokens, expression target, code of batch and of label, what they gave to the vectors of peaks (None where there is none)."""
+    """Some cells: packed tokens, expression target, code of batch and of label (None where there is none)."""
 
     ids: Tensor
     offsets: Tensor
     target: Tensor | None
     batch: Tensor | None = None
     label: Tensor | None = None
-    own: Tensor | None = None
 
 
 class Cells:
@@ -36,8 +41,6 @@ class Cells:
         Row-stochastic neighbour weights, (n_cells, n_cells): the target of a cell is ``pooling @ target``.
     batch, label
         Code of batch and label of each cell, or None.
-    own
-        What each cell gave to the vectors of peaks, (n_cells, dim), or None.
     """
 
     def __init__(
@@ -47,10 +50,8 @@ class Cells:
         pooling: sp.csr_matrix | None = None,
         batch: np.ndarray | None = None,
         label: np.ndarray | None = None,
-        own: np.ndarray | None = None,
     ) -> None:
         self.pattern, self.target, self.pooling, self.batch, self.label = pattern, target, pooling, batch, label
-        self.own = own
 
     def __len__(self) -> int:
         return self.pattern.shape[0]
@@ -61,7 +62,7 @@ class Cells:
             torch.from_numpy(tokens.indices.astype(np.int64)),
             torch.from_numpy(tokens.indptr.astype(np.int64)),
             self._target(rows),
-            *(None if each is None else torch.from_numpy(each[rows]) for each in (self.batch, self.label, self.own)),
+            *(None if each is None else torch.from_numpy(each[rows]) for each in (self.batch, self.label)),
         )
 
     def _target(self, rows: np.ndarray) -> Tensor | None:
@@ -131,7 +132,6 @@ def in_order(cells: Cells, batch_size: int, share: Share) -> Loader:
     rows = np.arange(share.rank, len(cells), share.world)
 
     def batches(epoch: int, start: int) -> Iterator[Batch]:
-        torch.empty((), dtype=torch.int64).random_()  # as torch's own loader does: models stay what they were
         for i in range(start * batch_size, len(rows), batch_size):
             yield cells[rows[i : i + batch_size]]
 
@@ -142,12 +142,71 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     """The order of an epoch: the epochs before it are drawn again, so that any can be the first."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epoch + 1):
-        torch.empty((), dtype=torch.int64).random_(generator=generator)  # as torch's own loader does
         order = torch.randperm(n, generator=generator)
     return order.numpy()
 
 
-def balanced_weights(counts: np.ndarray, power: float) -> np.ndarray:
-    """Weight of a cell of each label, the label's count to the power of -`power`; a cell has 1 on average."""
-    weights = np.maximum(counts, 1) ** -float(power)
-    return weights * counts.sum() / (weights * counts).sum()
+@dataclass(frozen=True)
+class StoredCells:
+    """Training cells in files.
+
+    Parameters
+    ----------
+    pattern, target
+        Open peaks, and expression or None; of all cells.
+    rows
+        Those to learn from, ascending.
+    batch, label
+        Code of batch and label of all cells, or None.
+    buffer
+        Cells that are read at a time and shuffled; twice as many are in memory.
+    dense
+        The target is dense: normalised values.
+    """
+
+    pattern: Rows
+    target: Rows | None
+    rows: np.ndarray
+    batch: np.ndarray | None = None
+    label: np.ndarray | None = None
+    buffer: int = 8192
+    dense: bool = False
+
+    def loader(self, batch_size: int, seed: int, share: Share) -> Loader:
+        """Runs of cells in random order, the cells of a buffer shuffled; each process reads a part."""
+        of_each = len(self.rows) // share.world
+        size = min(batch_size // share.world, of_each)
+        n_batches = of_each // size
+        at_once = max(self.buffer // size, 1) * size
+
+        def buffers(epoch: int, start: int) -> Iterator[tuple[Cells, np.ndarray]]:
+            order = self.order(seed, epoch)[share.rank * of_each :][: n_batches * size]
+            for first in range(start * size // at_once * at_once, len(order), at_once):
+                yield self.fetch(order[first : first + at_once], seed + epoch)
+
+        def batches(epoch: int, start: int) -> Iterator[Batch]:
+            skipped = start * size % at_once
+            for cells, order in ahead(buffers(epoch, start)):
+                for i in range(skipped, len(order), size):
+                    yield cells[order[i : i + size]]
+                skipped = 0
+
+        return Loader(batches, n_batches)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Rows of an epoch: runs in random order, so that a buffer holds cells from everywhere."""
+        rng = np.random.default_rng([seed, epoch])
+        runs = np.split(self.rows, np.arange(RUN, len(self.rows), RUN))
+        return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
+
+    def fetch(self, rows: np.ndarray, seed: int) -> tuple[Cells, np.ndarray]:
+        """Cells of a buffer in memory, and the order that they are given out in, which depends on them and the seed alone."""
+        target = None if self.target is None else self.target[rows]
+        cells = Cells(
+            self.pattern[rows],
+            target.toarray() if self.dense and target is not None else target,
+            None,
+            None if self.batch is None else self.batch[rows],
+            None if self.label is None else self.label[rows],
+        )
+        return cells, np.random.default_rng([seed, int(rows[0]), len(rows)]).permutation(len(rows))

@@ -1,4 +1,4 @@
-"""Fine-tuning: what training learns from beside expression and peaks, which are labels and batches."""
+"""Fine-tuning: labels beside expression and peaks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .batches import Batch, balanced_weights
-from .nn import Adversary, Network, TrainingConfig
-from .training import Pretraining
+from ..nn import Network, TrainingConfig
+from ..training.label_head import balanced_weights
+from .minibatches import Batch
+from .pretraining import Pretraining
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 
 
 class Finetuning(Pretraining):
-    """The losses of pretraining, and those of a classifier of labels and of one of batches, which the encoder works against.
+    """The losses of pretraining, and that of a classifier of labels.
 
-    Both classifiers serve in training only. With labels, the validation loss is theirs at the best temperature: it is the order and the
+    The classifier serves in training only. With labels, the validation loss is theirs at the best temperature: it is the order and the
     distance of cells that is wanted, and how sure one may be is settled by what is fitted afterwards.
 
     Parameters
@@ -26,8 +27,6 @@ class Finetuning(Pretraining):
         As in pretraining.
     label_counts
         Training cells of each label; None without labels.
-    n_batches
-        Batches to be told apart.
     """
 
     label_weights: Tensor | None
@@ -39,13 +38,10 @@ class Finetuning(Pretraining):
         genes: np.ndarray | None = None,
         *,
         label_counts: np.ndarray | None = None,
-        n_batches: int = 0,
     ) -> None:
         super().__init__(network, config, genes)
         dim = network.config.dim
         self.classifier = None if label_counts is None else nn.Linear(dim, len(label_counts))
-        self.adversary = Adversary(dim, n_batches) if config.adversarial and n_batches > 1 else None
-        self.takes_last = self.adversary is not None  # the losses do not tell what was gained against it
         weights = (
             None
             if label_counts is None
@@ -65,8 +61,6 @@ class Finetuning(Pretraining):
                     logits[known], batch.label[known], self.label_weights, label_smoothing=config.label_smoothing
                 )
             loss = loss + config.label_weight * of_labels
-        if self.adversary is not None and batch.batch is not None:
-            loss = loss + config.adversarial * F.cross_entropy(self.adversary(embedding), batch.batch)
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:

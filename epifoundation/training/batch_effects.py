@@ -1,4 +1,4 @@
-"""What batches leave in an embedding: found among like cells, and taken out by the encoder itself."""
+"""Directions along which batches of similar cells differ, which encoders project out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 
-from ..models import EpiFoundation
-from ..nn import ExpressionHead, Network
-from ._encode import embedding_of
+from ..nn import ExpressionHead, Network, PeakHead
+from .components import same_bits
 
 RATIO = 0.3  # of the variance of cells of one kind and batch: where batches differ by more, they are taken out
 LEAST = 10  # cells of a batch in a group, for their mean to count
@@ -20,36 +18,6 @@ N_GROUPS = (20, 14, 10, 7, 5, 3)  # clusters that are tried: the most of which b
 MIXED = 0.85  # of the entropy of even batches in a cluster is enough
 N_ROUNDS = 3  # of finding groups in an embedding without batches, and batches within groups
 RIDGE = 1e-2  # of the mean variance, added to each
-MOST = 20_000  # cells that directions are found with
-
-
-def take_out_batches(
-    model: EpiFoundation,
-    pattern: sp.csr_matrix,
-    rows: np.ndarray,
-    batch: np.ndarray,
-    rng: np.random.Generator,
-    groups: np.ndarray | None = None,
-    own: np.ndarray | None = None,
-) -> EpiFoundation:
-    """Return `model` with an encoder that is blind to that on which batches differ, or itself where there is nothing.
-
-    It is found with the cells `rows` of `pattern`; `batch` codes, `groups` of like cells (-1 for none) and `own` (:func:`embedding_of`) are those of all
-    cells.
-    Linear decoders get back for each batch what its cells had on average.
-    """
-    rows = np.sort(rng.permutation(rows)[:MOST])
-    of_rows = None if own is None else own[rows]
-    embedding = embedding_of(model, pattern[rows], None, pd.RangeIndex(len(rows)), show=False, own=of_rows)
-    embedding = embedding.astype(np.float64)
-    codes = batch[rows]
-    read, along = batch_directions(embedding, codes, rng, None if groups is None else groups[rows])
-    if not len(read):
-        return model
-    there = [embedding[codes == code] for code in range(model.network.sizes.n_batches)]
-    means = np.stack([(cells if len(cells) else embedding).mean(axis=0) for cells in there])
-    tensors = (torch.from_numpy(array.astype(np.float32)) for array in (read, along, means))
-    return replace(model, network=_without(model.network, *tensors).to(model.device))
 
 
 def batch_directions(
@@ -120,7 +88,9 @@ def _cluster(embedding: np.ndarray, batch: np.ndarray, rng: np.random.Generator)
     for n in N_GROUPS:
         if n * 5 * LEAST > len(embedding) and n > N_GROUPS[-1]:
             continue
-        groups = KMeans(min(n, len(embedding)), n_init=3, random_state=int(rng.integers(2**31))).fit_predict(embedding)
+        with same_bits():
+            found = KMeans(min(n, len(embedding)), n_init=3, random_state=int(rng.integers(2**31)))
+            groups = found.fit_predict(embedding)
         mixed = _mixing(groups, batch)
         if mixed > most:
             best, most = groups, mixed
@@ -139,19 +109,35 @@ def _mixing(groups: np.ndarray, batch: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def _without(network: Network, read: torch.Tensor, along: torch.Tensor, means: torch.Tensor) -> Network:
-    """The network with more taken out of its embedding; `means` of the batches, (n_batches, d)."""
-    norm = network.encoder.norm
-    with torch.random.fork_rng():
-        blind = Network(network.config, replace(network.sizes, n_removed=norm.n_removed + len(read)))
-    state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+def project_out(network: Network, read: np.ndarray, along: np.ndarray, means: np.ndarray) -> Network:
+    """The network with more directions projected out of the columns of its encoder.
+
+    Linear decoders that are trained by gradient get back for each batch what its cells had on average.
+
+    Parameters
+    ----------
+    network
+        Not changed.
+    read, along
+        As :func:`batch_directions` gives them.
+    means
+        Mean columns of each batch, (n_batches, d).
+    """
+    read, along, means = (torch.from_numpy(array.astype(np.float32)) for array in (read, along, means))
+    name = "encoder.projection" if network.config.is_measured else "encoder.norm"
+    projection = copy.deepcopy(network.get_submodule(name)).cpu()
     lost = (means @ read.T) @ along
-    buffers = copy.deepcopy(norm).cpu().followed_by(read, along, lost.mean(dim=0))
-    state |= {f"encoder.norm.{name}": buffer for name, buffer in buffers.items()}
+    tensors = {f"{name}.{key}": value for key, value in projection.followed_by(read, along, lost.mean(dim=0)).items()}
     lost = lost - lost.mean(dim=0)
-    if network.peaks is not None and network.peaks.batch is not None:
-        state["peaks.batch"] = state["peaks.batch"] + lost
-    if isinstance(network.expression, ExpressionHead) and network.expression.batch is not None:
-        state["expression.batch"] = state["expression.batch"] + lost @ state["expression.linear.weight"].T
-    blind.load_state_dict(state)
-    return blind.eval().requires_grad_(False)
+    if isinstance(network.peaks, PeakHead) and network.peaks.batch is not None:
+        tensors["peaks.batch"] = network.peaks.batch.cpu() + lost
+    if isinstance(network.expression, ExpressionHead) and network.expression.batch is not None and not network.config.is_measured:
+        tensors["expression.batch"] = network.expression.batch.cpu() + lost @ network.expression.linear.weight.cpu().T
+    sizes = replace(network.sizes, n_removed=projection.n_removed + len(read))
+    return network.with_sizes(sizes, tensors)
+
+
+def batch_means(columns: np.ndarray, batch: np.ndarray, n_batches: int) -> np.ndarray:
+    """Mean columns of the cells of each batch, and of all cells for a batch without any, (n_batches, d)."""
+    there = [columns[batch == code] for code in range(n_batches)]
+    return np.stack([(cells if len(cells) else columns).mean(axis=0) for cells in there])

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 
 from ..models import EpiFoundation
 from ..nn import PeakHead
-from ._build_network import log_frequency
-from ._encode import embedding_of
-from ._label_head import spread
-from ._training_data import TrainingData
+from ..training.label_head import spread
+from .cells import Loaded
+from .embedding import embedding_of
+from .initial_network import log_frequency
 
 PSEUDO = 20.0  # openings of which nothing is known, for each peak
 RIDGE = 1e-2  # of the mean variance of the embedding
@@ -22,7 +21,7 @@ GAINS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 MOST = 64  # validation cells that the gain is chosen on
 
 
-def with_peak_head(model: EpiFoundation, data: TrainingData, embedding: np.ndarray) -> EpiFoundation:
+def with_peak_head(model: EpiFoundation, data: Loaded, embedding: np.ndarray) -> EpiFoundation:
     """`model` with a head that says which peaks are open, given the `embedding` of all cells.
 
     To first order around the mean cell, the log-rate of a peak changes with the embedding z as its openings do: ``w_p = S^-1 mean(z - m over the
@@ -39,7 +38,7 @@ def with_peak_head(model: EpiFoundation, data: TrainingData, embedding: np.ndarr
     rate = log_frequency(pattern).double().numpy()
     weight = np.linalg.solve(covariance, ((pattern.T @ around) / (count + PSEUDO)[:, None]).T).T
     read, asked = _every_other(data.pattern[spread(data.held, MOST)])
-    change = (embedding_of(model, read, None, pd.RangeIndex(read.shape[0]), show=False) - mean) @ weight.T
+    change = (embedding_of(model, read) - mean) @ weight.T
 
     def loss(gain: float) -> float:
         logits = rate + gain * change

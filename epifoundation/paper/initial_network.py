@@ -11,25 +11,25 @@ import torch
 
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, ModelConfig, Network, QueryHead, Sizes, TrainingConfig, TransformerEncoder
-from ..nn.set_encoder import STD
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
-from ..warm_start import known_of_cells, measure
-from ._training_data import TrainingData
+from ..training.clusters import find_clusters
+from ..training.components import expression_components, log_normalise, semantic_components
+from ..counted import dense
+from .cells import Loaded
+
+N_COMPONENTS = 30  # by which cells are clustered, and neighbours found
+PSEUDOCOUNT = 15.0  # cells of which nothing is known, for the vectors that a transformer begins with
 
 
 def build(
-    data: TrainingData,
+    data: Loaded,
     config: ModelConfig,
     training: TrainingConfig,
     init: EpiFoundation | None,
-    scores: np.ndarray | None,
     seed: int,
     rng: np.random.Generator,
-) -> tuple[Network, np.ndarray | None]:
-    """A network with measured peak vectors and the heads' base rates, or with the weights of `init`; and what each cell gave to those vectors.
-
-    The latter, (n_cells, dim) or None, is NaN for cells that were not counted.
-    """
+) -> Network:
+    """A network with measured peak vectors and the heads' base rates, or with the weights of `init`."""
     # Where there is RNA, it is expression that tells what a batch changes.
     sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=data.target is None)
     if init is not None:
@@ -43,17 +43,12 @@ def build(
         network = Network(config, sizes)
     if init is not None:
         _go_on(network, init.network)
-        return network, None
-    own = None
+        return network
     pattern = data.pattern[data.train]
     with torch.no_grad():
         _set_chromosomes(network, data)
         if training.warm_start:
-            vectors, share, known = measure(pattern, known_of_cells(pattern, scores, config.dim, rng), STD)
-            network.encoder.start_from(torch.from_numpy(vectors), torch.from_numpy(share))
-            if network.encoder.is_measured:
-                own = np.full((data.pattern.shape[0], config.dim), np.nan, dtype=np.float32)
-                own[data.train] = known
+            network.encoder.start_from(torch.from_numpy(_vectors(data, config, rng)))
         if network.peaks is not None:
             network.peaks.linear.bias.copy_(log_frequency(pattern))
             if data.target is not None and not training.peak_weight:
@@ -62,7 +57,29 @@ def build(
             _set_base_rate(network.expression, data.target[data.train])
         elif network.expression is not None and config.objective == "gaussian" and data.target is not None:
             _set_scale(network.expression, data.target[data.train])
-    return network, own
+    return network
+
+
+def _vectors(data: Loaded, config: ModelConfig, rng: np.random.Generator) -> np.ndarray:
+    """Shrunken means of memberships in clusters over the cells in which a peak is open, float32 (n_peaks, dim).
+
+    Columns that small data cannot fill are noise.
+    """
+    pattern, cpu = data.pattern[data.train], torch.device("cpu")
+    if data.target is None:
+        scored, components = pattern, semantic_components(pattern, N_COMPONENTS, rng, cpu)
+    else:
+        scored = sp.csr_matrix(data.target[data.train])
+        scored = log_normalise(scored) if config.objective == "counts" else scored
+        components = expression_components(scored, N_COMPONENTS, rng, cpu)
+    scores = components.scores(scored)
+    clusters = find_clusters(scores, config.dim, 1.0, rng)
+    known = dense(*clusters.memberships(scores), len(clusters.centers))
+    noise = rng.standard_normal((len(known), config.dim - known.shape[1])).astype(np.float32)
+    known = np.concatenate([known - known.mean(axis=0), noise], axis=1)
+    sums = pattern.astype(np.float32).T @ known
+    vectors = sums / (pattern.getnnz(axis=0) + PSEUDOCOUNT)[:, None]
+    return (vectors / (vectors.std(axis=0) + 1e-12)).astype(np.float32)
 
 
 def _go_on(network: Network, init: Network) -> None:
@@ -74,7 +91,7 @@ def _go_on(network: Network, init: Network) -> None:
         network.expression.start_from(init.expression)  # type: ignore[arg-type] # of the same configuration
 
 
-def _set_chromosomes(network: Network, data: TrainingData) -> None:
+def _set_chromosomes(network: Network, data: Loaded) -> None:
     """Tell the token tables of peaks and genes where their tokens lie."""
     if not network.sizes.n_chromosomes:
         return

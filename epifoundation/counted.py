@@ -1,0 +1,79 @@
+"""Cells that vectors of peaks were measured on, recognized by their open peaks when they come again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .vocabulary import PeakVocabulary
+
+WEIGHT = 255  # memberships are kept in units of 1 / 255
+
+
+@dataclass(frozen=True, eq=False)
+class CountedCells:
+    """What is kept of each cell that a block of columns was measured on: a hash of its tokens, and its few memberships.
+
+    Attributes
+    ----------
+    hashes
+        Hash of the open peaks of each cell, ascending, uint64 (n_cells,). Of cells with the same open peaks one is kept.
+    codes
+        Columns in which a cell has a membership, uint8 or uint16 (n_cells, n_kept).
+    weights
+        The memberships in units of 1 / 255, uint8 (n_cells, n_kept); they add up to 1.
+    """
+
+    hashes: np.ndarray
+    codes: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @classmethod
+    def of(cls, hashes: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> CountedCells:
+        """Cells in any order; of those with the same hash, that with the least memberships by value is kept."""
+        order = np.lexsort((*codes.T[::-1], *weights.T[::-1], hashes))  # the same whatever the order they come in
+        hashes, codes, weights = hashes[order], codes[order], weights[order]
+        first = np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)]
+        return cls(hashes[first], codes[first], weights[first])
+
+    def find(self, hashes: np.ndarray, width: int) -> np.ndarray | None:
+        """Memberships of the cells with these hashes, float32 (n_cells, width), NaN for cells that were not counted.
+
+        None if there is no counted cell among them.
+        """
+        if not len(self):
+            return None
+        place = np.minimum(np.searchsorted(self.hashes, hashes), len(self) - 1)
+        rows = np.flatnonzero(self.hashes[place] == hashes)
+        if not len(rows):
+            return None
+        known = np.full((len(hashes), width), np.nan, dtype=np.float32)
+        known[rows] = dense(self.codes[place[rows]], self.weights[place[rows]], width)
+        return known
+
+
+def dense(codes: np.ndarray, weights: np.ndarray, width: int) -> np.ndarray:
+    """Memberships as a matrix, float32 (n_cells, width)."""
+    known = np.zeros((len(codes), width), dtype=np.float32)
+    np.add.at(known, (np.arange(len(codes))[:, None], codes), weights / np.float32(WEIGHT))
+    return known
+
+
+def peak_keys(peaks: PeakVocabulary) -> np.ndarray:
+    """A number for each peak that depends on where it lies alone, uint64 (n_peaks,)."""
+    return pd.util.hash_pandas_object(peaks.intervals[["chrom", "start", "end"]].astype({"chrom": object}), index=False).to_numpy(np.uint64)
+
+
+def hash_tokens(ids: np.ndarray, offsets: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Hash of the open peaks of each cell, whatever their order: the sum of their keys modulo 2^64, uint64 (n_cells,).
+
+    Two cells with different open peaks have the same hash with a probability of about 2^-64.
+    """
+    total = np.add.reduceat(np.append(keys[ids], np.uint64(0)), offsets[:-1], dtype=np.uint64)
+    total[np.diff(offsets) == 0] = 0
+    return total

@@ -1,0 +1,89 @@
+"""Vectors of peaks that were measured on cells, summed over the open peaks of a cell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .packed import add_up, take
+
+
+class PeakVectors(nn.Module):
+    r"""One vector for each peak: a shrunken mean, over the cells in which it is open, of what is known of these cells.
+
+    With :math:`k_i` what is known of cell :math:`i` (such as its memberships in clusters), :math:`\mu` its mean over all
+    counted cells, :math:`n_p` the number of counted cells in which peak :math:`p` is open, and a pseudocount :math:`c`,
+
+    .. math::
+        x_p = \frac{\sum_{i \ni p} (k_i - \mu)}{n_p + c} , \qquad
+        z = \frac{1}{\sqrt{n}} \sum_{p} x_p
+
+    for a cell with :math:`n` open peaks. Independent peaks add up to a sum whose standard deviation grows as the root of
+    their number, so noise is of one size in cells of any depth.
+
+    A cell that was counted would find itself in the vectors of its own peaks. It is left out of them exactly: without
+    cell :math:`i` the vector of one of its peaks is :math:`x_p + s_p (x_p - (k_i - \mu))` with
+    :math:`s_p = 1 / (n_p + c - 1)`.
+
+    Parameters
+    ----------
+    n_peaks
+        Number of peaks.
+    width
+        Number of columns, such as clusters.
+
+    Attributes
+    ----------
+    weight
+        Vectors, (n_peaks, width).
+    count
+        Counted cells in which each peak is open, (n_peaks,).
+    base
+        Mean of what is known over all counted cells, (width,).
+    pseudocount
+        Cells of which nothing is known that each mean is shrunken by, ().
+    """
+
+    weight: Tensor
+    count: Tensor
+    base: Tensor
+    pseudocount: Tensor
+
+    def __init__(self, n_peaks: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(n_peaks, width))
+        self.register_buffer("count", torch.zeros(n_peaks))
+        self.register_buffer("base", torch.zeros(width))
+        self.register_buffer("pseudocount", torch.ones(()))
+
+    def forward(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
+        """Columns z of packed tokens, (n_cells, width); NaN for a cell without open peaks. `known` as in :meth:`sums`."""
+        return self.sums(ids, offsets, known) / offsets.diff().sqrt()[:, None]
+
+    def sums(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
+        """Sums of the vectors of packed tokens, (n_cells, width).
+
+        Parameters
+        ----------
+        ids, offsets
+            Positions of open peaks (n_tokens,) and where each cell begins (n_cells + 1,).
+        known
+            What is known of each cell that was counted, (n_cells, width), which is left out; NaN for cells that were not.
+        """
+        is_counted = torch.zeros(0, dtype=torch.bool) if known is None else known[:, 0].isfinite()
+        if known is None or not is_counted.any():
+            return add_up(self.weight, ids, offsets)
+        if is_counted.all():
+            share = self.share
+            shares = add_up(share[:, None], ids, offsets)
+            return add_up(self.weight, ids, offsets, 1 + share[ids]) - shares * (known - self.base)
+        total = self.weight.new_empty(len(known), self.weight.shape[1], dtype=torch.float32)
+        for cells, of_cells in ((is_counted.nonzero()[:, 0], known), ((~is_counted).nonzero()[:, 0], None)):
+            total[cells] = self.sums(*take(ids, offsets, cells), None if of_cells is None else of_cells[cells])
+        return total
+
+    @property
+    def share(self) -> Tensor:
+        """What one cell weighs in the vector of each peak without it, (n_peaks,)."""
+        return 1 / (self.count + self.pseudocount - 1).clamp(min=1e-3)
+

@@ -1,0 +1,51 @@
+"""Batches of new data projected out of a model that is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ..models import EpiFoundation
+from ..nn import TrainingConfig
+from .batch_effects import batch_directions, batch_means, project_out
+from .data import TrainingData, draw
+from .expression import batch_offsets
+from .label_head import check_labels
+from .labels import features_of, without_labels
+
+
+def without_batches(
+    model: EpiFoundation, data: TrainingData, training: TrainingConfig, rng: np.random.Generator
+) -> EpiFoundation:
+    """`model` without what the batches of `data` differ by, and with what they change in expression; without labels."""
+    base = without_labels(model)
+    rows = draw(data.train, training.sample, rng)
+    pattern = data.pattern[rows]
+    rows, pattern = rows[np.diff(pattern.indptr) > 0], pattern[np.diff(pattern.indptr) > 0]
+    columns, _ = features_of(base, pattern)
+    columns = columns.astype(np.float64)
+    batch = np.asarray(data.batch_codes)[rows]
+    groups = None
+    if data.labels is not None:
+        groups = check_labels(data.labels, data.train, data.held)[1][rows]
+    unit = columns.std(axis=0).mean() + 1e-12
+    read, along = batch_directions(columns / unit, batch, rng, groups)
+    network = base.network
+    if len(read):
+        network = project_out(network, read, along, batch_means(columns, batch, len(data.batches)))
+        base = replace(base, network=network.to(base.device))
+    if data.target is not None:
+        _, embedding = features_of(base, pattern)
+        head = {name: tensor.double().cpu().numpy() for name, tensor in network.expression.state_dict().items()}
+        at = slice(None) if data.gene_positions is None else data.gene_positions
+        weight = head["linear.weight"].T[:, at] + head["linear.bias"][at]
+        offsets = np.zeros((len(data.batches), len(base.genes)), np.float32)
+        offsets[:, at] = batch_offsets(
+            embedding, data.target[rows], batch, weight, head["mean"][at], base.config.objective, len(data.batches)
+        )
+        sizes = replace(network.sizes, n_batches=len(data.batches))
+        network = network.with_sizes(sizes, {"expression.batch": torch.from_numpy(offsets)})
+        base = replace(base, network=network)
+    return base.to(model.device)

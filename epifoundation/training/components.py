@@ -1,0 +1,173 @@
+"""Components of sparse matrices of cells: latent semantic indexing of open peaks, principal components of RNA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from threadpoolctl import threadpool_limits
+
+from ..nn import add_up
+
+N_OVERSAMPLED = 10
+N_ITERATIONS = 4
+PER_CELL = 1e4  # counts that a cell is scaled to
+
+
+@dataclass(frozen=True)
+class Components:
+    """Scores of cells: products of their scaled values with loadings, centered and scaled.
+
+    Attributes
+    ----------
+    loadings
+        With the weight of each column in them, float32 (n_columns, n_components).
+    center, scale
+        Of the scores of the cells that they were learned from, (n_components,).
+    is_pattern
+        Values are open peaks, of which a cell has ``log1p(1e4 / n)`` each; else values are taken as they are.
+    """
+
+    loadings: torch.Tensor
+    center: np.ndarray
+    scale: np.ndarray
+    is_pattern: bool
+
+    def scores(self, rows: sp.csr_matrix) -> np.ndarray:
+        """Scores of cells, float64 (n_cells, n_components)."""
+        return (self._project(rows) - self.center) / self.scale
+
+    def _project(self, rows: sp.csr_matrix) -> np.ndarray:
+        ids, offsets, values = packed(rows, self.loadings.device)
+        found = add_up(self.loadings, ids, offsets, None if self.is_pattern else values).double().cpu().numpy()
+        return found * cell_weights(rows)[:, None] if self.is_pattern else found
+
+
+def semantic_components(pattern: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device) -> Components:
+    """Latent semantic indexing: ``log1p(1e4 / n_open) * idf`` of open peaks, without the first component, standardized.
+
+    Parameters
+    ----------
+    pattern
+        Open peaks of cells, (n_cells, n_peaks).
+    n
+        Components wanted; there are fewer in small data.
+    rng
+        Source of randomness.
+    device
+        Where the products are computed.
+    """
+    idf = np.log1p(pattern.shape[0] / (1 + pattern.getnnz(axis=0)))
+    matrix = Product(pattern, device, rows=cell_weights(pattern), columns=idf)
+    vectors = _right_vectors(matrix, n + 1, rng)[:, 1:]
+    loadings = torch.from_numpy((idf[:, None] * vectors).astype(np.float32)).to(device)
+    found = Components(loadings, np.zeros(vectors.shape[1]), np.ones(vectors.shape[1]), is_pattern=True)
+    scores = found.scores(pattern)
+    return Components(loadings, scores.mean(axis=0), scores.std(axis=0) + 1e-12, is_pattern=True)
+
+
+def expression_components(values: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device) -> Components:
+    """Principal components of expression, by an uncentered decomposition whose scores are centered."""
+    if values.shape[1] < 3:
+        vectors = np.eye(values.shape[1])
+    else:
+        vectors = _right_vectors(Product(values, device), n + 1, rng)
+    found = Components(
+        torch.from_numpy(vectors.astype(np.float32)).to(device), np.zeros(vectors.shape[1]), np.ones(vectors.shape[1]), is_pattern=False
+    )
+    scores = found.scores(values)
+    return Components(found.loadings, scores.mean(axis=0), np.ones(scores.shape[1]), is_pattern=False)
+
+
+class Product:
+    """Products with a sparse matrix of scaled rows and columns, by sums of rows of the other factor in float32."""
+
+    def __init__(
+        self,
+        matrix: sp.csr_matrix,
+        device: torch.device,
+        rows: np.ndarray | None = None,
+        columns: np.ndarray | None = None,
+    ) -> None:
+        self.shape = matrix.shape
+        self.rows, self.columns = (None if a is None else torch.from_numpy(a.astype(np.float32)).to(device)[:, None] for a in (rows, columns))
+        is_pattern = matrix.dtype == np.int8
+        self.straight = packed(matrix, device)
+        turned = matrix.tocsc()
+        self.turned = packed(sp.csr_matrix((turned.data, turned.indices, turned.indptr), shape=turned.shape[::-1]), device)
+        self.is_pattern = is_pattern
+        self.device = device
+
+    def times(self, right: np.ndarray) -> np.ndarray:
+        """The matrix times `right`, (n_rows, k)."""
+        return self._multiply(self.straight, right, self.columns, self.rows)
+
+    def transposed_times(self, right: np.ndarray) -> np.ndarray:
+        """The transposed matrix times `right`, (n_columns, k)."""
+        return self._multiply(self.turned, right, self.rows, self.columns)
+
+    def _multiply(self, parts: tuple, right: np.ndarray, before: torch.Tensor | None, after: torch.Tensor | None) -> np.ndarray:
+        ids, offsets, values = parts
+        table = torch.from_numpy(np.ascontiguousarray(right, dtype=np.float32)).to(self.device)
+        table = table if before is None else table * before
+        found = add_up(table, ids, offsets, None if self.is_pattern else values)
+        found = found if after is None else found * after
+        return found.cpu().numpy()
+
+
+def _right_vectors(matrix: Product, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Right singular vectors by randomized subspace iteration (Halko et al. 2011), (n_columns, n or less)."""
+    n = min(n, *(size - 1 for size in matrix.shape))
+    if n < 1:
+        return np.zeros((matrix.shape[1], 0))
+    width = min(n + N_OVERSAMPLED, *matrix.shape)
+    basis = rng.standard_normal((matrix.shape[1], width)).astype(np.float32)
+    for _ in range(N_ITERATIONS):
+        basis = _orthonormal(matrix.transposed_times(_orthonormal(matrix.times(basis))))
+    turned = matrix.transposed_times(_orthonormal(matrix.times(basis)))
+    with same_bits():
+        vectors, _, _ = np.linalg.svd(turned.astype(np.float64), full_matrices=False)
+    vectors = vectors[:, :n]
+    return vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n)])
+
+
+def _orthonormal(columns: np.ndarray) -> np.ndarray:
+    with same_bits():
+        return np.linalg.qr(columns)[0]
+
+
+def log_normalise(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """``log1p`` of counts per 10,000, sparse float32."""
+    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    scaled = counts.astype(np.float32)
+    scaled.data *= np.repeat((PER_CELL / np.maximum(totals, 1)).astype(np.float32), np.diff(counts.indptr))
+    np.log1p(scaled.data, out=scaled.data)
+    return scaled
+
+
+def cell_weights(pattern: sp.csr_matrix) -> np.ndarray:
+    """Weight of an open peak in each cell, (n_cells,)."""
+    return np.log1p(PER_CELL / np.maximum(np.diff(pattern.indptr), 1))
+
+
+def packed(rows: sp.csr_matrix, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Column numbers, offsets and values of sparse rows, on a device."""
+    index = np.int32 if rows.nnz < 2**31 else np.int64
+    ids, offsets = (torch.from_numpy(a.astype(index, copy=False)).to(device) for a in (rows.indices, rows.indptr))
+    return ids, offsets, torch.from_numpy(rows.data).to(device)
+
+
+@contextmanager
+def same_bits() -> Iterator[None]:
+    """Dense linear algebra in one thread, whose results are the same, to the last bit, however many threads there are."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(n_threads)

@@ -1,0 +1,111 @@
+"""Decoders of expression in closed form: what clusters express, for a cell of known memberships in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from ..counted import WEIGHT
+from ..nn import ModelConfig, Sizes
+from .statistics import FIXED, Statistics
+
+PSEUDO_CELLS = 5.0  # like the mean of all cells, that the profile of a cluster is shrunken by
+PSEUDO_BATCH = 20.0  # cells that show no effect, that the effect of a batch is shrunken by
+
+
+def expression_tensors(
+    statistics: Statistics,
+    config: ModelConfig,
+    sizes: Sizes,
+    batch: tuple[np.ndarray, sp.csr_matrix, np.ndarray] | None,
+) -> dict[str, Tensor]:
+    r"""Weights of the expression heads, by their names in a network.
+
+    A cell has expected memberships :math:`m_k` in the clusters, which add up to 1. With ``"counts"`` the logarithm of the
+    share of gene g is :math:`\sum_k m_k \log \pi_{kg}` but for a constant, with :math:`\pi_{kg}` the share of g in the counts
+    of cluster k; with ``"binary"`` log odds take the place of logarithms, with ``"gaussian"`` means do. Each profile is
+    shrunken to that of all cells.
+
+    Parameters
+    ----------
+    statistics
+        Profiles: sums of expression by cluster.
+    config, sizes
+        Of the network.
+    batch
+        Of some cells: embedding, expression (sparse) and batch codes, for what batches change. None for no batches.
+    """
+    n_cells = statistics.totals[:, : config.dim].sum(axis=0) / WEIGHT
+    objective = config.objective
+    unit = WEIGHT * (FIXED if objective == "gaussian" else 1.0)
+    sums = statistics.profiles[objective] / unit
+    n_genes = sums.shape[1]
+    mean = np.zeros(n_genes)
+    if objective == "counts":
+        base = (sums.sum(axis=0) + 1) / (sums.sum() + n_genes)
+        pseudo = PSEUDO_CELLS * sums.sum() / max(n_cells.sum(), 1e-9)
+        weight = np.log((sums + pseudo * base) / (sums.sum(axis=1, keepdims=True) + pseudo))
+    elif objective == "binary":
+        base = (sums.sum(axis=0) + 0.5) / (n_cells.sum() + 1)
+        rate = (sums + PSEUDO_CELLS * base) / (n_cells[:, None] + PSEUDO_CELLS)
+        weight = np.log(rate) - np.log1p(-rate)
+    else:
+        mean = sums.sum(axis=0) / max(n_cells.sum(), 1e-9)
+        weight = (sums + PSEUDO_CELLS * mean) / (n_cells[:, None] + PSEUDO_CELLS) - mean
+    found = {
+        "expression.linear.weight": weight.T,
+        "expression.linear.bias": np.zeros(n_genes),
+        "expression.mean": mean,
+        "expression.deviation": np.ones(n_genes),
+    }
+    if objective == "counts":
+        measured = statistics.profiles["measured"] / (WEIGHT * FIXED)
+        of_all = measured.sum(axis=0) / max(n_cells.sum(), 1e-9)
+        found["measured.weight"] = (measured + PSEUDO_CELLS * of_all) / (n_cells[:, None] + PSEUDO_CELLS)
+    if sizes.n_batches:
+        found["expression.batch"] = np.zeros((sizes.n_batches, n_genes))
+        if batch is not None:
+            found["expression.batch"] = batch_offsets(*batch, weight, mean, objective, sizes.n_batches)
+    return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for name, array in found.items()}
+
+
+def batch_offsets(
+    embedding: np.ndarray,
+    expression: sp.csr_matrix,
+    codes: np.ndarray,
+    weight: np.ndarray,
+    mean: np.ndarray,
+    objective: str,
+    n_batches: int,
+) -> np.ndarray:
+    """What a batch adds to the logits of each gene, beside the mean of the batches, (n_batches, n_genes).
+
+    The logarithm (log odds, difference) of what its cells express over what is predicted for their memberships.
+    """
+    memberships = np.clip(embedding[:, : len(weight)].astype(np.float64), 0, None)
+    observed, predicted = (np.zeros((n_batches, weight.shape[1])) for _ in range(2))
+    size = np.bincount(codes[codes >= 0], minlength=n_batches)[:, None].astype(float)
+    depth = np.asarray(expression.sum(axis=1), dtype=np.float64).ravel() if objective == "counts" else np.ones(len(codes))
+    scale = {"counts": np.exp, "binary": lambda x: 1 / (1 + np.exp(-x)), "gaussian": lambda x: x + mean}[objective](weight)
+    for code in range(n_batches):
+        inside = np.flatnonzero(codes == code)
+        if len(inside):
+            observed[code] = np.asarray(expression[inside].sum(axis=0)).ravel()
+            predicted[code] = (depth[inside] @ memberships[inside]) @ scale
+    if objective == "gaussian":
+        offsets = (observed - predicted) / (size + PSEUDO_BATCH)
+    else:
+        total = observed.sum(axis=0) / max(size.sum(), 1)
+        expected = predicted * (observed.sum(axis=1, keepdims=True) / np.maximum(predicted.sum(axis=1, keepdims=True), 1e-12))
+        seen, wanted = (array + PSEUDO_BATCH * total + 1e-9 for array in (observed, expected))
+        offsets = np.log(seen) - np.log(wanted)
+        if objective == "binary":
+            least = size + PSEUDO_BATCH
+            offsets -= np.log1p(-np.minimum(seen / least, 0.999)) - np.log1p(-np.minimum(wanted / least, 0.999))
+    there = size[:, 0] > 0
+    offsets[there] -= offsets[there].mean(axis=0)
+    offsets[~there] = 0
+    return offsets
+

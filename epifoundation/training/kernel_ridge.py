@@ -1,0 +1,106 @@
+"""Kernel ridge regression with landmarks (the Nyström method of Williams & Seeger 2001), in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..nn import KernelReadout, kernel
+from .components import same_bits
+
+CHUNK = 1024
+WIDTHS = (0.5, 1.0, 2.0)  # that are tried on validation cells
+PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
+DEFAULT = 1.0, 1.0  # width and penalty, where there are too few validation cells to choose
+MIN_HELD = 10  # validation cells to choose on
+TRIED_LANDMARKS = 500  # for the choice; the result has all of them
+JITTER = 1e-6  # of the number of cells, so that landmarks may be equal
+
+
+@torch.no_grad()
+def choose(
+    learned: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], *, n_landmarks: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Width and penalty of the least squared error on validation cells; `DEFAULT` for fewer than `MIN_HELD` of them.
+
+    Parameters
+    ----------
+    learned, held
+        Inputs and targets of training and validation cells.
+    n_landmarks
+        As for :func:`fit_kernel_ridge`; a few hundred serve for the choice.
+    rng
+        Source of randomness.
+    """
+    if len(held[0]) < MIN_HELD:
+        return DEFAULT
+    seed, losses = int(rng.integers(2**31)), {}
+    for width in WIDTHS:
+        options = {"n_landmarks": min(n_landmarks, TRIED_LANDMARKS), "width": width, "rng": np.random.default_rng(seed)}
+        for penalty, readout in _fits(*learned, PENALTIES, **options):
+            losses[width, penalty] = float((readout(held[0]) - held[1]).double().square().sum())
+    return min(losses, key=losses.__getitem__)
+
+
+@torch.no_grad()
+def fit_kernel_ridge(
+    inputs: Tensor, targets: Tensor, *, n_landmarks: int, width: float, penalty: float, rng: np.random.Generator
+) -> KernelReadout:
+    r"""Fit ``targets`` by a radial kernel of the standardized ``inputs``.
+
+    Minimizes :math:`|K W - (Y - \bar Y)|^2 + \lambda\, \mathrm{tr}(W^T K_{LL} W)` with the kernel K between cells and
+    landmarks.
+
+    Parameters
+    ----------
+    inputs
+        (n_cells, n_inputs), float32.
+    targets
+        (n_cells, n_outputs), float32.
+    n_landmarks
+        Cells, drawn at random, that others are compared with.
+    width
+        Of the kernel, in units of the number of inputs, which is half the mean squared distance of two cells.
+    penalty
+        Weight of the norm of the solution.
+    rng
+        Source of randomness.
+    """
+    return next(_fits(inputs, targets, (penalty,), n_landmarks=n_landmarks, width=width, rng=rng))[1]
+
+
+def _fits(
+    inputs: Tensor,
+    targets: Tensor,
+    penalties: Sequence[float],
+    *,
+    n_landmarks: int,
+    width: float,
+    rng: np.random.Generator,
+) -> Iterator[tuple[float, KernelReadout]]:
+    """The fit for each penalty; the same readout is given each time, with other weights."""
+    n_cells, n_inputs = inputs.shape
+    drawn = np.sort(rng.permutation(n_cells)[:n_landmarks])
+    readout = KernelReadout(n_inputs, len(drawn), targets.shape[1]).to(inputs.device)
+    readout.center.copy_(inputs.double().mean(dim=0))
+    readout.scale.copy_(inputs.double().std(dim=0, correction=0) + 1e-9)
+    readout.scale[readout.scale < 1e-8] = 1  # a column that is the same in all cells
+    readout.width.fill_(width * n_inputs)
+    readout.base.copy_(targets.double().mean(dim=0))
+    readout.landmarks.copy_((inputs[torch.from_numpy(drawn).to(inputs.device)] - readout.center) / readout.scale)
+    inner = torch.zeros(len(drawn), len(drawn), dtype=torch.float64, device=inputs.device)
+    cross = torch.zeros(len(drawn), targets.shape[1], dtype=torch.float64, device=inputs.device)
+    with same_bits():
+        for some, wanted in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
+            similar = readout.similarities(some)
+            inner += (similar.T @ similar).double()
+            cross += (similar.T @ (wanted - readout.base)).double()
+        between = kernel(readout.landmarks, readout.landmarks, readout.width).double()
+        diagonal = JITTER * n_cells * torch.eye(len(drawn), dtype=torch.float64, device=inputs.device)
+    for penalty in penalties:
+        with same_bits():
+            readout.weight.copy_(torch.linalg.solve(inner + penalty * between + diagonal, cross))
+        yield penalty, readout

@@ -1,0 +1,132 @@
+"""Labels for a model that is there: columns measured on labelled cells beside those of its encoder, and a label head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from ..counted import CountedCells
+from ..models import EpiFoundation
+from ..nn import LabelHead, PeakVectors, TrainingConfig
+from .components import packed
+from .data import TrainingData, check_split, draw
+from .kernel_ridge import choose, fit_kernel_ridge
+from .label_head import check_labels, fit_label_head
+from .measure import PARTS, columns_of, counted_labels, label_statistics, peak_vectors
+
+CHUNK = 512
+
+
+def with_labels(
+    model: EpiFoundation, data: TrainingData, training: TrainingConfig, rng: np.random.Generator
+) -> tuple[EpiFoundation, dict[str, int]]:
+    """`model` with columns and a head for the labels of `data`, and numbers of cells.
+
+    Labels are measured on the data as clusters are in pretraining, whatever the encoder: each labelled cell is left out of
+    the vectors of its own peaks. Columns for other labels that the model had are replaced.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two labels among the training cells, or no labelled validation cell.
+    """
+    if data.labels is None:
+        msg = "There are no labels."
+        raise ValueError(msg)
+    device = model.device
+    names, codes, _, _ = check_labels(data.labels, data.train, data.held)
+    base = without_labels(model)
+    is_held = np.zeros(len(codes), bool)
+    is_held[data.held] = True
+    labelled = np.flatnonzero(codes >= 0)
+    statistics = label_statistics(data.pattern, labelled, codes, is_held, len(names), data.peaks, device)
+    usable = statistics.usable
+    train, held = (rows[usable[rows]] for rows in (data.train, data.held))
+    check_split(train, held, len(codes))
+    train, held = draw(train, training.sample, rng), draw(held, max(training.sample // 4, 1), rng)
+    rows = np.concatenate([train, held])
+    pattern, of_rows, is_train = data.pattern[rows], codes[rows], np.arange(len(rows)) < len(train)
+    check_labels(data.labels.iloc[rows].reset_index(drop=True), np.flatnonzero(is_train), np.flatnonzero(~is_train))
+    features, embedding = features_of(base, pattern)
+    seed = int(rng.integers(2**31))
+    wanted = np.eye(len(names), dtype=np.float32)[of_rows]
+    stages, chosen = {}, None
+    for counted, learned in (("train", is_train), ("all", np.ones(len(rows), bool))):
+        sums = statistics.memberships[PARTS[counted]].sum(dim=0, dtype=torch.int32)
+        vectors = peak_vectors(sums, statistics.totals[PARTS[counted]].sum(axis=0), training.pseudocount)
+        beside = columns_of(vectors, pattern, np.where(learned[:, None], wanted, np.nan), device)
+        inputs = torch.from_numpy(np.concatenate([features, beside], axis=1)).to(device)
+        pairs = []
+        for some in (learned, ~learned):
+            there = torch.from_numpy(np.flatnonzero(some)).to(device)
+            pairs.append((inputs[there], torch.from_numpy(wanted).to(device)[there]))
+        options = {"n_landmarks": training.landmarks, "rng": np.random.default_rng(seed)}
+        if chosen is None:
+            chosen = choose(*pairs, **options)
+        readout = fit_kernel_ridge(*pairs[0], width=chosen[0], penalty=chosen[1], **options)
+        expected = torch.cat([readout(part) for part in inputs.split(CHUNK)]).cpu().numpy()
+        stages[counted] = vectors, readout, np.concatenate([embedding, expected], axis=1)
+    vectors, readout, final = stages["all"]
+    first = stages["train"][2]
+    head, _ = fit_label_head(
+        (first[is_train], of_rows[is_train]), (first[~is_train], of_rows[~is_train]), (final, of_rows)
+    )
+    cells = {name: there for name, there in base.cells.items() if name != "labels"}
+    cells["labels"] = counted_labels(statistics.hashes, codes, usable)
+    numbers = {"cells": int(len(data.train)), "validation_cells": int(len(data.held)), "unlabelled_cells": int((codes < 0).sum())}
+    return _assembled(base, names, vectors, readout, head, cells), numbers
+
+
+def without_labels(model: EpiFoundation) -> EpiFoundation:
+    """The model without labels."""
+    if not model.labels:
+        return model
+    sizes = replace(
+        model.network.sizes, n_labels=0, n_label_layers=0, n_calibration=0, n_reference=0, n_label_landmarks=0
+    )
+    cells = {name: there for name, there in model.cells.items() if name != "labels"}
+    network = model.network.with_sizes(sizes, {})
+    return replace(model, network=network, labels=[], cells=cells, adapter=None).to(model.device)
+
+
+def _assembled(
+    base: EpiFoundation,
+    names: list[str],
+    vectors: PeakVectors,
+    readout: torch.nn.Module,
+    head: LabelHead,
+    cells: dict[str, CountedCells],
+) -> EpiFoundation:
+    sizes = replace(
+        base.network.sizes,
+        n_labels=len(names),
+        n_calibration=len(head.conformal),
+        n_reference=len(head.reference),
+        n_label_landmarks=len(readout.landmarks),
+    )
+    parts = {"label_columns.vectors": vectors, "label_columns.readout": readout, "label": head}
+    tensors = {
+        f"{part}.{name}": tensor.cpu() for part, module in parts.items() for name, tensor in module.state_dict().items()
+    }
+    network = base.network.with_sizes(sizes, tensors)
+    return replace(base, network=network, labels=names, cells=cells, adapter=None).to(base.device)
+
+
+@torch.inference_mode()
+def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of the encoder, and the embedding, of cells; those that the model was measured on are left out."""
+    network, parts = model.network, []
+    folded = network.folded()
+    for start in range(0, pattern.shape[0], folded.chunk):
+        some = pattern[start : start + folded.chunk]
+        ids, offsets, _ = packed(some, model.device)
+        if network.config.is_measured:
+            features = network.encoder(ids, offsets, model.known(some.indices, some.indptr).get("encoder"))
+            embedding = network.encoder.embed(features)
+        else:
+            features = embedding = folded.encode(ids, offsets)
+        parts.append([features.cpu().numpy(), embedding.cpu().numpy()])
+    return tuple(np.concatenate(part).astype(np.float32) for part in zip(*parts, strict=True))  # type: ignore[return-value]

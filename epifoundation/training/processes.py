@@ -1,0 +1,78 @@
+"""Work on blocks of cells divided among processes that were started together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine import Engine, World, told_of_processes
+
+T = TypeVar("T")
+
+
+class Processes:
+    """Which of the processes this is, and how they put their results together."""
+
+    def __init__(self, world: World) -> None:
+        self.rank, self.size = world.rank, world.size
+
+    def mine(self, items: Iterable[T]) -> list[T]:
+        """The items that this process works on."""
+        return [item for i, item in enumerate(items) if i % self.size == self.rank]
+
+    def add_up(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Sums over all processes; sums of whole numbers, so their order makes no difference."""
+        if self.size == 1:
+            return dict(arrays)
+        import torch.distributed as dist
+
+        found: dict[str, Any] = {}
+        for name, values in arrays.items():
+            is_tensor = isinstance(values, Tensor)
+            there = values.cpu() if is_tensor else torch.from_numpy(_signed(values))
+            dist.all_reduce(there)
+            found[name] = there if is_tensor else there.numpy().view(values.dtype) if values.dtype != bool else there.numpy() > 0
+        return found
+
+    def same(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the first process, in all."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            for name in sorted(tensors):
+                tensors[name] = tensors[name].contiguous()
+                dist.broadcast(tensors[name], 0)
+        return tensors
+
+
+def _signed(values: np.ndarray) -> np.ndarray:
+    """A copy in a type that can be summed over processes."""
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    same = {np.dtype(np.uint64): np.int64, np.dtype(np.uint16): np.int16}.get(values.dtype)
+    return values.copy() if same is None else values.view(same).copy()
+
+
+@contextmanager
+def connected(engine: Engine, world: World) -> Iterator[Processes]:
+    """The processes, connected while they work together."""
+    import torch.distributed as dist
+
+    if world.size == 1:
+        yield Processes(world)
+        return
+    begins = not dist.is_initialized()
+    if begins:
+        dist.init_process_group("gloo", rank=world.rank, world_size=world.size, timeout=timedelta(minutes=engine.timeout))
+    try:
+        with told_of_processes(engine):
+            yield Processes(world)
+    finally:
+        if begins:
+            dist.destroy_process_group()

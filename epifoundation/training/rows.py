@@ -1,0 +1,166 @@
+"""Rows of the matrices of one or several sources on common columns, in memory or in files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from .._validate import check_values
+from ..sources import Located, Source, open_source
+from ..tokens import open_peaks
+
+MAX_GAP = 64  # rows that are read and dropped rather than begun anew behind them
+MAX_OPEN = 16  # files at a time
+BLOCK_CELLS = 16_384
+BLOCK_ENTRIES = 8_000_000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A source of :class:`Rows`.
+
+    Parameters
+    ----------
+    place
+        An object in memory or a path.
+    name
+        What errors call it.
+    modality
+        Which modality of a MuData.
+    n_cells
+        Its rows.
+    projection
+        Its columns x the common ones; None where they are the same.
+    layer
+        Layer; None is ``X``.
+    """
+
+    place: Located
+    name: str
+    modality: str
+    n_cells: int
+    projection: sp.csr_matrix | None
+    layer: str | None = None
+
+
+@dataclass
+class Rows:
+    """Rows of several sources, one after the other, on common columns; read as CSR when they are asked for.
+
+    Parameters
+    ----------
+    pieces
+        The sources.
+    n_columns
+        Columns.
+    what
+        What errors call the values.
+    change
+        Applied to rows as they are stored, before columns are brought to the common ones; None for open peaks, which are
+        ones (int8) on the common columns.
+    signed
+        Negative values are allowed.
+    """
+
+    pieces: Sequence[Piece]
+    n_columns: int
+    what: str
+    change: Callable[[sp.csr_matrix], sp.csr_matrix] | None = None
+    signed: bool = False
+    _opened: dict[int, Source] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return sum(piece.n_cells for piece in self.pieces), self.n_columns
+
+    def __getitem__(self, rows: np.ndarray) -> sp.csr_matrix:
+        rows = np.asarray(rows)
+        if not len(rows):
+            return sp.csr_matrix((0, self.n_columns), dtype=np.float32)
+        order = np.argsort(rows, kind="stable")
+        wanted = rows[order]
+        starts = np.cumsum([0, *(piece.n_cells for piece in self.pieces)])
+        parts = []
+        for i, (first, last) in enumerate(pairwise(starts)):
+            there = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)] - first
+            if len(there):
+                cuts = np.flatnonzero(np.diff(there) > MAX_GAP) + 1
+                parts += [self._read(i, run) for run in np.split(there, cuts)]
+        read = parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")
+        if (order == np.arange(len(order))).all():
+            return read
+        back = np.empty(len(order), dtype=np.int64)
+        back[order] = np.arange(len(order))
+        return read[back]
+
+    def bounds(self) -> np.ndarray:
+        """Rows at which blocks begin that fit into memory, and the end; a block is of one source."""
+        found, first = [0], 0
+        for i, piece in enumerate(self.pieces):
+            found += [first + int(at) for at in self._source(i).bounds(BLOCK_CELLS, BLOCK_ENTRIES)[1:]]
+            first += piece.n_cells
+        return np.unique(found)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        while self._opened:
+            self._opened.popitem()[1].close()
+
+    def _source(self, i: int) -> Source:
+        if i not in self._opened:
+            if len(self._opened) >= MAX_OPEN:
+                self._opened.pop(next(iter(self._opened))).close()
+            piece = self.pieces[i]
+            self._opened[i] = open_source(piece.place, piece.modality, name=piece.name)
+        return self._opened[i]
+
+    def _read(self, i: int, rows: np.ndarray) -> sp.csr_matrix:
+        """Rows of a source that lie close together, in ascending order; some may be asked for twice."""
+        piece, source, start = self.pieces[i], self._source(i), int(rows[0])
+        found = source.read(start, int(rows[-1]) + 1, piece.layer)
+        what = self.what if len(self.pieces) == 1 else f"{self.what} of {source.name}"
+        check_values(found.data, found.indptr, _Names(source, start), what, signed=self.signed)
+        if len(rows) < found.shape[0] or (np.diff(rows) == 0).any():
+            found = found[rows - start]
+        found = as_pattern(found) if self.change is None else self.change(found)
+        if piece.projection is None:
+            return found
+        found = (found @ piece.projection).tocsr()
+        # Several open peaks of a source may lie in one of the vocabulary, which is open or not
+        return as_pattern(found) if self.change is None else found
+
+
+class _Names:
+    """Names of the cells of a run, which only an error reads."""
+
+    def __init__(self, source: Source, start: int) -> None:
+        self.source, self.start = source, start
+
+    def __getitem__(self, row: int) -> Any:
+        return self.source.names(self.start + row, self.start + row + 1)[0]
+
+
+def as_pattern(rows: sp.csr_matrix) -> sp.csr_matrix:
+    """Open peaks, as ones, in ascending order."""
+    rows = open_peaks(rows)
+    pattern = sp.csr_matrix((np.ones(rows.nnz, np.int8), rows.indices, rows.indptr), shape=rows.shape)
+    if not pattern.has_sorted_indices:
+        pattern = pattern.sorted_indices()
+    return pattern
+
+
+def as_float(rows: sp.csr_matrix) -> sp.csr_matrix:
+    """Values as they are."""
+    return rows.astype(np.float32)
+
+
+def in_blocks(rows: Rows) -> Iterator[slice]:
+    """Slices of rows, a block each."""
+    for start, stop in pairwise(rows.bounds()):
+        yield slice(int(start), int(stop))

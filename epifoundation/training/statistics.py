@@ -1,0 +1,170 @@
+"""What a set encoder is measured from: sums over cells, in one pass over all of them.
+
+Memberships are whole numbers (units of 1 / 255) and expression is rounded to fixed point, so the sums are exact: the same, to
+the last bit, in whatever blocks, files and processes the cells come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from ..counted import WEIGHT, hash_tokens
+from ..nn import add_up
+from .components import log_normalise
+
+FIXED = 2.0**16  # units of expression that is not counts
+TRAIN, HELD = 0, 1
+
+
+class Statistics:
+    """Sums over cells, of training cells and of validation cells apart, and what is kept of each cell.
+
+    Parameters
+    ----------
+    n_cells
+        Cells of the data.
+    n_peaks
+        Peaks.
+    dim
+        Clusters.
+    n_labels
+        Labels.
+    n_kept
+        Memberships that a cell has.
+    n_genes
+        Genes of each profile, by its name.
+    device
+        Where sums over peaks are computed.
+
+    Attributes
+    ----------
+    memberships
+        Sum of the memberships of the cells in which each peak is open, int32 (2, n_peaks, dim + n_labels), in units of
+        1 / 255; of training cells and of validation cells.
+    totals
+        Sum of the memberships of all cells, int64 (2, dim + n_labels).
+    profiles
+        Sums of expression by cluster, float64 (dim, n_genes), in units of 1 / 255 and of the profile.
+    hashes, codes, weights, usable
+        Of each cell: hash of its tokens; its memberships, see :class:`epifoundation.counted.CountedCells`; whether it was
+        counted.
+    """
+
+    def __init__(
+        self,
+        n_cells: int,
+        n_peaks: int,
+        dim: int,
+        n_labels: int,
+        *,
+        n_kept: int,
+        n_genes: Mapping[str, int],
+        device: torch.device,
+    ) -> None:
+        self.dim, self.n_labels = dim, n_labels
+        self.memberships = torch.zeros(2, n_peaks, dim + n_labels, dtype=torch.int32, device=device)
+        self.totals = np.zeros((2, dim + n_labels), np.int64)
+        self.profiles = {name: np.zeros((dim, n)) for name, n in n_genes.items()}
+        self.hashes = np.zeros(n_cells, np.uint64)
+        self.codes = np.zeros((n_cells, n_kept), np.uint8 if dim <= 256 else np.uint16)
+        self.weights = np.zeros((n_cells, n_kept), np.uint8)
+        self.usable = np.zeros(n_cells, bool)
+
+    def add(
+        self,
+        rows: np.ndarray,
+        pattern: sp.csr_matrix,
+        memberships: tuple[np.ndarray, np.ndarray],
+        *,
+        keys: np.ndarray,
+        is_held: np.ndarray,
+        labels: np.ndarray | None = None,
+        expression: Mapping[str, sp.csr_matrix] | None = None,
+    ) -> None:
+        """Count some cells.
+
+        Parameters
+        ----------
+        rows
+            Their row numbers in the data.
+        pattern
+            Their open peaks.
+        memberships
+            Columns and weights of their memberships, each (n_cells, n_kept).
+        keys
+            Of the peaks, for hashes.
+        is_held
+            Which of them are validation cells.
+        labels
+            Codes of their labels, -1 for none.
+        expression
+            What profiles are of, in whole numbers.
+        """
+        codes, weights = memberships
+        self.hashes[rows] = hash_tokens(pattern.indices, pattern.indptr, keys)
+        self.codes[rows], self.weights[rows], self.usable[rows] = codes, weights, True
+        known = np.zeros((len(rows), self.dim + self.n_labels), dtype=np.float32)
+        known[np.arange(len(rows))[:, None], codes] = weights
+        if labels is not None:
+            labelled = np.flatnonzero(labels >= 0)
+            known[labelled, self.dim + labels[labelled]] = WEIGHT
+        for part, inside in ((TRAIN, np.flatnonzero(~is_held)), (HELD, np.flatnonzero(is_held))):
+            if len(inside):
+                self.totals[part] += known[inside].sum(axis=0, dtype=np.float64).astype(np.int64)
+                there = pattern if len(inside) == len(rows) else pattern[inside]
+                self.memberships[part] += _by_peak(there, known[inside], self.memberships.device)
+        if not expression:
+            return
+        indptr = np.arange(0, codes.size + 1, codes.shape[1])
+        clusters = sp.csr_matrix(
+            (weights.ravel().astype(np.float64), codes.ravel().astype(np.int32), indptr), shape=(len(rows), self.dim)
+        )
+        for name, values in expression.items():
+            self.profiles[name] += (clusters.T @ values).toarray()
+
+    def arrays(self) -> dict[str, Any]:
+        """All sums by name: tensors and arrays that add up over parts of the data."""
+        profiles = {f"profiles/{name}": values for name, values in self.profiles.items()}
+        names = ("memberships", "totals", "hashes", "codes", "weights", "usable")
+        return {name: getattr(self, name) for name in names} | profiles
+
+    def set(self, arrays: Mapping[str, Any]) -> None:
+        """Take over what :meth:`arrays` gave."""
+        for name, there in self.arrays().items():
+            there[...] = torch.as_tensor(arrays[name]) if isinstance(there, torch.Tensor) else arrays[name]
+
+
+def whole_numbers(rows: sp.csr_matrix, objective: str) -> dict[str, sp.csr_matrix]:
+    """Expression of cells as what profiles are sums of, float64 in whole numbers: by name, as the objective has it."""
+    if objective != "counts":
+        unit = 1.0 if objective == "binary" else FIXED
+        return {objective: _rounded(rows, unit)}
+    return {"counts": rows.astype(np.float64), "measured": _rounded(log_normalise(rows), FIXED)}
+
+
+def profile_units(objective: str) -> dict[str, float]:
+    """Units of the profiles that there are for an objective, by name."""
+    if objective == "peaks":
+        return {}
+    return {"counts": 1.0, "measured": FIXED} if objective == "counts" else {objective: 1.0 if objective == "binary" else FIXED}
+
+
+def _rounded(rows: sp.csr_matrix, unit: float) -> sp.csr_matrix:
+    rows = rows.astype(np.float64)
+    np.rint(rows.data * unit, out=rows.data)
+    return rows
+
+
+def _by_peak(pattern: sp.csr_matrix, known: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Sum of what is known of the cells in which each peak is open, int32 (n_peaks, width).
+
+    Exact: a block holds fewer than 2^16 cells, and sums of as many whole numbers up to 255 are below 2^24.
+    """
+    turned = pattern.tocsc()
+    ids, offsets = (torch.from_numpy(a.astype(np.int32, copy=False)).to(device) for a in (turned.indices, turned.indptr))
+    return add_up(torch.from_numpy(known).to(device), ids, offsets).int()
