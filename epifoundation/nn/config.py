@@ -13,6 +13,7 @@ OBJECTIVES = ("counts", "binary", "gaussian", "peaks")
 SCHEDULES = ("one-cycle", "cosine-restarts")
 # Options of the transformer, and of models of format 1, with their defaults there
 OF_LAYERS: dict[str, Any] = {"n_heads": 2, "n_layers": 2, "dropout": 0.1}
+DIM = 128
 
 
 # Options that version 0.1 had, and what to use instead
@@ -43,8 +44,8 @@ class ModelConfig(_NamesRemoved):
         ``"set"``: sums of measured peak vectors over a cell's open peaks, in closed form. ``"transformer"``: the paper's,
         trained by gradient.
     dim
-        ``"set"``: clusters of cells that peak vectors are measured with, and width of the embedding; fewer where there are
-        fewer than five cells a cluster. ``"transformer"``: width of peak vectors and embedding, divisible by `n_heads`.
+        ``"set"``: clusters of cells that peak vectors are measured with, and width of the embedding; None is as many as the
+        cells fill, see Notes. ``"transformer"``: width of peak vectors and embedding, divisible by `n_heads`; None is 128.
     n_heads
         ``"transformer"``: attention heads; None is 2.
     n_layers
@@ -64,6 +65,11 @@ class ModelConfig(_NamesRemoved):
     values
         The paper's second query decoder, which predicts values. Set by :func:`epifoundation.models.convert_original` only.
 
+    Notes
+    -----
+    A set encoder has a cluster for each 20 sampled cells with RNA, or for each 200 with ATAC alone, whose components are
+    noisier; at least 16 and at most 128.
+
     Examples
     --------
     >>> import epifoundation as ep
@@ -72,7 +78,7 @@ class ModelConfig(_NamesRemoved):
     """
 
     encoder: str = "set"
-    dim: int = 128
+    dim: int | None = None
     n_heads: int | None = None
     n_layers: int | None = None
     dropout: float | None = None
@@ -97,6 +103,8 @@ class ModelConfig(_NamesRemoved):
                 )
                 raise ValueError(msg)
         else:
+            if self.dim is None:
+                object.__setattr__(self, "dim", DIM)
             for name, default in OF_LAYERS.items():
                 if getattr(self, name) is None:
                     object.__setattr__(self, name, 0 if (self.encoder, name) == (FORMAT_1, "n_heads") else default)
@@ -109,7 +117,7 @@ class ModelConfig(_NamesRemoved):
             ("max_peaks", 1),
         ):
             value = getattr(self, name)
-            if value is None and name != "dim":
+            if value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 msg = f"`{name}` must be an integer of at least {least}, got {value!r}."

@@ -29,6 +29,8 @@ from .state import State
 from .statistics import HELD, TRAIN, Statistics, profile_units, whole_numbers
 
 N_COMPONENTS = 30  # of RNA or of open peaks, by which cells are clustered
+CELLS_PER_CLUSTER = {"rna": 20, "atac": 200}
+MIN_DIM, MAX_DIM = 16, 128
 CHUNK_TOKENS = 4_000_000
 PARTS = {"train": [TRAIN], "all": [TRAIN, HELD]}
 
@@ -117,8 +119,9 @@ def measure(
     components = _components(sample, config.objective, np.random.default_rng(seeds[1]), device)
     train = np.arange(sample.n_train)
     scores = components.scores(_scored(sample, config.objective)[train])
-    clusters = find_clusters(scores, config.dim, training.softness, np.random.default_rng(seeds[2]))
-    if len(clusters.centers) < config.dim:
+    wanted = config.dim or default_dim(len(scores), with_rna=data.target is not None)
+    clusters = find_clusters(scores, wanted, training.softness, np.random.default_rng(seeds[2]))
+    if config.dim is not None and len(clusters.centers) < config.dim:
         msg = (
             f"`dim={config.dim}` asks for more clusters than {sample.n_train:,} training cells fill: the model has "
             f"{len(clusters.centers)} columns."
@@ -175,6 +178,12 @@ def measure(
         "readouts": {name: list(map(float, each)) for name, each in fit.chosen.items()},
     }
     return Measured(network, peaks, names, cells, summary)
+
+
+def default_dim(n_cells: int, *, with_rna: bool) -> int:
+    """Clusters that this many cells fill."""
+    per_cluster = CELLS_PER_CLUSTER["rna" if with_rna else "atac"]
+    return int(np.clip(n_cells // per_cluster, MIN_DIM, MAX_DIM))
 
 
 @dataclass
