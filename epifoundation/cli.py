@@ -76,11 +76,14 @@ Validation = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed.")]
 Strategy = Annotated[str, typer.Option(help="auto, ddp or fsdp; how many processes there are, torchrun or srun tell.")]
-Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile the encoder.")]
-State = Annotated[Optional[Path], typer.Option(help="File of the state of training: kept there, and gone on from.")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16, of a transformer.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile a transformer.")]
+State = Annotated[
+    Optional[Path],
+    typer.Option(help="File that the state of an unfinished run is kept in: the same command continues from it."),
+]
 Minutes = Annotated[float, typer.Option(help="Between two states.")]
-Log = Annotated[Optional[Path], typer.Option(help="Folder for logs.")]
+Log = Annotated[Optional[Path], typer.Option(help="Folder for logs of a transformer.")]
 Logger = Annotated[Optional[list[str]], typer.Option(help="csv, tensorboard or wandb; may be given several times.")]
 
 
@@ -192,12 +195,12 @@ def pretrain(
     batch_key: BatchKey = None,
     label_key: LabelKey = None,
     validation: Validation = None,
-    init: Annotated[Optional[str], typer.Option(help="Model to go on from.")] = None,
+    init: Annotated[Optional[str], typer.Option(help="Model whose peaks, genes and architecture are kept.")] = None,
     peaks: Annotated[
         Optional[Path], typer.Option(help="BED file with the peaks to read; default: the consensus of the files'.")
     ] = None,
     genome: Annotated[str, typer.Option(help="Build of the peaks, such as hg38.")] = "unknown",
-    min_cells: Annotated[int, typer.Option(help="Peaks open in fewer training cells are left out.")] = 1,
+    min_cells: Annotated[int, typer.Option(help="Peaks open in fewer cells are left out.")] = 1,
     modality: Modality = "atac",
     rna_modality: RnaModality = "rna",
     seed: Seed = 0,
@@ -215,7 +218,8 @@ def pretrain(
 ) -> None:
     """Pretrain a model on cells in files.
 
-    The tables [pretrain.architecture] and [pretrain.training] of a configuration file hold fields of ModelConfig and TrainingConfig.
+    The tables [pretrain.architecture] and [pretrain.training] of a configuration file hold fields of ModelConfig and
+    TrainingConfig. Those that are for a transformer alone are refused for the set encoder, and the other way round.
     """
     ep = _package(quiet)
     tables = context.obj or {}
@@ -258,7 +262,9 @@ def finetune(
     label_key: LabelKey = None,
     batch_key: BatchKey = None,
     validation: Validation = None,
-    rank: Annotated[int, typer.Option(help="Rank of the update of each matrix; 0 for all weights.")] = 8,
+    rank: Annotated[
+        int, typer.Option(help="Transformer: rank of the update of each matrix; 0 to train all weights.")
+    ] = 8,
     expression: Annotated[bool, typer.Option(help="Learn from the RNA.")] = True,
     layer: Annotated[Optional[str], typer.Option(help="Layer of the RNA modality.")] = None,
     modality: Modality = "atac",
@@ -278,18 +284,24 @@ def finetune(
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:
-    """Fit a model to labels, to batches, or to both."""
+    """Fit a model to labels, to batches, or to both.
+
+    The table [finetune.training] of a configuration file holds fields of TrainingConfig.
+    """
     ep = _package(quiet)
     from .models._directory import check_target
+    from .models._registry import resolve_model
 
     check_target(output, overwrite=overwrite)
+    base = resolve_model(model, None)
+    preset = "finetune" if base.config.encoder == "transformer" else "default"
     tuned = ep.tl.finetune(
         _read(file),
-        model,
+        base,
         label_key=label_key,
         batch_key=batch_key,
         validation=_held(validation, "validation"),
-        training=_made(ep.TrainingConfig, (context.obj or {}).get("training"), preset="finetune"),
+        training=_made(ep.TrainingConfig, (context.obj or {}).get("training"), preset=preset),
         rank=rank or None,
         expression=expression,
         layer=layer,

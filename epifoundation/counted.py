@@ -23,7 +23,7 @@ class CountedCells:
     codes
         Columns in which a cell has a membership, uint8 or uint16 (n_cells, n_kept).
     weights
-        The memberships in units of 1 / 255, uint8 (n_cells, n_kept); they add up to 1.
+        The memberships in units of 1 / 255 but for the first, uint8 (n_cells, n_kept - 1); all of them add up to 1.
     """
 
     hashes: np.ndarray
@@ -35,16 +35,18 @@ class CountedCells:
 
     @classmethod
     def of(cls, hashes: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> CountedCells:
-        """Cells in any order; of those with the same hash, that with the least memberships by value is kept."""
-        order = np.lexsort((*codes.T[::-1], *weights.T[::-1], hashes))  # the same whatever the order they come in
-        hashes, codes, weights = hashes[order], codes[order], weights[order]
-        first = np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)]
-        return cls(hashes[first], codes[first], weights[first])
+        """Cells in any order; of those with the same open peaks one is kept, whatever the order."""
+        order = np.lexsort((*codes.T[::-1], *weights.T[::-1], hashes))
+        hashes = hashes[order]
+        first = np.ones(len(hashes), bool)
+        first[1:] = hashes[1:] != hashes[:-1]
+        kept = order[first]
+        return cls(hashes[first], codes[kept], weights[kept])
 
     def find(self, hashes: np.ndarray, width: int) -> np.ndarray | None:
         """Memberships of the cells with these hashes, float32 (n_cells, width), NaN for cells that were not counted.
 
-        None if there is no counted cell among them.
+        None if no counted cell is among them.
         """
         if not len(self):
             return None
@@ -52,15 +54,18 @@ class CountedCells:
         rows = np.flatnonzero(self.hashes[place] == hashes)
         if not len(rows):
             return None
-        known = np.full((len(hashes), width), np.nan, dtype=np.float32)
+        known = np.full((len(hashes), width), np.nan, np.float32)
         known[rows] = dense(self.codes[place[rows]], self.weights[place[rows]], width)
         return known
 
 
-def dense(codes: np.ndarray, weights: np.ndarray, width: int) -> np.ndarray:
-    """Memberships as a matrix, float32 (n_cells, width)."""
+def dense(codes: np.ndarray, weights: np.ndarray, width: int, *, unit: float = 1 / WEIGHT) -> np.ndarray:
+    """Memberships as a matrix, float32 (n_cells, width); `weights` are those of all codes but the first."""
     known = np.zeros((len(codes), width), dtype=np.float32)
-    np.add.at(known, (np.arange(len(codes))[:, None], codes), weights / np.float32(WEIGHT))
+    if codes.shape[1]:
+        rows = np.arange(len(codes))
+        known[rows, codes[:, 0]] = (WEIGHT - weights.sum(axis=1, dtype=np.int64)) * unit
+        known[rows[:, None], codes[:, 1:]] = weights * np.float32(unit)
     return known
 
 
@@ -74,6 +79,8 @@ def hash_tokens(ids: np.ndarray, offsets: np.ndarray, keys: np.ndarray) -> np.nd
 
     Two cells with different open peaks have the same hash with a probability of about 2^-64.
     """
-    total = np.add.reduceat(np.append(keys[ids], np.uint64(0)), offsets[:-1], dtype=np.uint64)
-    total[np.diff(offsets) == 0] = 0
+    total = np.zeros(len(offsets) - 1, np.uint64)
+    there = np.flatnonzero(np.diff(offsets))
+    if len(there):
+        total[there] = np.add.reduceat(keys[ids], offsets[there], dtype=np.uint64)
     return total

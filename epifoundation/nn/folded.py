@@ -58,7 +58,7 @@ class FoldedSums:
             return self.readout(sums.expand(2, -1))[:1]
         columns = sums[:, :-1] / sums[:, -1:].sqrt()
         width = self.network.config.dim
-        return self.network.with_label_columns(self.encoder.features(columns[:, :width]), columns[:, width:])
+        return self.network.embed(self.encoder.features(columns[:, :width]), columns[:, width:])
 
     @torch.inference_mode()
     def subtract(
@@ -90,11 +90,9 @@ class FoldedTransformer:
     @torch.inference_mode()
     def encode(self, ids: Tensor, offsets: Tensor, known: Known | None = None) -> Tensor:
         """Embedding of packed tokens, float32 (n_cells, dim); see :meth:`.model.Network.encode`."""
-        features = self._encode(ids, offsets)
-        labels = self.network.label_columns
-        if labels is None:
-            return features
-        return self.network.with_label_columns(features, labels.vectors(ids, offsets, (known or {}).get("labels")))
+        features, labels = self._encode(ids, offsets), self.network.label_columns
+        columns = None if labels is None else labels.vectors(ids, offsets, (known or {}).get("labels"))
+        return self.network.embed(features, columns)
 
     def _encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
         ids, offsets = limit(ids.long(), offsets.long(), self.encoder.max_peaks)

@@ -17,7 +17,8 @@ from .set_encoder import LabelColumns, SetEncoder
 from .trained_set_encoder import TrainedSetEncoder
 from .transformer_encoder import TransformerEncoder
 
-Known: TypeAlias = Mapping[str, Tensor]  # what is known of counted cells, by the name of a block of columns
+Known: TypeAlias = Mapping[str, Tensor]  # what is known of counted cells, see :meth:`Network.encode`
+ENCODER, LABELS = "encoder", "labels"
 
 
 class Network(nn.Module):
@@ -99,17 +100,18 @@ class Network(nn.Module):
             cells that were not; they are left out of the vectors of their peaks.
         """
         known = known or {}
-        features = self.encoder(ids, offsets, known.get("encoder"))
-        if self.label_columns is None:
-            return self.encoder.embed(features)
-        return self.with_label_columns(features, self.label_columns.vectors(ids, offsets, known.get("labels")))
+        features = self.encoder(ids, offsets, known.get(ENCODER))
+        columns = None
+        if self.label_columns is not None:
+            columns = self.label_columns.vectors(ids, offsets, known.get(LABELS))
+        return self.embed(features, columns)
 
-    def with_label_columns(self, features: Tensor, columns: Tensor) -> Tensor:
-        """Embedding from the columns of the encoder and those for labels."""
-        if self.label_columns is None:
-            return self.encoder.embed(features)
-        expected = self.label_columns.readout(torch.cat([features, columns], dim=1))
-        return torch.cat([self.encoder.embed(features), expected], dim=1)
+    def embed(self, features: Tensor, columns: Tensor | None) -> Tensor:
+        """Embedding from the columns of the encoder and, if there are any, those for labels."""
+        embedding = self.encoder.embed(features)
+        if self.label_columns is None or columns is None:
+            return embedding
+        return torch.cat([embedding, self.label_columns.readout(torch.cat([features, columns], dim=1))], dim=1)
 
     def folded(self, dtype: torch.dtype = torch.float32) -> FoldedSums | FoldedTransformer:
         """The same function made for inference, at a fraction of the cost; results are float32 in any `dtype`."""

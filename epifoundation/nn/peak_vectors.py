@@ -74,13 +74,17 @@ class PeakVectors(nn.Module):
         if known is None or not is_counted.any():
             return add_up(self.weight, ids, offsets)
         if is_counted.all():
-            share = self.share
-            shares = add_up(share[:, None], ids, offsets)
-            return add_up(self.weight, ids, offsets, 1 + share[ids]) - shares * (known - self.base)
+            total = add_up(self.left_out_table(), ids, offsets)
+            return total[:, :-1] - total[:, -1:] * (known - self.base)
         total = self.weight.new_empty(len(known), self.weight.shape[1], dtype=torch.float32)
         for cells, of_cells in ((is_counted.nonzero()[:, 0], known), ((~is_counted).nonzero()[:, 0], None)):
             total[cells] = self.sums(*take(ids, offsets, cells), None if of_cells is None else of_cells[cells])
         return total
+
+    def left_out_table(self) -> Tensor:
+        """Of each peak ``x + s x``, and ``s`` in the last column, (n_peaks, width + 1): what a counted cell sums."""
+        share = self.share[:, None]
+        return torch.cat([self.weight * (1 + share), share.to(self.weight)], dim=1)
 
     @property
     def share(self) -> Tensor:

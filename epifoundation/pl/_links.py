@@ -71,7 +71,7 @@ def links(
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.simulate_multiome(300, 600, 20)
-    >>> model = ep.tl.pretrain(mdata, training=ep.TrainingConfig(max_epochs=1))
+    >>> model = ep.tl.pretrain(mdata)
     >>> ep.tl.link_peaks(mdata, model, genes="gene4", max_distance=50_000)
     >>> axes = ep.pl.links(mdata, gene="gene4", groupby="cell_type")
     """

@@ -17,7 +17,7 @@ def training(
     *,
     ax: Any = None,
 ) -> Any:
-    """Draw how the losses of training and validation cells went, epoch by epoch.
+    """Draw the losses of training and validation cells, epoch by epoch, of models trained by gradient.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def training(
     Raises
     ------
     ValueError
-        No model, or one that tells nothing of its training, such as one that was converted.
+        No model, or one without losses: a set encoder, which is measured and not trained, or a model that was converted.
 
     Notes
     -----
@@ -43,7 +43,10 @@ def training(
     Examples
     --------
     >>> import epifoundation as ep
-    >>> ax = ep.pl.training("pbmc-51loci")
+    >>> mdata = ep.datasets.simulate_multiome(100, 200, 10)
+    >>> config = ep.ModelConfig(encoder="transformer", dim=16, n_layers=1)
+    >>> model = ep.tl.pretrain(mdata, config=config, training=ep.TrainingConfig(max_epochs=2))
+    >>> ax = ep.pl.training(model)
     """
     import matplotlib.pyplot as plt
 
@@ -56,10 +59,12 @@ def training(
         model = resolve_model(each, None)
         histories[name] = model.training.get("history", [])
         if not histories[name]:
-            msg = (
-                f"The model {name or model.name!r} tells nothing of its training (`model.training['history']`): "
-                "models have it that were trained with `ep.tl.pretrain` or `ep.tl.finetune`."
+            why = (
+                "models have them that were trained with `ep.tl.pretrain` or `ep.tl.finetune`"
+                if model.config.encoder == "transformer"
+                else "a set encoder is measured in closed form, not trained by gradient"
             )
+            msg = f"The model {name or model.name!r} has no losses (`model.training['history']`): {why}."
             raise ValueError(msg)
     if ax is None:
         _, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")

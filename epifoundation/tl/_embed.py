@@ -129,8 +129,8 @@ def embed(
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.pbmc_multiome()
     >>> ep.tl.embed(mdata)
-    >>> mdata["atac"].obsm["X_epifoundation"].shape[1]
-    64
+    >>> mdata["atac"].obsm["X_epifoundation"].shape[0] == mdata.n_obs
+    True
     """
     keys = Keys.of(key_added)
     chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)

@@ -144,7 +144,7 @@ def link_peaks(
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.simulate_multiome(400, 600, 20)
-    >>> model = ep.tl.pretrain(mdata, training=ep.TrainingConfig(max_epochs=2))
+    >>> model = ep.tl.pretrain(mdata)
     >>> ep.tl.link_peaks(mdata, model, genes=["gene3", "gene4"], max_distance=50_000)
     >>> sorted(mdata["atac"].uns["epifoundation_links"]["gene"].unique())
     ['gene3', 'gene4']

@@ -23,7 +23,7 @@ from ..training.data import TrainingData, held_out, prepare
 from ..training.measure import measure
 from ..training.processes import connected
 from ..training.state import State
-from ..vocabulary import PeakVocabulary
+from ..vocabulary import GeneVocabulary, PeakVocabulary
 from ._stream import Cells
 
 
@@ -230,7 +230,9 @@ def _measured(
 ) -> EpiFoundation:
     """A model with a set encoder."""
     world = World.told()
-    if init is not None and data.gene_positions is not None:
+    if data.target is None:
+        data.genes = GeneVocabulary([])  # of those of `init` nothing is measured
+    elif init is not None and data.gene_positions is not None:
         data.genes = init.genes.take(data.gene_positions)
     path = None if engine.state is None else Path(engine.state)
     if path is not None and world.size > 1:

@@ -151,7 +151,8 @@ def _subtract(
     low, high = cells.bounds[part.start], cells.bounds[part.stop]
     removed, bounds = _tensors(model, cells.removed[low:high], cells.bounds[part.start : part.stop + 1] - low)
     of = torch.from_numpy(cells.cell[part]).to(model.device)
-    left, accurate = folded.subtract(sums[of], removed, bounds, {name: each[of] for name, each in known.items()})
+    of_cells = {name: each[of] for name, each in known.items()}
+    left, accurate = folded.subtract(sums[of], removed, bounds, of_cells)
     after = folded.readout(left)
     again = np.flatnonzero(~accurate.cpu().numpy())
     if len(again):

@@ -88,7 +88,7 @@ def score_integration(
     --------
     >>> import epifoundation as ep
     >>> adata = ep.datasets.simulate_multiome(300, 500, 20)["atac"]
-    >>> ep.tl.embed(adata, ep.tl.pretrain(adata, objective="peaks", training=ep.TrainingConfig(max_epochs=1)))
+    >>> ep.tl.embed(adata, ep.tl.pretrain(adata, objective="peaks"))
     >>> ep.tl.score_integration(adata, batch_key="batch", label_key="cell_type")
     >>> list(adata.uns["epifoundation_integration"].index)
     ['LSI', 'X_epifoundation']

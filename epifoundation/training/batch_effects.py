@@ -39,7 +39,8 @@ def batch_directions(
     if groups is not None:
         return _directions(embedding, batch, groups)
     between, _ = _covariances(embedding, batch, np.zeros(len(embedding), dtype=int))
-    axes = np.linalg.eigh(between)[1][:, ::-1][:, : len(np.unique(batch)) - 1].T
+    n_axes = min(len(np.unique(batch)) - 1, embedding.shape[1] // 2)  # cells differ along the others
+    axes = np.linalg.eigh(between)[1][:, ::-1][:, :n_axes].T
     read, along = axes, axes
     for _ in range(N_ROUNDS):
         groups = _cluster(embedding - (embedding @ read.T) @ along, batch, rng)

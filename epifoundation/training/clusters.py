@@ -33,18 +33,16 @@ class Clusters:
         return min(N_KEPT, len(self.centers))
 
     def memberships(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The largest memberships of cells: columns, and weights in units of 1 / 255 that add up to 255.
-
-        Both (n_cells, n_kept); columns are uint8, or uint16 where there are more than 256.
+        """The largest memberships of cells: columns (n_cells, n_kept), and weights but for the first, see
+        :class:`epifoundation.counted.CountedCells`.
         """
         square = (scores**2).sum(axis=1, keepdims=True) + (self.centers**2).sum(axis=1) - 2 * scores @ self.centers.T
         codes = np.argsort(square, axis=1, kind="stable")[:, : self.n_kept]
         nearest = np.take_along_axis(square, codes, axis=1)
         weights = np.exp((nearest[:, :1] - nearest) / self.temperature)
-        weights = np.floor(WEIGHT * weights / weights.sum(axis=1, keepdims=True) + 1e-6).astype(np.int64)
-        weights[:, 0] += WEIGHT - weights.sum(axis=1)
+        weights = np.floor(WEIGHT * weights / weights.sum(axis=1, keepdims=True) + 1e-6)
         dtype = np.uint8 if len(self.centers) <= 256 else np.uint16
-        return codes.astype(dtype), weights.astype(np.uint8)
+        return codes.astype(dtype), weights[:, 1:].astype(np.uint8)
 
 
 def find_clusters(scores: np.ndarray, n_clusters: int, softness: float, rng: np.random.Generator) -> Clusters:

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from ..nn import add_up
 
 N_OVERSAMPLED = 10
-N_ITERATIONS = 4
+N_ITERATIONS = 3
 PER_CELL = 1e4  # counts that a cell is scaled to
 
 
@@ -143,10 +143,15 @@ def _orthonormal(columns: np.ndarray) -> np.ndarray:
 def log_normalise(counts: sp.csr_matrix) -> sp.csr_matrix:
     """``log1p`` of counts per 10,000, sparse float32."""
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    scaled = counts.astype(np.float32)
-    scaled.data *= np.repeat((PER_CELL / np.maximum(totals, 1)).astype(np.float32), np.diff(counts.indptr))
-    np.log1p(scaled.data, out=scaled.data)
-    return scaled
+    values = np.repeat((PER_CELL / np.maximum(totals, 1)).astype(np.float32), np.diff(counts.indptr))
+    values *= counts.data
+    np.log1p(values, out=values)
+    return with_values(counts, values)
+
+
+def with_values(rows: sp.csr_matrix, values: np.ndarray) -> sp.csr_matrix:
+    """Other values in the same places, which are shared."""
+    return sp.csr_matrix((values, rows.indices, rows.indptr), shape=rows.shape)
 
 
 def cell_weights(pattern: sp.csr_matrix) -> np.ndarray:

@@ -110,7 +110,7 @@ def prepare(
             if label_key is not None:
                 labels.append(source.column(label_key, "label_key"))
             if objective != "peaks":
-                tables.append(_rna_table(source, rna_modality, objective))
+                tables.append(_rna_table(source, rna_modality, objective, layer))
     if not sum(sizes):
         msg = "There are no cells to train on."
         raise ValueError(msg)
@@ -261,17 +261,19 @@ def _vocabulary(
     return found, projections
 
 
-def _rna_table(source: Source, rna_modality: str, objective: str) -> pd.DataFrame:
+def _rna_table(source: Source, rna_modality: str, objective: str, layer: str | None) -> pd.DataFrame:
     """``var`` of the RNA of the same cells."""
     rna = source.other(rna_modality)
     if rna is None:
         of = "an AnnData has none" if isinstance(source, InMemory) and isinstance(source.data, AnnData) else None
-        of = of or f"{source.name} has no modality {rna_modality!r}"
+        of = of or f"{source.name} has no modality {rna_modality!r} (`rna_modality=`)"
         msg = (
             f"`objective={objective!r}` needs RNA and {of}: pass a MuData with both modalities (in memory, .h5mu or zarr), "
             "or `objective='peaks'` to pretrain on ATAC alone."
         )
         raise ValueError(msg)
+    if layer is not None:
+        rna.matrix(layer)  # an error if there is no such layer
     check_unique(rna.var.index, "gene names", "call `var_names_make_unique()`")
     if isinstance(source, InMemory) and isinstance(rna, InMemory):
         check_paired(source.adata, rna.adata)
@@ -327,7 +329,7 @@ def _reader(objective: str, name: str) -> Callable[[sp.csr_matrix], sp.csr_matri
     """What is made of expression as it is stored."""
 
     def read(rows: sp.csr_matrix) -> sp.csr_matrix:
-        if objective == "counts" and (rows.data % 1 != 0).any():
+        if objective == "counts" and (rows.data != np.rint(rows.data)).any():
             msg = (
                 f"{name} holds fractions and `objective='counts'` expects raw counts: name a layer of counts with `layer=`, "
                 "or use `objective='gaussian'` for normalised values (in fine-tuning: `expression=False` leaves the RNA aside)."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ WIDTHS = (0.5, 1.0, 2.0)  # that are tried on validation cells
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
 DEFAULT = 1.0, 1.0  # width and penalty, where there are too few validation cells to choose
 MIN_HELD = 10  # validation cells to choose on
-TRIED_LANDMARKS = 500  # for the choice; the result has all of them
+TRIED = 3_000, 300  # cells and landmarks that serve for the choice
 JITTER = 1e-6  # of the number of cells, so that landmarks may be equal
 
 
@@ -38,9 +39,11 @@ def choose(
     if len(held[0]) < MIN_HELD:
         return DEFAULT
     seed, losses = int(rng.integers(2**31)), {}
+    n_cells, most = TRIED
+    learned, held = ([each[_spread(len(each), n_cells)] for each in pair] for pair in (learned, held))
     for width in WIDTHS:
-        options = {"n_landmarks": min(n_landmarks, TRIED_LANDMARKS), "width": width, "rng": np.random.default_rng(seed)}
-        for penalty, readout in _fits(*learned, PENALTIES, **options):
+        options = {"n_landmarks": min(n_landmarks, most), "width": width, "rng": np.random.default_rng(seed)}
+        for penalty, readout in zip(PENALTIES, _fits(*learned, PENALTIES, **options), strict=True):
             losses[width, penalty] = float((readout(held[0]) - held[1]).double().square().sum())
     return min(losses, key=losses.__getitem__)
 
@@ -69,7 +72,12 @@ def fit_kernel_ridge(
     rng
         Source of randomness.
     """
-    return next(_fits(inputs, targets, (penalty,), n_landmarks=n_landmarks, width=width, rng=rng))[1]
+    (readout,) = _fits(inputs, targets, (penalty,), n_landmarks=n_landmarks, width=width, rng=rng)
+    return readout
+
+
+def _spread(n_cells: int, most: int) -> slice:
+    return slice(None, None, -(-n_cells // most))
 
 
 def _fits(
@@ -80,8 +88,8 @@ def _fits(
     n_landmarks: int,
     width: float,
     rng: np.random.Generator,
-) -> Iterator[tuple[float, KernelReadout]]:
-    """The fit for each penalty; the same readout is given each time, with other weights."""
+) -> list[KernelReadout]:
+    """The fit for each penalty."""
     n_cells, n_inputs = inputs.shape
     drawn = np.sort(rng.permutation(n_cells)[:n_landmarks])
     readout = KernelReadout(n_inputs, len(drawn), targets.shape[1]).to(inputs.device)
@@ -93,14 +101,16 @@ def _fits(
     readout.landmarks.copy_((inputs[torch.from_numpy(drawn).to(inputs.device)] - readout.center) / readout.scale)
     inner = torch.zeros(len(drawn), len(drawn), dtype=torch.float64, device=inputs.device)
     cross = torch.zeros(len(drawn), targets.shape[1], dtype=torch.float64, device=inputs.device)
+    found = []
     with same_bits():
         for some, wanted in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
             similar = readout.similarities(some)
             inner += (similar.T @ similar).double()
             cross += (similar.T @ (wanted - readout.base)).double()
         between = kernel(readout.landmarks, readout.landmarks, readout.width).double()
-        diagonal = JITTER * n_cells * torch.eye(len(drawn), dtype=torch.float64, device=inputs.device)
-    for penalty in penalties:
-        with same_bits():
-            readout.weight.copy_(torch.linalg.solve(inner + penalty * between + diagonal, cross))
-        yield penalty, readout
+        inner.diagonal().add_(JITTER * n_cells)
+        for penalty in penalties:
+            fitted = copy.deepcopy(readout)
+            fitted.weight.copy_(torch.cholesky_solve(cross, torch.linalg.cholesky(inner + penalty * between)))
+            found.append(fitted)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ def fit_label_head(
         The same of all cells, where the head is fitted once more on these after penalty and calibration are chosen.
     """
     embedding, codes = learned
-    tried = [_regression(embedding, codes, strength) for strength in STRENGTHS]
+    tried = _regressions(embedding, codes, STRENGTHS)
     losses = [_tempered_loss(regression.logits(held[0]), held[1]) for regression in tried]
     best = int(np.argmin([loss for loss, _ in losses]))
     loss, temperature = losses[best]
@@ -64,7 +65,7 @@ def fit_label_head(
         _calibrate(head, *held)
         if final is not None:
             every = spread(np.arange(len(final[1])), len(kept))
-            _set(head, _regression(*final, STRENGTHS[best]), final[0][every])
+            _set(head, _regressions(*final, STRENGTHS[best : best + 1])[0], final[0][every])
     return head.eval().requires_grad_(False), loss
 
 
@@ -111,18 +112,23 @@ def check_labels(
     return names, np.where(known, codes, -1), train, held
 
 
-def _regression(embedding: np.ndarray, codes: np.ndarray, strength: float) -> Regression:
+def _regressions(embedding: np.ndarray, codes: np.ndarray, strengths: Sequence[float]) -> list[Regression]:
+    """One for each strength, ascending; each begins where the last one ended."""
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = embedding.mean(axis=0), embedding.std(axis=0) + 1e-6
+    scaled = (embedding - mean) / scale
     weights = balanced_weights(np.bincount(codes), BALANCE)[codes]
+    fitted, found = LogisticRegression(max_iter=1000, warm_start=True), []
     with same_bits():
-        fitted = LogisticRegression(C=strength, max_iter=1000).fit((embedding - mean) / scale, codes, weights)
-    weight, bias = fitted.coef_, fitted.intercept_
-    if len(weight) == 1:  # two labels: one row of logits
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    weight = weight / scale
-    return Regression(weight, bias - weight @ mean, scale)
+        for strength in strengths:
+            fitted.set_params(C=strength).fit(scaled, codes, weights)
+            weight, bias = fitted.coef_, fitted.intercept_
+            if len(weight) == 1:  # two labels: one row of logits
+                weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+            weight = weight / scale
+            found.append(Regression(weight, bias - weight @ mean, scale))
+    return found
 
 
 def balanced_weights(counts: np.ndarray, power: float) -> np.ndarray:

@@ -10,12 +10,12 @@ import torch
 
 from ..counted import CountedCells
 from ..models import EpiFoundation
-from ..nn import LabelHead, PeakVectors, TrainingConfig
+from ..nn import ENCODER, LabelHead, PeakVectors, TrainingConfig
 from .components import packed
 from .data import TrainingData, check_split, draw
-from .kernel_ridge import choose, fit_kernel_ridge
+from .kernel_ridge import choose
 from .label_head import check_labels, fit_label_head
-from .measure import PARTS, columns_of, counted_labels, label_statistics, peak_vectors
+from .measure import PARTS, columns_of, counted_labels, label_statistics, fit_readout, peak_vectors
 
 CHUNK = 512
 
@@ -55,19 +55,16 @@ def with_labels(
     wanted = np.eye(len(names), dtype=np.float32)[of_rows]
     stages, chosen = {}, None
     for counted, learned in (("train", is_train), ("all", np.ones(len(rows), bool))):
-        sums = statistics.memberships[PARTS[counted]].sum(dim=0, dtype=torch.int32)
+        sums = statistics.sums(PARTS[counted])
         vectors = peak_vectors(sums, statistics.totals[PARTS[counted]].sum(axis=0), training.pseudocount)
-        beside = columns_of(vectors, pattern, np.where(learned[:, None], wanted, np.nan), device)
-        inputs = torch.from_numpy(np.concatenate([features, beside], axis=1)).to(device)
-        pairs = []
-        for some in (learned, ~learned):
-            there = torch.from_numpy(np.flatnonzero(some)).to(device)
-            pairs.append((inputs[there], torch.from_numpy(wanted).to(device)[there]))
-        options = {"n_landmarks": training.landmarks, "rng": np.random.default_rng(seed)}
+        (beside,) = columns_of([vectors], pattern, [np.where(learned[:, None], wanted, np.nan)], device)
+        inputs = np.concatenate([features, beside], axis=1)
         if chosen is None:
-            chosen = choose(*pairs, **options)
-        readout = fit_kernel_ridge(*pairs[0], width=chosen[0], penalty=chosen[1], **options)
-        expected = torch.cat([readout(part) for part in inputs.split(CHUNK)]).cpu().numpy()
+            pairs = [tuple(torch.from_numpy(each[some]) for each in (inputs, wanted)) for some in (learned, ~learned)]
+            chosen = choose(*pairs, n_landmarks=training.landmarks, rng=np.random.default_rng(seed))
+        readout, expected = fit_readout(
+            inputs, wanted, learned, chosen, training.landmarks, np.random.default_rng(seed), device
+        )
         stages[counted] = vectors, readout, np.concatenate([embedding, expected], axis=1)
     vectors, readout, final = stages["all"]
     first = stages["train"][2]
@@ -124,8 +121,9 @@ def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarra
         some = pattern[start : start + folded.chunk]
         ids, offsets, _ = packed(some, model.device)
         if network.config.is_measured:
-            features = network.encoder(ids, offsets, model.known(some.indices, some.indptr).get("encoder"))
-            embedding = network.encoder.embed(features)
+            known = model.known(some.indices, some.indptr)
+            features = network.encoder(ids, offsets, known.get(ENCODER))
+            embedding = network.embed(features, None, known)
         else:
             features = embedding = folded.encode(ids, offsets)
         parts.append([features.cpu().numpy(), embedding.cpu().numpy()])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,11 +18,11 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..counted import WEIGHT, CountedCells, dense, peak_keys
-from ..nn import KernelReadout, LabelHead, ModelConfig, Network, PeakVectors, Sizes, TrainingConfig
+from ..nn import ENCODER, LABELS, KernelReadout, LabelHead, ModelConfig, Network, PeakVectors, Sizes, TrainingConfig, add_up
 from ..vocabulary import PeakVocabulary
 from .batch_effects import batch_directions, batch_means
 from .clusters import Clusters, find_clusters
-from .components import Components, expression_components, log_normalise, packed, semantic_components
+from .components import Components, expression_components, log_normalise, semantic_components
 from .data import TrainingData, check_split, draw, warn_unusable
 from .expression import expression_tensors
 from .kernel_ridge import MIN_HELD, choose, fit_kernel_ridge
@@ -32,39 +36,24 @@ N_COMPONENTS = 30  # of RNA or of open peaks, by which cells are clustered
 CELLS_PER_CLUSTER = {"rna": 20, "atac": 200}
 MIN_DIM, MAX_DIM = 16, 128
 CHUNK_TOKENS = 4_000_000
+BLOCK_ENTRIES = 4_000_000
+SAMPLE_ENTRIES = 30_000_000  # open peaks of the sampled training cells, at most
+MIN_SAMPLE = 1_000  # cells of a sample, however many peaks are open in them
+COMPONENT_ENTRIES = 10_000_000  # values that components are computed from, at most
+BATCH_CELLS = 4_000  # that effects of batches are estimated with
 PARTS = {"train": [TRAIN], "all": [TRAIN, HELD]}
 
 
 @dataclass
-class Sample:
-    """Cells that components, clusters and readouts are fitted on, ascending in the data; training cells come first.
-
-    Attributes
-    ----------
-    rows
-        Row numbers in the data.
-    n_train
-        Training cells; the others are validation cells.
-    pattern
-        Open peaks.
-    expression
-        Expression, or None.
-    """
+class Cells:
+    """Some cells of the data: their row numbers, ascending, and their open peaks."""
 
     rows: np.ndarray
-    n_train: int
     pattern: sp.csr_matrix
-    expression: sp.csr_matrix | None
 
-    @property
-    def is_held(self) -> np.ndarray:
-        """Which cells are validation cells."""
-        return np.arange(len(self.rows)) >= self.n_train
-
-    def keep(self, kept: np.ndarray) -> Sample:
+    def keep(self, kept: np.ndarray) -> Cells:
         """Some of the cells, boolean."""
-        expression = None if self.expression is None else self.expression[kept]
-        return Sample(self.rows[kept], int(kept[: self.n_train].sum()), self.pattern[kept], expression)
+        return self if kept.all() else Cells(self.rows[kept], self.pattern[kept])
 
 
 @dataclass
@@ -111,38 +100,29 @@ def measure(
     device
         Where sums and readouts are computed.
     """
-    seeds = rng.integers(2**31, size=8)
+    seeds = [np.random.default_rng(seed) for seed in rng.integers(2**31, size=8)]
     names, labels = _label_codes(data)
     if min_cells > 1 and not keep_vocabulary:
         _drop_rare_peaks(data, min_cells, processes)
-    sample = _sample(data, training.sample, config.objective, np.random.default_rng(seeds[0]))
-    components = _components(sample, config.objective, np.random.default_rng(seeds[1]), device)
-    train = np.arange(sample.n_train)
-    scores = components.scores(_scored(sample, config.objective)[train])
-    wanted = config.dim or default_dim(len(scores), with_rna=data.target is not None)
-    clusters = find_clusters(scores, wanted, training.softness, np.random.default_rng(seeds[2]))
-    if config.dim is not None and len(clusters.centers) < config.dim:
-        msg = (
-            f"`dim={config.dim}` asks for more clusters than {sample.n_train:,} training cells fill: the model has "
-            f"{len(clusters.centers)} columns."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=4)
+    parts = _sample(data, training.sample, seeds[0])
+    check_split(parts[TRAIN].rows, parts[HELD].rows, data.pattern.shape[0])
+    components, clusters = _clusters(data, parts[TRAIN], config, training, seeds[1], seeds[2], device)
     config = replace(config, dim=len(clusters.centers))
-    statistics = _count(data, config, components, clusters, labels, len(names), processes, state, device)
-    n_unusable = int((~statistics.usable).sum())
+    statistics = _count(data, parts, config, components, clusters, labels, len(names), processes, state, device)
     warn_unusable(statistics.usable, stacklevel=5)
-    peaks, sample = _vocabulary(data, statistics, sample, keep_vocabulary=keep_vocabulary)
-    sample = sample.keep(statistics.usable[sample.rows])
-    check_split(np.flatnonzero(~sample.is_held), np.flatnonzero(sample.is_held), len(statistics.usable))
-    n_held = int(sample.is_held.sum())
+    parts = [part.keep(statistics.usable[part.rows]) for part in parts]
+    check_split(parts[TRAIN].rows, parts[HELD].rows, len(statistics.usable))
+    n_held = len(parts[HELD].rows)
     if n_held < MIN_HELD:
         msg = f"There are {n_held} validation cells, too few to choose widths and penalties: the defaults are taken."
         warnings.warn(msg, UserWarning, stacklevel=4)
-    fit = Fit(statistics, sample, config, training, labels, data.batch_codes, len(names), seeds[3:], device)
-    first, final = fit.stage("train"), fit.stage("all")
-    head = None if labels is None else _label_head(first, final, sample.is_held, labels[sample.rows])
+    kept = None if keep_vocabulary else torch.from_numpy(np.flatnonzero(statistics.is_open()))
+    fit = Fit(statistics, parts, config, training, labels, data.batch_codes, len(names), seeds[3:], device)
+    first = fit.stage("train").embedding
+    final = fit.stage("all")
+    fit.parts = []  # the network may be as large
     sizes = Sizes(
-        len(peaks),
+        len(data.peaks) if kept is None else len(kept),
         len(data.genes) if data.target is not None else 0,
         len(names),
         len(data.batches) if data.target is not None else 0,
@@ -151,33 +131,80 @@ def measure(
         n_label_landmarks=0 if final.label_readout is None else len(final.label_readout.landmarks),
         has_measured=config.objective == "counts",
     )
-    tensors = final.tensors()
-    if head is not None:
+    tensors, peaks = final.tensors(), data.peaks
+    if kept is not None and len(kept) < len(peaks):  # peaks that are open in no counted cell are left out
+        peaks = PeakVocabulary(peaks.intervals.iloc[kept.numpy()].reset_index(drop=True), peaks.genome)
+        for name in [name for name in tensors if name.endswith(("vectors.weight", "vectors.count"))]:
+            tensors[name] = tensors[name].cpu()[kept]
+    if labels is not None:
+        head = _label_head(first, final.embedding, labels[fit.rows], fit.is_held)
         sizes = replace(sizes, n_calibration=len(head.conformal), n_reference=len(head.reference))
         tensors |= {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
     if data.target is not None:
         batch = None
-        if data.batch_codes is not None and sample.expression is not None:
-            batch = final.embedding, sample.expression, data.batch_codes[sample.rows]
+        if data.batch_codes is not None:
+            some = np.sort(seeds[7].permutation(len(fit.rows))[:BATCH_CELLS])
+            rows = fit.rows[some]
+            batch = final.embedding[some], data.target[rows], data.batch_codes[rows]
         tensors |= expression_tensors(statistics, config, sizes, batch)
     with torch.random.fork_rng():
         network = Network(config, sizes)
     network.load_state_dict(processes.same({name: tensor.cpu() for name, tensor in tensors.items()}))
     network.eval().requires_grad_(False)
-    counted = np.flatnonzero(statistics.usable)
-    cells = {"encoder": CountedCells.of(statistics.hashes[counted], statistics.codes[counted], statistics.weights[counted])}
-    if labels is not None:
-        cells["labels"] = counted_labels(statistics.hashes, labels, statistics.usable)
     is_train = np.zeros(len(statistics.usable), bool)
     is_train[data.train] = True
     summary = {
         "cells": int((is_train & statistics.usable).sum()),
         "validation_cells": int((~is_train & statistics.usable).sum()),
-        "unusable_cells": n_unusable,
-        "sampled_cells": len(sample.rows),
+        "sampled_cells": len(fit.rows),
         "readouts": {name: list(map(float, each)) for name, each in fit.chosen.items()},
     }
-    return Measured(network, peaks, names, cells, summary)
+    return Measured(network, peaks, names, _counted(statistics, labels), summary)
+
+
+def _counted(statistics: Statistics, labels: np.ndarray | None) -> dict[str, CountedCells]:
+    """The cells that the model recognizes."""
+    rows = np.flatnonzero(statistics.usable)
+    parts = (statistics.hashes[rows], statistics.codes[rows], statistics.weights[rows])
+    found = {ENCODER: CountedCells.of(*parts)}
+    if labels is not None:
+        found[LABELS] = counted_labels(statistics.hashes, labels, statistics.usable)
+    return found
+
+
+def _clusters(
+    data: TrainingData,
+    cells: Cells,
+    config: ModelConfig,
+    training: TrainingConfig,
+    rng: np.random.Generator,
+    rng_of_clusters: np.random.Generator,
+    device: torch.device,
+) -> tuple[Components, Clusters]:
+    """Components of RNA, or of open peaks, and clusters of training cells by these."""
+    if data.target is None:
+        scored = cells.pattern
+        some = slice(None, None, max(-(-scored.nnz // COMPONENT_ENTRIES), 1))
+        components = semantic_components(scored[some], N_COMPONENTS, rng, device)
+        scores = components.scores(scored)
+    else:
+        step = max(-(-int(data.target.mean_entries() * len(cells.rows)) // COMPONENT_ENTRIES), 1)
+        scored = data.target[cells.rows[::step]]
+        if config.objective == "counts":
+            scored = scored[np.asarray(scored.sum(axis=1)).ravel() > 0]
+            scored = log_normalise(scored)
+        check_split(np.arange(scored.shape[0]), np.arange(1), data.pattern.shape[0])
+        components = expression_components(scored, N_COMPONENTS, rng, device)
+        scores = components.scores(scored)
+    wanted = config.dim or default_dim(len(cells.rows), with_rna=data.target is not None)
+    clusters = find_clusters(scores, wanted, training.softness, rng_of_clusters)
+    if config.dim is not None and len(clusters.centers) < config.dim:
+        msg = (
+            f"`dim={config.dim}` asks for more clusters than {len(scores):,} training cells fill: the model has "
+            f"{len(clusters.centers)} columns."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=5)
+    return components, clusters
 
 
 def default_dim(n_cells: int, *, with_rna: bool) -> int:
@@ -190,7 +217,7 @@ def default_dim(n_cells: int, *, with_rna: bool) -> int:
 class Stage:
     """An encoder, measured on some of the cells, and the embedding of the sample by it.
 
-    Cells of the sample that were counted are left out of their own vectors; `learned` says which these are.
+    Cells of the sample that it was measured on are left out of their own vectors.
     """
 
     vectors: PeakVectors
@@ -201,7 +228,6 @@ class Stage:
     label_vectors: PeakVectors | None
     label_readout: KernelReadout | None
     embedding: np.ndarray
-    learned: np.ndarray
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights by the names that a network has for them."""
@@ -219,85 +245,143 @@ class Stage:
 
 @dataclass
 class Fit:
-    """Fits a :class:`Stage` to the statistics of training cells, or of all cells."""
+    """Fits a :class:`Stage` to the statistics of training cells, which chooses penalties, and then to those of all cells."""
 
     statistics: Statistics
-    sample: Sample
+    parts: list[Cells]
     config: ModelConfig
     training: TrainingConfig
     labels: np.ndarray | None
     batches: np.ndarray | None
     n_labels: int
-    seeds: np.ndarray
+    seeds: list[np.random.Generator]
     device: torch.device
     chosen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Row numbers of the cells of the sample, training cells first."""
+        return np.concatenate([part.rows for part in self.parts])
+
+    @cached_property
+    def is_held(self) -> np.ndarray:
+        """Which of them are validation cells."""
+        return np.arange(len(self.rows)) >= len(self.parts[TRAIN].rows)
+
+    @cached_property
+    def states(self) -> list[Any]:
+        """Of the random generators: both stages draw the same."""
+        return [rng.bit_generator.state for rng in self.seeds]
+
     def stage(self, counted: str) -> Stage:
-        """The encoder measured on ``"train"`` cells, which chooses penalties, or then on ``"all"`` cells."""
-        sample, statistics, dim = self.sample, self.statistics, self.config.dim
-        sums = statistics.memberships[PARTS[counted]].sum(dim=0, dtype=torch.int32)
+        """The encoder measured on ``"train"`` cells, or on ``"all"`` cells."""
+        for rng, there in zip(self.seeds, self.states, strict=True):
+            rng.bit_generator.state = there
+        statistics, dim, rows = self.statistics, self.config.dim, self.rows
+        sums = statistics.sums(PARTS[counted])
+        if counted == "all":  # the last that is asked of them
+            statistics.forget()
         totals = statistics.totals[PARTS[counted]].sum(axis=0)
-        learned = np.ones(len(sample.rows), bool) if counted == "all" else ~sample.is_held
-        vectors = peak_vectors(sums[:, :dim], totals[:dim], self.training.pseudocount)
-        memberships = dense(statistics.codes[sample.rows], statistics.weights[sample.rows], dim)
-        columns = columns_of(vectors, sample.pattern, np.where(learned[:, None], memberships, np.nan), self.device)
-        of_labels = None if self.labels is None else self.labels[sample.rows]
+        learned = np.ones(len(rows), bool) if counted == "all" else ~self.is_held
+        blocks = [peak_vectors(sums[:, :dim], totals[:dim], self.training.pseudocount)]
+        targets = [dense(statistics.codes[rows], statistics.weights[rows], dim)]
+        known = [learned]
+        of_labels = None if self.labels is None else self.labels[rows]
+        if of_labels is not None:
+            blocks.append(peak_vectors(sums[:, dim:], totals[dim:], self.training.pseudocount))
+            targets.append(np.where(of_labels[:, None] == np.arange(self.n_labels), np.float32(1), np.float32(0)))
+            known.append(learned & (of_labels >= 0))
+        del sums
+        columns = self._columns(blocks, targets, known)
         read = along = np.zeros((0, dim))
         shift = np.zeros(dim)
         if self.batches is not None:
-            read, along, shift = self._directions(columns, learned, of_labels)
-            columns -= ((columns @ read.T.astype(np.float32)) @ along.astype(np.float32)) - shift.astype(np.float32)
-        readout, embedding = self._readout("clusters", columns, memberships, learned, ~learned)
-        label_vectors = label_readout = None
-        if of_labels is not None:
-            label_vectors = peak_vectors(sums[:, dim:], totals[dim:], self.training.pseudocount)
-            labelled = of_labels >= 0
-            wanted = np.zeros((len(of_labels), self.n_labels), np.float32)
-            wanted[np.flatnonzero(labelled), of_labels[labelled]] = 1
-            known = np.where((learned & labelled)[:, None], wanted, np.nan)
-            beside = columns_of(label_vectors, sample.pattern, known, self.device)
-            inputs = np.concatenate([columns, beside], axis=1)
-            label_readout, expected = self._readout(
-                "labels", inputs, wanted, learned & labelled, ~learned & labelled
-            )
-            embedding = np.concatenate([embedding, expected], axis=1)
-        return Stage(vectors, read, along, shift, readout, label_vectors, label_readout, embedding, learned)
+            read, along, shift = self._directions(columns[0], learned, of_labels)
+            columns[0] -= ((columns[0] @ read.T.astype(np.float32)) @ along.astype(np.float32)) - shift.astype(np.float32)
+        readouts, embedding = [], []
+        for name, n in (("encoder", 1), ("labels", 2))[: len(blocks)]:
+            inputs = np.concatenate(columns[:n], axis=1)
+            is_target = known[n - 1] | (~learned if of_labels is None or n == 1 else ~learned & (of_labels >= 0))
+            fitted = self._readout(name, inputs, targets[n - 1], known[n - 1], is_target & ~known[n - 1], self.seeds[n])
+            readouts.append(fitted[0])
+            embedding.append(fitted[1])
+        labelled = len(blocks) > 1
+        return Stage(
+            blocks[0],
+            read,
+            along,
+            shift,
+            readouts[0],
+            blocks[1] if labelled else None,
+            readouts[1] if labelled else None,
+            np.concatenate(embedding, axis=1),
+        )
+
+    def _columns(self, blocks: list[PeakVectors], targets: list[np.ndarray], known: list[np.ndarray]) -> list[np.ndarray]:
+        """Columns of each block for the cells of the sample."""
+        found, start = [], 0
+        for part in self.parts:
+            inside = slice(start, start + len(part.rows))
+            of_part = [np.where(there[inside, None], wanted[inside], np.nan) for wanted, there in zip(targets, known, strict=True)]
+            found.append(columns_of(blocks, part.pattern, of_part, self.device))
+            start += len(part.rows)
+        return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def _readout(
-        self, name: str, inputs: np.ndarray, targets: np.ndarray, learned: np.ndarray, held: np.ndarray
+        self,
+        name: str,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        learned: np.ndarray,
+        held: np.ndarray,
+        rng: np.random.Generator,
     ) -> tuple[KernelReadout, np.ndarray]:
-        cells, wanted = torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
-
-        def pair(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-            there = torch.from_numpy(np.flatnonzero(rows)).to(self.device)
-            return cells[there], wanted[there]
-
-        seed, n_landmarks = int(self.seeds[len(name) % 2]), self.training.landmarks
         if name not in self.chosen:
-            self.chosen[name] = choose(pair(learned), pair(held), n_landmarks=n_landmarks, rng=np.random.default_rng(seed))
-        width, penalty = self.chosen[name]
-        options = {"n_landmarks": n_landmarks, "width": width, "penalty": penalty, "rng": np.random.default_rng(seed)}
-        readout = fit_kernel_ridge(*pair(learned), **options)
-        return readout, torch.cat([readout(part) for part in cells.split(2048)]).cpu().numpy()
+            self.chosen[name] = (0, 0)
+            rows = [np.flatnonzero(learned), np.flatnonzero(held)]
+            pairs = [(torch.from_numpy(inputs[each]), torch.from_numpy(targets[each])) for each in rows]
+            self.chosen[name] = choose(*pairs, n_landmarks=self.training.landmarks, rng=copy.deepcopy(rng))
+        return fit_readout(
+            inputs, targets, learned, self.chosen[name], self.training.landmarks, copy.deepcopy(rng), self.device
+        )
 
     def _directions(
         self, columns: np.ndarray, learned: np.ndarray, of_labels: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        batches = np.asarray(self.batches)[self.sample.rows]
-        known = learned & (batches >= 0)
-        unit = columns[known].std(axis=0).mean(dtype=np.float64) + 1e-12
+        batches = np.asarray(self.batches)[self.rows]
+        known = np.flatnonzero(learned & (batches >= 0))
+        known = known[:: -(-len(known) // BATCH_CELLS)]
+        columns, batches = columns[known].astype(np.float64), batches[known]
+        unit = columns.std(axis=0).mean() + 1e-12
         groups = None if of_labels is None else of_labels[known]
-        scaled = columns[known].astype(np.float64) / unit
-        read, along = batch_directions(scaled, batches[known], np.random.default_rng(self.seeds[2]), groups)
-        means = batch_means(columns[known].astype(np.float64), batches[known], int(batches.max()) + 1)
+        read, along = batch_directions(columns / unit, batches, self.seeds[3], groups)
+        means = batch_means(columns, batches, int(np.max(self.batches)) + 1)
         return read, along, ((means @ read.T) @ along).mean(axis=0)
 
 
-def _label_head(first: Stage, final: Stage, is_held: np.ndarray, codes: np.ndarray) -> LabelHead:
+def fit_readout(
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    learned: np.ndarray,
+    chosen: tuple[float, float],
+    n_landmarks: int,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> tuple[KernelReadout, np.ndarray]:
+    """A readout fitted to the cells that are learned from, and what it gives for all cells."""
+    cells = torch.from_numpy(inputs).to(device)
+    rows = torch.from_numpy(np.flatnonzero(learned)).to(device)
+    wanted = torch.from_numpy(targets[learned]).to(device)
+    options = {"n_landmarks": n_landmarks, "width": chosen[0], "penalty": chosen[1], "rng": rng}
+    readout = fit_kernel_ridge(cells[rows], wanted, **options)
+    return readout, torch.cat([readout(part) for part in cells.split(2048)]).cpu().numpy()
+
+
+def _label_head(first: np.ndarray, final: np.ndarray, codes: np.ndarray, is_held: np.ndarray) -> LabelHead:
     """The label head: penalty and calibration from the encoder of training cells, weights from that of all cells."""
     train, held = np.flatnonzero(~is_held & (codes >= 0)), np.flatnonzero(is_held & (codes >= 0))
     parts = ((first, train), (first, held), (final, np.concatenate([train, held])))
-    return fit_label_head(*((stage.embedding[rows], codes[rows]) for stage, rows in parts))[0]
+    return fit_label_head(*((embedding[rows], codes[rows]) for embedding, rows in parts))[0]
 
 
 def peak_vectors(sums: Tensor, totals: np.ndarray, pseudocount: float) -> PeakVectors:
@@ -313,35 +397,61 @@ def peak_vectors(sums: Tensor, totals: np.ndarray, pseudocount: float) -> PeakVe
         Cells of which nothing is known.
     """
     vectors = PeakVectors(*sums.shape).to(sums.device)
-    count = (sums.sum(dim=1, dtype=torch.int64) // WEIGHT).double()  # those of a cell add up to 255
-    base = torch.from_numpy(totals / max(int(totals.sum()), 1)).to(sums.device)
+    count = sums.sum(dim=1, dtype=torch.int64) // WEIGHT  # the memberships of a cell add up to 255
     vectors.count.copy_(count)
-    vectors.base.copy_(base)
+    vectors.base.copy_(torch.from_numpy(totals / max(int(totals.sum()), 1)))
     vectors.pseudocount.fill_(pseudocount)
-    for some in torch.arange(len(sums), device=sums.device).split(65_536):  # float64 of some peaks at a time
-        around = sums[some].double() / WEIGHT - count[some, None] * base
-        vectors.weight[some] = (around / (count[some, None] + pseudocount)).float()
+    around = torch.div(sums, WEIGHT, out=vectors.weight)
+    around.addcmul_(vectors.count[:, None], vectors.base, value=-1)
+    around.div_(vectors.count[:, None] + pseudocount)
     return vectors
 
 
 @torch.no_grad()
-def columns_of(vectors: PeakVectors, pattern: sp.csr_matrix, known: np.ndarray, device: torch.device) -> np.ndarray:
-    """Columns of cells, float32 (n_cells, width); cells of which something is known are left out of the vectors."""
-    found = np.empty((pattern.shape[0], len(vectors.base)), np.float32)
+def columns_of(
+    blocks: list[PeakVectors], pattern: sp.csr_matrix, known: list[np.ndarray], device: torch.device
+) -> list[np.ndarray]:
+    """Columns of cells for each block, float32 (n_cells, width), in one sum over tokens.
+
+    Cells of which something is known (not NaN) are left out of the vectors of that block.
+    """
+    found = [np.empty((pattern.shape[0], len(block.base)), np.float32) for block in blocks]
+    is_known = np.stack([~np.isnan(each[:, 0]) for each in known], axis=1)
+    for kind in np.unique(is_known, axis=0):
+        rows = np.flatnonzero((is_known == kind).all(axis=1))
+        cells = pattern if len(rows) == len(is_known) else pattern[rows]
+        tables = [block.left_out_table() if there else block.weight for block, there in zip(blocks, kind, strict=True)]
+        table = torch.cat(tables, dim=1)
+        sums = np.concatenate([add_up(table, *part).cpu().numpy() for part in in_chunks(cells, device)])
+        sums /= np.sqrt(np.diff(cells.indptr)).astype(np.float32)[:, None]
+        at = 0
+        for i, (block, there) in enumerate(zip(blocks, kind, strict=True)):
+            width = len(block.base)
+            columns = sums[:, at : at + width]
+            if there:
+                columns = columns - sums[:, at + width, None] * (known[i][rows] - block.base.cpu().numpy())
+            found[i][rows] = columns
+            at += width + there
+    return found
+
+
+def in_chunks(pattern: sp.csr_matrix, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Packed tokens of cells, some millions at a time."""
     block = pattern.indptr.astype(np.int64) // CHUNK_TOKENS
     edges = np.unique([*np.searchsorted(block, np.arange(block[-1] + 1)), pattern.shape[0]])
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        ids, offsets, _ = packed(pattern[start:stop], device)
-        part = torch.from_numpy(known[start:stop].astype(np.float32)).to(device)
-        found[start:stop] = vectors(ids, offsets, part).cpu().numpy()
-    return found
+    for start, stop in pairwise(edges):
+        low, high = pattern.indptr[start], pattern.indptr[stop]
+        ids = torch.from_numpy(pattern.indices[low:high].astype(np.int32, copy=False))
+        offsets = torch.from_numpy((pattern.indptr[start : stop + 1] - low).astype(np.int32))
+        yield ids.to(device), offsets.to(device)
 
 
 def counted_labels(hashes: np.ndarray, labels: np.ndarray, usable: np.ndarray) -> CountedCells:
     """Cells that were counted for vectors of labels."""
     rows = np.flatnonzero(usable & (labels >= 0))
     dtype = np.uint8 if labels.max(initial=0) < 256 else np.uint16
-    return CountedCells.of(hashes[rows], labels[rows, None].astype(dtype), np.full((len(rows), 1), WEIGHT, np.uint8))
+    codes, weights = labels[rows, None].astype(dtype), np.zeros((len(rows), 0), np.uint8)
+    return CountedCells.of(hashes[rows], codes, weights)
 
 
 def _label_codes(data: TrainingData) -> tuple[list[str], np.ndarray | None]:
@@ -373,13 +483,12 @@ def _drop_rare_peaks(data: TrainingData, min_cells: int, processes: Processes) -
         data.peaks = PeakVocabulary(data.peaks.intervals[kept].reset_index(drop=True), data.peaks.genome)
 
 
-def _sample(data: TrainingData, most: int, objective: str, rng: np.random.Generator) -> Sample:
-    train, held = draw(data.train, most, rng), draw(data.held, max(most // 4, 1), rng)
-    rows = np.concatenate([train, held])
-    expression = None if data.target is None else data.target[rows]
-    sample = Sample(rows, len(train), data.pattern[rows], expression)
-    usable = _usable(sample.pattern, expression, objective)
-    return sample if usable.all() else sample.keep(usable)
+def _sample(data: TrainingData, most: int, rng: np.random.Generator) -> list[Cells]:
+    """Training and validation cells that clusters and readouts are fitted on."""
+    most = min(most, max(int(SAMPLE_ENTRIES / max(data.pattern.mean_entries(), 1)), MIN_SAMPLE))
+    drawn = draw(data.train, most, rng), draw(data.held, max(most // 2, 1), rng)
+    parts = [Cells(rows, data.pattern[rows]) for rows in drawn]
+    return [part.keep(np.diff(part.pattern.indptr) > 0) for part in parts]
 
 
 def _usable(pattern: sp.csr_matrix, expression: sp.csr_matrix | None, objective: str) -> np.ndarray:
@@ -390,23 +499,9 @@ def _usable(pattern: sp.csr_matrix, expression: sp.csr_matrix | None, objective:
     return usable
 
 
-def _scored(sample: Sample, objective: str) -> sp.csr_matrix:
-    """What components are of."""
-    if sample.expression is None:
-        return sample.pattern
-    return log_normalise(sample.expression) if objective == "counts" else sample.expression
-
-
-def _components(sample: Sample, objective: str, rng: np.random.Generator, device: torch.device) -> Components:
-    check_split(np.arange(sample.n_train), np.arange(len(sample.rows) - sample.n_train), len(sample.rows))
-    cells = _scored(sample, objective)[: sample.n_train]
-    if sample.expression is None:
-        return semantic_components(cells, N_COMPONENTS, rng, device)
-    return expression_components(cells, N_COMPONENTS, rng, device)
-
-
 def _count(
     data: TrainingData,
+    parts: list[Cells],
     config: ModelConfig,
     components: Components,
     clusters: Clusters,
@@ -419,39 +514,42 @@ def _count(
     """The pass over all cells."""
     n_genes = dict.fromkeys(profile_units(config.objective), 0 if data.target is None else data.target.shape[1])
     n_cells = data.pattern.shape[0]
-    n_kept = clusters.n_kept
-    statistics = Statistics(
-        n_cells, len(data.peaks), config.dim, n_labels, n_kept=n_kept, n_genes=n_genes, device=device
-    )
+    options = {"n_kept": clusters.n_kept, "n_genes": n_genes, "device": device}
+    statistics = Statistics(n_cells, len(data.peaks), config.dim, n_labels, **options)
     keys = peak_keys(data.peaks)
     is_held = np.zeros(n_cells, bool)
     is_held[data.held] = True
     is_either = is_held.copy()
     is_either[data.train] = True
-    blocks = processes.mine(list(in_blocks(data.pattern)))
+    # What the sample holds need not be read once more
+    wanted = [data.train, data.held]
+    whole = all(len(part.rows) == len(rows) for part, rows in zip(parts, wanted, strict=True))
+    blocks = processes.mine(_blocks_of(parts) if whole else [(None, block) for block in in_blocks(data.pattern)])
     done = state.load(statistics)
-    with tqdm(total=sum(b.stop - b.start for b in blocks), desc="Measuring", unit=" cells", disable=not settings.progress) as bar:
-        for number, block in enumerate(blocks):
+    with tqdm(total=n_cells, desc="Measuring", unit=" cells", disable=not settings.progress) as bar:
+        for number, (part, block) in enumerate(blocks):
             bar.update(block.stop - block.start)
             if number < done:
                 continue
-            rows = np.arange(block.start, block.stop)
-            pattern = data.pattern[rows]
+            rows = np.arange(block.start, block.stop) if part is None else part.rows[block]
+            pattern = data.pattern[rows] if part is None else _slice(part.pattern, block)
             expression = None if data.target is None else data.target[rows]
             usable = _usable(pattern, expression, config.objective) & is_either[rows]
             if not usable.all():
                 rows, pattern = rows[usable], pattern[usable]
                 expression = None if expression is None else expression[usable]
             if len(rows):
-                part = Sample(rows, len(rows), pattern, expression)
+                scored = pattern
+                if expression is not None:
+                    scored = log_normalise(expression) if config.objective == "counts" else expression
                 statistics.add(
                     rows,
                     pattern,
-                    clusters.memberships(components.scores(_scored(part, config.objective))),
+                    clusters.memberships(components.scores(scored)),
                     keys=keys,
                     is_held=is_held[rows],
                     labels=None if labels is None else labels[rows],
-                    expression=None if expression is None else whole_numbers(expression, config.objective),
+                    expression=None if expression is None else whole_numbers(expression, scored, config.objective),
                 )
             state.save(statistics, number + 1)
     statistics.set(processes.add_up(statistics.arrays()))
@@ -459,17 +557,21 @@ def _count(
     return statistics
 
 
-def _vocabulary(
-    data: TrainingData, statistics: Statistics, sample: Sample, *, keep_vocabulary: bool
-) -> tuple[PeakVocabulary, Sample]:
-    """Peaks that are open in a counted cell; the statistics and the sample are brought to these."""
-    count = statistics.memberships[:, :, : statistics.dim].sum(dim=(0, 2)).cpu().numpy()
-    kept = np.flatnonzero(count)
-    if keep_vocabulary or len(kept) == len(count):
-        return data.peaks, sample
-    statistics.memberships = statistics.memberships[:, torch.from_numpy(kept).to(statistics.memberships.device)]
-    peaks = PeakVocabulary(data.peaks.intervals.iloc[kept].reset_index(drop=True), data.peaks.genome)
-    return peaks, replace(sample, pattern=sample.pattern[:, kept])
+def _blocks_of(parts: list[Cells]) -> list[tuple[Cells, slice]]:
+    """Slices of cells in memory."""
+    found = []
+    for part in parts:
+        block = part.pattern.indptr[:-1].astype(np.int64) // BLOCK_ENTRIES
+        edges = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1] + 1)) if len(block) else []
+        found += [(part, slice(int(start), int(stop))) for start, stop in pairwise(edges)]
+    return found
+
+
+def _slice(pattern: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
+    """Rows that lie together, without a copy."""
+    low, high = pattern.indptr[rows.start], pattern.indptr[rows.stop]
+    part = pattern.data[low:high], pattern.indices[low:high], pattern.indptr[rows.start : rows.stop + 1] - low
+    return sp.csr_matrix(part, shape=(rows.stop - rows.start, pattern.shape[1]))
 
 
 def label_statistics(

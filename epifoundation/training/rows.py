@@ -16,8 +16,9 @@ from ..tokens import open_peaks
 
 MAX_GAP = 64  # rows that are read and dropped rather than begun anew behind them
 MAX_OPEN = 16  # files at a time
+RUN = 1024  # rows that are read at a time
 BLOCK_CELLS = 16_384
-BLOCK_ENTRIES = 8_000_000
+BLOCK_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,19 @@ class Rows:
             there = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)] - first
             if len(there):
                 cuts = np.flatnonzero(np.diff(there) > MAX_GAP) + 1
-                parts += [self._read(i, run) for run in np.split(there, cuts)]
-        read = parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")
+                for run in np.split(there, cuts):
+                    parts += [self._read(i, part) for part in np.split(run, np.arange(RUN, len(run), RUN))]
+        read = parts[0] if len(parts) == 1 else _stacked(parts)
         if (order == np.arange(len(order))).all():
             return read
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
         return read[back]
+
+    def mean_entries(self) -> float:
+        """Values that a row has on average."""
+        n = sum(self._source(i).n_entries(piece.layer) for i, piece in enumerate(self.pieces))
+        return n / max(self.shape[0], 1)
 
     def bounds(self) -> np.ndarray:
         """Rows at which blocks begin that fit into memory, and the end; a block is of one source."""
@@ -136,6 +143,15 @@ class Rows:
         return as_pattern(found) if self.change is None else found
 
 
+def _stacked(parts: list[sp.csr_matrix]) -> sp.csr_matrix:
+    """Rows of one after those of the other; scipy's own looks at each index several times."""
+    sizes = [np.diff(part.indptr) for part in parts]
+    indptr = np.concatenate([[0], *sizes]).cumsum()
+    indptr = indptr.astype(np.int32 if indptr[-1] < 2**31 else np.int64)
+    data, indices = (np.concatenate([getattr(part, name) for part in parts]) for name in ("data", "indices"))
+    return sp.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, parts[0].shape[1]))
+
+
 class _Names:
     """Names of the cells of a run, which only an error reads."""
 
@@ -157,7 +173,7 @@ def as_pattern(rows: sp.csr_matrix) -> sp.csr_matrix:
 
 def as_float(rows: sp.csr_matrix) -> sp.csr_matrix:
     """Values as they are."""
-    return rows.astype(np.float32)
+    return rows.astype(np.float32, copy=False)
 
 
 def in_blocks(rows: Rows) -> Iterator[slice]:

@@ -6,19 +6,20 @@ the last bit, in whatever blocks, files and processes the cells come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
-from ..counted import WEIGHT, hash_tokens
+from ..counted import WEIGHT, dense, hash_tokens
 from ..nn import add_up
-from .components import log_normalise
+from .components import with_values
 
 FIXED = 2.0**16  # units of expression that is not counts
 TRAIN, HELD = 0, 1
+MAX_RECENT = 2**24 // WEIGHT
 
 
 class Statistics:
@@ -45,7 +46,7 @@ class Statistics:
     ----------
     memberships
         Sum of the memberships of the cells in which each peak is open, int32 (2, n_peaks, dim + n_labels), in units of
-        1 / 255; of training cells and of validation cells.
+        1 / 255; of training cells and of validation cells. Recent cells are summed in float32 first, see `recent`.
     totals
         Sum of the memberships of all cells, int64 (2, dim + n_labels).
     profiles
@@ -67,12 +68,14 @@ class Statistics:
         device: torch.device,
     ) -> None:
         self.dim, self.n_labels = dim, n_labels
-        self.memberships = torch.zeros(2, n_peaks, dim + n_labels, dtype=torch.int32, device=device)
+        self.recent = torch.zeros(2, n_peaks, dim + n_labels, device=device)
+        self.older: torch.Tensor | None = None
+        self.n_recent = 0
         self.totals = np.zeros((2, dim + n_labels), np.int64)
         self.profiles = {name: np.zeros((dim, n)) for name, n in n_genes.items()}
         self.hashes = np.zeros(n_cells, np.uint64)
         self.codes = np.zeros((n_cells, n_kept), np.uint8 if dim <= 256 else np.uint16)
-        self.weights = np.zeros((n_cells, n_kept), np.uint8)
+        self.weights = np.zeros((n_cells, max(n_kept - 1, 0)), np.uint8)
         self.usable = np.zeros(n_cells, bool)
 
     def add(
@@ -109,23 +112,61 @@ class Statistics:
         self.hashes[rows] = hash_tokens(pattern.indices, pattern.indptr, keys)
         self.codes[rows], self.weights[rows], self.usable[rows] = codes, weights, True
         known = np.zeros((len(rows), self.dim + self.n_labels), dtype=np.float32)
-        known[np.arange(len(rows))[:, None], codes] = weights
+        known[:, : self.dim] = dense(codes, weights, self.dim, unit=1)
         if labels is not None:
             labelled = np.flatnonzero(labels >= 0)
             known[labelled, self.dim + labels[labelled]] = WEIGHT
+        self._make_room(len(rows))
         for part, inside in ((TRAIN, np.flatnonzero(~is_held)), (HELD, np.flatnonzero(is_held))):
             if len(inside):
-                self.totals[part] += known[inside].sum(axis=0, dtype=np.float64).astype(np.int64)
-                there = pattern if len(inside) == len(rows) else pattern[inside]
-                self.memberships[part] += _by_peak(there, known[inside], self.memberships.device)
-        if not expression:
-            return
-        indptr = np.arange(0, codes.size + 1, codes.shape[1])
-        clusters = sp.csr_matrix(
-            (weights.ravel().astype(np.float64), codes.ravel().astype(np.int32), indptr), shape=(len(rows), self.dim)
-        )
-        for name, values in expression.items():
-            self.profiles[name] += (clusters.T @ values).toarray()
+                whole = len(inside) == len(rows)
+                there = known if whole else known[inside]
+                self.totals[part] += there.sum(axis=0, dtype=np.float64).astype(np.int64)
+                self.recent[part] += _by_peak(pattern if whole else pattern[inside], there, self.recent.device)
+        if expression:
+            clusters = sp.csr_matrix(known[:, : self.dim], dtype=np.float64).T.tocsr()
+            names = list(expression)
+            # Two profiles have their values in the same places: one product of complex numbers is both
+            both = expression[names[0]]
+            if len(names) > 1:
+                both = with_values(both, both.data + 1j * expression[names[1]].data)
+            found = (clusters @ both).toarray()
+            for name, part in zip(names, (found.real, found.imag), strict=False):
+                self.profiles[name] += part
+
+    @property
+    def memberships(self) -> torch.Tensor:
+        """Sums of all cells so far."""
+        recent = self.recent.int()
+        return recent if self.older is None else recent.add_(self.older)
+
+    def sums(self, parts: Sequence[int]) -> torch.Tensor:
+        """Sums of training cells, of validation cells or of both, int32 (n_peaks, dim + n_labels)."""
+        total = self.recent[parts[0]].int()
+        for part in parts[1:]:
+            total += self.recent[part].int()
+        if self.older is not None:
+            for part in parts:
+                total += self.older[part]
+        return total
+
+    def is_open(self) -> np.ndarray:
+        """Peaks that are open in a counted cell, boolean (n_peaks,)."""
+        found = self.recent[:, :, : self.dim].amax(dim=(0, 2)) > 0
+        if self.older is not None:
+            found |= self.older[:, :, : self.dim].amax(dim=(0, 2)) > 0
+        return found.cpu().numpy()
+
+    def forget(self) -> None:
+        """Let go of the sums over peaks."""
+        self.recent, self.older = self.recent[:, :0], None
+
+    def _make_room(self, n_cells: int) -> None:
+        """Sums of at most 2^24 / 255 cells are exact in float32: move them to whole numbers before there are more."""
+        if self.n_recent + n_cells > MAX_RECENT:
+            self.older, self.n_recent = self.memberships, 0
+            self.recent.zero_()
+        self.n_recent += n_cells
 
     def arrays(self) -> dict[str, Any]:
         """All sums by name: tensors and arrays that add up over parts of the data."""
@@ -135,16 +176,22 @@ class Statistics:
 
     def set(self, arrays: Mapping[str, Any]) -> None:
         """Take over what :meth:`arrays` gave."""
+        self.older, self.n_recent = torch.as_tensor(arrays["memberships"]).to(self.recent.device), 0
+        self.recent.zero_()
         for name, there in self.arrays().items():
-            there[...] = torch.as_tensor(arrays[name]) if isinstance(there, torch.Tensor) else arrays[name]
+            if name != "memberships":
+                there[...] = arrays[name]
 
 
-def whole_numbers(rows: sp.csr_matrix, objective: str) -> dict[str, sp.csr_matrix]:
-    """Expression of cells as what profiles are sums of, float64 in whole numbers: by name, as the objective has it."""
+def whole_numbers(rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str) -> dict[str, sp.csr_matrix]:
+    """Expression of cells as what profiles are sums of, float64 in whole numbers: by name, as the objective has it.
+
+    `normalised`: for counts, ``log1p`` of counts per 10,000.
+    """
     if objective != "counts":
         unit = 1.0 if objective == "binary" else FIXED
         return {objective: _rounded(rows, unit)}
-    return {"counts": rows.astype(np.float64), "measured": _rounded(log_normalise(rows), FIXED)}
+    return {"counts": with_values(rows, rows.data.astype(np.float64)), "measured": _rounded(normalised, FIXED)}
 
 
 def profile_units(objective: str) -> dict[str, float]:
@@ -155,16 +202,13 @@ def profile_units(objective: str) -> dict[str, float]:
 
 
 def _rounded(rows: sp.csr_matrix, unit: float) -> sp.csr_matrix:
-    rows = rows.astype(np.float64)
-    np.rint(rows.data * unit, out=rows.data)
-    return rows
+    values = rows.data.astype(np.float64)
+    values *= unit
+    return with_values(rows, np.rint(values, out=values))
 
 
 def _by_peak(pattern: sp.csr_matrix, known: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Sum of what is known of the cells in which each peak is open, int32 (n_peaks, width).
-
-    Exact: a block holds fewer than 2^16 cells, and sums of as many whole numbers up to 255 are below 2^24.
-    """
+    """Sum of what is known of the cells in which each peak is open, float32 (n_peaks, width)."""
     turned = pattern.tocsc()
     ids, offsets = (torch.from_numpy(a.astype(np.int32, copy=False)).to(device) for a in (turned.indices, turned.indptr))
-    return add_up(torch.from_numpy(known).to(device), ids, offsets).int()
+    return add_up(torch.from_numpy(known).to(device), ids, offsets)

@@ -10,10 +10,10 @@ from epifoundation import ModelConfig
 from epifoundation.nn import Network, Sizes, adapt, blend, merge
 
 N_PEAKS = 3000
+OF_PAPER = {"decoder": "query", "objective": "binary"}
 CONFIGS = {
-    "set": ModelConfig(dim=32, n_heads=2),
-    "seeds": ModelConfig(dim=32, n_heads=2, n_seeds=3),
-    "paper": ModelConfig(encoder="transformer", dim=32, n_heads=2, n_layers=2, decoder="query", objective="binary"),
+    "linear": ModelConfig(encoder="transformer", dim=32, n_heads=2, n_layers=1),
+    "paper": ModelConfig(encoder="transformer", dim=32, n_heads=2, n_layers=2, **OF_PAPER),
 }
 IDS, OFFSETS = torch.arange(60) * 37 % N_PEAKS, torch.tensor([0, 10, 25, 60])
 
@@ -21,9 +21,7 @@ IDS, OFFSETS = torch.arange(60) * 37 % N_PEAKS, torch.tensor([0, 10, 25, 60])
 @pytest.fixture(params=CONFIGS, ids=str)
 def network(request):
     torch.manual_seed(0)
-    config = CONFIGS[request.param]
-    n_chromosomes = 3 if config.encoder == "transformer" else 0
-    return Network(config, Sizes(N_PEAKS, 40, n_batches=2, n_chromosomes=n_chromosomes)).eval()
+    return Network(CONFIGS[request.param], Sizes(N_PEAKS, 40, n_batches=2, n_chromosomes=3)).eval()
 
 
 def answers(network):

@@ -1,4 +1,4 @@
-"""Configurations: round trip, unknown keys, impossible values."""
+"""Configurations: round trip, unknown keys, impossible values, and options that have no meaning."""
 
 import json
 
@@ -7,21 +7,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epifoundation import ModelConfig, TrainingConfig
+from epifoundation.nn.config import FORMAT_1, MEASURED
 
-
-@given(
-    st.builds(
-        lambda heads, width, **rest: ModelConfig(n_heads=heads, dim=heads * width, **rest),
-        heads=st.integers(1, 8),
-        width=st.integers(1, 8),
-        n_seeds=st.integers(1, 4),
-        n_layers=st.integers(0, 3),
-        dropout=st.floats(0, 0.9),
-        objective=st.sampled_from(["counts", "binary", "gaussian", "peaks"]),
-    )
+OBJECTIVES = st.sampled_from(["counts", "binary", "gaussian", "peaks"])
+SETS = st.builds(ModelConfig, dim=st.none() | st.integers(1, 300), objective=OBJECTIVES)
+TRANSFORMERS = st.builds(
+    lambda heads, width, **rest: ModelConfig(
+        encoder="transformer", n_heads=heads, dim=heads * width, **rest
+    ),
+    heads=st.integers(1, 8),
+    width=st.integers(1, 8),
+    n_layers=st.integers(1, 3),
+    dropout=st.floats(0, 0.9),
+    objective=OBJECTIVES,
+    decoder=st.sampled_from(["linear", "query"]),
+    max_peaks=st.none() | st.integers(1, 20_000),
 )
+
+
+@given(SETS | TRANSFORMERS)
 def test_json_round_trip(config):
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_defaults_of_a_transformer_are_filled_in_and_a_set_encoder_has_none():
+    transformer = ModelConfig(encoder="transformer")
+    assert (transformer.dim, transformer.n_heads, transformer.n_layers) == (128, 2, 2)
+    assert transformer.dropout == 0.1
+    assert not transformer.is_measured
+    measured = ModelConfig()
+    assert measured.is_measured
+    assert {measured.dim, measured.n_heads, measured.n_layers, measured.dropout} == {None}
 
 
 @pytest.mark.parametrize(
@@ -30,10 +46,14 @@ def test_json_round_trip(config):
         ({"width": 3}, r"Unknown configuration keys \['width'\]"),
         ({"encoder": "rnn"}, "Unknown encoder 'rnn'"),
         ({"objective": "mse"}, "Unknown objective 'mse'"),
-        ({"dim": 10, "n_heads": 4}, "divisible"),
+        ({"encoder": "transformer", "dim": 10, "n_heads": 4}, "divisible"),
         ({"dim": 0}, "`dim` must be an integer of at least 1"),
-        ({"n_layers": 1.5}, "`n_layers`"),
-        ({"dropout": 1.0}, "`dropout`"),
+        ({"dim": True}, "`dim` must be an integer of at least 1"),
+        ({"encoder": "transformer", "n_layers": 1.5}, "`n_layers`"),
+        ({"encoder": "transformer", "n_layers": 0}, "`n_layers` must be an integer of at least 1"),
+        ({"encoder": "transformer", "n_heads": 0}, "`n_heads` must be an integer of at least 1"),
+        ({"encoder": "transformer", "dropout": 1.0}, "`dropout`"),
+        ({"values": True}, "`values` needs `decoder='query'`"),
     ],
 )
 def test_impossible_models_are_refused(values, said):
@@ -42,8 +62,94 @@ def test_impossible_models_are_refused(values, said):
 
 
 @pytest.mark.parametrize(
-    "values", [{"max_epochs": 0}, {"lr": -1.0}, {"peak_dropout": 1.5}, {"batch_size": None}, {"max_epochs": 1.5}]
+    ("name", "value"),
+    [
+        ("n_heads", 2),
+        ("n_layers", 0),
+        ("dropout", 0.0),
+        ("feedforward", 64),
+        ("max_peaks", 100),
+        ("decoder", "query"),
+    ],
+)
+def test_options_of_the_transformer_are_refused_for_the_set_encoder(name, value):
+    with pytest.raises(ValueError, match=f"`{name}=.*has no meaning for the encoder 'set'"):
+        ModelConfig(**{name: value})
+
+
+def test_options_of_version_0_1_say_what_to_use():
+    with pytest.raises(ValueError, match="`n_seeds` is not an option of ModelConfig any more"):
+        ModelConfig(n_seeds=2)
+    with pytest.raises(ValueError, match="`adversarial` is not an option .*pass `batch_key=`"):
+        TrainingConfig(adversarial=0.1)
+
+
+def test_configurations_of_format_1():
+    """Set encoders that were trained are read, but for those with attention; transformers stay."""
+    old = {"encoder": "set", "dim": 64, "n_heads": 0, "n_layers": 2, "dropout": 0.1, "n_seeds": 1}
+    read = ModelConfig.from_dict(old, format_version=1)
+    assert (read.encoder, read.dim, read.n_layers) == (FORMAT_1, 64, 2)
+    assert not read.is_measured
+    assert ModelConfig.from_dict(read.to_dict()) == read
+    for change in ({"n_heads": 2}, {"n_seeds": 3}):
+        with pytest.raises(ValueError, match="A set encoder with attention .* is not read any more"):
+            ModelConfig.from_dict(old | change, format_version=1)
+    paper = ModelConfig.preset("paper")
+    there = paper.to_dict() | {"n_seeds": 1}
+    assert ModelConfig.from_dict(there, format_version=1) == paper
+    with pytest.raises(ValueError, match=r"Unknown configuration keys \['n_seeds'\]"):
+        ModelConfig.from_dict(there)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_epochs": 0},
+        {"lr": -1.0},
+        {"peak_dropout": 1.5},
+        {"batch_size": None},
+        {"max_epochs": 1.5},
+        {"sample": 9},
+        {"softness": 0.0},
+        {"pseudocount": 0.5},
+        {"landmarks": 0},
+        {"landmarks": 10.0},
+        {"softness": float("nan")},
+    ],
 )
 def test_impossible_training_is_refused(values):
     with pytest.raises(ValueError, match=f"`{next(iter(values))}` must be an? (integer|number) between"):
         TrainingConfig(**values)
+
+
+def test_balanced_genes_need_cells_that_are_not_pooled():
+    with pytest.raises(ValueError, match="pass `n_neighbors=1`, not 15"):
+        TrainingConfig(balanced_genes=10)
+
+
+def test_each_kind_of_model_refuses_the_options_of_the_other():
+    measured, trained = ModelConfig(), ModelConfig(encoder="transformer")
+    TrainingConfig().check(measured)
+    TrainingConfig().check(trained)
+    of_set = {"sample": 100, "softness": 1.0, "pseudocount": 2.0, "landmarks": 50}
+    assert of_set.keys() == set(MEASURED)
+    TrainingConfig(**of_set).check(measured)
+    for name, value in of_set.items():
+        with pytest.raises(ValueError, match=f"`{name}=.*has no meaning here: it is for the set"):
+            TrainingConfig(**{name: value}).check(trained)
+    for options in ({"max_epochs": 3}, {"lr": 0.1}, {"n_neighbors": 1}, {"warm_start": False}):
+        TrainingConfig(**options).check(trained)
+        name = next(iter(options))
+        with pytest.raises(ValueError, match=f"`{name}=.*has no meaning here: the set encoder is"):
+            TrainingConfig(**options).check(measured)
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_presets_are_made_for_each_other(name):
+    TrainingConfig.preset(name).check(ModelConfig.preset(name))
+
+
+def test_unknown_presets():
+    for kind in (ModelConfig, TrainingConfig):
+        with pytest.raises(ValueError, match="Unknown preset 'huge'"):
+            kind.preset("huge")

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Multinomial
 
-from epifoundation.nn import ExpressionHead, LabelHead, PeakHead, conformal_scores
+from epifoundation.nn import (
+    ExpressionHead,
+    LabelHead,
+    MeasuredPeakHead,
+    PeakHead,
+    PeakVectors,
+    conformal_scores,
+)
 
 EMBEDDING = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
 
@@ -73,6 +80,54 @@ def test_peak_loss_is_the_mean_over_held_out_peaks():
     expected = -made(EMBEDDING).log_softmax(-1)[rows, ids].mean()
     torch.testing.assert_close(made.loss(EMBEDDING, ids, rows), expected)
     assert made.loss(EMBEDDING, ids[:0], rows[:0]) == 0
+
+
+def test_columns_for_labels_are_not_read():
+    with_labels = torch.cat([EMBEDDING, torch.full((5, 3), 9.0)], dim=1)
+    for made in (head("counts"), PeakHead(8, 20, 2).requires_grad_(False)):
+        torch.testing.assert_close(made(with_labels), made(EMBEDDING))
+
+
+def clusters_of(seed, n_cells=400, n_peaks=30, n_clusters=4):
+    """Peaks that are open by cluster, and their vectors measured on the clusters, without shrinkage."""
+    generator = torch.Generator().manual_seed(seed)
+    code = torch.randint(n_clusters, (n_cells,), generator=generator)
+    rate = torch.rand(n_clusters, n_peaks, generator=generator) * 0.8 + 0.1
+    is_open = torch.rand(n_cells, n_peaks, generator=generator) < rate[code]
+    known = torch.eye(n_clusters)[code]
+    vectors = PeakVectors(n_peaks, n_clusters)
+    vectors.base.copy_(known.mean(dim=0))
+    vectors.count.copy_(is_open.sum(dim=0))
+    summed = is_open.float().T @ (known - vectors.base)
+    vectors.weight.copy_(summed / vectors.count[:, None])
+    return vectors, is_open, code
+
+
+def test_a_cell_has_the_rates_of_peaks_in_its_clusters_by_its_memberships():
+    """Where means are not shrunken, logits are those of a mixture of the rates in the clusters."""
+    vectors, is_open, code = clusters_of(0)
+    made = MeasuredPeakHead(vectors)
+    assert not made.state_dict()  # no weights: the vectors are those of the encoder
+    rates = torch.stack([is_open[code == cluster].float().mean(dim=0) for cluster in range(4)])
+    mixed = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.2, 0.3, 0.1, 0.4]])
+    for memberships in (torch.eye(4), mixed):
+        expected = memberships @ rates
+        with_labels = torch.cat([memberships, torch.full((len(memberships), 3), 9.0)], dim=1)
+        found = made(with_labels).softmax(dim=1)
+        expected = expected / expected.sum(dim=1, keepdim=True)
+        torch.testing.assert_close(found, expected, atol=0, rtol=0.02)
+    base = made(vectors.base[None]).softmax(dim=1)[0]
+    often = is_open.sum(dim=0) + 1
+    torch.testing.assert_close(base, often / often.sum(), atol=1e-5, rtol=1e-4)
+
+
+def test_a_peak_that_was_never_open_in_a_cluster_may_be_open_in_a_cell_of_it():
+    vectors, _, _ = clusters_of(0)
+    vectors.weight[3] = -vectors.base  # of all clusters none has it
+    found = MeasuredPeakHead(vectors)(torch.eye(4))
+    assert found.isfinite().all()
+    expected = torch.log(0.02 * (vectors.count[3] + 1)).expand(4)
+    torch.testing.assert_close(found[:, 3], expected)
 
 
 def test_temperature_softens_and_keeps_the_order():

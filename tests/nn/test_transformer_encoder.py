@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from epifoundation import ModelConfig
 from epifoundation.nn import Network, Sizes
-from epifoundation.nn.transformer_encoder import CLS, EPS, limit, take
+from epifoundation.nn.packed import take
+from epifoundation.nn.transformer_encoder import CLS, EPS, limit
 
 N_PEAKS = 200
 CELLS = torch.tensor([0, 30, 31, 31, 90, 130])  # one of a single peak, one of none

@@ -1,4 +1,4 @@
-"""``ep.tl.pretrain``: it learns what was planted, repeats itself, refuses nonsense, and survives Ctrl-C."""
+"""``ep.tl.pretrain``: planted truth is found, the same seed gives the same model, bad input is refused, Ctrl-C is survived."""
 
 import signal
 import textwrap
@@ -15,7 +15,13 @@ import torch
 import epifoundation as ep
 from epifoundation._validate import layer_names
 
-SMALL = {"config": ep.ModelConfig(dim=16, n_heads=2), "training": ep.TrainingConfig(max_epochs=2)}
+SMALL = {"config": ep.ModelConfig(dim=16)}
+# Trained by gradient
+TRAINED = {
+    "config": ep.ModelConfig(encoder="transformer", dim=8, n_heads=1, n_layers=1),
+    "training": ep.TrainingConfig(max_epochs=2, batch_size=128),
+}
+BOTH = pytest.mark.parametrize("options", [SMALL, TRAINED], ids=["set", "transformer"])
 
 
 def held_out_pearson(mdata, model, rows):
@@ -38,7 +44,6 @@ def test_expression_of_unseen_cells_is_predicted(objective):
         objective=objective,
         layer="log" if objective == "gaussian" else None,
         config=ep.ModelConfig(dim=32),
-        training=ep.TrainingConfig(max_epochs=10, lr=5e-3),
     )
     assert model.config.objective == objective
     assert held_out_pearson(mdata, model, ~rows) > (0.1 if objective == "binary" else 0.25)
@@ -48,38 +53,46 @@ def test_atac_alone_separates_the_types(simulated):
     from sklearn.neighbors import KNeighborsClassifier
 
     atac = simulated["atac"].copy()
-    training = ep.TrainingConfig(max_epochs=30, lr=5e-3, peak_dropout=0.6)
-    model = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=32), training=training)
+    model = ep.tl.pretrain(atac[:300].copy(), objective="peaks", config=ep.ModelConfig(dim=32))
     assert len(model.genes) == 0
     ep.tl.embed(atac, model)
     X, y = atac.obsm["X_epifoundation"], atac.obs["cell_type"].to_numpy()
     assert KNeighborsClassifier(5).fit(X[:300], y[:300]).score(X[300:], y[300:]) > 0.9
 
 
-def test_the_data_are_not_changed_and_neither_is_the_random_state(mdata):
+@BOTH
+def test_the_data_are_not_changed_and_neither_is_the_random_state(mdata, options):
     atac, rna = mdata["atac"].X.copy(), mdata["rna"].X.copy()
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    ep.tl.pretrain(mdata, **SMALL)
+    ep.tl.pretrain(mdata, **options)
     assert (atac != mdata["atac"].X).nnz == (rna != mdata["rna"].X).nnz == 0
     assert list(mdata["atac"].obsm) == layer_names(mdata["rna"]) == []
     assert torch.equal(torch.get_rng_state(), state[0])
     np.testing.assert_array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
 
 
-def test_the_seed_decides(simulated):
-    a, b, other = (ep.tl.pretrain(simulated, **SMALL, rng=seed) for seed in (3, 3, 4))
+@BOTH
+def test_the_seed_decides(simulated, options):
+    a, b, other = (ep.tl.pretrain(simulated, **options, rng=seed) for seed in (3, 3, 4))
     assert a.revision == b.revision != other.revision
 
 
-def test_validation_by_batch_is_what_it_says(simulated):
-    model = ep.tl.pretrain(simulated, **SMALL, batch_key="batch", validation="batch1")
+@BOTH
+def test_validation_by_batch_is_what_it_says(simulated, options):
+    model = ep.tl.pretrain(simulated, **options, batch_key="batch", validation="batch1")
     n = int((simulated["atac"].obs["batch"] == "batch0").sum())
     assert (model.training["cells"], model.training["validation_cells"]) == (n, simulated.n_obs - n)
     assert model.training["batches"] == ["batch0"]
     assert model.training["validation"] == ["batch1"]
-    assert len(model.training["history"]) == 2
+
+
+def test_a_model_has_losses_if_it_was_trained(simulated):
+    trained, measured = (ep.tl.pretrain(simulated, **options) for options in (TRAINED, SMALL))
+    assert [sorted(epoch) for epoch in trained.training["history"]] == [["train", "validation"]] * 2
+    assert "history" not in measured.training
+    assert measured.training["sampled_cells"] == simulated.n_obs
 
 
 def test_the_formats_of_both_matrices_do_not_matter(simulated):
@@ -99,23 +112,53 @@ def test_peaks_that_are_never_open_are_no_tokens(mdata):
     assert len(fewer.peaks) < len(model.peaks)
 
 
-def test_going_on_from_a_model(simulated, model):
+@pytest.fixture(scope="module")
+def trained(simulated):
+    """A transformer with batches; do not change it."""
+    return ep.tl.pretrain(simulated, **TRAINED, batch_key="batch", genome="hg38")
+
+
+def reordered(simulated):
+    """Genes in another order, ten of them left out, and two thirds of the peaks."""
     other = simulated.copy()
-    other["rna"].var_names = [f"gene{(i * 7) % 40}" for i in range(40)]  # another order
+    other["rna"].var_names = [f"gene{(i * 7) % 40}" for i in range(40)]
     other["rna"].X = simulated["rna"].X[:, [(i * 7) % 40 for i in range(40)]]
-    further = ep.tl.pretrain(
-        other[:, list(other["atac"].var_names[:400]) + list(other["rna"].var_names[:30])].copy(),
-        init=model,
-        training=ep.TrainingConfig(max_epochs=1, lr=1e-5),
-    )
+    return other[:, list(other["atac"].var_names[:400]) + list(other["rna"].var_names[:30])].copy()
+
+
+def test_a_transformer_goes_on_from_its_weights(simulated, trained):
+    options = ep.TrainingConfig(max_epochs=1, lr=1e-5)
+    further = ep.tl.pretrain(reordered(simulated), init=trained, training=options)
+    assert further.config == trained.config
+    assert further.genes.names == trained.genes.names
+    assert further.peaks.same_as(trained.peaks.intervals)
+    # A tiny step away is nearly the same; weights that are drawn anew would point anywhere
+    one, other = (ep.tl.embed(simulated["atac"], m, copy=True).obsm["X_epifoundation"] for m in (trained, further))
+    assert ((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).min() > 0.9
+    adapted = ep.tl.pretrain(simulated["atac"], init=trained, objective="peaks", training=options)
+    assert adapted.genes.names == trained.genes.names
+
+
+def test_a_set_encoder_is_measured_anew_with_the_vocabulary_of_another(simulated, model):
+    other = reordered(simulated)
+    further = ep.tl.pretrain(other, init=model)
     assert further.config == model.config
-    assert further.genes.names == model.genes.names
     assert further.peaks.same_as(model.peaks.intervals)
-    # A tiny step away from a trained model is about as good as it, a fresh one would not be.
-    rows = np.arange(simulated.n_obs)
-    assert held_out_pearson(simulated, further, rows) > 0.95 * held_out_pearson(simulated, model, rows)
-    adapted = ep.tl.pretrain(simulated["atac"], init=model, objective="peaks", training=ep.TrainingConfig(max_epochs=1))
-    assert adapted.genes.names == model.genes.names
+    assert further.genes.names == [name for name in model.genes.names if name in set(other["rna"].var_names)]
+    ep.tl.embed(other, further)
+    measured = np.log1p(other["rna"].X.toarray())
+    assert ep.metrics.pearson_per_gene(measured, other["rna"].layers["epifoundation"]) > 0.3
+    same = ep.tl.pretrain(simulated, init=model, batch_key="batch", label_key="cell_type", genome="hg38")
+    assert same.revision == model.revision
+
+
+def test_the_vocabulary_of_another_model_serves_for_atac_alone(simulated, model, tmp_path):
+    alone = ep.tl.pretrain(simulated["atac"], init=model, objective="peaks", checkpoint=tmp_path / "model")
+    assert (alone.config.objective, len(alone.genes)) == ("peaks", 0)
+    assert alone.peaks.same_as(model.peaks.intervals)
+    atac = simulated["atac"].copy()
+    ep.tl.embed(atac, tmp_path / "model")
+    assert list(atac.obsm) == ["X_epifoundation"]
 
 
 def test_labels_become_a_calibrated_head(simulated, model):
@@ -132,9 +175,7 @@ def test_labels_become_a_calibrated_head(simulated, model):
 
 def test_two_labels_make_a_head(simulated):
     two = simulated[simulated["atac"].obs["cell_type"].isin(["type0", "type1"]).to_numpy()].copy()
-    model = ep.tl.pretrain(
-        two, config=ep.ModelConfig(dim=32), training=ep.TrainingConfig(max_epochs=20), label_key="cell_type"
-    )
+    model = ep.tl.pretrain(two, config=ep.ModelConfig(dim=32), label_key="cell_type")
     ep.tl.embed(two, model)
     assert (
         ep.metrics.accuracy(
@@ -144,18 +185,22 @@ def test_two_labels_make_a_head(simulated):
     )
 
 
-def test_cells_without_anything_to_learn_are_left_out_with_a_warning(mdata):
+@BOTH
+def test_cells_without_anything_to_learn_are_left_out_with_a_warning(mdata, options):
     for name, rows in (("atac", [0, 1]), ("rna", [2])):
         keep = ~np.isin(np.arange(400), rows)
         mdata[name].X = sp.diags(keep.astype(np.float32), format="csr") @ mdata[name].X
     with pytest.warns(UserWarning, match="3 of 400 cells have no open peak or no RNA"):
-        model = ep.tl.pretrain(mdata, **SMALL)
+        model = ep.tl.pretrain(mdata, **options)
     assert model.training["cells"] + model.training["validation_cells"] == 397
 
 
-def test_going_on_keeps_what_is_predicted_for_the_mean_batch(simulated, model):
-    same = ep.tl.pretrain(simulated, init=model, training=ep.TrainingConfig(max_epochs=1, lr=0.0, weight_decay=0.0))
-    before, after = (ep.tl.embed(simulated, m, copy=True)["rna"].layers["epifoundation"] for m in (model, same))
+def test_going_on_keeps_what_is_predicted_for_the_mean_batch(simulated, trained):
+    same = ep.tl.pretrain(simulated, init=trained, training=ep.TrainingConfig(max_epochs=1, lr=0.0, weight_decay=0.0))
+    embedding = torch.from_numpy(ep.tl.embed(simulated["atac"], trained, copy=True).obsm["X_epifoundation"])
+    # Of the same embedding: running statistics of the encoder move without a step
+    before, after = (m.network.expression.predict(embedding) for m in (trained, same))
+    assert trained.network.expression.batch.abs().max() > 0
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
@@ -165,7 +210,7 @@ def test_going_on_finds_genes_by_identifier(simulated):
     first = ep.tl.pretrain(named, **SMALL)
     by_id = simulated.copy()
     by_id["rna"].var_names = [f"ENSG{i}" for i in range(40)]
-    assert len(ep.tl.pretrain(by_id, init=first, training=SMALL["training"]).genes) == 40
+    assert ep.tl.pretrain(by_id, init=first).genes.names == first.genes.names
     ep.tl.embed(by_id, first)
     assert np.isfinite(by_id["rna"].layers["epifoundation"]).all()
 
@@ -173,9 +218,9 @@ def test_going_on_finds_genes_by_identifier(simulated):
 @pytest.mark.parametrize("objective", ["counts", "peaks"])
 def test_cells_that_lose_their_last_peak_to_the_vocabulary_are_left_out(objective):
     sparse = ep.datasets.simulate_multiome(80, 300, 20, median_fragments=3, rng=0)
-    with pytest.warns(UserWarning, match="left out") if objective == "peaks" else warnings.catch_warnings():
-        model = ep.tl.pretrain(sparse, objective=objective, **SMALL, min_cells=3)
-    assert np.isfinite([epoch["validation"] for epoch in model.training["history"]]).all()
+    with pytest.warns(UserWarning, match="left out|too few to choose"):
+        model = ep.tl.pretrain(sparse, objective=objective, config=ep.ModelConfig(dim=8), min_cells=3)
+    assert all(tensor.isfinite().all() for tensor in model.network.state_dict().values())
     assert model.training["cells"] < 72
 
 
@@ -186,19 +231,20 @@ def test_one_gene_and_few_peaks_are_enough(simulated):
         assert len(ep.tl.pretrain(tiny, **SMALL).genes) == 1
 
 
-def test_it_runs_where_gradients_are_off(simulated):
-    reference = ep.tl.pretrain(simulated, **SMALL)
+@BOTH
+def test_it_runs_where_gradients_are_off(simulated, options):
+    reference = ep.tl.pretrain(simulated, **options)
     with torch.inference_mode():
-        assert ep.tl.pretrain(simulated, **SMALL).revision == reference.revision
+        assert ep.tl.pretrain(simulated, **options).revision == reference.revision
 
 
 # what bad input gets
 
 
 def test_what_cannot_work_is_refused_before_the_training(simulated, model, monkeypatch, tmp_path):
-    import epifoundation.training
+    from epifoundation.training import measure
 
-    monkeypatch.setattr(epifoundation.training, "fit", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(measure, "find_clusters", lambda *args, **kwargs: pytest.fail("began to measure"))
     (tmp_path / "notes.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="holds other files"):
         ep.tl.pretrain(simulated, checkpoint=tmp_path)
@@ -220,9 +266,9 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
     [
         ({"objective": "mse"}, r"`objective` must be one of \['counts', 'binary', 'gaussian', 'peaks'\], got 'mse'"),
         ({"modality": "peaks"}, r"No modality 'peaks'.*`modality=`"),
-        ({"rna_modality": "gex"}, r"No modality 'gex' in the MuData; it has \['atac', 'rna'\].*`rna_modality=`"),
+        ({"rna_modality": "gex"}, r"needs RNA and the data has no modality 'gex' \(`rna_modality=`\)"),
         ({"layer": "counts"}, "No layer 'counts'"),
-        ({"batch_key": "donor"}, r"`batch_key='donor'` is no column of `obs`; there are \['batch', 'cell_type'\]"),
+        ({"batch_key": "donor"}, r"`batch_key='donor'` is no column of `obs` of the data; there are \['batch', 'cell_type'\]"),
         ({"label_key": "donor"}, "`label_key='donor'`"),
         ({"validation": 1.5}, "`validation` must be a fraction"),
         ({"validation": ["batch0"]}, "say with `batch_key=`"),
@@ -268,16 +314,32 @@ def test_bad_data_are_refused(mdata, model):
         ep.tl.pretrain(mdata["atac"], objective="peaks", **SMALL)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"training": ep.TrainingConfig(max_epochs=3)}, "`max_epochs=3` has no meaning here: the set encoder is measured"),
+        ({"training": "paper"}, "has no meaning here: the set encoder is measured in closed form"),
+        ({"training": "finetune"}, "has no meaning here: the set encoder is measured in closed form"),
+        ({"engine": ep.Engine(precision="bfloat16")}, r"`Engine\(precision='bfloat16'\)` has no meaning here"),
+        (TRAINED | {"training": ep.TrainingConfig(softness=1.0)}, "`softness=1.0` has no meaning here: .*'transformer'"),
+    ],
+)
+def test_options_of_the_other_encoder_are_refused(simulated, options, said):
+    with pytest.raises(ValueError, match=said):
+        ep.tl.pretrain(simulated, **(SMALL | options))
+
+
 def test_a_diverging_training_says_so(simulated):
+    options = TRAINED | {"training": ep.TrainingConfig(lr=1e30, max_epochs=2)}
     with pytest.raises(FloatingPointError, match="Lower `lr`"):
-        ep.tl.pretrain(simulated, config=SMALL["config"], training=ep.TrainingConfig(lr=1e30, max_epochs=2))
+        ep.tl.pretrain(simulated, **options)
 
 
 # Ctrl-C
 
 
 def test_an_interrupted_training_gives_the_best_model_so_far(simulated, monkeypatch, tmp_path):
-    from epifoundation.training import Pretraining
+    from epifoundation.paper.pretraining import Pretraining
 
     original, steps = Pretraining.training_step, []
 
@@ -290,18 +352,32 @@ def test_an_interrupted_training_gives_the_best_model_so_far(simulated, monkeypa
     monkeypatch.setattr(Pretraining, "training_step", interrupt)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.warns(RuntimeWarning, match="interrupted after 1 epochs"):
-        model = ep.tl.pretrain(simulated, **SMALL, checkpoint=tmp_path / "last")
+        model = ep.tl.pretrain(simulated, **TRAINED, checkpoint=tmp_path / "last")
     assert signal.getsignal(signal.SIGINT) is handler
     assert model.training["interrupted"]
     assert ep.models.from_pretrained(tmp_path / "last").revision == model.revision
 
 
 def test_an_interruption_before_anything_was_learned_is_raised(simulated, monkeypatch):
-    from epifoundation.training import Pretraining
+    from epifoundation.paper.pretraining import Pretraining
 
     monkeypatch.setattr(Pretraining, "training_step", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        ep.tl.pretrain(simulated, **SMALL)
+        ep.tl.pretrain(simulated, **TRAINED)
+
+
+def test_an_interrupted_measurement_leaves_nothing_at_the_checkpoint(simulated, monkeypatch, tmp_path):
+    from epifoundation.training.statistics import Statistics
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Statistics, "add", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ep.tl.pretrain(simulated, **SMALL, checkpoint=tmp_path / "model")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not list(tmp_path.iterdir())
+    model = ep.tl.pretrain(simulated, **SMALL, checkpoint=tmp_path / "model")
+    assert ep.models.from_pretrained(tmp_path / "model").revision == model.revision
 
 
 @pytest.mark.slow
@@ -315,7 +391,8 @@ def test_a_real_signal_leaves_the_last_checkpoint_usable(simulated, tmp_path, fo
         ep.settings.progress = False
         data = mudata.read_h5mu(sys.argv[1])
         options = ep.TrainingConfig(max_epochs=100_000, patience=100_000)
-        ep.tl.pretrain(data, config=ep.ModelConfig(dim=16), training=options, checkpoint=sys.argv[2])
+        config = ep.ModelConfig(encoder="transformer", dim=8, n_heads=1, n_layers=1)
+        ep.tl.pretrain(data, config=config, training=options, checkpoint=sys.argv[2])
         print("went on")
         """
     )
