@@ -71,7 +71,9 @@ def dense(codes: np.ndarray, weights: np.ndarray, width: int, *, unit: float = 1
 
 def peak_keys(peaks: PeakVocabulary) -> np.ndarray:
     """A number for each peak that depends on where it lies alone, uint64 (n_peaks,)."""
-    return pd.util.hash_pandas_object(peaks.intervals[["chrom", "start", "end"]].astype({"chrom": object}), index=False).to_numpy(np.uint64)
+    return pd.util.hash_pandas_object(
+        peaks.intervals[["chrom", "start", "end"]].astype({"chrom": object}), index=False
+    ).to_numpy(np.uint64)
 
 
 def hash_tokens(ids: np.ndarray, offsets: np.ndarray, keys: np.ndarray) -> np.ndarray:

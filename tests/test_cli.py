@@ -50,25 +50,60 @@ def test_embed_and_annotate(folder, mdata, model):
 def test_pretrain_with_a_configuration(folder):
     (folder / "run.toml").write_text(
         '[pretrain]\nbatch_key = "batch"\nvalidation = ["batch1"]\nlabel_key = "cell_type"\nseed = 5\n'
-        "[pretrain.architecture]\ndim = 16\nn_heads = 2\n[pretrain.training]\nmax_epochs = 2\n"
+        "[pretrain.architecture]\ndim = 16\n[pretrain.training]\npseudocount = 3\n"
+        "[finetune]\nlabel_key = \"cell_type\"\n[finetune.training]\nlandmarks = 50\n"
     )
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "--seed", 3, "-q", "--state", folder / "run.state")  # fmt: skip
     assert done.exit_code == 0, done.exception
     model = ep.models.from_pretrained(folder / "new")
     same = ep.tl.pretrain(
         folder / "m.h5mu",
-        config=ep.ModelConfig(dim=16, n_heads=2),
-        training=ep.TrainingConfig(max_epochs=2),
+        config=ep.ModelConfig(dim=16),
+        training=ep.TrainingConfig(pseudocount=3),
         batch_key="batch",
         validation=["batch1"],
         label_key="cell_type",
         rng=3,
     )
     assert model.revision == same.revision
-    assert (folder / "run.state").exists()
-    done = run("finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned", "--label-key", "cell_type", "--rank", 0, "-q")  # fmt: skip
+    assert not (folder / "run.state").exists()  # the run is done
+    done = run("finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned", "--config", folder / "run.toml", "-q")  # fmt: skip
     assert done.exit_code == 0, done.exception
-    assert ep.models.from_pretrained(folder / "tuned").labels == model.labels
+    tuned = ep.models.from_pretrained(folder / "tuned")
+    assert tuned.labels == model.labels
+    assert tuned.network.sizes.n_label_landmarks == 50
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("architecture]\nn_heads = 2", "`n_heads=2` has no meaning for the encoder 'set'"),
+        ("training]\nmax_epochs = 2", "`max_epochs=2` has no meaning here: the set encoder is measured in closed form"),
+        ("training]\nadversarial = 1.0", "TrainingConfig has no ['adversarial']"),
+    ],
+)
+def test_options_of_a_transformer_are_refused(folder, table, said):
+    (folder / "run.toml").write_text(f"[pretrain]\n[pretrain.{table}\n")
+    done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q")
+    assert isinstance(done.exception, ValueError)
+    assert said in str(done.exception)
+    assert not (folder / "new").exists()
+
+
+def test_a_transformer_is_trained_and_tuned(folder):
+    (folder / "run.toml").write_text(
+        '[pretrain.architecture]\nencoder = "transformer"\ndim = 8\nn_heads = 1\nn_layers = 1\n'
+        "[pretrain.training]\nmax_epochs = 1\nbatch_size = 128\n[finetune.training]\nmax_epochs = 2\nbatch_size = 128\n"
+    )
+    options = ["--config", folder / "run.toml", "--state", folder / "run.state", "-q"]
+    done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", *options)
+    assert done.exit_code == 0, done.exception
+    assert (folder / "run.state").exists()  # goes on from there, with more epochs
+    done = run("finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned", "--label-key", "cell_type", *options[:2], "--rank", 0, "-q")  # fmt: skip
+    assert done.exit_code == 0, done.exception
+    options = ep.models.from_pretrained(folder / "tuned").training["options"]
+    recipe = ep.TrainingConfig.preset("finetune")
+    assert (options["max_epochs"], options["peak_weight"], options["patience"]) == (2, recipe.peak_weight, recipe.patience)
 
 
 @pytest.mark.parametrize(

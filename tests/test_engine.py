@@ -17,12 +17,12 @@ import pytest
 
 import epifoundation as ep
 from epifoundation.engine import World
-from epifoundation.training import KeepState, Pretraining
+from epifoundation.paper.pretraining import KeepState, Pretraining
 
-SMALL = {"config": ep.ModelConfig(dim=16, n_heads=2), "genome": "hg38"}
+SMALL = {"config": ep.ModelConfig(encoder="transformer", dim=8, n_layers=1), "genome": "hg38"}
 
 
-def test_what_launchers_tell(monkeypatch):
+def test_what_launchers_put_into_the_environment(monkeypatch):
     for name in list(os.environ):
         if name.startswith("SLURM") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             monkeypatch.delenv(name)
@@ -38,7 +38,7 @@ def test_what_launchers_tell(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "said"),
     [
         ({"strategy": "horovod"}, r"`strategy` must be one of \['auto', 'ddp', 'fsdp'\]"),
         ({"precision": "float16"}, "`precision` must be one of"),
@@ -47,19 +47,55 @@ def test_what_launchers_tell(monkeypatch):
         ({"timeout": True}, "`timeout` must be a number of at least 0, got True"),
     ],
 )
-def test_bad_engines(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_engines(options, said):
+    with pytest.raises(ValueError, match=said):
         ep.Engine(**options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"strategy": "ddp"},
+        {"precision": "float32"},
+        {"minutes": 0, "timeout": 1},
+        {"loggers": "tensorboard"},
+    ],
+)
+def test_engines_of_a_set_encoder(options, tmp_path):
+    ep.Engine(**options, state=tmp_path / "run.state").check_measured()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"strategy": "fsdp"}, {"precision": "bfloat16"}, {"compile": True}, {"log": "logs"}],
+)
+def test_what_has_no_meaning_for_a_set_encoder_is_refused(options, mdata, model):
+    engine = ep.Engine(**options)
+    name = next(iter(options))
+    said = rf"`Engine\({name}=.*has no meaning here: the set encoder is measured in closed form"
+    with pytest.raises(ValueError, match=said):
+        engine.check_measured()
+    with pytest.raises(ValueError, match=said):
+        ep.tl.pretrain(mdata, engine=engine)
+    with pytest.raises(ValueError, match=said):
+        ep.tl.finetune(mdata, model, label_key="cell_type", engine=engine)
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Few cells, of which a training step takes milliseconds; do not change it."""
+    return ep.datasets.simulate_multiome(120, 150, 20, n_types=3, median_fragments=60, rng=1)
+
+
 @pytest.fixture(params=["memory", "files"])
-def source(request, mdata, tmp_path):
+def source(request, few, tmp_path):
     """The same cells in memory and in two files."""
     if request.param == "memory":
-        return mdata
+        return few
     paths = [tmp_path / "a.h5mu", tmp_path / "b.h5mu"]
-    mdata[:150].copy().write(paths[0])
-    mdata[150:].copy().write(paths[1])
+    few[:50].copy().write(paths[0])
+    few[50:].copy().write(paths[1])
     return paths
 
 
@@ -89,7 +125,9 @@ def wholes():
 @pytest.mark.parametrize("n_steps", [1, 11, 23, 24, 31, 47])
 def test_resumed_training_is_that_of_a_run_without_interruption(source, tmp_path, monkeypatch, n_steps, wholes):
     """In an epoch of 11 or 12 steps, at its ends, in the middle, and between two batches of one step of the optimiser."""
-    training = ep.TrainingConfig(max_epochs=4, batch_size=30, accumulate=2, buffer=100, n_neighbors=3)
+    training = ep.TrainingConfig(
+        max_epochs=4, batch_size=9, accumulate=2, buffer=30, n_neighbors=3
+    )
     options = SMALL | {"training": training, "batch_key": "batch", "rng": 3}
     kind = type(source)  # the model of a run without interruption is trained once for each
     whole = wholes[kind] = wholes.get(kind) or ep.tl.pretrain(source, **options)
@@ -116,23 +154,24 @@ def test_resumed_training_is_that_of_a_run_without_interruption(source, tmp_path
         assert again.revision == resumed.revision
 
 
-def test_the_state_of_another_run_is_refused(mdata, tmp_path):
+def test_the_state_of_another_run_is_refused(few, tmp_path):
     training = ep.TrainingConfig(max_epochs=1, n_neighbors=1)
     engine = ep.Engine(state=tmp_path / "run.state")
-    ep.tl.pretrain(mdata, **SMALL, training=training, engine=engine)
-    for change, told in (
+    ep.tl.pretrain(few, **SMALL, training=training, engine=engine)
+    wider = ep.ModelConfig(encoder="transformer", dim=16, n_layers=1)
+    for change, said in (
         ({"rng": 1}, "seed was"),
         ({"training": ep.TrainingConfig(max_epochs=2, n_neighbors=1)}, "training was"),
-        ({"config": ep.ModelConfig(dim=32, n_heads=2)}, "config was"),
+        ({"config": wider}, "config was"),
     ):
-        with pytest.raises(ValueError, match=f"is the state of another run: {told}"):
-            ep.tl.pretrain(mdata, **{**SMALL, "training": training, **change}, engine=engine)
+        with pytest.raises(ValueError, match=f"is the state of another run: {said}"):
+            ep.tl.pretrain(few, **{**SMALL, "training": training, **change}, engine=engine)
     (tmp_path / "run.state").write_bytes(b"no state")
     with pytest.raises(ValueError, match="run.state' is no state of training, or is damaged"):
-        ep.tl.pretrain(mdata, **SMALL, training=training, engine=engine)
+        ep.tl.pretrain(few, **SMALL, training=training, engine=engine)
 
 
-def test_a_state_is_there_whole_or_not_at_all(mdata, tmp_path, monkeypatch):
+def test_a_state_is_there_whole_or_not_at_all(few, tmp_path, monkeypatch):
     training = ep.TrainingConfig(max_epochs=2, n_neighbors=1)
     engine = ep.Engine(state=tmp_path / "run.state")
     import torch
@@ -148,58 +187,60 @@ def test_a_state_is_there_whole_or_not_at_all(mdata, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", cut_off)
     with pytest.raises(OSError, match="No space left"):
-        ep.tl.pretrain(mdata, **SMALL, training=training, engine=engine)
+        ep.tl.pretrain(few, **SMALL, training=training, engine=engine)
     monkeypatch.setattr(torch, "save", save)
     assert [path.name for path in tmp_path.iterdir()] == ["run.state"]
-    resumed = ep.tl.pretrain(mdata, **SMALL, training=training, engine=engine)
-    assert resumed.revision == ep.tl.pretrain(mdata, **SMALL, training=training).revision
+    resumed = ep.tl.pretrain(few, **SMALL, training=training, engine=engine)
+    assert resumed.revision == ep.tl.pretrain(few, **SMALL, training=training).revision
 
 
-def test_logs(mdata, tmp_path):
-    training = ep.TrainingConfig(max_epochs=2, n_neighbors=1)
-    model = ep.tl.pretrain(mdata, **SMALL, training=training, engine=ep.Engine(log=tmp_path / "log"))
+def test_logs(few, tmp_path):
+    training = ep.TrainingConfig(max_epochs=2, n_neighbors=1, batch_size=20)
+    engine = ep.Engine(log=tmp_path / "log")
+    model = ep.tl.pretrain(few, **SMALL, training=training, engine=engine)
     table = pd.read_csv(tmp_path / "log" / "csv" / "metrics.csv")
-    assert table["loss"].notna().sum() == 2 * (360 // 64)
+    assert table["loss"].notna().sum() == 2 * (108 // 20)
     for name in ("train", "validation"):
         np.testing.assert_allclose(table[name].dropna(), [each[name] for each in model.training["history"]], atol=1e-5)
 
 
-def test_loggers_that_are_not_installed(mdata, tmp_path, monkeypatch):
+def test_loggers_that_are_not_installed(few, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="'wandb' needs a package that is not installed"):
-        ep.tl.pretrain(mdata, **SMALL, engine=ep.Engine(log=tmp_path, loggers="wandb"))
+        ep.tl.pretrain(few, **SMALL, engine=ep.Engine(log=tmp_path, loggers="wandb"))
 
 
-def test_bfloat16(mdata):
+def test_bfloat16(few):
     options = SMALL | {"training": ep.TrainingConfig(max_epochs=2, n_neighbors=1)}
-    exact = ep.tl.pretrain(mdata, **options)
-    rounded = ep.tl.pretrain(mdata, **options, engine=ep.Engine(precision="bfloat16"))
+    exact = ep.tl.pretrain(few, **options)
+    rounded = ep.tl.pretrain(few, **options, engine=ep.Engine(precision="bfloat16"))
     assert exact.revision != rounded.revision
     losses = [model.training["history"][-1]["validation"] for model in (exact, rounded)]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
 @pytest.mark.slow
-def test_compiled(mdata, monkeypatch):
+def test_compiled(few, monkeypatch):
     """By torch's tracer without its code generator, which takes most of a minute."""
     import torch
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    config = ep.ModelConfig(dim=16, n_heads=2, dropout=0.0)  # which is drawn in another way
+    # Dropout is drawn in another way
+    config = ep.ModelConfig(encoder="transformer", dim=8, n_layers=1, dropout=0.0)
     options = {"config": config, "training": ep.TrainingConfig(max_epochs=1, n_neighbors=1, peak_dropout=0.0)}
-    eager = ep.tl.pretrain(mdata, **options)
+    eager = ep.tl.pretrain(few, **options)
     with warnings.catch_warnings():
         # torch warns of what it compiles with: of early releases of Python 3.13, and of its own next versions
         warnings.simplefilter("ignore")
-        compiled = ep.tl.pretrain(mdata, **options, engine=ep.Engine(compile=True))
+        compiled = ep.tl.pretrain(few, **options, engine=ep.Engine(compile=True))
     losses = [model.training["history"][-1]["validation"] for model in (eager, compiled)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-def test_more_processes_than_cells(mdata, monkeypatch):
-    monkeypatch.setattr("epifoundation.training.World.told", lambda: World(0, 100, 0, 100))
+def test_more_processes_than_cells(few, monkeypatch):
+    monkeypatch.setattr("epifoundation.engine.World.told", lambda: World(0, 100, 0, 100))
     with pytest.raises(ValueError, match="There are 100 processes and 64 cells of a batch"):
-        ep.tl.pretrain(mdata, **SMALL)
+        ep.tl.pretrain(few, **SMALL)
 
 
 def test_states_are_kept_between_steps_of_the_optimiser_only():
@@ -221,7 +262,7 @@ import json, os, sys, time
 from pathlib import Path
 import torch
 import epifoundation as ep
-from epifoundation.training import Pretraining
+from epifoundation.paper.pretraining import Pretraining
 ep.settings.progress = False
 torch.set_num_threads(1)
 folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -233,21 +274,24 @@ def slowly(self, batch, index):
         time.sleep(slow)
     return step(self, batch, index)
 Pretraining.training_step = slowly
-training = ep.TrainingConfig(max_epochs=options.pop("epochs"), n_neighbors=1, buffer=100)
+training = ep.TrainingConfig(max_epochs=options.pop("epochs"), n_neighbors=1, batch_size=20, buffer=60)
 engine = ep.Engine(**options.pop("engine", {}))
 import mudata
 data = folder / "m.h5mu" if options.pop("stored", False) else mudata.read(folder / "m.h5mu")
-model = ep.tl.pretrain(data, config=ep.ModelConfig(dim=16, n_heads=2), training=training, genome="hg38", engine=engine, **options)
+config = ep.ModelConfig(encoder="transformer", dim=8, n_layers=1)
+options |= {"config": config, "training": training, "genome": "hg38", "engine": engine}
+model = ep.tl.pretrain(data, **options)
 rank = os.environ.get("RANK", "-")
 ep.tl.embed(folder / "m.h5mu", model, output=folder / f"{rank}.h5ad", expression=False)
-(folder / f"told{rank}.json").write_text(json.dumps({"revision": model.revision, "history": model.training["history"]}))
+found = {"revision": model.revision, "history": model.training["history"]}
+(folder / f"found{rank}.json").write_text(json.dumps(found))
 """
 
 
 @pytest.fixture
-def script(mdata, tmp_path):
+def script(few, tmp_path):
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
-    mdata.write(tmp_path / "m.h5mu")
+    few.write(tmp_path / "m.h5mu")
     return tmp_path / "script.py"
 
 
@@ -270,7 +314,7 @@ class Launched:
 
 @pytest.fixture
 def launch(script, forks):
-    """Train in other processes, which are told what torchrun tells."""
+    """Train in other processes, in whose environment is what torchrun puts there."""
 
     def start(options, *, processes=2):
         arguments = (script, script.parent, json.dumps(options))
@@ -299,8 +343,8 @@ def torchrun(script, options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def told(script, rank):
-    return json.loads((script.parent / f"told{rank}.json").read_text())
+def found(script, rank):
+    return json.loads((script.parent / f"found{rank}.json").read_text())
 
 
 @pytest.mark.slow
@@ -311,7 +355,7 @@ def test_two_processes_learn_what_one_learns(script, launch, stored):
         process = launch(options, processes=processes) if stored or processes == 1 else torchrun(script, options)
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    one, *both = (told(script, rank) for rank in ("-", 0, 1))
+    one, *both = (found(script, rank) for rank in ("-", 0, 1))
     assert both[0] == both[1]
     assert both[0]["history"][-1]["validation"] == pytest.approx(one["history"][-1]["validation"], rel=0.01)
     assert both[0]["revision"] != one["revision"]  # each draws by itself
@@ -327,8 +371,8 @@ def test_parts_of_a_model_on_two_processes(script, launch):
         process = launch({"epochs": 1, "engine": {"strategy": strategy}})
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-        assert told(script, 0) == told(script, 1)
-        losses.append(told(script, 0)["history"][0])
+        assert found(script, 0) == found(script, 1)
+        losses.append(found(script, 0)["history"][0])
         for path in script.parent.glob("*.h5ad"):
             path.unlink()
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
@@ -341,7 +385,7 @@ def test_a_process_that_is_killed(script, launch):
     process = launch(whole)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    expected = told(script, 0)
+    expected = found(script, 0)
     for path in script.parent.glob("*.h5ad"):
         path.unlink()
     engine = {"state": str(state), "minutes": 0}
@@ -357,5 +401,5 @@ def test_a_process_that_is_killed(script, launch):
     process = launch(whole | {"engine": engine})
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    for one, other in zip(told(script, 0)["history"], expected["history"], strict=True):
+    for one, other in zip(found(script, 0)["history"], expected["history"], strict=True):
         assert one == pytest.approx(other, abs=1e-6)

@@ -51,7 +51,9 @@ class Adapter:
 
     def cell_bytes(self, model: EpiFoundation) -> bytes:
         """Cells of the labels of `model`, in safetensors format."""
-        return replace(model, cells={block: each for block, each in model.cells.items() if block == "labels"}).cell_bytes
+        return replace(
+            model, cells={block: each for block, each in model.cells.items() if block == "labels"}
+        ).cell_bytes
 
     def apply(self, base: Network, config: ModelConfig, sizes: Sizes) -> Network:
         """The network that `base` becomes.

@@ -254,7 +254,10 @@ def _read_cells(directory: Path) -> dict[str, CountedCells]:
         raise ValueError(msg) from error
     blocks = sorted({name.split(".")[0] for name in arrays})
     try:
-        return {block: CountedCells(*(arrays[f"{block}.{name}"] for name in ("hashes", "codes", "weights"))) for block in blocks}
+        return {
+            block: CountedCells(*(arrays[f"{block}.{name}"] for name in ("hashes", "codes", "weights")))
+            for block in blocks
+        }
     except KeyError as error:
         msg = f"{str(directory / CELLS)!r} lacks {error}; fetch or save the model again."
         raise ValueError(msg) from error

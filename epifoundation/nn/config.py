@@ -21,13 +21,18 @@ REMOVED = {
     "n_seeds": "attention over seeds is gone; `encoder='transformer'` attends",
     "adversarial": "pass `batch_key=`: what batches differ by is projected out of the embedding",
 }
-MEASURED = ("sample", "softness", "pseudocount", "landmarks")  # options of the set encoder; the others are of the transformer
+MEASURED = (
+    "sample",
+    "softness",
+    "pseudocount",
+    "landmarks",
+)  # options of the set encoder; the others are of the transformer
 
 
 class _NamesRemoved:
     """Says what to use instead of an option that is gone."""
 
-    def __new__(cls, *args: Any, **options: Any) -> Any:  # noqa: ARG004
+    def __new__(cls, *args: Any, **options: Any) -> Any:
         for name in REMOVED.keys() & options.keys():
             msg = f"`{name}` is not an option of {cls.__name__} any more: {REMOVED[name]}."
             raise ValueError(msg)
@@ -246,7 +251,7 @@ class TrainingConfig(_NamesRemoved):
     pseudocount
         Cells of which nothing is known that the vector of a peak is shrunken by.
     landmarks
-        Cells that the kernel readouts compare with.
+        Cells that the kernel readouts compare with, at most an eighth of those that they are fitted on.
     max_epochs
         Passes over the training cells. The best of them on the validation cells is kept. None: as many as
         see 80,000 cells; at least 4 and at most 50.
@@ -321,7 +326,17 @@ class TrainingConfig(_NamesRemoved):
 
     def __post_init__(self) -> None:
         _one_of(self, "schedule", SCHEDULES)
-        whole = ("max_epochs", "batch_size", "n_neighbors", "patience", "accumulate", "balanced_genes", "buffer", "sample", "landmarks")
+        whole = (
+            "max_epochs",
+            "batch_size",
+            "n_neighbors",
+            "patience",
+            "accumulate",
+            "balanced_genes",
+            "buffer",
+            "sample",
+            "landmarks",
+        )
         for name, low, high in (
             ("sample", 10, inf),
             ("softness", 1e-3, 1e3),

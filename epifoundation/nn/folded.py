@@ -61,9 +61,7 @@ class FoldedSums:
         return self.network.embed(self.encoder.features(columns[:, :width]), columns[:, width:])
 
     @torch.inference_mode()
-    def subtract(
-        self, sums: Tensor, ids: Tensor, offsets: Tensor, known: Known | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def subtract(self, sums: Tensor, ids: Tensor, offsets: Tensor, known: Known | None = None) -> tuple[Tensor, Tensor]:
         """Sums without some tokens, and where enough remains for the difference to be accurate, boolean (n_cells,).
 
         `known` is that of the cells of `sums`, so that a cell that was counted stays left out.

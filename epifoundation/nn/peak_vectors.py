@@ -90,4 +90,3 @@ class PeakVectors(nn.Module):
     def share(self) -> Tensor:
         """What one cell weighs in the vector of each peak without it, (n_peaks,)."""
         return 1 / (self.count + self.pseudocount - 1).clamp(min=1e-3)
-

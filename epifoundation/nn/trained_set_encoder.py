@@ -33,7 +33,7 @@ class TrainedSetEncoder(nn.Module):
         """Cell embeddings of packed tokens, (n_cells, dim); NaN for a cell without open peaks. `known` is not used."""
         return self.features(self.sums(ids, offsets) / offsets.diff().sqrt()[:, None])
 
-    def sums(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def sums(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
         """Sums of peak vectors, (n_cells, dim)."""
         return add_up(self.peak.weight, ids, offsets)
 

@@ -9,12 +9,12 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from ..counted import dense
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, ModelConfig, Network, QueryHead, Sizes, TrainingConfig, TransformerEncoder
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
 from ..training.clusters import find_clusters
 from ..training.components import expression_components, log_normalise, semantic_components
-from ..counted import dense
 from .cells import Loaded
 
 N_COMPONENTS = 30  # by which cells are clustered, and neighbours found

@@ -69,6 +69,12 @@ class Pretraining(pl.LightningModule):
         for name in ("training_step", "validation_step"):
             register_fsdp_forward_method(self, name)
 
+    def on_validation_start(self) -> None:
+        """Running statistics of the first process in all, which nothing else does where weights are spread."""
+        if self.is_sharded:
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def validation_step(self, batch: Batch, _: int) -> None:
         """The expression loss of whole cells; without RNA, the loss of every other peak."""
         head = self.network.expression

@@ -53,9 +53,7 @@ def train_model(
     device: torch.device,
 ) -> EpiFoundation:
     """A transformer, pretrained; see :func:`epifoundation.tl.pretrain`."""
-    loaded = load(
-        data, config.objective, training, min_cells=min_cells, keep_vocabulary=init is not None, rng=rng
-    )
+    loaded = load(data, config.objective, training, min_cells=min_cells, keep_vocabulary=init is not None, rng=rng)
     codes = None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
     if training.balanced_genes is not None:
         _check_balance(loaded)
@@ -125,7 +123,9 @@ def finetune_model(
     seed = int(rng.integers(2**31))
 
     def finish(model: EpiFoundation) -> EpiFoundation:
-        return model if loaded.batch_codes is None else without_batches(model, loaded, np.random.default_rng(seed), codes)
+        return (
+            model if loaded.batch_codes is None else without_batches(model, loaded, np.random.default_rng(seed), codes)
+        )
 
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     tuned = EpiFoundation(fitted.network, base.peaks, base.genes, training=summary).to(device)

@@ -152,7 +152,9 @@ def impute_accessibility(
 
 
 @torch.inference_mode()
-def _open(head: PeakHead | MeasuredPeakHead, embedding: torch.Tensor, n_open: float, to_data: sp.csr_matrix) -> np.ndarray:
+def _open(
+    head: PeakHead | MeasuredPeakHead, embedding: torch.Tensor, n_open: float, to_data: sp.csr_matrix
+) -> np.ndarray:
     """Probability that each asked peak of the data is open, (n_cells, n_asked): that one of the model's that it overlaps is."""
     expected = head(embedding).softmax(dim=-1).mul_(n_open).cpu().numpy()
     return -np.expm1(-np.asarray(to_data.T @ expected.T).T)

@@ -18,7 +18,7 @@ from ..models import EpiFoundation
 from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
-from ..nn.config import OBJECTIVES
+from ..nn.config import FORMAT_1, OBJECTIVES
 from ..training.data import TrainingData, held_out, prepare
 from ..training.measure import measure
 from ..training.processes import connected
@@ -267,6 +267,9 @@ def _measured(
 
 
 def _architecture(config: ModelConfig | None, init: EpiFoundation | None, objective: str) -> ModelConfig:
+    if config is not None and config.encoder == FORMAT_1:
+        msg = f"`encoder={FORMAT_1!r}` is that of models of format 1, which are read and no longer made: pass `encoder='set'`."
+        raise ValueError(msg)
     if config is not None and config.values:
         msg = "`config.values` is for models that were converted: nothing here trains that decoder. Leave it out."
         raise ValueError(msg)
@@ -290,5 +293,3 @@ def _architecture(config: ModelConfig | None, init: EpiFoundation | None, object
     if init.config.is_measured:
         return replace(init.config, objective=objective)
     return replace(init.config, values=False)  # a decoder that is not trained here would fall behind the encoder
-
-

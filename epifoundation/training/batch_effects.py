@@ -132,7 +132,11 @@ def project_out(network: Network, read: np.ndarray, along: np.ndarray, means: np
     lost = lost - lost.mean(dim=0)
     if isinstance(network.peaks, PeakHead) and network.peaks.batch is not None:
         tensors["peaks.batch"] = network.peaks.batch.cpu() + lost
-    if isinstance(network.expression, ExpressionHead) and network.expression.batch is not None and not network.config.is_measured:
+    if (
+        isinstance(network.expression, ExpressionHead)
+        and network.expression.batch is not None
+        and not network.config.is_measured
+    ):
         tensors["expression.batch"] = network.expression.batch.cpu() + lost @ network.expression.linear.weight.cpu().T
     sizes = replace(network.sizes, n_removed=projection.n_removed + len(read))
     return network.with_sizes(sizes, tensors)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..counted import WEIGHT
 from .components import same_bits
+
 MIN_CELLS = 5  # per cluster, on average
 N_KEPT = 5  # memberships of a cell
 
@@ -58,4 +59,3 @@ def find_clusters(scores: np.ndarray, n_clusters: int, softness: float, rng: np.
         found = KMeans(n_clusters, n_init=2, random_state=seed).fit(scores)
         nearest = found.transform(scores).min(axis=1) ** 2
     return Clusters(found.cluster_centers_, float(softness * np.median(nearest) + 1e-12))
-

@@ -77,7 +77,10 @@ def expression_components(values: sp.csr_matrix, n: int, rng: np.random.Generato
     else:
         vectors = _right_vectors(Product(values, device), n + 1, rng)
     found = Components(
-        torch.from_numpy(vectors.astype(np.float32)).to(device), np.zeros(vectors.shape[1]), np.ones(vectors.shape[1]), is_pattern=False
+        torch.from_numpy(vectors.astype(np.float32)).to(device),
+        np.zeros(vectors.shape[1]),
+        np.ones(vectors.shape[1]),
+        is_pattern=False,
     )
     scores = found.scores(values)
     return Components(found.loadings, scores.mean(axis=0), np.ones(scores.shape[1]), is_pattern=False)
@@ -94,11 +97,15 @@ class Product:
         columns: np.ndarray | None = None,
     ) -> None:
         self.shape = matrix.shape
-        self.rows, self.columns = (None if a is None else torch.from_numpy(a.astype(np.float32)).to(device)[:, None] for a in (rows, columns))
+        self.rows, self.columns = (
+            None if a is None else torch.from_numpy(a.astype(np.float32)).to(device)[:, None] for a in (rows, columns)
+        )
         is_pattern = matrix.dtype == np.int8
         self.straight = packed(matrix, device)
         turned = matrix.tocsc()
-        self.turned = packed(sp.csr_matrix((turned.data, turned.indices, turned.indptr), shape=turned.shape[::-1]), device)
+        self.turned = packed(
+            sp.csr_matrix((turned.data, turned.indices, turned.indptr), shape=turned.shape[::-1]), device
+        )
         self.is_pattern = is_pattern
         self.device = device
 
@@ -110,7 +117,9 @@ class Product:
         """The transposed matrix times `right`, (n_columns, k)."""
         return self._multiply(self.turned, right, self.rows, self.columns)
 
-    def _multiply(self, parts: tuple, right: np.ndarray, before: torch.Tensor | None, after: torch.Tensor | None) -> np.ndarray:
+    def _multiply(
+        self, parts: tuple, right: np.ndarray, before: torch.Tensor | None, after: torch.Tensor | None
+    ) -> np.ndarray:
         ids, offsets, values = parts
         table = torch.from_numpy(np.ascontiguousarray(right, dtype=np.float32)).to(self.device)
         table = table if before is None else table * before

@@ -24,6 +24,7 @@ from ..sources import InMemory, Located, Source, as_sources, open_source
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 from .rows import BLOCK_CELLS, Piece, Rows, as_float
 
+OF_LABEL = 20  # cells of each label that are drawn at least, if there are as many
 RUN = 32  # cells that lie together and are drawn together: chunks on disk hold more
 
 
@@ -115,7 +116,9 @@ def prepare(
         msg = "There are no cells to train on."
         raise ValueError(msg)
 
-    def rows(modality: str, projections: list[Any], n: int, what: str, layer: str | None = None, **options: Any) -> Rows:
+    def rows(
+        modality: str, projections: list[Any], n: int, what: str, layer: str | None = None, **options: Any
+    ) -> Rows:
         parts = zip(named.items(), sizes, projections, strict=True)
         pieces = [Piece(place, name, modality, size, each, layer) for (name, place), size, each in parts]
         return Rows(pieces, n, what, **options)
@@ -143,13 +146,33 @@ def prepare(
     return TrainingData(found, genes, pattern, target, positions, of_chromosomes, train, held, codes, batches, of_label)
 
 
-def draw(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """At most this many of the rows, ascending: all, or runs of rows that lie together, so that files are read fast."""
+def draw(rows: np.ndarray, most: int, rng: np.random.Generator, labels: np.ndarray | None = None) -> np.ndarray:
+    """Some of the rows, ascending: all, or runs of rows that lie together, so that files are read fast.
+
+    Parameters
+    ----------
+    rows
+        Row numbers of cells, ascending.
+    most
+        How many to draw.
+    rng
+        Source of randomness.
+    labels
+        Codes of labels of all cells, -1 for none. Of each label a few cells are drawn, beside the others.
+    """
     if len(rows) <= most:
         return rows
     runs = np.split(rows, np.arange(RUN, len(rows), RUN))
-    drawn = np.sort(rng.permutation(len(runs))[: -(-most // RUN)])
-    return np.concatenate([runs[i] for i in drawn])[:most]
+    order = rng.permutation(len(runs))
+    n_runs = int(np.searchsorted(np.cumsum([len(runs[i]) for i in order]), most)) + 1
+    drawn = np.concatenate([runs[i] for i in np.sort(order[:n_runs])])[:most]
+    if labels is None:
+        return drawn
+    of_rows, few = labels[rows], [drawn]
+    missing = np.bincount(labels[drawn][labels[drawn] >= 0], minlength=labels.max() + 1) < OF_LABEL
+    for code in np.flatnonzero(missing):
+        few.append(rng.permutation(rows[of_rows == code])[:OF_LABEL])
+    return np.unique(np.concatenate(few))
 
 
 def held_out(validation: float | Sequence[str] | None) -> float | list[str]:

@@ -87,8 +87,12 @@ def batch_offsets(
     memberships = np.clip(embedding[:, : len(weight)].astype(np.float64), 0, None)
     observed, predicted = (np.zeros((n_batches, weight.shape[1])) for _ in range(2))
     size = np.bincount(codes[codes >= 0], minlength=n_batches)[:, None].astype(float)
-    depth = np.asarray(expression.sum(axis=1), dtype=np.float64).ravel() if objective == "counts" else np.ones(len(codes))
-    scale = {"counts": np.exp, "binary": lambda x: 1 / (1 + np.exp(-x)), "gaussian": lambda x: x + mean}[objective](weight)
+    depth = (
+        np.asarray(expression.sum(axis=1), dtype=np.float64).ravel() if objective == "counts" else np.ones(len(codes))
+    )
+    scale = {"counts": np.exp, "binary": lambda x: 1 / (1 + np.exp(-x)), "gaussian": lambda x: x + mean}[objective](
+        weight
+    )
     for code in range(n_batches):
         inside = np.flatnonzero(codes == code)
         if len(inside):
@@ -98,7 +102,9 @@ def batch_offsets(
         offsets = (observed - predicted) / (size + PSEUDO_BATCH)
     else:
         total = observed.sum(axis=0) / max(size.sum(), 1)
-        expected = predicted * (observed.sum(axis=1, keepdims=True) / np.maximum(predicted.sum(axis=1, keepdims=True), 1e-12))
+        expected = predicted * (
+            observed.sum(axis=1, keepdims=True) / np.maximum(predicted.sum(axis=1, keepdims=True), 1e-12)
+        )
         seen, wanted = (array + PSEUDO_BATCH * total + 1e-9 for array in (observed, expected))
         offsets = np.log(seen) - np.log(wanted)
         if objective == "binary":
@@ -108,4 +114,3 @@ def batch_offsets(
     offsets[there] -= offsets[there].mean(axis=0)
     offsets[~there] = 0
     return offsets
-

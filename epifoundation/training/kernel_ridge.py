@@ -17,8 +17,10 @@ WIDTHS = (0.5, 1.0, 2.0)  # that are tried on validation cells
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
 DEFAULT = 1.0, 1.0  # width and penalty, where there are too few validation cells to choose
 MIN_HELD = 10  # validation cells to choose on
+CELLS_PER_LANDMARK = 8  # at least: with more landmarks, cells that were fitted lie apart from new ones
+MIN_LANDMARKS = 20
 TRIED = 3_000, 300  # cells and landmarks that serve for the choice
-JITTER = 1e-6  # of the number of cells, so that landmarks may be equal
+JITTER = 5e-7  # of the trace, so that landmarks may be equal: sums of products are rounded to float32
 
 
 @torch.no_grad()
@@ -64,7 +66,7 @@ def fit_kernel_ridge(
     targets
         (n_cells, n_outputs), float32.
     n_landmarks
-        Cells, drawn at random, that others are compared with.
+        Cells, drawn at random, that others are compared with; at most one of eight.
     width
         Of the kernel, in units of the number of inputs, which is half the mean squared distance of two cells.
     penalty
@@ -90,8 +92,9 @@ def _fits(
     rng: np.random.Generator,
 ) -> list[KernelReadout]:
     """The fit for each penalty."""
-    n_cells, n_inputs = inputs.shape
-    drawn = np.sort(rng.permutation(n_cells)[:n_landmarks])
+    n_landmarks = min(n_landmarks, max(len(inputs) // CELLS_PER_LANDMARK, MIN_LANDMARKS))
+    n_inputs = inputs.shape[1]
+    drawn = np.sort(rng.permutation(len(inputs))[:n_landmarks])
     readout = KernelReadout(n_inputs, len(drawn), targets.shape[1]).to(inputs.device)
     readout.center.copy_(inputs.double().mean(dim=0))
     readout.scale.copy_(inputs.double().std(dim=0, correction=0) + 1e-9)
@@ -108,7 +111,7 @@ def _fits(
             inner += (similar.T @ similar).double()
             cross += (similar.T @ (wanted - readout.base)).double()
         between = kernel(readout.landmarks, readout.landmarks, readout.width).double()
-        inner.diagonal().add_(JITTER * n_cells)
+        inner.diagonal().add_(JITTER * float(inner.trace()))
         for penalty in penalties:
             fitted = copy.deepcopy(readout)
             fitted.weight.copy_(torch.cholesky_solve(cross, torch.linalg.cholesky(inner + penalty * between)))

@@ -14,6 +14,7 @@ from .components import same_bits
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
 BALANCE = 0.25  # weight of a cell is the number of cells of its label to the power of minus this: rare labels are found more often
+NEVER = 20.0  # logits below all others, of a label without a cell
 MAX_CELLS = 2000  # cells that a head keeps of those held out, and of those learned from
 
 
@@ -43,18 +44,18 @@ def fit_label_head(
     Parameters
     ----------
     learned
-        Embedding (n_cells, d) and codes of labels of the training cells. Each label is there.
+        Embedding (n_cells, d) and codes of labels of the training cells, two or more.
     held
         The same of the validation cells.
     final
         The same of all cells, where the head is fitted once more on these after penalty and calibration are chosen.
     """
     embedding, codes = learned
-    tried = _regressions(embedding, codes, STRENGTHS)
+    n_labels = int(max(codes.max(), codes.max() if final is None else final[1].max())) + 1
+    tried = _regressions(embedding, codes, n_labels, STRENGTHS)
     losses = [_tempered_loss(regression.logits(held[0]), held[1]) for regression in tried]
     best = int(np.argmin([loss for loss, _ in losses]))
     loss, temperature = losses[best]
-    n_labels = len(tried[best].bias)
     kept = spread(np.arange(len(codes)), MAX_CELLS)
     n_calibration = min(len(held[1]), MAX_CELLS)
     with torch.random.fork_rng():
@@ -65,7 +66,7 @@ def fit_label_head(
         _calibrate(head, *held)
         if final is not None:
             every = spread(np.arange(len(final[1])), len(kept))
-            _set(head, _regressions(*final, STRENGTHS[best : best + 1])[0], final[0][every])
+            _set(head, _regressions(*final, n_labels, STRENGTHS[best : best + 1])[0], final[0][every])
     return head.eval().requires_grad_(False), loss
 
 
@@ -112,8 +113,10 @@ def check_labels(
     return names, np.where(known, codes, -1), train, held
 
 
-def _regressions(embedding: np.ndarray, codes: np.ndarray, strengths: Sequence[float]) -> list[Regression]:
-    """One for each strength, ascending; each begins where the last one ended."""
+def _regressions(
+    embedding: np.ndarray, codes: np.ndarray, n_labels: int, strengths: Sequence[float]
+) -> list[Regression]:
+    """One for each strength, ascending; each begins where the last one ended. Labels without a cell are never likely."""
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = embedding.mean(axis=0), embedding.std(axis=0) + 1e-6
@@ -126,8 +129,9 @@ def _regressions(embedding: np.ndarray, codes: np.ndarray, strengths: Sequence[f
             weight, bias = fitted.coef_, fitted.intercept_
             if len(weight) == 1:  # two labels: one row of logits
                 weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-            weight = weight / scale
-            found.append(Regression(weight, bias - weight @ mean, scale))
+            every = np.zeros((n_labels, len(mean))), np.full(n_labels, bias.min() - NEVER)
+            every[0][fitted.classes_], every[1][fitted.classes_] = weight / scale, bias - (weight / scale) @ mean
+            found.append(Regression(*every, scale))
     return found
 
 

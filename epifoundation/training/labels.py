@@ -15,7 +15,7 @@ from .components import packed
 from .data import TrainingData, check_split, draw
 from .kernel_ridge import choose
 from .label_head import check_labels, fit_label_head
-from .measure import PARTS, columns_of, counted_labels, label_statistics, fit_readout, peak_vectors
+from .measure import PARTS, columns_of, counted_labels, fit_readout, label_statistics, peak_vectors
 
 CHUNK = 512
 
@@ -46,7 +46,9 @@ def with_labels(
     usable = statistics.usable
     train, held = (rows[usable[rows]] for rows in (data.train, data.held))
     check_split(train, held, len(codes))
-    train, held = draw(train, training.sample, rng), draw(held, max(training.sample // 4, 1), rng)
+    numbers = {"cells": len(train), "validation_cells": len(held), "unlabelled_cells": int((codes < 0).sum())}
+    most = training.sample
+    train, held = draw(train, most, rng, codes), draw(held, max(most // 2, 1), rng)
     rows = np.concatenate([train, held])
     pattern, of_rows, is_train = data.pattern[rows], codes[rows], np.arange(len(rows)) < len(train)
     check_labels(data.labels.iloc[rows].reset_index(drop=True), np.flatnonzero(is_train), np.flatnonzero(~is_train))
@@ -73,7 +75,6 @@ def with_labels(
     )
     cells = {name: there for name, there in base.cells.items() if name != "labels"}
     cells["labels"] = counted_labels(statistics.hashes, codes, usable)
-    numbers = {"cells": int(len(data.train)), "validation_cells": int(len(data.held)), "unlabelled_cells": int((codes < 0).sum())}
     return _assembled(base, names, vectors, readout, head, cells), numbers
 
 
@@ -123,7 +124,7 @@ def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarra
         if network.config.is_measured:
             known = model.known(some.indices, some.indptr)
             features = network.encoder(ids, offsets, known.get(ENCODER))
-            embedding = network.embed(features, None, known)
+            embedding = network.embed(features, None)
         else:
             features = embedding = folded.encode(ids, offsets)
         parts.append([features.cpu().numpy(), embedding.cpu().numpy()])

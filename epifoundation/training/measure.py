@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,18 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..counted import WEIGHT, CountedCells, dense, peak_keys
-from ..nn import ENCODER, LABELS, KernelReadout, LabelHead, ModelConfig, Network, PeakVectors, Sizes, TrainingConfig, add_up
+from ..nn import (
+    ENCODER,
+    LABELS,
+    KernelReadout,
+    LabelHead,
+    ModelConfig,
+    Network,
+    PeakVectors,
+    Sizes,
+    TrainingConfig,
+    add_up,
+)
 from ..vocabulary import PeakVocabulary
 from .batch_effects import batch_directions, batch_means
 from .clusters import Clusters, find_clusters
@@ -100,13 +110,13 @@ def measure(
     device
         Where sums and readouts are computed.
     """
-    seeds = [np.random.default_rng(seed) for seed in rng.integers(2**31, size=8)]
+    seed = int(rng.integers(2**31))
     names, labels = _label_codes(data)
     if min_cells > 1 and not keep_vocabulary:
         _drop_rare_peaks(data, min_cells, processes)
-    parts = _sample(data, training.sample, seeds[0])
+    parts = _sample(data, labels, training.sample, np.random.default_rng([seed, 0]))
     check_split(parts[TRAIN].rows, parts[HELD].rows, data.pattern.shape[0])
-    components, clusters = _clusters(data, parts[TRAIN], config, training, seeds[1], seeds[2], device)
+    components, clusters = _clusters(data, parts[TRAIN], config, training, np.random.default_rng([seed, 1]), device)
     config = replace(config, dim=len(clusters.centers))
     statistics = _count(data, parts, config, components, clusters, labels, len(names), processes, state, device)
     warn_unusable(statistics.usable, stacklevel=5)
@@ -117,7 +127,7 @@ def measure(
         msg = f"There are {n_held} validation cells, too few to choose widths and penalties: the defaults are taken."
         warnings.warn(msg, UserWarning, stacklevel=4)
     kept = None if keep_vocabulary else torch.from_numpy(np.flatnonzero(statistics.is_open()))
-    fit = Fit(statistics, parts, config, training, labels, data.batch_codes, len(names), seeds[3:], device)
+    fit = Fit(statistics, parts, config, training, labels, data.batch_codes, len(names), seed, device)
     first = fit.stage("train").embedding
     final = fit.stage("all")
     fit.parts = []  # the network may be as large
@@ -143,7 +153,7 @@ def measure(
     if data.target is not None:
         batch = None
         if data.batch_codes is not None:
-            some = np.sort(seeds[7].permutation(len(fit.rows))[:BATCH_CELLS])
+            some = np.sort(np.random.default_rng([seed, 5]).permutation(len(fit.rows))[:BATCH_CELLS])
             rows = fit.rows[some]
             batch = final.embedding[some], data.target[rows], data.batch_codes[rows]
         tensors |= expression_tensors(statistics, config, sizes, batch)
@@ -178,7 +188,6 @@ def _clusters(
     config: ModelConfig,
     training: TrainingConfig,
     rng: np.random.Generator,
-    rng_of_clusters: np.random.Generator,
     device: torch.device,
 ) -> tuple[Components, Clusters]:
     """Components of RNA, or of open peaks, and clusters of training cells by these."""
@@ -197,7 +206,7 @@ def _clusters(
         components = expression_components(scored, N_COMPONENTS, rng, device)
         scores = components.scores(scored)
     wanted = config.dim or default_dim(len(cells.rows), with_rna=data.target is not None)
-    clusters = find_clusters(scores, wanted, training.softness, rng_of_clusters)
+    clusters = find_clusters(scores, wanted, training.softness, rng)
     if config.dim is not None and len(clusters.centers) < config.dim:
         msg = (
             f"`dim={config.dim}` asks for more clusters than {len(scores):,} training cells fill: the model has "
@@ -234,11 +243,14 @@ class Stage:
         parts = {"encoder.vectors": self.vectors, "encoder.readout": self.readout}
         if self.label_vectors is not None and self.label_readout is not None:
             parts |= {"label_columns.vectors": self.label_vectors, "label_columns.readout": self.label_readout}
-        found = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
+        found = {
+            f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()
+        }
         if len(self.read):
             projection = {"read": self.read, "along": self.along, "shift": self.shift}
             found |= {
-                f"encoder.projection.{name}": torch.from_numpy(array.astype(np.float32)) for name, array in projection.items()
+                f"encoder.projection.{name}": torch.from_numpy(array.astype(np.float32))
+                for name, array in projection.items()
             }
         return found
 
@@ -254,7 +266,7 @@ class Fit:
     labels: np.ndarray | None
     batches: np.ndarray | None
     n_labels: int
-    seeds: list[np.random.Generator]
+    seed: int
     device: torch.device
     chosen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -268,15 +280,8 @@ class Fit:
         """Which of them are validation cells."""
         return np.arange(len(self.rows)) >= len(self.parts[TRAIN].rows)
 
-    @cached_property
-    def states(self) -> list[Any]:
-        """Of the random generators: both stages draw the same."""
-        return [rng.bit_generator.state for rng in self.seeds]
-
     def stage(self, counted: str) -> Stage:
         """The encoder measured on ``"train"`` cells, or on ``"all"`` cells."""
-        for rng, there in zip(self.seeds, self.states, strict=True):
-            rng.bit_generator.state = there
         statistics, dim, rows = self.statistics, self.config.dim, self.rows
         sums = statistics.sums(PARTS[counted])
         if counted == "all":  # the last that is asked of them
@@ -297,53 +302,43 @@ class Fit:
         shift = np.zeros(dim)
         if self.batches is not None:
             read, along, shift = self._directions(columns[0], learned, of_labels)
-            columns[0] -= ((columns[0] @ read.T.astype(np.float32)) @ along.astype(np.float32)) - shift.astype(np.float32)
-        readouts, embedding = [], []
-        for name, n in (("encoder", 1), ("labels", 2))[: len(blocks)]:
-            inputs = np.concatenate(columns[:n], axis=1)
-            is_target = known[n - 1] | (~learned if of_labels is None or n == 1 else ~learned & (of_labels >= 0))
-            fitted = self._readout(name, inputs, targets[n - 1], known[n - 1], is_target & ~known[n - 1], self.seeds[n])
-            readouts.append(fitted[0])
-            embedding.append(fitted[1])
-        labelled = len(blocks) > 1
-        return Stage(
-            blocks[0],
-            read,
-            along,
-            shift,
-            readouts[0],
-            blocks[1] if labelled else None,
-            readouts[1] if labelled else None,
-            np.concatenate(embedding, axis=1),
-        )
+            columns[0] -= ((columns[0] @ read.T.astype(np.float32)) @ along.astype(np.float32)) - shift.astype(
+                np.float32
+            )
+        readout, embedding = self._readout(ENCODER, columns[0], targets[0], known[0], ~learned)
+        found = Stage(blocks[0], read, along, shift, readout, None, None, embedding)
+        if of_labels is not None:
+            inputs = np.concatenate(columns, axis=1)
+            readout, expected = self._readout(LABELS, inputs, targets[1], known[1], ~learned & (of_labels >= 0))
+            embedding = np.concatenate([embedding, expected], axis=1)
+            found = replace(found, label_vectors=blocks[1], label_readout=readout, embedding=embedding)
+        return found
 
-    def _columns(self, blocks: list[PeakVectors], targets: list[np.ndarray], known: list[np.ndarray]) -> list[np.ndarray]:
+    def _columns(
+        self, blocks: list[PeakVectors], targets: list[np.ndarray], known: list[np.ndarray]
+    ) -> list[np.ndarray]:
         """Columns of each block for the cells of the sample."""
         found, start = [], 0
         for part in self.parts:
             inside = slice(start, start + len(part.rows))
-            of_part = [np.where(there[inside, None], wanted[inside], np.nan) for wanted, there in zip(targets, known, strict=True)]
+            of_part = [
+                np.where(there[inside, None], wanted[inside], np.nan)
+                for wanted, there in zip(targets, known, strict=True)
+            ]
             found.append(columns_of(blocks, part.pattern, of_part, self.device))
             start += len(part.rows)
         return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def _readout(
-        self,
-        name: str,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        learned: np.ndarray,
-        held: np.ndarray,
-        rng: np.random.Generator,
+        self, name: str, inputs: np.ndarray, targets: np.ndarray, learned: np.ndarray, held: np.ndarray
     ) -> tuple[KernelReadout, np.ndarray]:
+        """A readout with the width and the penalty that the first stage chose, and what it gives for all cells."""
+        n_landmarks, seed = self.training.landmarks, [self.seed, 2, len(name)]
         if name not in self.chosen:
-            self.chosen[name] = (0, 0)
-            rows = [np.flatnonzero(learned), np.flatnonzero(held)]
-            pairs = [(torch.from_numpy(inputs[each]), torch.from_numpy(targets[each])) for each in rows]
-            self.chosen[name] = choose(*pairs, n_landmarks=self.training.landmarks, rng=copy.deepcopy(rng))
-        return fit_readout(
-            inputs, targets, learned, self.chosen[name], self.training.landmarks, copy.deepcopy(rng), self.device
-        )
+            pairs = [tuple(torch.from_numpy(each[rows]) for each in (inputs, targets)) for rows in (learned, held)]
+            self.chosen[name] = choose(*pairs, n_landmarks=n_landmarks, rng=np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        return fit_readout(inputs, targets, learned, self.chosen[name], n_landmarks, rng, self.device)
 
     def _directions(
         self, columns: np.ndarray, learned: np.ndarray, of_labels: np.ndarray | None
@@ -354,7 +349,7 @@ class Fit:
         columns, batches = columns[known].astype(np.float64), batches[known]
         unit = columns.std(axis=0).mean() + 1e-12
         groups = None if of_labels is None else of_labels[known]
-        read, along = batch_directions(columns / unit, batches, self.seeds[3], groups)
+        read, along = batch_directions(columns / unit, batches, np.random.default_rng([self.seed, 3]), groups)
         means = batch_means(columns, batches, int(np.max(self.batches)) + 1)
         return read, along, ((means @ read.T) @ along).mean(axis=0)
 
@@ -483,10 +478,10 @@ def _drop_rare_peaks(data: TrainingData, min_cells: int, processes: Processes) -
         data.peaks = PeakVocabulary(data.peaks.intervals[kept].reset_index(drop=True), data.peaks.genome)
 
 
-def _sample(data: TrainingData, most: int, rng: np.random.Generator) -> list[Cells]:
+def _sample(data: TrainingData, labels: np.ndarray | None, most: int, rng: np.random.Generator) -> list[Cells]:
     """Training and validation cells that clusters and readouts are fitted on."""
     most = min(most, max(int(SAMPLE_ENTRIES / max(data.pattern.mean_entries(), 1)), MIN_SAMPLE))
-    drawn = draw(data.train, most, rng), draw(data.held, max(most // 2, 1), rng)
+    drawn = [draw(data.train, most, rng, labels), draw(data.held, max(most // 2, 1), rng)]
     parts = [Cells(rows, data.pattern[rows]) for rows in drawn]
     return [part.keep(np.diff(part.pattern.indptr) > 0) for part in parts]
 
@@ -575,7 +570,13 @@ def _slice(pattern: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
 
 
 def label_statistics(
-    pattern: Rows, rows: np.ndarray, labels: np.ndarray, is_held: np.ndarray, n_labels: int, peaks: PeakVocabulary, device: torch.device
+    pattern: Rows,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    is_held: np.ndarray,
+    n_labels: int,
+    peaks: PeakVocabulary,
+    device: torch.device,
 ) -> Statistics:
     """Sums of labels over cells, for columns beside an encoder that is measured already or trained."""
     statistics = Statistics(len(labels), len(peaks), 0, n_labels, n_kept=0, n_genes={}, device=device)
@@ -592,4 +593,3 @@ def label_statistics(
             nothing = np.zeros((len(inside), 0), np.uint8)
             statistics.add(inside, cells, (nothing, nothing), keys=keys, is_held=is_held[inside], labels=labels[inside])
     return statistics
-

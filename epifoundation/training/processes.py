@@ -37,7 +37,9 @@ class Processes:
             is_tensor = isinstance(values, Tensor)
             there = values.cpu() if is_tensor else torch.from_numpy(_signed(values))
             dist.all_reduce(there)
-            found[name] = there if is_tensor else there.numpy().view(values.dtype) if values.dtype != bool else there.numpy() > 0
+            found[name] = (
+                there if is_tensor else there.numpy().view(values.dtype) if values.dtype != bool else there.numpy() > 0
+            )
         return found
 
     def same(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -69,7 +71,9 @@ def connected(engine: Engine, world: World) -> Iterator[Processes]:
         return
     begins = not dist.is_initialized()
     if begins:
-        dist.init_process_group("gloo", rank=world.rank, world_size=world.size, timeout=timedelta(minutes=engine.timeout))
+        dist.init_process_group(
+            "gloo", rank=world.rank, world_size=world.size, timeout=timedelta(minutes=engine.timeout)
+        )
     try:
         with told_of_processes(engine):
             yield Processes(world)

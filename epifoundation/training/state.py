@@ -85,7 +85,9 @@ class State:
 def _tensor(values: Any) -> torch.Tensor:
     if isinstance(values, torch.Tensor):
         return values.cpu().contiguous()
-    return torch.from_numpy(values.view("i8") if values.dtype == "u8" else values.view("i2") if values.dtype == "u2" else values)
+    return torch.from_numpy(
+        values.view("i8") if values.dtype == "u8" else values.view("i2") if values.dtype == "u2" else values
+    )
 
 
 def _back(tensor: torch.Tensor, there: Any) -> Any:

@@ -198,7 +198,11 @@ def profile_units(objective: str) -> dict[str, float]:
     """Units of the profiles that there are for an objective, by name."""
     if objective == "peaks":
         return {}
-    return {"counts": 1.0, "measured": FIXED} if objective == "counts" else {objective: 1.0 if objective == "binary" else FIXED}
+    return (
+        {"counts": 1.0, "measured": FIXED}
+        if objective == "counts"
+        else {objective: 1.0 if objective == "binary" else FIXED}
+    )
 
 
 def _rounded(rows: sp.csr_matrix, unit: float) -> sp.csr_matrix:
@@ -210,5 +214,7 @@ def _rounded(rows: sp.csr_matrix, unit: float) -> sp.csr_matrix:
 def _by_peak(pattern: sp.csr_matrix, known: np.ndarray, device: torch.device) -> torch.Tensor:
     """Sum of what is known of the cells in which each peak is open, float32 (n_peaks, width)."""
     turned = pattern.tocsc()
-    ids, offsets = (torch.from_numpy(a.astype(np.int32, copy=False)).to(device) for a in (turned.indices, turned.indptr))
+    ids, offsets = (
+        torch.from_numpy(a.astype(np.int32, copy=False)).to(device) for a in (turned.indices, turned.indptr)
+    )
     return add_up(torch.from_numpy(known).to(device), ids, offsets)

@@ -7,25 +7,27 @@ import numpy as np
 import pytest
 
 import epifoundation as ep
+from epifoundation.paper import train
 
-TRAINING = replace(ep.TrainingConfig.preset("finetune"), max_epochs=2)
+# Of a transformer
+SMALL = ep.ModelConfig(encoder="transformer", dim=16, n_heads=2, n_layers=1)
+PRETRAINING = ep.TrainingConfig(max_epochs=1, batch_size=128)
+FINETUNING = replace(ep.TrainingConfig.preset("finetune"), max_epochs=1, batch_size=128)
 
 
-@pytest.fixture(scope="module")
-def saved(simulated, tmp_path_factory):
+@pytest.fixture(scope="module", params=["set", "transformer"])
+def saved(request, simulated, tmp_path_factory):
     """A model in a directory, a fine-tuned one, and the directory of its adapter."""
     folder = tmp_path_factory.mktemp("models")
-    base = ep.tl.pretrain(
-        simulated,
-        config=ep.ModelConfig(dim=32, n_heads=4),
-        training=ep.TrainingConfig(max_epochs=2, warm_start=False),
-        genome="hg38",
-    )
+    config, pretraining, finetuning = ep.ModelConfig(dim=32), None, None
+    if request.param == "transformer":
+        config, pretraining, finetuning = SMALL, PRETRAINING, FINETUNING
+    base = ep.tl.pretrain(simulated, config=config, training=pretraining, genome="hg38")
     base.save_pretrained(folder / "base")
     base = ep.models.from_pretrained(folder / "base")
-    # With an adversary all of the update is kept, so that there is one to be saved
-    training = replace(TRAINING, adversarial=0.1)
-    tuned = ep.tl.finetune(simulated, base, label_key="cell_type", batch_key="batch", training=training)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "SHARES", (1.0,))  # all of the update is kept, so that there is one to be saved
+        tuned = ep.tl.finetune(simulated, base, label_key="cell_type", batch_key="batch", training=finetuning)
     return folder, base, tuned, tuned.save_adapter(folder / "mine")
 
 
@@ -40,6 +42,8 @@ def test_an_adapter_comes_back_the_same(simulated, saved):
     assert again.revision == tuned.revision
     assert (again.labels, again.training) == (tuned.labels, json.loads(json.dumps(tuned.training)))
     assert again.adapter.revision == tuned.adapter.revision
+    assert again.weights == tuned.weights
+    assert again.cell_bytes == tuned.cell_bytes
     for found, expected in zip(results(simulated, again), results(simulated, tuned), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -53,10 +57,16 @@ def test_data_embedded_before_are_of_the_same_model(simulated, saved):
 
 
 def test_what_is_saved_is_a_part_of_the_model(saved):
-    _, _, tuned, path = saved
-    assert {file.name for file in path.iterdir()} == {"config.json", "adapter.safetensors", "labels.json", "README.md"}
-    assert not any(name == "encoder.peak.weight" for name in tuned.adapter.tensors)
-    assert "peaks.linear.weight" not in {name.removesuffix(".left") for name in tuned.adapter.tensors}
+    _, base, tuned, path = saved
+    files = {"config.json", "adapter.safetensors", "labels.json", "README.md"}
+    assert {file.name for file in path.iterdir()} == files | ({"cells.safetensors"} if tuned.cells else set())
+    names = {name.removesuffix(".left").removesuffix(".right") for name in tuned.adapter.tensors}
+    assert any(name.startswith("label.") for name in names)
+    unchanged = {"peaks.linear.weight", "encoder.vectors.weight", "encoder.vectors.count", "encoder.readout.weight"}
+    assert not names & unchanged
+    if tuned.cells:  # of the clusters they are those of the base
+        assert set(tuned.cells) == {"encoder", "labels"}
+        assert (path / "cells.safetensors").stat().st_size < len(tuned.cell_bytes) - len(base.cell_bytes) / 2
 
 
 def test_the_whole_can_be_saved_too(simulated, saved, tmp_path):
@@ -71,9 +81,11 @@ def test_the_whole_can_be_saved_too(simulated, saved, tmp_path):
 def test_an_adapter_of_an_adapter(simulated, saved):
     folder, _, _, path = saved
     middle = ep.models.from_pretrained(path)
-    last = ep.tl.finetune(simulated["atac"], middle, label_key="cell_type", training=TRAINING)
+    training = None if middle.config.is_measured else FINETUNING
+    last = ep.tl.finetune(simulated["atac"], middle, label_key="cell_type", training=training)
     last.save_adapter(folder / "last")
-    assert ep.models.from_pretrained(folder / "last").revision == last.revision
+    again = ep.models.from_pretrained(folder / "last")
+    assert (again.revision, again.weights, again.cell_bytes) == (last.revision, last.weights, last.cell_bytes)
 
 
 def test_the_base_can_be_given_and_must_be_the_right_one(simulated, saved, model, tmp_path):
@@ -84,7 +96,7 @@ def test_the_base_can_be_given_and_must_be_the_right_one(simulated, saved, model
         ep.models.from_pretrained(path, base=model)
     with pytest.raises(ValueError, match="is a whole model, no adapter"):
         ep.models.from_pretrained(folder / "base", base=base)
-    unsaved = ep.tl.finetune(simulated["atac"], model, label_key="cell_type", training=TRAINING)
+    unsaved = ep.tl.finetune(simulated["atac"], model, label_key="cell_type")
     unsaved.save_adapter(tmp_path / "orphan")
     with pytest.raises(ValueError, match=r"of the model 'unsaved' .* which was not found .*pass it as `base=`"):
         ep.models.from_pretrained(tmp_path / "orphan")
@@ -94,7 +106,7 @@ def test_the_base_can_be_given_and_must_be_the_right_one(simulated, saved, model
 def test_what_was_not_tuned_with_a_rank_has_no_adapter(simulated, model, tmp_path):
     with pytest.raises(ValueError, match=r"There is no adapter.*save_pretrained"):
         model.save_adapter(tmp_path / "no")
-    full = ep.tl.finetune(simulated["atac"], model, label_key="cell_type", rank=None, training=TRAINING)
+    full = ep.tl.finetune(simulated["atac"], model, label_key="cell_type", rank=None)
     with pytest.raises(ValueError, match="There is no adapter"):
         full.save_adapter(tmp_path / "no")
     assert not (tmp_path / "no").exists()
@@ -114,8 +126,7 @@ def test_a_damaged_adapter_is_refused(saved, tmp_path, damage):
         config.write_text(json.dumps(told | {"adapter_of": {"model": "someone"}}))
     else:
         tensors = dict(tuned.adapter.tensors)
-        name = next(name for name in tensors if name.endswith(".left"))
-        tensors["nowhere"] = tensors.pop(name)
+        tensors["nowhere"] = next(iter(tensors.values())).clone()
         replace(tuned, adapter=replace(tuned.adapter, tensors=tensors)).save_adapter(path, overwrite=True)
     messages = {
         "truncated": "truncated or altered",

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 import epifoundation as ep
 
@@ -45,7 +45,7 @@ def test_round_trip(model, saved):
 def test_saving_twice_gives_the_same_bytes(model, saved, tmp_path):
     other = model.save_pretrained(tmp_path / "deep" / "er")
     files = sorted(file.name for file in saved.iterdir())
-    assert files == ["README.md", "config.json", "genes.tsv", "labels.json", "model.safetensors", "peaks.bed.gz"]
+    assert files == ["README.md", "cells.safetensors", "config.json", "genes.tsv", "labels.json", "model.safetensors", "peaks.bed.gz"]  # fmt: skip
     for file in files:
         assert (saved / file).read_bytes() == (other / file).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["model", "deep"] or len(list(tmp_path.iterdir())) == 2
@@ -114,7 +114,9 @@ def test_a_failed_save_leaves_the_old_model_and_no_rubbish(model, saved, monkeyp
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "peaks.bed.gz", "genes.tsv", "labels.json", "README.md"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "cells.safetensors", "peaks.bed.gz", "genes.tsv", "labels.json", "README.md"]
+)
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 def test_damage_is_found_and_named(saved, file, damage):
     path = saved / file
@@ -158,13 +160,12 @@ def test_unknown_architecture_is_refused(saved):
 
 def test_weights_that_do_not_fit_are_named(saved):
     tensors = load_file(saved / "model.safetensors")
-    tensors["encoder.extra"] = tensors.pop("encoder.scale")
-    tensors["encoder.prior"] = tensors["encoder.prior"][1:].clone()
+    tensors["encoder.extra"] = tensors.pop("encoder.vectors.base")
+    tensors["encoder.vectors.count"] = tensors["encoder.vectors.count"][1:].clone()
     save_file(tensors, saved / "model.safetensors")
     reseal(saved, "model.safetensors")
-    with pytest.raises(
-        ValueError, match=r"missing encoder\.scale.*unexpected encoder\.extra.*encoder\.prior has shape"
-    ):
+    said = r"missing encoder\.vectors\.base.*unexpected encoder\.extra.*encoder\.vectors\.count has shape"
+    with pytest.raises(ValueError, match=said):
         ep.models.from_pretrained(saved)
 
 
@@ -180,6 +181,40 @@ def test_no_pickle_is_ever_read(saved):
     reseal(saved, "model.safetensors")
     with pytest.raises(ValueError, match="no safetensors file"):
         ep.models.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x04\x95 not a safetensors file", "is not a safetensors file"),
+        (save({"encoder.hashes": torch.zeros(3)}), "lacks 'encoder.codes'"),
+    ],
+)
+def test_damaged_cells_are_named(saved, content, said):
+    (saved / "cells.safetensors").write_bytes(content)
+    reseal(saved, "cells.safetensors")
+    with pytest.raises(ValueError, match=said):
+        ep.models.from_pretrained(saved)
+
+
+def test_cells_come_back_or_are_left_out(model, saved, tmp_path):
+    again = ep.models.from_pretrained(saved)
+    assert set(again.cells) == set(model.cells) == {"encoder", "labels"}
+    assert again.cell_bytes == model.cell_bytes
+    assert "It recognizes the 400 cells that it was measured on" in again.card
+    without = ep.models.from_pretrained(model.save_pretrained(tmp_path / "without", cells=False))
+    assert not (tmp_path / "without" / "cells.safetensors").exists()
+    assert not without.cells
+    assert without.weights == model.weights
+    assert without.revision != model.revision
+    assert "saved without the cells that it was measured on" in without.card
+    assert model.cells  # not changed
+
+
+def test_what_is_kept_of_cells_is_small(model):
+    """At most 30 bytes of each cell."""
+    arrays = [array for cells in model.cells.values() for array in vars(cells).values()]
+    assert sum(array.nbytes for array in arrays) <= 30 * 400
 
 
 def test_unknown_names_list_the_known():

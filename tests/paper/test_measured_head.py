@@ -89,7 +89,7 @@ def test_other_cells_are_nearer_than_the_mean():
     true = log_counts(others.counts)
     base = np.square(log_counts(Planted(600).counts).mean(axis=0) - true).mean()
     found = head(torch.from_numpy(others.embedding)).numpy()
-    assert np.square(found - true).mean() < 0.75 * base
+    assert np.square(found - true).mean() < 0.85 * base
 
 
 def test_where_there_is_nothing_to_find_it_is_the_mean():

@@ -113,10 +113,9 @@ def test_the_same_cells_make_the_same_page(told, tmp_path):
 def test_of_little_it_tells_little(tmp_path):
     atac = ep.datasets.simulate_multiome(8, 60, 5)["atac"]
     model = ep.tl.pretrain(
-        ep.datasets.simulate_multiome(60, 60, 5)["atac"],
+        ep.datasets.simulate_multiome(120, 60, 5)["atac"],
         objective="peaks",
         config=ep.ModelConfig(dim=8),
-        training=ep.TrainingConfig(max_epochs=1),
     )
     ep.tl.embed(atac, model, key_added="mine")
     text = ep.pl.report(atac, tmp_path / "few.html", key_added="mine").read_text()

@@ -7,6 +7,9 @@ import pytest
 import epifoundation as ep
 
 
+SMALL = ep.ModelConfig(encoder="transformer", dim=8, n_heads=1, n_layers=1)
+
+
 @pytest.fixture(autouse=True)
 def _close():
     yield
@@ -14,7 +17,7 @@ def _close():
 
 
 def test_what_was_recorded_is_drawn_and_the_best_epoch_marked(simulated, tmp_path):
-    model = ep.tl.pretrain(simulated, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=3))
+    model = ep.tl.pretrain(simulated, config=SMALL, training=ep.TrainingConfig(max_epochs=3, batch_size=128))
     model.save_pretrained(tmp_path / "m")
     for given in (model, tmp_path / "m"):
         train, validation, dot = ep.pl.training(given).lines
@@ -25,19 +28,22 @@ def test_what_was_recorded_is_drawn_and_the_best_epoch_marked(simulated, tmp_pat
         assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (best + 1, validation.get_ydata()[best])
 
 
-def test_several_are_named_and_drawn_into_given_axes(tmp_path):
+def test_several_are_named_and_drawn_into_given_axes(simulated, tmp_path):
     _, ax = plt.subplots()
-    assert ep.pl.training({"old": "pbmc-51loci", "new": "pbmc-51loci"}, ax=ax) is ax
+    model = ep.tl.pretrain(simulated, config=SMALL, training=ep.TrainingConfig(max_epochs=1, batch_size=128))
+    assert ep.pl.training({"old": model, "new": model}, ax=ax) is ax
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert texts == ["old train", "old validation", "new train", "new validation"]
     for suffix in ("png", "svg"):
         ax.figure.savefig(tmp_path / f"x.{suffix}")
 
 
-def test_bad_input(simulated):
+def test_bad_input(simulated, model):
     with pytest.raises(ValueError, match="`models` is empty"):
         ep.pl.training({})
-    model = ep.tl.pretrain(simulated, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1))
-    model.training.pop("history")
-    with pytest.raises(ValueError, match="'mine' tells nothing of its training"):
+    with pytest.raises(ValueError, match="'mine' has no losses .*: a set encoder is measured in closed form"):
         ep.pl.training({"mine": model})
+    trained = ep.tl.pretrain(simulated, config=SMALL, training=ep.TrainingConfig(max_epochs=1, batch_size=128))
+    trained.training.pop("history")
+    with pytest.raises(ValueError, match="'mine' has no losses .*: models have them that were trained"):
+        ep.pl.training({"mine": trained})

@@ -27,7 +27,7 @@ def cells(names, n_cells=3, value=1.0, **var):
 def tiny(names, genome="unknown"):
     """A model of these peaks; what it predicts is nothing."""
     peaks = ep.PeakVocabulary.from_names(names, genome=genome)
-    network = Network(ep.ModelConfig(dim=8, n_heads=2), Sizes(len(peaks)))
+    network = Network(ep.ModelConfig(dim=8), Sizes(len(peaks)))
     return ep.EpiFoundation(network, peaks, ep.GeneVocabulary([]))
 
 

@@ -26,7 +26,6 @@ def planted():
         model = ep.tl.pretrain(
             mdata[known].copy(),
             config=ep.ModelConfig(dim=32),
-            training=ep.TrainingConfig(max_epochs=8),
             batch_key="batch",
             validation=["batch1"],
             genome="hg38",
@@ -242,16 +241,20 @@ def test_one_label_is_too_few(planted):
         ep.tl.annotate(query.copy(), model, reference=same, **OPTIONS)
 
 
-def test_embeddings_of_another_model_and_other_builds_are_refused(planted, model):
-    reference, query, own = planted
+def test_what_the_reference_holds_beside_its_peaks_does_not_matter(planted):
+    reference, query, model = planted
     reference = reference.copy()
-    ep.tl.embed(query := query.copy(), own)
+    expected = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).obs
     reference.obsm["X_epifoundation"] = np.zeros((reference.n_obs, 32), np.float32)
     reference.uns["epifoundation"] = {"model": "other", "revision": "abc"}
-    with pytest.raises(
-        ValueError, match=r"The reference hold.*of the model 'other' \(abc\), not of 'unsaved'.*Embed them"
-    ):
-        ep.tl.annotate(query, own, reference=reference, **OPTIONS)
+    reference.X.data[:] = 3
+    found = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).obs
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_embeddings_of_another_model_and_other_builds_are_refused(planted, model):
+    query, own = planted[1].copy(), planted[2]
+    ep.tl.embed(query, own)
     with pytest.raises(ValueError, match=r"The data hold an embedding .*not of 'unsaved'"):
         ep.tl.annotate(query, model)
     foreign = planted[0].copy()

@@ -40,7 +40,7 @@ def test_everything_is_written(mdata, model):
     counts = mdata["atac"].X.copy()
     assert ep.tl.embed(mdata, model) is None
     atac, rna = mdata["atac"], mdata["rna"]
-    assert atac.obsm[KEY].shape == (400, 32)
+    assert atac.obsm[KEY].shape == (400, model.network.dim) == (400, 32 + 4)
     assert atac.obsm[KEY].dtype == rna.layers["epifoundation"].dtype == np.float32
     assert np.isfinite(atac.obsm[KEY]).all()
     probabilities = atac.obsm["epifoundation_probabilities"]
@@ -110,17 +110,17 @@ def test_results_survive_the_disk(mdata, model, kind, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 128, 399, 10_000])
 def test_batch_size_does_not_matter(simulated, model, expected, batch_size):
-    np.testing.assert_allclose(embedding(simulated, model, batch_size=batch_size), expected, atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(embedding(simulated, model, batch_size=batch_size), expected, atol=1e-5, rtol=0)
     bundled = ep.datasets.pbmc_multiome()["atac"][:100].copy()
     np.testing.assert_allclose(
-        embedding(bundled, None, batch_size=batch_size), embedding(bundled, None), atol=1e-6, rtol=1e-6
+        embedding(bundled, None, batch_size=batch_size), embedding(bundled, None), atol=1e-5, rtol=0
     )
 
 
 def test_order_and_company_do_not_matter(simulated, model, expected):
     order = np.random.default_rng(0).permutation(simulated.n_obs)
-    np.testing.assert_allclose(embedding(simulated[order].copy(), model), expected[order], atol=1e-6, rtol=1e-6)
-    np.testing.assert_allclose(embedding(simulated[order[:5]].copy(), model), expected[order[:5]], atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(embedding(simulated[order].copy(), model), expected[order], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(embedding(simulated[order[:5]].copy(), model), expected[order[:5]], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("form", ["dense", "csr", "csc", "csr_array", "int", "bool", "view", "unsorted", "read-only"])
@@ -183,7 +183,7 @@ def test_two_processes_agree(simulated, model, expected, tmp_path, forks):
     assert copied.communicate()[1] == ""
     a, b = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
     np.testing.assert_array_equal(a, b)
-    np.testing.assert_allclose(a, expected, atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(a, expected, atol=1e-5, rtol=0)
 
 
 def test_save_load_embed(simulated, model, expected, tmp_path):
@@ -192,14 +192,15 @@ def test_save_load_embed(simulated, model, expected, tmp_path):
     np.testing.assert_array_equal(embedding(simulated, str(path)), expected)
 
 
-def test_folded_inference_is_the_training_path(simulated, model, expected):
+def test_folded_inference_is_the_network(simulated, model, expected):
     import torch
 
     atac = simulated["atac"]
     known = model.peaks.projection(ep.genome.read_intervals(atac.var))
     tokens = (atac.X @ known).sorted_indices()
-    ids, offsets = (torch.from_numpy(a.astype(np.int64)) for a in (tokens.indices, tokens.indptr))
-    np.testing.assert_allclose(model.network.encode(ids, offsets).numpy(), expected, atol=1e-5, rtol=0)
+    arrays = [array.astype(np.int64) for array in (tokens.indices, tokens.indptr)]
+    found = model.network.encode(*map(torch.from_numpy, arrays), model.known(*arrays))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5, rtol=0)
 
 
 # other peaks, other genes, other cells
@@ -256,7 +257,7 @@ def test_cells_without_open_peaks_are_nan_with_a_warning(mdata, model, expected)
 def test_a_model_without_heads_only_embeds(simulated):
     atac = simulated["atac"].copy()
     small = ep.tl.pretrain(
-        atac, objective="peaks", config=ep.ModelConfig(dim=8, n_heads=1), training=ep.TrainingConfig(max_epochs=1)
+        atac, objective="peaks", config=ep.ModelConfig(dim=8)
     )
     ep.tl.embed(atac, small)
     assert list(atac.obsm) == [KEY]
@@ -381,4 +382,4 @@ def test_barcodes_that_repeat_in_concatenated_samples_are_fine(simulated, model,
 def test_no_cells_are_no_error(simulated, model):
     atac = simulated["atac"][:0].copy()
     ep.tl.embed(atac, model)
-    assert atac.obsm[KEY].shape == (0, 32)
+    assert atac.obsm[KEY].shape == (0, model.network.dim)

@@ -77,7 +77,7 @@ def test_bad_input_is_told(mdata, model):
         ep.tl.impute_accessibility(mdata, model, groupby="cell_type", depth=0)
     with pytest.raises(ValueError, match="neither a peak of the data nor a region"):
         ep.tl.impute_accessibility(mdata, model, peaks="nonsense")
-    paper = ep.ModelConfig(dim=16, objective="binary", decoder="query")
+    paper = ep.ModelConfig(encoder="transformer", dim=8, n_heads=1, n_layers=1, objective="binary", decoder="query")
     without = ep.tl.pretrain(mdata, config=paper, training=ep.TrainingConfig(max_epochs=1))
     with pytest.raises(ValueError, match="has no head for peaks: its decoder is the paper's"):
         ep.tl.impute_accessibility(mdata, without, groupby="cell_type")

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from anndata import AnnData
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import epifoundation as ep
+from epifoundation.counted import hash_tokens, peak_keys
 
 GENES = ["gene3", "gene20", "gene39"]
 
@@ -30,13 +30,9 @@ def transformer(simulated):
 
 
 @pytest.fixture(scope="module")
-def many_seeds(simulated):
-    return ep.tl.pretrain(
-        simulated,
-        config=ep.ModelConfig(dim=16, n_heads=2, n_seeds=2),
-        training=ep.TrainingConfig(max_epochs=1),
-        genome="hg38",
-    )
+def new():
+    """Cells of the same peaks that no model was measured on; do not change them."""
+    return ep.datasets.simulate_multiome(100, 600, 40, n_types=4, rng=2)["atac"]
 
 
 def predict(atac, model, matrix):
@@ -47,10 +43,42 @@ def predict(atac, model, matrix):
     return edited.obsm["epifoundation_expression"], edited.obsm.get("epifoundation_probabilities")
 
 
-@pytest.mark.parametrize("name", ["model", "transformer", "many_seeds"])
-def test_single_knock_outs_equal_the_edited_matrix(request, simulated, name):
+def predict_left_out(atac, model, matrix):
+    """The same of cells that were counted: `atac` holds them, and they stay left out in an edited `matrix`."""
+    projection = model.peaks.projection(ep.genome.read_intervals(atac.var))
+
+    def tokens(cells):
+        mapped = ((sp.csr_matrix(cells) > 0).astype(np.float32) @ projection).tocsr().sorted_indices()
+        return mapped.indices.astype(np.int64), mapped.indptr.astype(np.int64)
+
+    known = model.known(*tokens(atac.X))
+    assert known["encoder"].isfinite().all()  # all of them are recognized
+    embedding = model.network.encode(*map(torch.from_numpy, tokens(matrix)), known)
+    expression = model.network.expression.predict(embedding).numpy()
+    probabilities = model.network.label(embedding).numpy()
+    return (
+        pd.DataFrame(expression, index=atac.obs_names, columns=model.genes.names),
+        pd.DataFrame(probabilities, index=atac.obs_names, columns=model.labels),
+    )
+
+
+# Cells that are new to a model, and cells that it was measured on
+EVERY = pytest.mark.parametrize(
+    ("name", "cells", "predict"),
+    [("model", "new", predict), ("model", "counted", predict_left_out), ("transformer", "new", predict)],
+    ids=["new", "counted", "transformer"],
+)
+
+
+@pytest.fixture
+def every_cell(new, simulated):
+    return {"new": new, "counted": simulated["atac"]}
+
+
+@EVERY
+def test_single_knock_outs_equal_the_edited_matrix(request, every_cell, name, cells, predict):
     model = request.getfixturevalue(name)
-    atac = simulated["atac"][:6].copy()
+    atac = every_cell[cells][:6].copy()
     matrix = atac.X.toarray()
     before, _ = predict(atac, model, matrix)
     pieces = list(ep.tl.scan_knock_outs(atac, model, genes=GENES))
@@ -68,11 +96,11 @@ def test_single_knock_outs_equal_the_edited_matrix(request, simulated, name):
         np.testing.assert_allclose(change[i], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["model", "transformer"])
+@EVERY
 @pytest.mark.parametrize("asked", ["chr2:10000-80000", ["chr1:12000-12500", "chr2:10000-80000"], "chr1:12000-12500"])
-def test_sets_and_regions_equal_the_edited_matrix(request, simulated, name, asked):
+def test_sets_and_regions_equal_the_edited_matrix(request, every_cell, name, cells, predict, asked):
     model = request.getfixturevalue(name)
-    atac = simulated["atac"][:80].copy()
+    atac = every_cell[cells][:80].copy()
     out = ep.tl.knock_out(atac, model, peaks=asked, genes=GENES)
     closed = atac.var_names.isin(out.peaks)
     matrix = atac.X.toarray()
@@ -121,22 +149,34 @@ def test_a_cell_that_loses_its_last_peak_is_nan(simulated, model):
     np.testing.assert_allclose(out.expression.iloc[1], piece.change[1], atol=1e-5)
 
 
-@settings(max_examples=10)
-@given(st.integers(0, 2**31))
-def test_one_dominant_peak_keeps_its_digits(simulated, model, seed):
-    """Where a peak holds nearly all the weight of a cell, a subtraction would lose what is left."""
+@pytest.mark.parametrize("counted", [False, True])
+def test_one_peak_that_is_nearly_the_whole_cell_keeps_its_digits(simulated, model, counted):
+    """Where a wide peak stands for nearly all open peaks, and the heaviest, a subtraction would lose what is left."""
+    peaks = simulated["atac"].var
+    wide = [f"{chrom}:{here['start'].min()}-{here['end'].max()}" for chrom, here in peaks.groupby("chrom", observed=True)]
+    alone = next(name for name in model.peaks.names if not name.startswith(wide[0].split(":")[0] + ":"))
+    matrix = np.zeros((1, len(wide) + 1), np.float32)
+    matrix[0, [0, -1]] = 1
+    atac = AnnData(sp.csr_matrix(matrix), var=pd.DataFrame(index=[*wide, alone]))
+    inside = model.peaks.intervals["chrom"] == wide[0].split(":")[0]
+    ids = np.flatnonzero(inside | (np.array(model.peaks.names) == alone))
+    offsets = np.array([0, len(ids)])
+    assert len(ids) > 20
     network = copy.deepcopy(model.network)
-    network.encoder.prior[7] += 12
-    heavy = replace(model, network=network)
-    rng = np.random.default_rng(seed)
-    atac = simulated["atac"][:2].copy()
-    matrix = np.zeros(atac.shape, dtype=np.float32)
-    matrix[:, rng.choice(600, 30, replace=False)] = 1
-    matrix[:, 7] = 1
-    atac.X = sp.csr_matrix(matrix)
-    (piece,) = ep.tl.scan_knock_outs(atac, heavy, genes=GENES, peaks=atac.var_names[7])
-    whole = ep.tl.knock_out(atac, heavy, peaks=atac.var_names[7], genes=GENES)
+    network.encoder.vectors.weight[np.flatnonzero(inside)] *= 1e4
+    model = replace(model, network=network)
+    if counted:
+        here = hash_tokens(ids, offsets, peak_keys(model.peaks))
+        cells = {name: replace(each, hashes=np.sort([*each.hashes[1:], *here])) for name, each in model.cells.items()}
+        model = replace(model, cells=cells)
+    assert ("encoder" in model.known(ids, offsets)) == counted
+    (piece,) = ep.tl.scan_knock_outs(atac, model, genes=GENES, peaks=wide[0])
+    whole = ep.tl.knock_out(atac, model, peaks=wide[:1], genes=GENES)
     np.testing.assert_allclose(piece.change, whole.expression, atol=1e-5)
+    if not counted:
+        matrix[0, 0] = 0
+        before, after = (predict(atac, model, x)[0][GENES] for x in (atac.X, matrix))
+        np.testing.assert_allclose(piece.change, after - before, atol=1e-5)
 
 
 def test_bad_input_is_told(simulated, model):
@@ -166,13 +206,7 @@ def test_bad_input_is_told(simulated, model):
 
 def test_a_model_without_genes_tells_labels(simulated):
     atac = simulated["atac"]
-    model = ep.tl.pretrain(
-        atac,
-        objective="peaks",
-        config=ep.ModelConfig(dim=16),
-        training=ep.TrainingConfig(max_epochs=1),
-        label_key="cell_type",
-    )
+    model = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=16), label_key="cell_type")
     out = ep.tl.knock_out(atac[:20].copy(), model, peaks=atac.var_names[0])
     assert out.expression.shape == (20, 0)
     assert out.probabilities.shape == (20, 4)

@@ -21,9 +21,7 @@ OPTIONS = {"genes": None, "max_distance": 50_000, "batch_key": "batch"}
 def world():
     """Cells enough to find links, and a model of them."""
     data = ep.datasets.simulate_multiome(1200, 1500, 60, rng=5)
-    return data, ep.tl.pretrain(
-        data, batch_key="batch", config=ep.ModelConfig(dim=32), training=ep.TrainingConfig(max_epochs=6)
-    )
+    return data, ep.tl.pretrain(data, batch_key="batch", config=ep.ModelConfig(dim=32))
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +136,7 @@ def test_atac_alone_groups_and_small_groups(world):
 @pytest.mark.parametrize("objective", ["binary", "gaussian"])
 def test_other_objectives(world, objective):
     part = world[0][:300].copy()
-    model = ep.tl.pretrain(
-        part, objective=objective, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1)
-    )
+    model = ep.tl.pretrain(part, objective=objective, config=ep.ModelConfig(dim=16))
     ep.tl.link_peaks(part, model, genes=["gene5"], max_distance=50_000)
     assert np.isfinite(part["atac"].uns[KEY]["effect"]).all()
     assert (part["atac"].uns[KEY]["by_measurement"] != 0).any()
@@ -260,9 +256,7 @@ def test_bad_input_is_told_and_nothing_is_written(world):
             ep.tl.link_peaks(data, model, **options | given)
     with pytest.raises(ValueError, match="Where genes are is not known: pass `annotation`"):
         ep.tl.link_peaks(atac, model, genes="gene5")
-    peaks_only = ep.tl.pretrain(
-        atac, objective="peaks", config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1)
-    )
+    peaks_only = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=16))
     with pytest.raises(ValueError, match="predicts no expression"):
         ep.tl.link_peaks(data, peaks_only, genes="gene5")
     logs = data.copy()

@@ -51,9 +51,7 @@ def test_batches(mdata, model):
     [("binary", "probability of being expressed"), ("gaussian", "the scale of the training data")],
 )
 def test_other_scales_are_told(mdata, objective, scale):
-    model = ep.tl.pretrain(
-        mdata, objective=objective, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1)
-    )
+    model = ep.tl.pretrain(mdata, objective=objective, config=ep.ModelConfig(dim=16))
     atac = mdata["atac"]
     ep.tl.predict_expression(atac, model)
     assert atac.uns[KEY]["scale"] == scale
@@ -70,9 +68,7 @@ def test_bad_input_is_told_and_nothing_is_written(mdata, model):
         ep.tl.predict_expression(mdata, model, genes=["GENE3", "zzz"])
     with pytest.raises(ValueError, match="`genes` is empty"):
         ep.tl.predict_expression(mdata, model, genes=[])
-    peaks = ep.tl.pretrain(
-        mdata["atac"], objective="peaks", config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1)
-    )
+    peaks = ep.tl.pretrain(mdata["atac"], objective="peaks", config=ep.ModelConfig(dim=16))
     with pytest.raises(ValueError, match="predicts no expression: it learned from ATAC alone"):
         ep.tl.predict_expression(mdata, peaks)
     assert "epifoundation" not in mdata["rna"].layers
@@ -89,7 +85,7 @@ def test_embed_keeps_what_the_same_model_predicted(mdata, model, simulated):
     before = mdata["rna"].layers["epifoundation"].copy()
     ep.tl.embed(mdata, model, expression=False)
     np.testing.assert_array_equal(mdata["rna"].layers["epifoundation"], before)
-    other = ep.tl.pretrain(simulated, config=ep.ModelConfig(dim=16), training=ep.TrainingConfig(max_epochs=1))
+    other = ep.tl.pretrain(simulated, config=ep.ModelConfig(dim=16))
     ep.tl.embed(mdata, other, expression=False)
     assert "epifoundation" not in mdata["rna"].layers
     assert KEY not in mdata["atac"].uns

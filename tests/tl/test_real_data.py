@@ -31,8 +31,7 @@ def test_bone_marrow_without_rna_separates_better_than_chance(shared_data, tmp_p
     from sklearn.neighbors import KNeighborsClassifier
 
     atac = anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad")[::10].copy()
-    training = ep.TrainingConfig(max_epochs=4, peak_dropout=0.5)
-    model = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=64), training=training, genome="hg19")
+    model = ep.tl.pretrain(atac, objective="peaks", genome="hg19")
     ep.tl.embed(atac, ep.models.from_pretrained(model.save_pretrained(tmp_path / "model")))
     X, y = atac.obsm["X_epifoundation"], atac.obs["cell_type"].astype(str).to_numpy()
     rows = np.arange(len(y)) % 4 > 0

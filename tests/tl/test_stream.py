@@ -242,7 +242,7 @@ def test_what_an_earlier_model_left_in_the_file_goes(mdata, model, tmp_path):
     ep.tl.annotate(atac, model)
     ep.tl.predict_expression(atac, model)
     paths = [write(atac, tmp_path / name) for name in ("a.h5ad", "a.zarr")]
-    other = ep.tl.pretrain(atac, objective="peaks", training=ep.TrainingConfig(max_epochs=1))
+    other = ep.tl.pretrain(atac, objective="peaks")
     ep.tl.embed(atac, other)
     for path in paths:
         ep.tl.embed(path, other)
@@ -350,7 +350,7 @@ def test_blocks_of_another_run_are_in_the_way(mdata, model, tmp_path, monkeypatc
     go_on()
     with pytest.raises(ValueError, match=r"unfinished results of another run: annotation was true, is false"):
         ep.tl.embed(path, model, output=tmp_path / "out.h5ad", annotation=False)
-    other = ep.tl.pretrain(mdata, training=ep.TrainingConfig(max_epochs=1))
+    other = ep.tl.pretrain(mdata)
     with pytest.raises(ValueError, match="unfinished results of another run: model was"):
         ep.tl.embed(path, other, output=tmp_path / "out.h5ad")
     write(mdata["atac"][:399].copy(), path)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epifoundation.counted import WEIGHT
+import epifoundation as ep
 from epifoundation.nn import ExpressionHead, LinearMeasuredHead, ModelConfig, Sizes
 from epifoundation.training.components import log_normalise
 from epifoundation.training.expression import (
@@ -191,7 +191,6 @@ def test_names_are_those_of_the_heads_of_a_network():
         expected = {f"expression.{name}" for name in names}
         assert found.keys() == expected | ({"measured.weight"} if objective == "counts" else set())
         assert all(tensor.dtype == torch.float32 for tensor in found.values())
-        assert WEIGHT == 255
 
 
 def test_genes_that_no_cell_expresses_are_finite():
@@ -206,3 +205,19 @@ def test_genes_that_no_cell_expresses_are_finite():
         assert found.isfinite().all()
         assert (found[:, 3] < found[:, 4]).all()
         assert head.linear.weight.isfinite().all()
+
+
+def test_shallow_cells_are_nearer_on_the_measured_scale_than_on_that_of_the_mean():
+    """Of cells that were not learned from: also nearer than the mean of all cells."""
+    options = {"n_types": 4, "median_counts": 100, "rng": 4}
+    data = ep.datasets.simulate_multiome(700, 600, 60, **options)
+    known, other = data[:600].copy(), data[600:].copy()
+    model = ep.tl.pretrain(known)
+    true = log_normalise(sp.csr_matrix(other["rna"].X)).toarray()
+    base = log_normalise(sp.csr_matrix(known["rna"].X)).toarray().mean(axis=0)
+    errors = {"base": np.square(base - true).mean()}
+    for scale in ("mean", "measured"):
+        found = ep.tl.predict_expression(other["atac"], model, scale=scale, copy=True)
+        errors[scale] = np.square(found.obsm["epifoundation_expression"].to_numpy() - true).mean()
+    assert errors["measured"] < 0.97 * errors["base"]
+    assert errors["measured"] < 0.8 * errors["mean"]
