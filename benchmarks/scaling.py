@@ -1,8 +1,7 @@
 """Speed and memory of cells that are read by blocks, on simulated cells in a zarr store.
 
     python benchmarks/scaling.py                       # curves of cells, open peaks, vocabulary, d, encoder, processes
-    python benchmarks/scaling.py --million             # a million cells x 200,000 peaks, and 100,000 of them
-    python benchmarks/scaling.py --train               # training from files against training from memory
+    python benchmarks/scaling.py --million             # a million cells x 200,000 peaks, and 100,000 of them: pretrained on, then embedded
     python benchmarks/scaling.py --page                # tables and figure of docs/scaling.md, from what was measured
 
 What is measured is kept in benchmarks/results/scaling.json.
@@ -31,7 +30,6 @@ RESULTS = Path(__file__).parent / "results"
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--million", action="store_true")
-    parser.add_argument("--train", action="store_true")
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--folder", help="where simulated cells are kept and found again; default: a temporary one")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -48,8 +46,6 @@ def main():
         folder.mkdir(exist_ok=True)
         if options.million:
             million(folder)
-        elif options.train:
-            train(folder)
         else:
             curves(folder)
 
@@ -58,11 +54,17 @@ def million(folder):
     found = []
     for n_cells in (100_000, 1_000_000):
         cells = simulated(folder, n_cells)
-        told = measure("embed", cells=str(cells), n_genes=0)
+        trained = measure("pretrain", cells=str(cells), output=str(folder / f"model_{n_cells}"))
+        told = measure("embed", cells=str(cells), model=str(folder / f"model_{n_cells}"))
+        told |= {"pretrain_seconds": trained["seconds"], "pretrain_peak_gb": trained["peak_gb"]}
+        told["pretrain_ratio"] = trained["seconds"] / told["seconds"]
         found.append(told)
         print(
-            f"{n_cells:,} cells x 200,000 peaks, median {told['median_open']:,} open: {told['seconds']:.0f} s, {told['cells_per_s']:,.0f} cells/s, peak memory "
-            f"{told['peak_gb']:.2f} GB; bare embedding_bag on tokens in memory {told['bare_cells_per_s']:,.0f} cells/s, ratio {told['ratio']:.2f}"
+            f"{n_cells:,} cells x 200,000 peaks, median {told['median_open']:,} open: pretrained in {trained['seconds']:.0f} s, peak memory "
+            f"{trained['peak_gb']:.2f} GB; embedded in {told['seconds']:.0f} s, {told['cells_per_s']:,.0f} cells/s, {told['peak_gb']:.2f} GB; "
+            f"{told['pretrain_ratio']:.2f} times the time of embedding. Bare embedding_bag on tokens in memory {told['bare_cells_per_s']:,.0f} "
+            f"cells/s, ratio {told['ratio']:.2f}",
+            flush=True,
         )
     save("million", found)
 
@@ -87,17 +89,6 @@ def curves(folder):
             flush=True,
         )
     save("embed", told)
-
-
-def train(folder):
-    """Training from files beside training from memory, on the same cells."""
-    cells = simulated(folder, 25_000)
-    told = [measure("pretrain", cells=str(cells), stored=stored) for stored in (False, True)]
-    for each in told:
-        print(
-            {name: round(value, 2) if isinstance(value, float) else value for name, value in each.items()}, flush=True
-        )
-    save("train", told)
 
 
 def save(name, told):
@@ -129,14 +120,15 @@ def page():
         "cells_per_s": ("cells/s", ",.0f"),
         "peak_gb": ("peak memory, GB", ".2f"),
         "ratio": ("share of the bare sum", ".2f"),
+        "pretrain_seconds": ("pretraining, seconds", ".0f"),
+        "pretrain_peak_gb": ("its peak memory, GB", ".2f"),
+        "pretrain_ratio": ("in times of embedding", ".2f"),
     }
     docs = Path(__file__).parents[1] / "docs"
-    for name in ("million", "embed", "train"):
+    for name in ("million", "embed"):
         kept = [key for key in columns if any(key in run for run in told[name])]
-        if name == "train":
-            kept = ["cells", "from", *kept[1:]]
         if name == "million":
-            kept = ["cells", "seconds", "cells_per_s", "peak_gb", "ratio"]
+            kept = ["cells", "pretrain_seconds", "pretrain_peak_gb", "pretrain_ratio", "seconds", "cells_per_s", "peak_gb", "ratio"]
         heads = [columns.get(key, (key, ""))[0] for key in kept]
         lines = [heads, ["---"] * len(kept)]
         lines += [
@@ -261,11 +253,15 @@ def a_model(n_peaks, dim=128, n_genes=0, encoder="set"):
     config = ModelConfig(encoder=encoder, dim=dim, objective="counts" if n_genes else "peaks")
     peaks = ep.PeakVocabulary.from_names([f"chr1:{i * 1000}-{i * 1000 + 500}" for i in range(n_peaks)])
     genes = ep.GeneVocabulary([f"gene{i}" for i in range(n_genes)])
-    sizes = Sizes(n_peaks, n_genes, n_chromosomes=1 if encoder == "transformer" else 0)
-    return ep.EpiFoundation(Network(config, sizes), peaks, genes)
+    more = {"n_chromosomes": 1} if encoder == "transformer" else {"n_encoder_landmarks": 1_000}
+    network = Network(config, Sizes(n_peaks, n_genes, **more))
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 1)
+    return ep.EpiFoundation(network, peaks, genes)
 
 
-def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=4096, processes=1, threads=2):
+def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=4096, processes=1, threads=2, model=None):
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -279,7 +275,8 @@ def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=4096, processes=1, th
 
     root = zarr.open_group(cells, mode="r")
     shape = sparse_dataset(root["X"]).shape
-    model = a_model(shape[1], dim, n_genes, encoder)
+    model = ep.models.from_pretrained(model) if model else a_model(shape[1], dim, n_genes, encoder)
+    dim = model.config.dim
     n_cells = shape[0]
     rows = sparse_dataset(root["X"])[:n_bare]
     before = bare(model, rows) if encoder == "set" else []
@@ -309,7 +306,7 @@ def bare(model, rows):
     """Cells a second of the sum alone, on tokens in memory; several times, since the machine is shared."""
     import torch
 
-    table = model.network.folded().table
+    table = torch.rand(rows.shape[1], model.config.dim)
     ids, offsets = torch.from_numpy(rows.indices), torch.from_numpy(rows.indptr.astype(rows.indices.dtype))
     found = []
     for _ in range(8):
@@ -320,35 +317,20 @@ def bare(model, rows):
     return found[1:]
 
 
-def pretrain(cells, stored, threads=2):
-    """One epoch by held-out peaks; the vocabulary and the warm start are left out of the time."""
-    import anndata
+def pretrain(cells, output, threads=2):
+    """Measure a model from a store, ATAC alone."""
     import torch
 
     import epifoundation as ep
-    from epifoundation.training import Pretraining
 
     ep.settings.progress = False
     torch.set_num_threads(threads)
-    times = []
-    original = Pretraining.training_step
-
-    def step(self, batch, index):
-        times.append(time.perf_counter())
-        return original(self, batch, index)
-
-    Pretraining.training_step = step
-    data = cells if stored else anndata.read_zarr(cells)
-    training = ep.TrainingConfig(max_epochs=1, warm_start=False, batch_size=256)
-    ep.tl.pretrain(data, objective="peaks", config=ep.ModelConfig(dim=64), training=training, validation=0.02)
-    seconds = times[-1] - times[0]
-    return {
-        "cells": 256 * len(times),
-        "from": "files" if stored else "memory",
-        "seconds": seconds,
-        "cells_per_s": 256 * (len(times) - 1) / seconds,
-        "peak_gb": peak_memory(),
-    }
+    started = time.perf_counter()
+    model = ep.tl.pretrain(cells, objective="peaks", validation=0.02)
+    seconds = time.perf_counter() - started
+    peak = peak_memory()
+    model.save_pretrained(output, overwrite=True)
+    return {"seconds": seconds, "peak_gb": peak}
 
 
 def peak_memory():

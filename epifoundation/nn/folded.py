@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .packed import take
+from .peak_vectors import PeakVectors
+from .set_encoder import SetEncoder
 from .transformer_encoder import limit, run
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class FoldedSums:
                     if hasattr(tables, name):
                         table = getattr(tables, name)
                         table.weight.data = table.weight.data.to(dtype)
+        self.left_out: dict[str, Tensor] = {}
         self.chunk = 512 if network.device.type == "cpu" else 2048
 
     @torch.inference_mode()
@@ -46,10 +49,21 @@ class FoldedSums:
     def sums(self, ids: Tensor, offsets: Tensor, known: Known | None = None) -> Tensor:
         """Sums of the vectors of packed tokens, and their number in the last column, (n_cells, n_columns + 1)."""
         known = known or {}
-        parts = [self.encoder.sums(ids, offsets, known.get("encoder"))]
+        if isinstance(self.encoder, SetEncoder):
+            parts = [self._sums("encoder", self.encoder.vectors, ids, offsets, known)]
+        else:
+            parts = [self.encoder.sums(ids, offsets)]
         if self.labels is not None:
-            parts.append(self.labels.vectors.sums(ids, offsets, known.get("labels")))
+            parts.append(self._sums("labels", self.labels.vectors, ids, offsets, known))
         return torch.cat([*parts, offsets.diff()[:, None].to(parts[0])], dim=1)
+
+    def _sums(self, block: str, vectors: PeakVectors, ids: Tensor, offsets: Tensor, known: Known) -> Tensor:
+        of_cells = known.get(block)
+        if of_cells is None:
+            return vectors.sums(ids, offsets)
+        if block not in self.left_out:  # made when the first counted cell comes
+            self.left_out[block] = vectors.left_out_table()
+        return vectors.sums(ids, offsets, of_cells, self.left_out[block])
 
     @torch.inference_mode()
     def readout(self, sums: Tensor) -> Tensor:

@@ -60,7 +60,9 @@ class PeakVectors(nn.Module):
         """Columns z of packed tokens, (n_cells, width); NaN for a cell without open peaks. `known` as in :meth:`sums`."""
         return self.sums(ids, offsets, known) / offsets.diff().sqrt()[:, None]
 
-    def sums(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
+    def sums(
+        self, ids: Tensor, offsets: Tensor, known: Tensor | None = None, left_out: Tensor | None = None
+    ) -> Tensor:
         """Sums of the vectors of packed tokens, (n_cells, width).
 
         Parameters
@@ -69,16 +71,19 @@ class PeakVectors(nn.Module):
             Positions of open peaks (n_tokens,) and where each cell begins (n_cells + 1,).
         known
             What is known of each cell that was counted, (n_cells, width), which is left out; NaN for cells that were not.
+        left_out
+            :meth:`left_out_table`, if it was made before.
         """
         is_counted = torch.zeros(0, dtype=torch.bool) if known is None else known[:, 0].isfinite()
         if known is None or not is_counted.any():
             return add_up(self.weight, ids, offsets)
         if is_counted.all():
-            total = add_up(self.left_out_table(), ids, offsets)
+            total = add_up(self.left_out_table() if left_out is None else left_out, ids, offsets)
             return total[:, :-1] - total[:, -1:] * (known - self.base)
         total = self.weight.new_empty(len(known), self.weight.shape[1], dtype=torch.float32)
         for cells, of_cells in ((is_counted.nonzero()[:, 0], known), ((~is_counted).nonzero()[:, 0], None)):
-            total[cells] = self.sums(*take(ids, offsets, cells), None if of_cells is None else of_cells[cells])
+            of_these = None if of_cells is None else of_cells[cells]
+            total[cells] = self.sums(*take(ids, offsets, cells), of_these, left_out)
         return total
 
     def left_out_table(self) -> Tensor:

@@ -38,10 +38,6 @@ class SetEncoder(nn.Module):
         """Columns of packed tokens, (n_cells, dim), batch effects projected out; `known` as in :class:`PeakVectors`."""
         return self.features(self.vectors(ids, offsets, known))
 
-    def sums(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
-        """Sums of peak vectors, (n_cells, dim)."""
-        return self.vectors.sums(ids, offsets, known)
-
     def features(self, columns: Tensor) -> Tensor:
         """Columns without batch effects, from sums over the root of the number of peaks."""
         return self.projection(columns)

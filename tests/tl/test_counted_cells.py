@@ -1,0 +1,193 @@
+"""Cells that a model was measured on: they are embedded as if it had been measured without them, wherever they come from."""
+
+from dataclasses import replace
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+import epifoundation as ep
+
+KEY = "X_epifoundation"
+PSEUDOCOUNT = ep.TrainingConfig().pseudocount
+
+
+def embed(data, model):
+    return ep.tl.embed(data, model, expression=False, annotation=False, copy=True).obsm[KEY]
+
+
+def open_peaks(atac, model):
+    """Which peaks of the model are open, float64 (n_cells, n_peaks)."""
+    at = atac.var_names.get_indexer(model.peaks.names)
+    assert (at >= 0).all()
+    return (atac.X.toarray()[:, at] > 0).astype(np.float64)
+
+
+def memberships(atac, model):
+    """Of each cell in the clusters, as the model keeps them."""
+    matrix = sp.csr_matrix(open_peaks(atac, model))
+    known = model.known(matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64))["encoder"].double().numpy()
+    np.testing.assert_allclose(known.sum(axis=1), 1, atol=1e-6)
+    assert (known >= -1e-9).all()
+    return known
+
+
+def one_hot(labels, names):
+    return (np.asarray(labels.astype(str))[:, None] == np.array(names)).astype(np.float64)
+
+
+def left_out(matrix, known, pseudocount):
+    """Columns of cells by vectors that are measured anew without each, from matrices of cells alone."""
+    around = known - known.mean(axis=0)
+    sums, count = matrix.T @ around, matrix.sum(axis=0)
+    columns = []
+    for cell, mine in zip(matrix, around, strict=True):
+        inside = cell > 0
+        vectors = (sums[inside] - mine) / (count[inside, None] - 1 + pseudocount)
+        columns.append(vectors.sum(axis=0) / np.sqrt(inside.sum()))
+    return torch.from_numpy(np.stack(columns).astype(np.float32))
+
+
+def expected(atac, model, of_labels=None):
+    """The embedding of all cells that a model was measured on, each left out of its vectors."""
+    matrix, network = open_peaks(atac, model), model.network
+    features = network.encoder.features(left_out(matrix, memberships(atac, model), PSEUDOCOUNT))
+    found = [network.encoder.embed(features)]
+    if model.labels:
+        columns = left_out(matrix, one_hot(atac.obs["cell_type"], model.labels), PSEUDOCOUNT)
+        found.append(network.label_columns.readout(torch.cat([features, columns], dim=1)))
+    return torch.cat(found, dim=1).numpy()
+
+
+@pytest.fixture(scope="module")
+def plain(simulated):
+    """A model without labels and batches; do not change it."""
+    return ep.tl.pretrain(simulated, config=ep.ModelConfig(dim=16), genome="hg38")
+
+
+@pytest.mark.parametrize("name", ["model", "plain"])
+def test_each_is_left_out_of_the_vectors_of_its_peaks(request, simulated, name):
+    model, atac = request.getfixturevalue(name), simulated["atac"]
+    found = embed(atac, model)
+    np.testing.assert_allclose(found, expected(atac, model), atol=1e-4)
+    unaware = embed(atac, replace(model, cells={}))
+    assert np.abs(found - unaware).max() > 0.05
+    columns = torch.from_numpy(open_peaks(atac, model).astype(np.float32)) @ model.network.encoder.vectors.weight
+    columns = columns / torch.from_numpy(open_peaks(atac, model).sum(axis=1, keepdims=True).astype(np.float32)).sqrt()
+    dim = model.config.dim
+    in_all = model.network.encoder.embed(model.network.encoder.features(columns))
+    np.testing.assert_allclose(unaware[:, :dim], in_all, atol=1e-4)
+
+
+def test_memberships_are_those_of_clusters_of_rna(simulated, plain):
+    """Cells of one cluster are of one type, as the RNA says."""
+    likeliest = memberships(simulated["atac"], plain).argmax(axis=1)
+    table = pd.crosstab(likeliest, simulated["atac"].obs["cell_type"].to_numpy())
+    assert table.max(axis=1).sum() > 0.9 * simulated.n_obs
+
+
+def test_files_and_saved_models_recognize_them(simulated, model, tmp_path):
+    atac = simulated["atac"].copy()
+    found = embed(atac, model)
+    model.save_pretrained(tmp_path / "model")
+    model.save_pretrained(tmp_path / "without", cells=False)
+    atac.write_h5ad(tmp_path / "a.h5ad")
+    for given in (model, tmp_path / "model"):
+        ep.tl.embed(tmp_path / "a.h5ad", given, output=tmp_path / "out.h5ad", overwrite=True)
+        np.testing.assert_allclose(anndata.read_h5ad(tmp_path / "out.h5ad").obsm[KEY], found, atol=1e-5)
+    np.testing.assert_array_equal(embed(atac, tmp_path / "model"), found)
+    np.testing.assert_array_equal(embed(atac, tmp_path / "without"), embed(atac, replace(model, cells={})))
+
+
+def test_other_cells_are_not_touched(simulated, model):
+    """New ones, and counted ones of which a peak was closed or opened."""
+    new = ep.datasets.simulate_multiome(60, 600, 40, n_types=4, rng=7)["atac"]
+    edited = simulated["atac"][:60].copy()
+    matrix = open_peaks(edited, model)
+    flipped = edited.X.tolil()
+    for i in range(60):
+        name = model.peaks.names[int(np.flatnonzero(matrix[i] > 0)[0] if i % 2 else np.flatnonzero(matrix[i] == 0)[0])]
+        at = edited.var_names.get_loc(name)
+        flipped[i, at] = 1 - (flipped[i, at] > 0)
+    edited.X = flipped.tocsr()
+    for atac in (new, edited):
+        np.testing.assert_array_equal(embed(atac, model), embed(atac, replace(model, cells={})))
+
+
+def test_they_are_recognized_by_other_names_in_another_order_with_other_peaks_beside(simulated, model):
+    atac = simulated["atac"]
+    found = embed(atac, model)
+    order = np.random.default_rng(0).permutation(atac.n_vars)
+    other = anndata.concat([atac[:, order], anndata.AnnData(sp.csr_matrix(np.ones((400, 1))), obs=atac.obs[[]], var=pd.DataFrame(index=["chr9:1-90"]))], axis=1)  # fmt: skip
+    # Each a little wider: the same peaks of the model are open
+    other.var_names = [f"{c}:{s - 9}-{e + 9}" for c, s, e in zip(atac.var["chrom"].iloc[order], atac.var["start"].iloc[order], atac.var["end"].iloc[order], strict=True)] + ["chr9:1-90"]  # fmt: skip
+    other.var = other.var[[]]
+    other.X = other.X * 7
+    rows = np.random.default_rng(1).permutation(400)
+    other = other[rows].copy()
+    other.obs_names = [f"cell-{i}" for i in range(400)]
+    np.testing.assert_allclose(embed(other, model), found[rows], atol=1e-5)
+
+
+def test_what_is_read_off_is_read_off_that_embedding(simulated, model):
+    atac = ep.tl.embed(simulated["atac"], model, copy=True)
+    embedding = torch.from_numpy(expected(atac, model))
+    np.testing.assert_allclose(atac.obsm["epifoundation_expression"], model.network.expression.predict(embedding), atol=1e-3)
+    np.testing.assert_allclose(atac.obsm["epifoundation_probabilities"], model.network.label(embedding), atol=1e-3)
+    ep.tl.annotate(atac, model)
+    np.testing.assert_allclose(atac.obs["epifoundation_novelty"], model.network.label.score_novelty(embedding), atol=1e-2)
+    imputed = ep.tl.impute_accessibility(atac, model, peaks=model.peaks.names[:4], depth=20, copy=True)
+    shares = model.network.peaks(embedding).softmax(dim=1)[:, :4].numpy()
+    np.testing.assert_allclose(imputed.obsm["epifoundation_accessibility"], 1 - np.exp(-20 * shares), rtol=1e-2)
+
+
+def test_cells_of_a_reference_are_left_out_of_its_labels(simulated, plain):
+    """Those of the reference that are annotated themselves; `plain` is a model of the same cells without labels."""
+    atac = simulated["atac"]
+    tuned = ep.tl.finetune(atac, plain, label_key="cell_type", validation=0.2, rank=None)
+    assert set(tuned.cells) == {"encoder", "labels"}
+    embedding = torch.from_numpy(expected(atac, tuned))
+    np.testing.assert_allclose(embed(atac, tuned), embedding, atol=1e-4)
+    annotated = ep.tl.annotate(atac, plain, reference=atac, label_key="cell_type", calibration=0.2, copy=True)
+    np.testing.assert_allclose(
+        annotated.obsm["epifoundation_probabilities"], tuned.network.label(embedding), atol=1e-3
+    )
+    # Of a reference without labels for some, those are new to its labels
+    partly = atac.copy()
+    partly.obs["cell_type"] = partly.obs["cell_type"].astype(object).where(np.arange(400) % 4 > 0)
+    some = ep.tl.finetune(partly, plain, label_key="cell_type")
+    assert len(some.cells["labels"]) == 300
+    assert len(some.cells["encoder"]) == 400
+
+
+def test_they_do_not_lie_apart_from_new_cells():
+    """A random forest that is to tell them from new cells of the same kinds can hardly do it, unless they are counted."""
+    data = ep.datasets.simulate_multiome(800, 600, 40, n_types=4, median_fragments=20, rng=1)
+    counted = np.arange(800) < 400
+    model = ep.tl.pretrain(data[counted].copy(), config=ep.ModelConfig(dim=16))
+    forest = RandomForestClassifier(100, min_samples_leaf=5, random_state=0)
+    aware, unaware = (
+        roc_auc_score(
+            counted, cross_val_predict(forest, embed(data["atac"], m), counted, cv=4, method="predict_proba")[:, 1]
+        )
+        for m in (model, replace(model, cells={}))
+    )
+    assert aware < 0.6
+    assert unaware > 0.65
+
+
+def test_batches_that_are_projected_out_leave_them_recognized():
+    data = ep.datasets.simulate_multiome(400, 600, 40, n_types=3, batch_effect=1.0, median_fragments=60, rng=4)
+    model = ep.tl.pretrain(data, config=ep.ModelConfig(dim=16), batch_key="batch")
+    assert model.network.sizes.n_removed
+    np.testing.assert_allclose(embed(data["atac"], model), expected(data["atac"], model), atol=1e-4)
+    plain = ep.tl.pretrain(data, config=ep.ModelConfig(dim=16))
+    tuned = ep.tl.finetune(data, plain, batch_key="batch")
+    assert tuned.network.sizes.n_removed
+    np.testing.assert_allclose(embed(data["atac"], tuned), expected(data["atac"], tuned), atol=1e-4)
