@@ -87,13 +87,6 @@ class Source:
             found.append(min(max(last, start + 1), start + most_cells, self.n_obs))
         return np.array(found)
 
-    def n_entries(self, layer: str | None = None) -> int:
-        """Values that are stored."""
-        matrix = self.matrix(layer)
-        if not _is_sparse(matrix):
-            return self.n_obs * len(self.var)
-        return int(matrix.indptr[-1] if sp.issparse(matrix) else matrix.group["indptr"][-1])
-
     def close(self) -> None:
         """Let go of the file."""
 

@@ -89,35 +89,33 @@ def test_keys_are_the_same_in_each_version():
 
 
 def some_counted(seed, n=30, width=9, n_kept=4):
-    """Hashes, columns, weights of all columns but the first, and leverages of cells."""
+    """Hashes, columns, and weights of all columns but the first."""
     rng = np.random.default_rng(seed)
     hashes = rng.integers(2**64, size=n, dtype=np.uint64)
     codes = np.stack([rng.permutation(width)[:n_kept] for _ in range(n)]).astype(np.uint8)
     weights = rng.multinomial(WEIGHT, np.full(n_kept, 1 / n_kept), n).astype(np.uint8)
-    return hashes, codes, weights[:, 1:], rng.integers(200, size=n).astype(np.uint8)
+    return hashes, codes, weights[:, 1:]
 
 
 @given(st.integers(0, 2**31))
 def test_cells_are_found_by_their_hash_and_others_are_not(seed):
-    cells = hashes, codes, weights, leverage = some_counted(seed)
-    counted = CountedCells.of(*cells)
+    hashes, codes, weights = some_counted(seed)
+    counted = CountedCells.of(hashes, codes, weights)
     assert len(counted) == 30
     assert (np.diff(counted.hashes.astype(object)) > 0).all()
     rng = np.random.default_rng(seed)
     asked = rng.permutation(60)
     others = rng.integers(2**64, size=30, dtype=np.uint64)
-    known, of_readout = counted.find(np.concatenate([hashes, others])[asked], 9)
-    assert known.dtype == of_readout.dtype == np.float32
-    for row, found, cell in zip(known, of_readout, asked, strict=True):
+    found = counted.find(np.concatenate([hashes, others])[asked], 9)
+    assert found.dtype == np.float32
+    for row, cell in zip(found, asked, strict=True):
         if cell >= 30:
             assert np.isnan(row).all()
-            assert found == 0
             continue
         expected = np.zeros(9)
         first = WEIGHT - weights[cell].sum(dtype=int)
         expected[codes[cell]] = np.array([first, *weights[cell]]) / 255
         np.testing.assert_allclose(row, expected, atol=1e-6)
-        assert found == pytest.approx(leverage[cell] / 255)
 
 
 def test_nothing_is_found_where_there_is_nothing():
@@ -131,7 +129,7 @@ def test_nothing_is_found_where_there_is_nothing():
     assert counted.find(np.array([0, 2**64 - 1], dtype=np.uint64), 9) is None
 
 
-NAMES = "hashes", "codes", "weights", "leverage"
+NAMES = "hashes", "codes", "weights"
 
 
 @given(st.integers(0, 2**31), st.integers(1, 5))
@@ -170,14 +168,13 @@ def test_a_cell_takes_at_most_30_bytes_with_clusters_and_labels(n_labels):
     clusters = Clusters(rng.standard_normal((MAX_DIM, 4)), 1.0)
     memberships = clusters.memberships(rng.standard_normal((n, 4)))
     hashes = rng.integers(2**64, size=n, dtype=np.uint64)
-    leverage = np.full(n, 30, np.uint8)
     labels = rng.integers(n_labels, size=n)
     labels[0] = n_labels - 1
     blocks = {
-        "encoder": CountedCells.of(hashes, *memberships, leverage),
-        "labels": counted_labels(hashes, labels, np.ones(n, bool), leverage),
+        "encoder": CountedCells.of(hashes, *memberships),
+        "labels": counted_labels(hashes, labels, np.ones(n, bool)),
     }
-    found, _ = blocks["labels"].find(hashes, n_labels)
+    found = blocks["labels"].find(hashes, n_labels)
     np.testing.assert_array_equal(found.argmax(axis=1), labels)
     arrays = {
         f"{block}.{name}": getattr(cells, name) for block, cells in blocks.items() for name in NAMES

@@ -251,7 +251,7 @@ class TrainingConfig(_NamesRemoved):
     pseudocount
         Cells of which nothing is known that the vector of a peak is shrunken by.
     landmarks
-        Cells that the kernel readouts compare with, at most an eighth of those that they are fitted on.
+        Cells that the kernel readouts compare with, at most a tenth of those that they are fitted on.
     max_epochs
         Passes over the training cells. The best of them on the validation cells is kept. None: as many as
         see 80,000 cells; at least 4 and at most 50.

@@ -14,10 +14,10 @@ from .components import same_bits
 
 CHUNK = 1024
 WIDTHS = (0.5, 1.0, 2.0)  # that are tried on validation cells
-PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
+PENALTIES = (1.0, 3.0, 10.0, 30.0)
 DEFAULT = 1.0, 1.0  # width and penalty, where there are too few validation cells to choose
 MIN_HELD = 10  # validation cells to choose on
-CELLS_PER_LANDMARK = 8  # at least: with more landmarks, cells that were fitted lie apart from new ones
+CELLS_PER_LANDMARK = 10  # at least: with more landmarks, cells that were fitted lie apart from new ones
 MIN_LANDMARKS = 20
 TRIED = 3_000, 300  # cells and landmarks that serve for the choice
 JITTER = 5e-7  # of the trace, so that landmarks may be equal: sums of products are rounded to float32
@@ -66,7 +66,7 @@ def fit_kernel_ridge(
     targets
         (n_cells, n_outputs), float32.
     n_landmarks
-        Cells, drawn at random, that others are compared with; at most one of eight.
+        Cells, drawn at random, that others are compared with; at most one of ten.
     width
         Of the kernel, in units of the number of inputs, which is half the mean squared distance of two cells.
     penalty

@@ -50,6 +50,7 @@ BLOCK_ENTRIES = 4_000_000
 SAMPLE_ENTRIES = 30_000_000  # open peaks of the sampled training cells, at most
 MIN_SAMPLE = 1_000  # cells of a sample, however many peaks are open in them
 COMPONENT_ENTRIES = 10_000_000  # values that components are computed from, at most
+PILOT = 256  # cells that say how deep the data are
 BATCH_CELLS = 4_000  # that effects of batches are estimated with
 PARTS = {"train": [TRAIN], "all": [TRAIN, HELD]}
 
@@ -197,7 +198,8 @@ def _clusters(
         components = semantic_components(scored[some], N_COMPONENTS, rng, device)
         scores = components.scores(scored)
     else:
-        step = max(-(-int(data.target.mean_entries() * len(cells.rows)) // COMPONENT_ENTRIES), 1)
+        depth = data.target.mean_entries(draw(cells.rows, PILOT, rng))
+        step = max(-(-int(depth * len(cells.rows)) // COMPONENT_ENTRIES), 1)
         scored = data.target[cells.rows[::step]]
         if config.objective == "counts":
             scored = scored[np.asarray(scored.sum(axis=1)).ravel() > 0]
@@ -480,7 +482,8 @@ def _drop_rare_peaks(data: TrainingData, min_cells: int, processes: Processes) -
 
 def _sample(data: TrainingData, labels: np.ndarray | None, most: int, rng: np.random.Generator) -> list[Cells]:
     """Training and validation cells that clusters and readouts are fitted on."""
-    most = min(most, max(int(SAMPLE_ENTRIES / max(data.pattern.mean_entries(), 1)), MIN_SAMPLE))
+    depth = data.pattern.mean_entries(draw(data.train, PILOT, rng))
+    most = min(most, max(int(SAMPLE_ENTRIES / max(depth, 1)), MIN_SAMPLE))
     drawn = [draw(data.train, most, rng, labels), draw(data.held, max(most // 2, 1), rng)]
     parts = [Cells(rows, data.pattern[rows]) for rows in drawn]
     return [part.keep(np.diff(part.pattern.indptr) > 0) for part in parts]

@@ -101,10 +101,9 @@ class Rows:
         back[order] = np.arange(len(order))
         return read[back]
 
-    def mean_entries(self) -> float:
-        """Values that a row has on average."""
-        n = sum(self._source(i).n_entries(piece.layer) for i, piece in enumerate(self.pieces))
-        return n / max(self.shape[0], 1)
+    def mean_entries(self, rows: np.ndarray) -> float:
+        """Values that some rows have on average, other than zeros: the same in any format."""
+        return np.count_nonzero(self[rows].data) / max(len(rows), 1)
 
     def bounds(self) -> np.ndarray:
         """Rows at which blocks begin that fit into memory, and the end; a block is of one source."""

@@ -55,18 +55,6 @@ def test_cells_without_open_peaks_stay_nan_and_change_no_other():
     torch.testing.assert_close(found[others], readout(cells)[others])
 
 
-def test_a_cell_that_the_regression_was_fitted_to_is_left_out_of_it():
-    """A prediction moves away from the target, the more the larger the leverage is; others stay."""
-    readout = made()
-    cells, targets = torch.randn(4, 4), torch.randn(4, 3)
-    targets[3] = torch.nan
-    leverage = torch.tensor([0.5, 0.2, 0.0, 0.0])
-    whole, found = readout(cells), readout(cells, targets, leverage)
-    torch.testing.assert_close(found[0], 2 * whole[0] - targets[0])
-    torch.testing.assert_close(0.8 * found[1] + 0.2 * targets[1], whole[1])
-    assert torch.equal(found[2:], whole[2:])
-
-
 def test_equal_rows_have_a_similarity_of_one_wherever_they_lie():
     """The square of a small distance between large numbers is never below 0."""
     rows = torch.randn(50, 30) * 100

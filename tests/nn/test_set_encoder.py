@@ -17,29 +17,25 @@ def columns_by_hand(vectors, cell, known=None):
     return total / len(cell) ** 0.5
 
 
-def readout_by_hand(readout, inputs, known=None, leverage=None):
+def readout_by_hand(readout, inputs):
     standard = (inputs - readout.center) / readout.scale
     similar = torch.exp(-(standard - readout.landmarks).square().sum(dim=1) / readout.width)
-    found = readout.base + similar @ readout.weight.double()
-    if leverage:
-        found = (found - leverage * known) / (1 - leverage)
-    return found
+    return readout.base + similar @ readout.weight.double()
 
 
-def embedding_by_hand(network, cell, clusters=None, of_clusters=0, labels=None, of_labels=0):
-    """Of one cell; what is known of it, and its leverages in the readouts."""
+def embedding_by_hand(network, cell, clusters=None, labels=None):
+    """Of one cell, and what is known of it."""
     encoder = network.encoder
     columns = columns_by_hand(encoder.vectors, cell, clusters)
     if network.sizes.n_removed:
         projection = encoder.projection
         along = (columns @ projection.read.double().T) @ projection.along.double()
         columns = columns - along + projection.shift
-    embedding = readout_by_hand(encoder.readout, columns, clusters, of_clusters)
+    embedding = readout_by_hand(encoder.readout, columns)
     if network.label_columns is None:
         return embedding.float()
     beside = columns_by_hand(network.label_columns.vectors, cell, labels)
-    inputs = torch.cat([columns, beside])
-    expected = readout_by_hand(network.label_columns.readout, inputs, labels, of_labels)
+    expected = readout_by_hand(network.label_columns.readout, torch.cat([columns, beside]))
     return torch.cat([embedding, expected]).float()
 
 
@@ -55,7 +51,7 @@ def test_an_embedding_is_what_the_formulas_say(measured, pack, some_cells, label
 
 
 def test_counted_cells_are_left_out(measured, pack, some_cells, known):
-    """Of the vectors of their peaks and of the readouts, block by block: a cell may be in one of them."""
+    """Of the vectors of their peaks, block by block: a cell may have been counted in one of them."""
     network = measured()
     found = network.encode(*pack(some_cells), known)
     expected = [
@@ -72,14 +68,10 @@ def test_what_is_known_of_one_block_changes_that_block(measured, pack, some_cell
     """And the columns for labels, whose readout reads those of the encoder, too."""
     network = measured()
     whole = network.encode(*pack(some_cells))
-    parts = {
-        block: {name: each for name, each in known.items() if name.startswith(block)}
-        for block in ("encoder", "labels")
-    }
-    of_labels = network.encode(*pack(some_cells), parts["labels"])
+    of_labels = network.encode(*pack(some_cells), {"labels": known["labels"]})
     assert torch.equal(of_labels[:, :8], whole[:, :8])
     assert not torch.allclose(of_labels[:, 8:], whole[:, 8:], atol=1e-3)
-    of_clusters = network.encode(*pack(some_cells), parts["encoder"])
+    of_clusters = network.encode(*pack(some_cells), {"encoder": known["encoder"]})
     assert not torch.allclose(of_clusters[:, :8], whole[:, :8], atol=1e-3)
 
 

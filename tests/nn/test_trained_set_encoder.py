@@ -51,7 +51,7 @@ def test_the_names_of_its_weights_are_those_of_files_of_format_1():
 
 def test_cells_cannot_be_left_out_of_it(pack, some_cells):
     network = make()
-    known = {"encoder": torch.rand(6, 16), "encoder.leverage": torch.full((6,), 0.5)}
+    known = {"encoder": torch.rand(6, 16)}
     expected = network.encode(*pack(some_cells))
     assert torch.equal(network.encode(*pack(some_cells), known), expected)
     torch.testing.assert_close(network.folded().encode(*pack(some_cells), known), expected)

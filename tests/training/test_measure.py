@@ -197,8 +197,9 @@ def test_counted_cells_do_not_lie_apart():
         near = NearestNeighbors(n_neighbors=16).fit(x).kneighbors(x[~is_known], return_distance=False)[:, 1:]
         return is_known[near].mean() / is_known.mean()
 
-    assert ratio(model) > 0.93
-    assert ratio(replace(model, cells={})) < 0.85
+    left_out, not_left_out = ratio(model), ratio(replace(model, cells={}))
+    assert left_out > 0.88
+    assert left_out - not_left_out > 0.08
 
 
 def test_memberships_of_rare_peaks_are_dropped_with_min_cells(simulated, tmp_path):
