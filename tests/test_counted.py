@@ -1,4 +1,4 @@
-"""Cells that were counted: hashes of their open peaks, what is kept of them, and how little that is."""
+"""Cells that were counted: hashes of their open peaks, and what little is kept of them."""
 
 from itertools import pairwise
 
@@ -70,7 +70,7 @@ def test_many_cells_and_peaks_without_a_collision():
 
 
 def test_the_key_of_a_peak_depends_on_where_it_lies_and_not_on_the_others():
-    """So cells are recognized by a model whose vocabulary has other peaks beside theirs, in any order."""
+    """So cells are recognized whatever other peaks a vocabulary has, in any order."""
     vocabulary = peaks()
     order = np.random.default_rng(0).permutation(N_PEAKS)[:40]
     part = PeakVocabulary(vocabulary.intervals.iloc[order].reset_index(drop=True), genome="hg38")
@@ -142,10 +142,9 @@ def test_of_cells_with_the_same_open_peaks_one_is_kept_whatever_their_order(seed
     again = CountedCells.of(*(each[order] for each in cells))
     for name in NAMES:
         np.testing.assert_array_equal(getattr(again, name), getattr(kept, name))
-    there = {tuple(np.concatenate([np.ravel(each[i]) for each in cells]).tolist()) for i in range(30)}
-    for i in range(n_hashes):
-        one = np.concatenate([np.ravel(getattr(kept, name)[i]) for name in NAMES])
-        assert tuple(one.tolist()) in there  # one of the cells, and no mixture of them
+    there = {tuple(each[i].tobytes() for each in cells) for i in range(30)}
+    for i in range(n_hashes):  # one of the cells, and no mixture of them
+        assert tuple(getattr(kept, name)[i].tobytes() for name in NAMES) in there
 
 
 def test_memberships_as_a_matrix_by_hand():
@@ -176,9 +175,7 @@ def test_a_cell_takes_at_most_30_bytes_with_clusters_and_labels(n_labels):
     }
     found = blocks["labels"].find(hashes, n_labels)
     np.testing.assert_array_equal(found.argmax(axis=1), labels)
-    arrays = {
-        f"{block}.{name}": getattr(cells, name) for block, cells in blocks.items() for name in NAMES
-    }
+    arrays = {f"{at}.{name}": getattr(each, name) for at, each in blocks.items() for name in NAMES}
     assert len(save(arrays)) <= 30 * n
 
 

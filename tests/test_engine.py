@@ -125,9 +125,7 @@ def wholes():
 @pytest.mark.parametrize("n_steps", [1, 11, 23, 24, 31, 47])
 def test_resumed_training_is_that_of_a_run_without_interruption(source, tmp_path, monkeypatch, n_steps, wholes):
     """In an epoch of 11 or 12 steps, at its ends, in the middle, and between two batches of one step of the optimiser."""
-    training = ep.TrainingConfig(
-        max_epochs=4, batch_size=9, accumulate=2, buffer=30, n_neighbors=3
-    )
+    training = ep.TrainingConfig(max_epochs=4, batch_size=9, accumulate=2, buffer=30, n_neighbors=3)
     options = SMALL | {"training": training, "batch_key": "batch", "rng": 3}
     kind = type(source)  # the model of a run without interruption is trained once for each
     whole = wholes[kind] = wholes.get(kind) or ep.tl.pretrain(source, **options)
@@ -274,7 +272,8 @@ def slowly(self, batch, index):
         time.sleep(slow)
     return step(self, batch, index)
 Pretraining.training_step = slowly
-training = ep.TrainingConfig(max_epochs=options.pop("epochs"), n_neighbors=1, batch_size=20, buffer=60)
+sizes = {"batch_size": 20, "buffer": 60}
+training = ep.TrainingConfig(max_epochs=options.pop("epochs"), n_neighbors=1, **sizes)
 engine = ep.Engine(**options.pop("engine", {}))
 import mudata
 data = folder / "m.h5mu" if options.pop("stored", False) else mudata.read(folder / "m.h5mu")

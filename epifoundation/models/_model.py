@@ -116,7 +116,7 @@ class EpiFoundation:
         if not self.cells:
             return {}
         hashes = hash_tokens(ids, offsets, self._keys)
-        width = {"encoder": self.config.dim, "labels": len(self.labels)}
+        width = {"encoder": self.config.width, "labels": len(self.labels)}
         found = {block: cells.find(hashes, width[block]) for block, cells in self.cells.items()}
         return {block: torch.from_numpy(each).to(self.device) for block, each in found.items() if each is not None}
 
@@ -208,7 +208,7 @@ class EpiFoundation:
         parts = [
             f"{self.name!r}",
             f"encoder={self.config.encoder!r}",
-            f"dim={self.config.dim}",
+            f"dim={self.config.width}",
             f"peaks={len(self.peaks):,} ({self.peaks.genome})",
             f"genes={len(self.genes):,} ({self.config.objective})",
             f"labels={len(self.labels)}",

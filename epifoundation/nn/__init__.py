@@ -8,6 +8,7 @@ from .heads import ExpressionHead, LabelHead, MeasuredPeakHead, PeakHead, balanc
 from .kernel_readout import KernelReadout, kernel
 from .measured_head import LinearMeasuredHead, MeasuredHead
 from .model import ENCODER, LABELS, Known, Network
+from .output_norm import Projection
 from .packed import add_up
 from .peak_vectors import PeakVectors
 from .query_head import QueryHead
@@ -32,6 +33,7 @@ __all__ = [
     "Network",
     "PeakHead",
     "PeakVectors",
+    "Projection",
     "QueryHead",
     "SetEncoder",
     "Sizes",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .model import Network
+from .transformer_encoder import TransformerEncoder
 
 SMALL = 65_536  # numbers of a matrix that is learned in full
 GAIN = 10.0  # of the factor that is drawn, over the matrix; so the other learns at the rate of everything else
@@ -57,7 +58,7 @@ def adapt(network: Network, rank: int) -> None:
     else has a row for each peak (priors, the head for held-out peaks) stays: that head keeps the embedding in its place.
     """
     network.requires_grad_(False)
-    table = network.encoder.get_submodule(network.encoder.table)
+    table = network.encoder.get_submodule(_table_of(network))
     frozen = {table} if network.peaks is None else {table, network.peaks.linear}
     batches = {id(parameter) for parameter in batch_tables(network)}
     n_peaks = network.sizes.n_peaks
@@ -83,10 +84,10 @@ def merge(network: Network) -> dict[str, tuple[Tensor, Tensor]]:
         if isinstance(module, LowRank):
             for factor in module.factors:
                 factor.copy_(factor.half())
-    adapted = cast("AdaptedEmbedding", network.encoder.get_submodule(network.encoder.table))
+    adapted = cast("AdaptedEmbedding", network.encoder.get_submodule(_table_of(network)))
     adapted.table.weight.copy_(adapted.weight)
     _set_table(network, adapted.table)
-    factors = {f"encoder.{network.encoder.table}.weight": adapted.update.factors}
+    factors = {f"encoder.{_table_of(network)}.weight": adapted.update.factors}
     for path, module in [*network.named_modules()]:
         if not parametrize.is_parametrized(module):
             continue
@@ -112,6 +113,11 @@ def blend(before: Network, after: Network, share: float) -> Network:
     return blended
 
 
+def _table_of(network: Network) -> str:
+    """Name of the submodule with a vector for each peak."""
+    return TransformerEncoder.table if isinstance(network.encoder, TransformerEncoder) else "peak"
+
+
 def _set_table(network: Network, table: nn.Module) -> None:
-    parent, _, name = network.encoder.table.rpartition(".")
+    parent, _, name = _table_of(network).rpartition(".")
     setattr(network.encoder.get_submodule(parent), name, table)

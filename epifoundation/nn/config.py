@@ -127,7 +127,7 @@ class ModelConfig(_NamesRemoved):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 msg = f"`{name}` must be an integer of at least {least}, got {value!r}."
                 raise ValueError(msg)
-        if is_transformer and self.dim % self.heads:
+        if is_transformer and self.width % self.heads:
             msg = f"`dim` ({self.dim}) must be divisible by `n_heads` ({self.heads})."
             raise ValueError(msg)
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -136,6 +136,11 @@ class ModelConfig(_NamesRemoved):
         if self.values and self.decoder != "query":
             msg = f"`values` needs `decoder='query'`, got {self.decoder!r}."
             raise ValueError(msg)
+
+    @property
+    def width(self) -> int:
+        """Columns of the encoder: `dim`, which a fitted model always has."""
+        return self.dim or DIM
 
     @property
     def heads(self) -> int:

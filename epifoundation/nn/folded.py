@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from .packed import take
 from .peak_vectors import PeakVectors
 from .set_encoder import SetEncoder
-from .transformer_encoder import limit, run
+from .trained_set_encoder import TrainedSetEncoder
+from .transformer_encoder import TransformerEncoder, limit, run
 
 if TYPE_CHECKING:
     from .model import Known, Network
@@ -29,7 +30,8 @@ class FoldedSums:
     """
 
     def __init__(self, network: Network, dtype: torch.dtype = torch.float32) -> None:
-        self.network, self.encoder, self.labels = network, network.encoder, network.label_columns
+        self.network, self.labels = network, network.label_columns
+        self.encoder = cast("SetEncoder | TrainedSetEncoder", network.encoder)
         if dtype != torch.float32:
             self.encoder, self.labels = copy.deepcopy(self.encoder), copy.deepcopy(self.labels)
             for tables in (self.encoder, self.labels):
@@ -71,7 +73,7 @@ class FoldedSums:
         if len(sums) == 1:  # one row takes another way through a matrix product, which rounds differently
             return self.readout(sums.expand(2, -1))[:1]
         columns = sums[:, :-1] / sums[:, -1:].sqrt()
-        width = self.network.config.dim
+        width = self.network.config.width
         return self.network.embed(self.encoder.features(columns[:, :width]), columns[:, width:])
 
     @torch.inference_mode()
@@ -92,7 +94,7 @@ class FoldedTransformer:
     """
 
     def __init__(self, network: Network, dtype: torch.dtype = torch.float32) -> None:
-        encoder = network.encoder
+        encoder = cast("TransformerEncoder", network.encoder)
         self.network, self.encoder, self.dtype = network, encoder, dtype
         self.tokens = encoder.tokens.fold()
         self.blocks = encoder.blocks if dtype == torch.float32 else copy.deepcopy(encoder.blocks).to(dtype)

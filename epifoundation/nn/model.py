@@ -36,30 +36,29 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.sizes = sizes
+        n_batches = sizes.n_batches if sizes.peaks_by_batch else 0
+        self.peaks = None
+        if config.predicts_peaks and not config.is_measured:
+            self.peaks = PeakHead(config.width, sizes.n_peaks, n_batches)
         if config.is_measured:
-            self.encoder = SetEncoder(sizes.n_peaks, config.dim, sizes.n_encoder_landmarks, sizes.n_removed)
+            measured = SetEncoder(sizes.n_peaks, config.width, sizes.n_encoder_landmarks, sizes.n_removed)
+            self.encoder, self.peaks = measured, MeasuredPeakHead(measured.vectors)
         elif config.encoder == "transformer":
             self.encoder = TransformerEncoder(config, sizes.n_peaks, sizes.n_chromosomes, sizes.n_removed)
         else:
             self.encoder = TrainedSetEncoder(config, sizes.n_peaks, sizes.n_removed)
         self.label_columns = (
-            LabelColumns(sizes.n_peaks, config.dim, sizes.n_labels, sizes.n_label_landmarks)
+            LabelColumns(sizes.n_peaks, config.width, sizes.n_labels, sizes.n_label_landmarks)
             if sizes.n_label_landmarks
             else None
         )
         self.dropout = nn.Dropout(config.dropout or 0.0)
-        n_batches = sizes.n_batches if sizes.peaks_by_batch else 0
-        self.peaks = None
-        if config.is_measured:
-            self.peaks = MeasuredPeakHead(self.encoder.vectors)
-        elif config.predicts_peaks:
-            self.peaks = PeakHead(config.dim, sizes.n_peaks, n_batches)
         self.expression = _expression_head(config, sizes) if sizes.n_genes else None
         self.measured = None
         if sizes.has_measured:
-            self.measured = LinearMeasuredHead(config.dim, sizes.n_genes)
+            self.measured = LinearMeasuredHead(config.width, sizes.n_genes)
         elif sizes.n_landmarks:
-            self.measured = MeasuredHead(config.dim, sizes.n_landmarks, sizes.n_genes)
+            self.measured = MeasuredHead(config.width, sizes.n_landmarks, sizes.n_genes)
         self.label = (
             LabelHead(self.dim, sizes.n_labels, sizes.n_label_layers, sizes.n_calibration, sizes.n_reference)
             if sizes.n_labels
@@ -69,7 +68,7 @@ class Network(nn.Module):
     @property
     def dim(self) -> int:
         """Columns of the embedding."""
-        return self.config.dim + (self.sizes.n_labels if self.label_columns is not None else 0)
+        return self.config.width + (self.sizes.n_labels if self.label_columns is not None else 0)
 
     @property
     def device(self) -> torch.device:
@@ -122,9 +121,9 @@ class Network(nn.Module):
 
 def _expression_head(config: ModelConfig, sizes: Sizes) -> ExpressionHead | QueryHead:
     if config.decoder == "linear":
-        return ExpressionHead(config.dim, sizes.n_genes, sizes.n_batches, config.objective)
+        return ExpressionHead(config.width, sizes.n_genes, sizes.n_batches, config.objective)
     return QueryHead(
-        config.dim,
+        config.width,
         sizes.n_genes,
         sizes.n_batches,
         config.objective,

@@ -60,9 +60,7 @@ class PeakVectors(nn.Module):
         """Columns z of packed tokens, (n_cells, width); NaN for a cell without open peaks. `known` as in :meth:`sums`."""
         return self.sums(ids, offsets, known) / offsets.diff().sqrt()[:, None]
 
-    def sums(
-        self, ids: Tensor, offsets: Tensor, known: Tensor | None = None, left_out: Tensor | None = None
-    ) -> Tensor:
+    def sums(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None, left_out: Tensor | None = None) -> Tensor:
         """Sums of the vectors of packed tokens, (n_cells, width).
 
         Parameters

@@ -21,7 +21,7 @@ class TrainedSetEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, n_peaks: int, n_removed: int = 0) -> None:
         super().__init__()
-        dim = config.dim
+        dim = config.width
         self.peak = nn.Embedding(n_peaks, dim)
         self.register_buffer("share", torch.zeros(n_peaks))  # of training; kept so that files stay what they were
         self.output = nn.Linear(dim, dim)

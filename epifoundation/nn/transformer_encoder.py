@@ -117,14 +117,14 @@ class TransformerEncoder(nn.Module):
     def __init__(self, config: ModelConfig, n_peaks: int, n_chromosomes: int, n_removed: int = 0) -> None:
         super().__init__()
         self.max_peaks = config.max_peaks
-        self.tokens = TokenTable(n_peaks + 1, config.dim, n_chromosomes, config.dropout)  # the last is CLS
+        self.tokens = TokenTable(n_peaks + 1, config.width, n_chromosomes, config.dropout or 0.0)  # the last is CLS
         if n_chromosomes:
             self.tokens.chromosome_of[-1] = CLS
-        width = config.feedforward or 2 * config.dim
+        width = config.feedforward or 2 * config.width
         self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, width, config.dropout) for _ in range(config.n_layers)
+            Block(config.width, config.heads, width, config.dropout or 0.0) for _ in range(config.n_layers or 0)
         )
-        self.norm = OutputNorm(config.dim, n_removed)
+        self.norm = OutputNorm(config.width, n_removed)
 
     def forward(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
         """Embedding of packed tokens, (n_cells, dim); NaN for a cell without open peaks. `known` is not used."""

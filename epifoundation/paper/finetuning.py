@@ -40,7 +40,7 @@ class Finetuning(Pretraining):
         label_counts: np.ndarray | None = None,
     ) -> None:
         super().__init__(network, config, genes)
-        dim = network.config.dim
+        dim = network.config.width
         self.classifier = None if label_counts is None else nn.Linear(dim, len(label_counts))
         weights = (
             None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 
 from ..counted import dense
 from ..models import EpiFoundation
-from ..nn import ExpressionHead, ModelConfig, Network, QueryHead, Sizes, TrainingConfig, TransformerEncoder
+from ..nn import ExpressionHead, ModelConfig, Network, PeakHead, QueryHead, Sizes, TrainingConfig, TransformerEncoder
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
 from ..training.clusters import find_clusters
 from ..training.components import expression_components, log_normalise, semantic_components
@@ -48,8 +49,9 @@ def build(
     with torch.no_grad():
         _set_chromosomes(network, data)
         if training.warm_start:
-            network.encoder.start_from(torch.from_numpy(_vectors(data, config, rng)))
-        if network.peaks is not None:
+            encoder = cast("TransformerEncoder", network.encoder)
+            encoder.start_from(torch.from_numpy(_vectors(data, config, rng)))
+        if isinstance(network.peaks, PeakHead):
             network.peaks.linear.bias.copy_(log_frequency(pattern))
             if data.target is not None and not training.peak_weight:
                 network.peaks.linear.weight.zero_()  # base rates, until it is fitted
@@ -73,9 +75,9 @@ def _vectors(data: Loaded, config: ModelConfig, rng: np.random.Generator) -> np.
         scored = log_normalise(scored) if config.objective == "counts" else scored
         components = expression_components(scored, N_COMPONENTS, rng, cpu)
     scores = components.scores(scored)
-    clusters = find_clusters(scores, config.dim, 1.0, rng)
+    clusters = find_clusters(scores, config.width, 1.0, rng)
     known = dense(*clusters.memberships(scores), len(clusters.centers))
-    noise = rng.standard_normal((len(known), config.dim - known.shape[1])).astype(np.float32)
+    noise = rng.standard_normal((len(known), config.width - known.shape[1])).astype(np.float32)
     known = np.concatenate([known - known.mean(axis=0), noise], axis=1)
     sums = pattern.astype(np.float32).T @ known
     vectors = sums / (pattern.getnnz(axis=0) + PSEUDOCOUNT)[:, None]
@@ -85,7 +87,7 @@ def _vectors(data: Loaded, config: ModelConfig, rng: np.random.Generator) -> np.
 def _go_on(network: Network, init: Network) -> None:
     """Take over what `init` has learned, but for its labels and batches."""
     network.encoder.load_state_dict(init.encoder.state_dict())
-    if network.peaks is not None and init.peaks is not None:
+    if isinstance(network.peaks, PeakHead) and isinstance(init.peaks, PeakHead):
         network.peaks.start_from(init.peaks)
     if network.expression is not None and init.expression is not None:
         network.expression.start_from(init.expression)  # type: ignore[arg-type] # of the same configuration
@@ -108,6 +110,7 @@ def _set_chromosomes(network: Network, data: Loaded) -> None:
 
 
 def log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
+    """Logarithm of the share of each column in all counts."""
     total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() + 1
     return torch.from_numpy(np.log(total / total.sum()).astype(np.float32))
 

@@ -38,7 +38,7 @@ def with_measured_head(
         cells[part] = embedding[rows], log_normalise(sp.csr_matrix(data.target[rows]))
     embedding, expression = cells["train"]
     drawn = np.sort(rng.choice(len(embedding), min(N_LANDMARKS, len(embedding)), replace=False))
-    head = MeasuredHead(model.config.dim, len(drawn), expression.shape[1])
+    head = MeasuredHead(model.config.width, len(drawn), expression.shape[1])
     head.landmarks.copy_(torch.from_numpy(embedding[drawn]))
     base = np.asarray(expression.mean(axis=0)).ravel()
     apart = torch.cdist(head.landmarks, head.landmarks).square()

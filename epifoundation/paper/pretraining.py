@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from ..engine import Clock, Engine, World, make_trainer, quiet, told_of_processes
-from ..nn import Network, TrainingConfig, balance, has_bfloat16
+from ..nn import Network, PeakHead, TrainingConfig, TransformerEncoder, balance, has_bfloat16
 from .minibatches import Batch, Cells, Loader, Share, in_order, shuffled
 
 PEAK_CELLS = 8  # of a batch, whose held-out peaks are predicted beside expression
@@ -118,21 +118,17 @@ class Pretraining(pl.LightningModule):
 
     def _read_off(self, embedding: Tensor, batch: Batch, hidden: Tensor, cells: Tensor) -> Tensor:
         """Loss of what the heads say; `hidden` peaks are those of the rows `cells` of the embedding."""
-        network = self.network
+        network, peaks = self.network, cast("PeakHead | None", self.network.peaks)
         if batch.target is None or network.expression is None:
-            return (
-                embedding.sum() * 0
-                if network.peaks is None
-                else network.peaks.loss(embedding, hidden, cells, batch.batch)
-            )
+            return embedding.sum() * 0 if peaks is None else peaks.loss(embedding, hidden, cells, batch.batch)
         weight = self._balance(batch.target, draw=True)
         loss = network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes, weight=weight)
-        if network.peaks is None or not self.hyper.peak_weight:
+        if peaks is None or not self.hyper.peak_weight:
             return loss
         # Logits of all peaks cost more than all else together, and here they are not the main thing: some of the cells do.
         some = cells < PEAK_CELLS
         of_batch = None if batch.batch is None else batch.batch[:PEAK_CELLS]
-        peak_loss = network.peaks.loss(embedding[:PEAK_CELLS], hidden[some], cells[some], of_batch)
+        peak_loss = peaks.loss(embedding[:PEAK_CELLS], hidden[some], cells[some], of_batch)
         return loss + self.hyper.peak_weight * peak_loss
 
     def _balance(self, target: Tensor, *, draw: bool) -> Tensor | None:
@@ -373,7 +369,7 @@ def _trains_in_bfloat16(network: Network, device: torch.device) -> bool:
 
 def peak_tables(network: Network) -> list[Tensor]:
     """The vectors of peaks, where they are a table of numbers to learn."""
-    table = network.encoder.get_submodule(network.encoder.table)
+    table = network.encoder.get_submodule(TransformerEncoder.table)
     return [table.weight] if isinstance(table, nn.Embedding) else []
 
 

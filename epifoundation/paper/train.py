@@ -173,7 +173,7 @@ def with_label_head(
     model: EpiFoundation, embedding: np.ndarray, labels: pd.Series | None, train: np.ndarray, held: np.ndarray
 ) -> tuple[EpiFoundation, float]:
     """`model` with a head for `labels`, fitted on the cells `train` of an embedding, and its loss on the cells `held`."""
-    names, codes, train, held = check_labels(labels, train, held)  # type: ignore[arg-type] # there are labels
+    names, codes, train, held = check_labels(labels, train, held)
     head, loss = fit_label_head((embedding[train], codes[train]), (embedding[held], codes[held]))
     sizes = replace(
         model.network.sizes,

@@ -19,7 +19,7 @@ from ..engine import Engine
 from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..models._registry import resolve_device, resolve_model
-from ..nn import TrainingConfig
+from ..nn import ModelConfig, TrainingConfig
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import PeakMap, map_onto
 from ..training.batches import without_batches
@@ -131,7 +131,7 @@ def finetune(
     if training is None:
         training = "finetune" if by_gradient else "default"
     training = TrainingConfig.preset(training) if isinstance(training, str) else training
-    training.check(base.config if by_gradient else replace(base.config, **_AS_SET))
+    training.check(base.config if by_gradient else ModelConfig())
     if not by_gradient:
         (engine or Engine()).check_measured()
         if rank not in (None, RANK):
@@ -202,18 +202,6 @@ def finetune(
     # What is returned is what will be read, to the last bit.
     network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
     return replace(tuned, network=network, adapter=adapter).to(device)
-
-
-_AS_SET = {
-    "encoder": "set",
-    "n_heads": None,
-    "n_layers": None,
-    "dropout": None,
-    "feedforward": None,
-    "max_peaks": None,
-    "decoder": "linear",
-    "values": False,
-}
 
 
 def _check_transformer(

@@ -96,8 +96,10 @@ def iter_removals(
                 ids, offsets = _tensors(model, cells.ids, cells.offsets)
                 known = model.known(cells.ids, cells.offsets)  # a cell that was counted stays left out
                 before = folded.encode(ids, offsets, known)
-                remove = _subtracted if isinstance(folded, FoldedSums) else _anew
-                parts = remove(model, folded, cells, known)
+                if isinstance(folded, FoldedSums):
+                    parts = _subtracted(model, folded, cells, known)
+                else:
+                    parts = _anew(model, folded, cells, known)
                 for part, after in parts:
                     of = cells.cell[part]
                     yield Removals(start + of, cells.peak[part], before[torch.from_numpy(of).to(before.device)], after)

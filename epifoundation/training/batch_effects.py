@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..nn import ExpressionHead, Network, PeakHead
+from ..nn import ExpressionHead, Network, PeakHead, Projection
 from .components import same_bits
 
 RATIO = 0.3  # of the variance of cells of one kind and batch: where batches differ by more, they are taken out
@@ -124,11 +125,12 @@ def project_out(network: Network, read: np.ndarray, along: np.ndarray, means: np
     means
         Mean columns of each batch, (n_batches, d).
     """
-    read, along, means = (torch.from_numpy(array.astype(np.float32)) for array in (read, along, means))
+    along_a, along_b, centers = (torch.from_numpy(array.astype(np.float32)) for array in (read, along, means))
     name = "encoder.projection" if network.config.is_measured else "encoder.norm"
-    projection = copy.deepcopy(network.get_submodule(name)).cpu()
-    lost = (means @ read.T) @ along
-    tensors = {f"{name}.{key}": value for key, value in projection.followed_by(read, along, lost.mean(dim=0)).items()}
+    projection = cast("Projection", copy.deepcopy(network.get_submodule(name)).cpu())
+    lost = (centers @ along_a.T) @ along_b
+    buffers = projection.followed_by(along_a, along_b, lost.mean(dim=0))
+    tensors = {f"{name}.{key}": value for key, value in buffers.items()}
     lost = lost - lost.mean(dim=0)
     if isinstance(network.peaks, PeakHead) and network.peaks.batch is not None:
         tensors["peaks.batch"] = network.peaks.batch.cpu() + lost

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 
 from ..models import EpiFoundation
-from ..nn import TrainingConfig
+from ..nn import ExpressionHead, TrainingConfig
 from .batch_effects import batch_directions, batch_means, project_out
 from .data import TrainingData, draw
 from .expression import batch_offsets
@@ -38,7 +39,8 @@ def without_batches(
         base = replace(base, network=network.to(base.device))
     if data.target is not None:
         _, embedding = features_of(base, pattern)
-        head = {name: tensor.double().cpu().numpy() for name, tensor in network.expression.state_dict().items()}
+        state = cast("ExpressionHead", network.expression).state_dict()
+        head = {name: tensor.double().cpu().numpy() for name, tensor in state.items()}
         at = slice(None) if data.gene_positions is None else data.gene_positions
         weight = head["linear.weight"].T[:, at] + head["linear.bias"][at]
         offsets = np.zeros((len(data.batches), len(base.genes)), np.float32)

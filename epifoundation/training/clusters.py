@@ -34,9 +34,7 @@ class Clusters:
         return min(N_KEPT, len(self.centers))
 
     def memberships(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The largest memberships of cells: columns (n_cells, n_kept), and weights but for the first, see
-        :class:`epifoundation.counted.CountedCells`.
-        """
+        """Columns (n_cells, n_kept) and weights of the largest memberships, as in :class:`.counted.CountedCells`."""
         square = (scores**2).sum(axis=1, keepdims=True) + (self.centers**2).sum(axis=1) - 2 * scores @ self.centers.T
         codes = np.argsort(square, axis=1, kind="stable")[:, : self.n_kept]
         nearest = np.take_along_axis(square, codes, axis=1)

@@ -72,10 +72,7 @@ def semantic_components(pattern: sp.csr_matrix, n: int, rng: np.random.Generator
 
 def expression_components(values: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device) -> Components:
     """Principal components of expression, by an uncentered decomposition whose scores are centered."""
-    if values.shape[1] < 3:
-        vectors = np.eye(values.shape[1])
-    else:
-        vectors = _right_vectors(Product(values, device), n + 1, rng)
+    vectors = np.eye(values.shape[1]) if values.shape[1] < 3 else _right_vectors(Product(values, device), n + 1, rng)
     found = Components(
         torch.from_numpy(vectors.astype(np.float32)).to(device),
         np.zeros(vectors.shape[1]),

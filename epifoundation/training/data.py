@@ -170,8 +170,7 @@ def draw(rows: np.ndarray, most: int, rng: np.random.Generator, labels: np.ndarr
         return drawn
     of_rows, few = labels[rows], [drawn]
     missing = np.bincount(labels[drawn][labels[drawn] >= 0], minlength=labels.max() + 1) < OF_LABEL
-    for code in np.flatnonzero(missing):
-        few.append(rng.permutation(rows[of_rows == code])[:OF_LABEL])
+    few += [rng.permutation(rows[of_rows == code])[:OF_LABEL] for code in np.flatnonzero(missing)]
     return np.unique(np.concatenate(few))
 
 

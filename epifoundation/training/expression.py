@@ -90,9 +90,10 @@ def batch_offsets(
     depth = (
         np.asarray(expression.sum(axis=1), dtype=np.float64).ravel() if objective == "counts" else np.ones(len(codes))
     )
-    scale = {"counts": np.exp, "binary": lambda x: 1 / (1 + np.exp(-x)), "gaussian": lambda x: x + mean}[objective](
-        weight
-    )
+    if objective == "gaussian":
+        scale = weight + mean
+    else:
+        scale = np.exp(weight) if objective == "counts" else 1 / (1 + np.exp(-weight))
     for code in range(n_batches):
         inside = np.flatnonzero(codes == code)
         if len(inside):

@@ -42,10 +42,12 @@ def choose(
         return DEFAULT
     seed, losses = int(rng.integers(2**31)), {}
     n_cells, most = TRIED
-    learned, held = ([each[_spread(len(each), n_cells)] for each in pair] for pair in (learned, held))
+    some, others = _spread(len(learned[0]), n_cells), _spread(len(held[0]), n_cells)
+    learned, held = (learned[0][some], learned[1][some]), (held[0][others], held[1][others])
     for width in WIDTHS:
-        options = {"n_landmarks": min(n_landmarks, most), "width": width, "rng": np.random.default_rng(seed)}
-        for penalty, readout in zip(PENALTIES, _fits(*learned, PENALTIES, **options), strict=True):
+        rng = np.random.default_rng(seed)
+        fits = _fits(*learned, PENALTIES, n_landmarks=min(n_landmarks, most), width=width, rng=rng)
+        for penalty, readout in zip(PENALTIES, fits, strict=True):
             losses[width, penalty] = float((readout(held[0]) - held[1]).double().square().sum())
     return min(losses, key=losses.__getitem__)
 

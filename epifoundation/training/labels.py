@@ -10,12 +10,12 @@ import torch
 
 from ..counted import CountedCells
 from ..models import EpiFoundation
-from ..nn import ENCODER, LabelHead, PeakVectors, TrainingConfig
+from ..nn import ENCODER, KernelReadout, LabelHead, PeakVectors, TrainingConfig
 from .components import packed
 from .data import TrainingData, check_split, draw
-from .kernel_ridge import choose
 from .label_head import check_labels, fit_label_head
-from .measure import PARTS, columns_of, counted_labels, fit_readout, label_statistics, peak_vectors
+from .measure import counted_labels, label_statistics
+from .stages import PARTS, chosen_on, columns_of, fit_readout, peak_vectors
 
 CHUNK = 512
 
@@ -62,8 +62,7 @@ def with_labels(
         (beside,) = columns_of([vectors], pattern, [np.where(learned[:, None], wanted, np.nan)], device)
         inputs = np.concatenate([features, beside], axis=1)
         if chosen is None:
-            pairs = [tuple(torch.from_numpy(each[some]) for each in (inputs, wanted)) for some in (learned, ~learned)]
-            chosen = choose(*pairs, n_landmarks=training.landmarks, rng=np.random.default_rng(seed))
+            chosen = chosen_on(inputs, wanted, learned, ~learned, training.landmarks, np.random.default_rng(seed))
         readout, expected = fit_readout(
             inputs, wanted, learned, chosen, training.landmarks, np.random.default_rng(seed), device
         )
@@ -94,7 +93,7 @@ def _assembled(
     base: EpiFoundation,
     names: list[str],
     vectors: PeakVectors,
-    readout: torch.nn.Module,
+    readout: KernelReadout,
     head: LabelHead,
     cells: dict[str, CountedCells],
 ) -> EpiFoundation:

@@ -3,68 +3,47 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from .._settings import settings
-from ..counted import WEIGHT, CountedCells, dense, peak_keys
+from ..counted import CountedCells, peak_keys
 from ..nn import (
     ENCODER,
     LABELS,
-    KernelReadout,
     LabelHead,
     ModelConfig,
     Network,
-    PeakVectors,
     Sizes,
     TrainingConfig,
-    add_up,
 )
 from ..vocabulary import PeakVocabulary
-from .batch_effects import batch_directions, batch_means
 from .clusters import Clusters, find_clusters
 from .components import Components, expression_components, log_normalise, semantic_components
 from .data import TrainingData, check_split, draw, warn_unusable
 from .expression import expression_tensors
-from .kernel_ridge import MIN_HELD, choose, fit_kernel_ridge
+from .kernel_ridge import MIN_HELD
 from .label_head import check_labels, fit_label_head
 from .processes import Processes
 from .rows import Rows, in_blocks
+from .stages import BATCH_CELLS, Cells, Fit
 from .state import State
 from .statistics import HELD, TRAIN, Statistics, profile_units, whole_numbers
 
 N_COMPONENTS = 30  # of RNA or of open peaks, by which cells are clustered
 CELLS_PER_CLUSTER = {"rna": 20, "atac": 200}
 MIN_DIM, MAX_DIM = 16, 128
-CHUNK_TOKENS = 4_000_000
 BLOCK_ENTRIES = 4_000_000
 SAMPLE_ENTRIES = 30_000_000  # open peaks of the sampled training cells, at most
 MIN_SAMPLE = 1_000  # cells of a sample, however many peaks are open in them
 COMPONENT_ENTRIES = 10_000_000  # values that components are computed from, at most
 PILOT = 256  # cells that say how deep the data are
-BATCH_CELLS = 4_000  # that effects of batches are estimated with
-PARTS = {"train": [TRAIN], "all": [TRAIN, HELD]}
-
-
-@dataclass
-class Cells:
-    """Some cells of the data: their row numbers, ascending, and their open peaks."""
-
-    rows: np.ndarray
-    pattern: sp.csr_matrix
-
-    def keep(self, kept: np.ndarray) -> Cells:
-        """Some of the cells, boolean."""
-        return self if kept.all() else Cells(self.rows[kept], self.pattern[kept])
 
 
 @dataclass
@@ -209,7 +188,7 @@ def _clusters(
         scores = components.scores(scored)
     wanted = config.dim or default_dim(len(cells.rows), with_rna=data.target is not None)
     clusters = find_clusters(scores, wanted, training.softness, rng)
-    if config.dim is not None and len(clusters.centers) < config.dim:
+    if config.dim is not None and len(clusters.centers) < config.width:
         msg = (
             f"`dim={config.dim}` asks for more clusters than {len(scores):,} training cells fill: the model has "
             f"{len(clusters.centers)} columns."
@@ -224,223 +203,11 @@ def default_dim(n_cells: int, *, with_rna: bool) -> int:
     return int(np.clip(n_cells // per_cluster, MIN_DIM, MAX_DIM))
 
 
-@dataclass
-class Stage:
-    """An encoder, measured on some of the cells, and the embedding of the sample by it.
-
-    Cells of the sample that it was measured on are left out of their own vectors.
-    """
-
-    vectors: PeakVectors
-    read: np.ndarray
-    along: np.ndarray
-    shift: np.ndarray
-    readout: KernelReadout
-    label_vectors: PeakVectors | None
-    label_readout: KernelReadout | None
-    embedding: np.ndarray
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights by the names that a network has for them."""
-        parts = {"encoder.vectors": self.vectors, "encoder.readout": self.readout}
-        if self.label_vectors is not None and self.label_readout is not None:
-            parts |= {"label_columns.vectors": self.label_vectors, "label_columns.readout": self.label_readout}
-        found = {
-            f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()
-        }
-        if len(self.read):
-            projection = {"read": self.read, "along": self.along, "shift": self.shift}
-            found |= {
-                f"encoder.projection.{name}": torch.from_numpy(array.astype(np.float32))
-                for name, array in projection.items()
-            }
-        return found
-
-
-@dataclass
-class Fit:
-    """Fits a :class:`Stage` to the statistics of training cells, which chooses penalties, and then to those of all cells."""
-
-    statistics: Statistics
-    parts: list[Cells]
-    config: ModelConfig
-    training: TrainingConfig
-    labels: np.ndarray | None
-    batches: np.ndarray | None
-    n_labels: int
-    seed: int
-    device: torch.device
-    chosen: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """Row numbers of the cells of the sample, training cells first."""
-        return np.concatenate([part.rows for part in self.parts])
-
-    @cached_property
-    def is_held(self) -> np.ndarray:
-        """Which of them are validation cells."""
-        return np.arange(len(self.rows)) >= len(self.parts[TRAIN].rows)
-
-    def stage(self, counted: str) -> Stage:
-        """The encoder measured on ``"train"`` cells, or on ``"all"`` cells."""
-        statistics, dim, rows = self.statistics, self.config.dim, self.rows
-        sums = statistics.sums(PARTS[counted])
-        if counted == "all":  # the last that is asked of them
-            statistics.forget()
-        totals = statistics.totals[PARTS[counted]].sum(axis=0)
-        learned = np.ones(len(rows), bool) if counted == "all" else ~self.is_held
-        blocks = [peak_vectors(sums[:, :dim], totals[:dim], self.training.pseudocount)]
-        targets = [dense(statistics.codes[rows], statistics.weights[rows], dim)]
-        known = [learned]
-        of_labels = None if self.labels is None else self.labels[rows]
-        if of_labels is not None:
-            blocks.append(peak_vectors(sums[:, dim:], totals[dim:], self.training.pseudocount))
-            targets.append(np.where(of_labels[:, None] == np.arange(self.n_labels), np.float32(1), np.float32(0)))
-            known.append(learned & (of_labels >= 0))
-        del sums
-        columns = self._columns(blocks, targets, known)
-        read = along = np.zeros((0, dim))
-        shift = np.zeros(dim)
-        if self.batches is not None:
-            read, along, shift = self._directions(columns[0], learned, of_labels)
-            columns[0] -= ((columns[0] @ read.T.astype(np.float32)) @ along.astype(np.float32)) - shift.astype(
-                np.float32
-            )
-        readout, embedding = self._readout(ENCODER, columns[0], targets[0], known[0], ~learned)
-        found = Stage(blocks[0], read, along, shift, readout, None, None, embedding)
-        if of_labels is not None:
-            inputs = np.concatenate(columns, axis=1)
-            readout, expected = self._readout(LABELS, inputs, targets[1], known[1], ~learned & (of_labels >= 0))
-            embedding = np.concatenate([embedding, expected], axis=1)
-            found = replace(found, label_vectors=blocks[1], label_readout=readout, embedding=embedding)
-        return found
-
-    def _columns(
-        self, blocks: list[PeakVectors], targets: list[np.ndarray], known: list[np.ndarray]
-    ) -> list[np.ndarray]:
-        """Columns of each block for the cells of the sample."""
-        found, start = [], 0
-        for part in self.parts:
-            inside = slice(start, start + len(part.rows))
-            of_part = [
-                np.where(there[inside, None], wanted[inside], np.nan)
-                for wanted, there in zip(targets, known, strict=True)
-            ]
-            found.append(columns_of(blocks, part.pattern, of_part, self.device))
-            start += len(part.rows)
-        return [np.concatenate(each) for each in zip(*found, strict=True)]
-
-    def _readout(
-        self, name: str, inputs: np.ndarray, targets: np.ndarray, learned: np.ndarray, held: np.ndarray
-    ) -> tuple[KernelReadout, np.ndarray]:
-        """A readout with the width and the penalty that the first stage chose, and what it gives for all cells."""
-        n_landmarks, seed = self.training.landmarks, [self.seed, 2, len(name)]
-        if name not in self.chosen:
-            pairs = [tuple(torch.from_numpy(each[rows]) for each in (inputs, targets)) for rows in (learned, held)]
-            self.chosen[name] = choose(*pairs, n_landmarks=n_landmarks, rng=np.random.default_rng(seed))
-        rng = np.random.default_rng(seed)
-        return fit_readout(inputs, targets, learned, self.chosen[name], n_landmarks, rng, self.device)
-
-    def _directions(
-        self, columns: np.ndarray, learned: np.ndarray, of_labels: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        batches = np.asarray(self.batches)[self.rows]
-        known = np.flatnonzero(learned & (batches >= 0))
-        known = known[:: -(-len(known) // BATCH_CELLS)]
-        columns, batches = columns[known].astype(np.float64), batches[known]
-        unit = columns.std(axis=0).mean() + 1e-12
-        groups = None if of_labels is None else of_labels[known]
-        read, along = batch_directions(columns / unit, batches, np.random.default_rng([self.seed, 3]), groups)
-        means = batch_means(columns, batches, int(np.max(self.batches)) + 1)
-        return read, along, ((means @ read.T) @ along).mean(axis=0)
-
-
-def fit_readout(
-    inputs: np.ndarray,
-    targets: np.ndarray,
-    learned: np.ndarray,
-    chosen: tuple[float, float],
-    n_landmarks: int,
-    rng: np.random.Generator,
-    device: torch.device,
-) -> tuple[KernelReadout, np.ndarray]:
-    """A readout fitted to the cells that are learned from, and what it gives for all cells."""
-    cells = torch.from_numpy(inputs).to(device)
-    rows = torch.from_numpy(np.flatnonzero(learned)).to(device)
-    wanted = torch.from_numpy(targets[learned]).to(device)
-    options = {"n_landmarks": n_landmarks, "width": chosen[0], "penalty": chosen[1], "rng": rng}
-    readout = fit_kernel_ridge(cells[rows], wanted, **options)
-    return readout, torch.cat([readout(part) for part in cells.split(2048)]).cpu().numpy()
-
-
 def _label_head(first: np.ndarray, final: np.ndarray, codes: np.ndarray, is_held: np.ndarray) -> LabelHead:
     """The label head: penalty and calibration from the encoder of training cells, weights from that of all cells."""
     train, held = np.flatnonzero(~is_held & (codes >= 0)), np.flatnonzero(is_held & (codes >= 0))
     parts = ((first, train), (first, held), (final, np.concatenate([train, held])))
     return fit_label_head(*((embedding[rows], codes[rows]) for embedding, rows in parts))[0]
-
-
-def peak_vectors(sums: Tensor, totals: np.ndarray, pseudocount: float) -> PeakVectors:
-    """Vectors from sums over cells in units of 1 / 255.
-
-    Parameters
-    ----------
-    sums
-        Memberships of the cells in which each peak is open, (n_peaks, width).
-    totals
-        Memberships of all cells, (width,).
-    pseudocount
-        Cells of which nothing is known.
-    """
-    vectors = PeakVectors(*sums.shape).to(sums.device)
-    count = sums.sum(dim=1, dtype=torch.int64) // WEIGHT  # the memberships of a cell add up to 255
-    vectors.count.copy_(count)
-    vectors.base.copy_(torch.from_numpy(totals / max(int(totals.sum()), 1)))
-    vectors.pseudocount.fill_(pseudocount)
-    around = torch.div(sums, WEIGHT, out=vectors.weight)
-    around.addcmul_(vectors.count[:, None], vectors.base, value=-1)
-    around.div_(vectors.count[:, None] + pseudocount)
-    return vectors
-
-
-@torch.no_grad()
-def columns_of(
-    blocks: list[PeakVectors], pattern: sp.csr_matrix, known: list[np.ndarray], device: torch.device
-) -> list[np.ndarray]:
-    """Columns of cells for each block, float32 (n_cells, width), in one sum over tokens.
-
-    Cells of which something is known (not NaN) are left out of the vectors of that block.
-    """
-    found = [np.empty((pattern.shape[0], len(block.base)), np.float32) for block in blocks]
-    is_known = np.stack([~np.isnan(each[:, 0]) for each in known], axis=1)
-    for kind in np.unique(is_known, axis=0):
-        rows = np.flatnonzero((is_known == kind).all(axis=1))
-        cells = pattern if len(rows) == len(is_known) else pattern[rows]
-        tables = [block.left_out_table() if there else block.weight for block, there in zip(blocks, kind, strict=True)]
-        table = torch.cat(tables, dim=1)
-        sums = np.concatenate([add_up(table, *part).cpu().numpy() for part in in_chunks(cells, device)])
-        sums /= np.sqrt(np.diff(cells.indptr)).astype(np.float32)[:, None]
-        at = 0
-        for i, (block, there) in enumerate(zip(blocks, kind, strict=True)):
-            width = len(block.base)
-            columns = sums[:, at : at + width]
-            if there:
-                columns = columns - sums[:, at + width, None] * (known[i][rows] - block.base.cpu().numpy())
-            found[i][rows] = columns
-            at += width + there
-    return found
-
-
-def in_chunks(pattern: sp.csr_matrix, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Packed tokens of cells, some millions at a time."""
-    block = pattern.indptr.astype(np.int64) // CHUNK_TOKENS
-    edges = np.unique([*np.searchsorted(block, np.arange(block[-1] + 1)), pattern.shape[0]])
-    for start, stop in pairwise(edges):
-        low, high = pattern.indptr[start], pattern.indptr[stop]
-        ids = torch.from_numpy(pattern.indices[low:high].astype(np.int32, copy=False))
-        offsets = torch.from_numpy((pattern.indptr[start : stop + 1] - low).astype(np.int32))
-        yield ids.to(device), offsets.to(device)
 
 
 def counted_labels(hashes: np.ndarray, labels: np.ndarray, usable: np.ndarray) -> CountedCells:
@@ -512,8 +279,9 @@ def _count(
     """The pass over all cells."""
     n_genes = dict.fromkeys(profile_units(config.objective), 0 if data.target is None else data.target.shape[1])
     n_cells = data.pattern.shape[0]
-    options = {"n_kept": clusters.n_kept, "n_genes": n_genes, "device": device}
-    statistics = Statistics(n_cells, len(data.peaks), config.dim, n_labels, **options)
+    statistics = Statistics(
+        n_cells, len(data.peaks), config.width, n_labels, n_kept=clusters.n_kept, n_genes=n_genes, device=device
+    )
     keys = peak_keys(data.peaks)
     is_held = np.zeros(n_cells, bool)
     is_held[data.held] = True
@@ -560,7 +328,7 @@ def _blocks_of(parts: list[Cells]) -> list[tuple[Cells, slice]]:
     found = []
     for part in parts:
         block = part.pattern.indptr[:-1].astype(np.int64) // BLOCK_ENTRIES
-        edges = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1] + 1)) if len(block) else []
+        edges = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1] + 1)).tolist() if len(block) else []
         found += [(part, slice(int(start), int(stop))) for start, stop in pairwise(edges)]
     return found
 

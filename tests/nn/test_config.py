@@ -12,9 +12,7 @@ from epifoundation.nn.config import FORMAT_1, MEASURED
 OBJECTIVES = st.sampled_from(["counts", "binary", "gaussian", "peaks"])
 SETS = st.builds(ModelConfig, dim=st.none() | st.integers(1, 300), objective=OBJECTIVES)
 TRANSFORMERS = st.builds(
-    lambda heads, width, **rest: ModelConfig(
-        encoder="transformer", n_heads=heads, dim=heads * width, **rest
-    ),
+    lambda heads, width, **rest: ModelConfig("transformer", heads * width, heads, **rest),
     heads=st.integers(1, 8),
     width=st.integers(1, 8),
     n_layers=st.integers(1, 3),
@@ -92,7 +90,7 @@ def test_configurations_of_format_1():
     assert not read.is_measured
     assert ModelConfig.from_dict(read.to_dict()) == read
     for change in ({"n_heads": 2}, {"n_seeds": 3}):
-        with pytest.raises(ValueError, match="A set encoder with attention .* is not read any more"):
+        with pytest.raises(ValueError, match="set encoder with attention .* is not read any more"):
             ModelConfig.from_dict(old | change, format_version=1)
     paper = ModelConfig.preset("paper")
     there = paper.to_dict() | {"n_seeds": 1}

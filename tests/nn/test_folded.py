@@ -1,4 +1,4 @@
-"""Networks made ready for inference: the same function, in parts, with peaks removed, in low precision."""
+"""Networks for inference: the same function, in parts, with peaks removed, in low precision."""
 
 import itertools
 
@@ -57,8 +57,8 @@ def test_a_difference_is_not_accurate_where_little_remains(measured, pack):
     folded = measured().folded()
     cells = [list(range(50))] * 4
     sums = folded.sums(*pack(cells))
-    kept = (50, 3, 2, 0)  # 0.05 of 50 is 2.5
-    _, enough = folded.subtract(sums, *pack([cell[n:] for cell, n in zip(cells, kept, strict=True)]))
+    removed = [cell[n:] for cell, n in zip(cells, (50, 3, 2, 0), strict=True)]  # 0.05 of 50 is 2.5
+    _, enough = folded.subtract(sums, *pack(removed))
     assert enough.tolist() == [True, True, False, False]
     assert MIN_REMAINING == 0.05
 
@@ -75,7 +75,7 @@ def test_a_cell_without_peaks_is_nan_and_changes_no_other(measured, pack):
     assert some[1].isnan().all()
     torch.testing.assert_close(some[[0, 2]], folded.encode(*pack([[1, 2], [3]])))
     assert folded.encode(*pack([[]])).isnan().all()
-    assert folded.encode(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).shape == (0, 11)
+    assert folded.encode(*pack([])).shape == (0, 11)
 
 
 def test_tokens_of_either_width_give_the_same(measured, pack, some_cells, known):
@@ -86,9 +86,8 @@ def test_tokens_of_either_width_give_the_same(measured, pack, some_cells, known)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision_points_the_same_way_and_leaves_the_network_as_it_was(
-    measured, pack, some_cells, known, dtype
-):
+def test_low_precision_points_the_same_way(measured, pack, some_cells, known, dtype):
+    """And leaves the network as it was."""
     network = measured()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     rough = network.folded(dtype).encode(*pack(some_cells), known)
@@ -102,7 +101,8 @@ def test_low_precision_points_the_same_way_and_leaves_the_network_as_it_was(
 
 def test_a_transformer_is_read_with_columns_for_labels(pack, some_cells, known, filled):
     config = ModelConfig(encoder="transformer", dim=8, n_layers=1)
-    network = Network(config, Sizes(50, n_labels=3, n_label_landmarks=4)).eval().requires_grad_(False)
+    network = Network(config, Sizes(50, n_labels=3, n_label_landmarks=4))
+    network.eval().requires_grad_(False)
     filled(network.label_columns)
     folded = network.folded()
     assert isinstance(folded, FoldedTransformer)

@@ -89,7 +89,7 @@ def test_columns_for_labels_are_not_read():
 
 
 def clusters_of(seed, n_cells=400, n_peaks=30, n_clusters=4):
-    """Peaks that are open by cluster, and their vectors measured on the clusters, without shrinkage."""
+    """Peaks that are open by cluster, and their vectors measured on these, without shrinkage."""
     generator = torch.Generator().manual_seed(seed)
     code = torch.randint(n_clusters, (n_cells,), generator=generator)
     rate = torch.rand(n_clusters, n_peaks, generator=generator) * 0.8 + 0.1

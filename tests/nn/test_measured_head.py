@@ -10,7 +10,7 @@ def test_means_of_clusters_are_weighed_by_memberships():
     head = LinearMeasuredHead(3, 2)
     head.weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]))
     cells = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [1.2, -0.2, 0.0]])
-    expected = torch.tensor([[0.0, 1.0], [3.0, 4.0], [0.0, 0.6]])  # -0.4 in the last cell: at least 0
+    expected = torch.tensor([[0.0, 1.0], [3.0, 4.0], [0.0, 0.6]])  # instead of -0.4, 0
     torch.testing.assert_close(head(cells), expected)
     torch.testing.assert_close(head(cells, torch.tensor([1])), expected[:, [1]])
     with_labels = torch.cat([cells, torch.full((3, 4), 9.0)], dim=1)  # columns that are not read

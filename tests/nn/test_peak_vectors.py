@@ -1,4 +1,4 @@
-"""Vectors of peaks: sums by hand, and a counted cell is left out as if it had never been counted."""
+"""Vectors of peaks: sums by hand, and a counted cell is left out as if it were a new one."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def measured(is_open, known, pseudocount, base=None):
 
 def packed(is_open):
     rows = sp.csr_matrix(is_open)
-    return torch.from_numpy(rows.indices.astype(np.int64)), torch.from_numpy(rows.indptr.astype(np.int64))
+    return tuple(torch.from_numpy(each.astype(np.int64)) for each in (rows.indices, rows.indptr))
 
 
 seeds = st.integers(0, 2**31)
@@ -49,11 +49,12 @@ def test_sums_are_sums_of_vectors_and_columns_are_over_the_root_of_their_number(
     for cell, peaks in enumerate(is_open):
         expected = vectors.weight[torch.from_numpy(peaks)].double().sum(dim=0).float()
         torch.testing.assert_close(sums[cell], expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(columns[cell], expected / peaks.sum() ** 0.5, atol=1e-5, rtol=1e-5)
+        expected = expected / peaks.sum() ** 0.5
+        torch.testing.assert_close(columns[cell], expected, atol=1e-5, rtol=1e-5)
 
 
 @given(seeds, st.floats(1, 50), st.floats(0, 1))
-def test_a_cell_that_is_left_out_finds_the_vectors_that_are_measured_without_it(seed, pseudocount, share):
+def test_without_a_cell_vectors_are_those_measured_without_it(seed, pseudocount, share):
     """In chunks of counted and new cells, with the mean of all cells as it was."""
     is_open, known = random_cells(seed)
     vectors = measured(is_open, known, pseudocount)
@@ -106,7 +107,7 @@ def test_a_cell_without_open_peaks_is_nan_and_changes_no_other(is_counted):
     found = vectors(*packed(is_open), some)
     assert found[2].isnan().all()
     assert found[[0, 1, 3]].isfinite().all()
-    assert vectors(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).shape == (0, WIDTH)
+    assert vectors(*packed(is_open[:0])).shape == (0, WIDTH)
 
 
 def test_without_counted_cells_among_them_known_makes_no_difference():

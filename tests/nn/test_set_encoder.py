@@ -5,7 +5,7 @@ import torch
 
 
 def columns_by_hand(vectors, cell, known=None):
-    """Columns of one cell; the vector of each peak without the cell where something is known of it."""
+    """Columns of one cell; of vectors without the cell, where something is known of it."""
     total = torch.zeros(vectors.weight.shape[1], dtype=torch.float64)
     for peak in cell:
         vector, count = vectors.weight[peak].double(), vectors.count[peak].double()
@@ -51,13 +51,11 @@ def test_an_embedding_is_what_the_formulas_say(measured, pack, some_cells, label
 
 
 def test_counted_cells_are_left_out(measured, pack, some_cells, known):
-    """Of the vectors of their peaks, block by block: a cell may have been counted in one of them."""
+    """Of the vectors of their peaks, block by block: a cell may be in one of them."""
     network = measured()
     found = network.encode(*pack(some_cells), known)
-    expected = [
-        embedding_by_hand(network, cell, *each)
-        for cell, *each in zip(some_cells, *known.values(), strict=True)
-    ]
+    of_cells = zip(some_cells, known["encoder"], known["labels"], strict=True)
+    expected = [embedding_by_hand(network, *each) for each in of_cells]
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=1e-4)
     whole = network.encode(*pack(some_cells))
     assert torch.equal(found[[1, 4]], whole[[1, 4]])

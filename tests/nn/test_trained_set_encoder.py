@@ -1,4 +1,4 @@
-"""The set encoder of format 1 against the function that it had: a sum, a linear map and residual layers."""
+"""The set encoder of format 1 against its function: a sum, a linear map and residual layers."""
 
 import pytest
 import torch
@@ -25,9 +25,8 @@ def by_hand(encoder, cell):
     summed = sum(state["peak.weight"][peak] / 0.02 for peak in cell) / len(cell) ** 0.5
     x = state["seed"][0] + state["output.weight"] @ summed + state["output.bias"]
     for layer in range(len(encoder.mix)):
-        norm, first, second = (
-            [state[f"mix.{layer}.layers.{at}.{part}"] for part in ("weight", "bias")] for at in (0, 1, 4)
-        )
+        names = [f"mix.{layer}.layers.{at}" for at in (0, 1, 4)]
+        norm, first, second = ([state[f"{at}.weight"], state[f"{at}.bias"]] for at in names)
         hidden = F.gelu(first[0] @ F.layer_norm(x, (16,), *norm) + first[1])
         x = x + second[0] @ hidden + second[1]
     return F.layer_norm(x, (16,), state["norm.weight"], state["norm.bias"])

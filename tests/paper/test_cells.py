@@ -1,4 +1,4 @@
-"""Training data as gradient training reads them: which cells and peaks stay, in memory and from files."""
+"""Data as gradient training reads them: which cells and peaks stay, in memory and from files."""
 
 import numpy as np
 import pytest
@@ -42,9 +42,10 @@ def loaded(place, objective="counts", *, min_cells=1, keep_vocabulary=False, buf
     return load(data, objective, training, rng=rng, **options), data
 
 
-@pytest.mark.parametrize(
-    ("objective", "gone"), [("counts", {3, 11}), ("binary", {3}), ("peaks", {3, 7})]
-)
+GONE = [("counts", {3, 11}), ("binary", {3}), ("peaks", {3, 7})]
+
+
+@pytest.mark.parametrize(("objective", "gone"), GONE)
 def test_cells_with_nothing_to_learn_from_are_left_out(place, objective, gone):
     """A peak to read, for counts RNA to predict, and without RNA another peak."""
     with pytest.warns(UserWarning, match=f"^{len(gone)} of 80 {LEFT_OUT}"):

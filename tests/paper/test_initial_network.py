@@ -1,4 +1,4 @@
-"""The network that training by gradient begins with: measured vectors, base rates, or the weights of a model."""
+"""The network that gradient training begins with: measured vectors, base rates, or a model."""
 
 from dataclasses import replace
 
@@ -26,7 +26,8 @@ def loaded(n_cells=200, *, with_rna=True, seed=0, objective="counts"):
     is_open[:, 0] = True
     share = np.random.default_rng(8).dirichlet(np.ones(N_GENES), 3)
     target = rng.poisson(50 * share[kind]).astype(np.float32)
-    target = {"counts": target, "binary": (target > 1).astype(np.float32), "gaussian": target}[objective]
+    if objective == "binary":
+        target = (target > 1).astype(np.float32)
     starts = np.arange(N_PEAKS) * 1000
     chrom = np.where(np.arange(N_PEAKS) < 20, "chr1", "chr2")
     peaks = pd.DataFrame({"chrom": chrom, "start": starts, "end": starts + 500})
@@ -57,14 +58,14 @@ def built(data, training=TRAINING, init=None, seed=0, **options):
 def test_peaks_that_are_open_in_the_same_cells_begin_with_similar_vectors(with_rna):
     data = loaded(with_rna=with_rna)
     options = {} if with_rna else {"objective": "peaks"}
-    warm = built(data, **options).encoder.tokens.embedding.weight
-    cold = built(data, replace(TRAINING, warm_start=False), **options).encoder.tokens.embedding.weight
+    networks = built(data, **options), built(data, replace(TRAINING, warm_start=False), **options)
+    warm, cold = (each.encoder.tokens.embedding.weight.detach() for each in networks)
     rates = np.random.default_rng(9).beta(0.5, 1, (3, N_PEAKS))
     expected = np.corrcoef((rates - rates.mean(axis=0)).T)
     pairs = np.triu_indices(N_PEAKS, 1)
     agreement = []
     for table in (warm, cold):
-        vectors = table[:-1].detach().numpy()
+        vectors = table[:-1].numpy()
         found = np.corrcoef(vectors - vectors.mean(axis=0))
         agreement.append(np.corrcoef(found[pairs], expected[pairs])[0, 1])
     assert agreement[0] > 0.3
@@ -75,12 +76,13 @@ def test_peaks_that_are_open_in_the_same_cells_begin_with_similar_vectors(with_r
 
 @pytest.mark.parametrize("n_cells", [3, 12, 300])
 @pytest.mark.parametrize("with_rna", [True, False])
-def test_however_few_the_cells_all_columns_are_filled(n_cells, with_rna):
+def test_columns_that_few_cells_cannot_fill_are_noise(n_cells, with_rna):
+    """But for the one cluster that a handful of cells makes, which is the same for all peaks."""
     options = {} if with_rna else {"objective": "peaks"}
     data = loaded(n_cells, with_rna=with_rna)
-    table = built(data, **options).encoder.tokens.embedding.weight
+    table = built(data, **options).encoder.tokens.embedding.weight.detach()
     assert table.isfinite().all()
-    assert (table[:-1].std(dim=0) > 0).all()
+    assert (table[:-1].std(dim=0) > 0).sum() >= 16 - (n_cells < 10)
 
 
 @pytest.mark.parametrize("objective", ["counts", "binary", "gaussian"])

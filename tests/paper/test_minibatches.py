@@ -1,4 +1,4 @@
-"""Minibatches: each cell once an epoch, in an order that seed and epoch determine, from memory or from files."""
+"""Minibatches: each cell once an epoch, in an order that seed and epoch determine."""
 
 from itertools import chain
 
@@ -167,7 +167,7 @@ SMALL = {
 
 
 def test_files_teach_what_memory_teaches(mdata, tmp_path):
-    """Batches, labels and genes as in memory, and nearly the same loss: cells come in another order."""
+    """Batches, labels and genes as in memory, nearly the same loss: the order is another one."""
     one, two = mdata[:200].copy(), mdata[200:].copy()
     two.mod["rna"] = two["rna"][:, ::-1].copy()
     paths = [tmp_path / "a.h5mu", tmp_path / "b.h5mu"]

@@ -1,4 +1,4 @@
-"""The head for held-out peaks in closed form: better than base rates where there is something to find."""
+"""The head for held-out peaks in closed form: better than base rates where there is a reason."""
 
 import numpy as np
 import pandas as pd
@@ -30,10 +30,8 @@ def loaded(pattern):
     peaks = pd.DataFrame({"chrom": "chr1", "start": starts, "end": starts + 500})
     rows = np.arange(pattern.shape[0])
     train, held = rows[rows % 8 > 0], rows[rows % 8 == 0]
-    genes = ep.GeneVocabulary([])
-    return Loaded(
-        ep.PeakVocabulary(peaks), genes, pattern, None, None, None, train, held, None, [], None
-    )
+    nothing = ep.GeneVocabulary([]), pattern, None, None, None
+    return Loaded(ep.PeakVocabulary(peaks), *nothing, train, held, None, [], None)
 
 
 def fitted(pattern, *, informative):
@@ -44,15 +42,16 @@ def fitted(pattern, *, informative):
     rates = np.random.default_rng(1).beta(0.5, 2, (N_TYPES, N_PEAKS))
     with torch.no_grad():
         if informative:
-            around = (rates - rates.mean(axis=0)).T @ np.random.default_rng(2).normal(0, 1, (N_TYPES, DIM))
-            network.encoder.peak.weight.copy_(torch.from_numpy(0.02 * around))
+            mixed = np.random.default_rng(2).normal(0, 0.02, (N_TYPES, DIM))
+            around = (rates - rates.mean(axis=0)).T @ mixed
+            network.encoder.peak.weight.copy_(torch.from_numpy(around))
     data = loaded(pattern)
     model = ep.EpiFoundation(network, data.peaks, data.genes)
     return with_peak_head(model, data, embedding_of(model, pattern))
 
 
 def losses(model, known, other):
-    """Negative log-likelihood of every other open peak given the rest: of the head, and of base rates."""
+    """Negative log-likelihood of half of the open peaks given the rest: head and base rates."""
     is_open = other.toarray() > 0
     hidden = np.random.default_rng(1).random(is_open.shape) < 0.5
     hidden[:, :2] = False
@@ -60,7 +59,7 @@ def losses(model, known, other):
     embedding = torch.from_numpy(embedding_of(model, shown))
     found = model.network.peaks(embedding).log_softmax(dim=1).numpy()
     base = np.asarray(known.sum(axis=0)).ravel() + 1.0
-    return -(asked * found).sum() / asked.sum(), -(asked * np.log(base / base.sum())).sum() / asked.sum()
+    return [-(asked * each).sum() / asked.sum() for each in (found, np.log(base / base.sum()))]
 
 
 def test_held_out_peaks_are_predicted_where_the_embedding_tells_types_apart():

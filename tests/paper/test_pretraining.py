@@ -1,5 +1,7 @@
 """Training by gradient: schedules, what enters the loss, and what is kept."""
 
+from itertools import pairwise
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -79,7 +81,8 @@ def test_held_out_peaks_enter_the_loss_by_their_weight():
 
 def test_peak_vectors_do_not_learn_at_a_rate_of_zero():
     for rate, learns in ((0.0, False), (0.1, True)):
-        module, loss = step(ModelConfig(**TRANSFORMER), TrainingConfig(peak_lr=rate), torch.ones(2, 6))
+        training = TrainingConfig(peak_lr=rate)
+        module, loss = step(ModelConfig(**TRANSFORMER), training, torch.ones(2, 6))
         loss.backward()
         (table,) = peak_tables(module.network)
         assert table.requires_grad == learns == (table.grad is not None)
@@ -93,7 +96,7 @@ def test_peaks_are_held_out_up_to_a_rate_and_one_stays(most):
     torch.manual_seed(0)
     offsets = torch.tensor([0, 1, 3, 2003, 4003])
     keep = torch.stack([hold_out(torch.arange(4003), offsets, most) for _ in range(200)]).float()
-    kept = torch.stack([keep[:, a:b].mean(dim=1) for a, b in zip(offsets, offsets[1:], strict=False)])
+    kept = torch.stack([keep[:, a:b].mean(dim=1) for a, b in pairwise(offsets)])
     assert (kept[0] == 1).all()
     assert (kept[1] >= 0.5).all()
     held = 1 - kept[2:]

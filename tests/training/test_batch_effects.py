@@ -1,4 +1,4 @@
-"""Directions of batches: planted ones are found, biology stays, and trained decoders get back what is lost."""
+"""Directions of batches: planted ones are found, biology stays, decoders get back what is lost."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Clusters of cells: planted ones are found, and memberships are what the formula says, rounded to a byte."""
+"""Clusters of cells: planted ones are found, and memberships are what the formula says."""
 
 import numpy as np
 import pytest
@@ -56,11 +56,9 @@ def test_memberships_are_those_of_the_largest_five_rounded_to_a_byte(seed, n_clu
 
 
 def test_a_softer_temperature_spreads_memberships():
-    truth, scores = planted(np.random.default_rng(0), apart=2)
-    sharp, soft = (
-        memberships(find_clusters(scores, 4, softness, np.random.default_rng(1)), scores)
-        for softness in (0.1, 5.0)
-    )
+    _, scores = planted(np.random.default_rng(0), apart=2)
+    both = [find_clusters(scores, 4, each, np.random.default_rng(1)) for each in (0.1, 5.0)]
+    sharp, soft = (memberships(clusters, scores) for clusters in both)
     assert sharp.max(axis=1).mean() > soft.max(axis=1).mean() + 0.2
     assert (sharp.argmax(axis=1) == soft.argmax(axis=1)).all()
 
@@ -102,8 +100,10 @@ def test_columns_take_two_bytes_where_one_does_not_do(n_clusters, dtype):
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_number_of_threads():
     _, scores = planted(np.random.default_rng(0), n_cells=2000)
-    one, two = in_one_and_two_threads(
-        lambda: find_clusters(scores, 20, 0.5, np.random.default_rng(3))
-    )
+
+    def find():
+        return find_clusters(scores, 20, 0.5, np.random.default_rng(3))
+
+    one, two = in_one_and_two_threads(find)
     np.testing.assert_array_equal(one.centers, two.centers)
     assert one.temperature == two.temperature

@@ -1,4 +1,4 @@
-"""Rows of one or several sources on common columns: any rows in any order, by blocks, in bounded memory."""
+"""Rows of sources on common columns: any rows in any order, by blocks, in bounded memory."""
 
 import sys
 import textwrap
@@ -22,7 +22,7 @@ N_CELLS = sum(SIZES)
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Three sources with other columns, two of them files, and the matrix that they make together."""
+    """Three sources with other columns, two of them files, and the matrix that they make."""
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("parts")
     pieces, blocks = [], []
@@ -133,11 +133,13 @@ def test_long_runs_are_read_by_parts(parts, monkeypatch):
 
 
 def test_rows_that_are_far_apart_are_not_read_over(parts, monkeypatch):
-    read = []
-    original = InMemory.read
-    monkeypatch.setattr(
-        InMemory, "read", lambda self, *args: read.append(args[:2]) or original(self, *args)
-    )
+    read, original = [], InMemory.read
+
+    def reading(self, *args):
+        read.append(args[:2])
+        return original(self, *args)
+
+    monkeypatch.setattr(InMemory, "read", reading)
     data = AnnData(sp.csr_matrix(np.eye(400, 3)), obs={"x": np.arange(400)}, var={"x": range(3)})
     matrix = Rows([Piece(data, "a", "atac", 400, None)], 3, "`X`")
     matrix[np.array([0, 10, 300, 399])]
@@ -162,7 +164,8 @@ def test_bad_values_are_named_with_their_cell(tmp_path, stored, n_pieces):
     pieces = [Piece(place, "one", "atac", 3, None)] * n_pieces
     matrix = Rows(pieces, 2, "`X`", as_float)
     of = "" if n_pieces == 1 else " of .*a.h5ad'" if stored else " of one"
-    with pytest.raises(ValueError, match=f"`X`{of} must hold non-negative counts: found -3.0 in cell 'c'"):
+    said = f"`X`{of} must hold non-negative counts: found -3.0 in cell 'c'"
+    with pytest.raises(ValueError, match=said):
         matrix[np.array([1, 2])]
     assert matrix[np.array([0, 1])].sum() == 3  # only what is read is checked
     signed = Rows(pieces, 2, "`X`", as_float, signed=True)

@@ -1,4 +1,4 @@
-"""Sums over cells: against brute force, and the same to the last bit in any blocks and any order."""
+"""Sums over cells: against brute force, and the same bits in any blocks and any order."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from epifoundation.counted import WEIGHT
 from epifoundation.training.components import log_normalise
-from epifoundation.training.statistics import FIXED, HELD, TRAIN, Statistics, profile_units, whole_numbers
+from epifoundation.training.statistics import (
+    FIXED,
+    HELD,
+    TRAIN,
+    Statistics,
+    profile_units,
+    whole_numbers,
+)
 
 N_PEAKS, N_GENES = 25, 6
 CPU = torch.device("cpu")
@@ -65,8 +72,9 @@ class Data:
 
 
 def assert_same(one, other):
+    others = other.arrays()
     for name, values in one.arrays().items():
-        np.testing.assert_array_equal(np.asarray(values), np.asarray(other.arrays()[name]), err_msg=name)
+        np.testing.assert_array_equal(np.asarray(values), np.asarray(others[name]), err_msg=name)
 
 
 def test_sums_are_those_of_brute_force():
@@ -133,7 +141,7 @@ def test_cells_that_are_not_added_are_not_usable_and_count_nowhere():
 
 @given(st.integers(0, 2**31))
 def test_normalised_values_with_a_sign_are_summed_exactly_too(seed):
-    """Of ``objective="gaussian"``: rounded to fixed point once, so that sums are of whole numbers."""
+    """Of ``objective="gaussian"``: rounded to fixed point, so that sums are of whole numbers."""
     data, rng = Data(seed), np.random.default_rng(seed)
     values = sp.csr_matrix(rng.normal(0, 3, (40, N_GENES)).astype(np.float32))
     orders = [[np.arange(40)], np.split(rng.permutation(40), [11, 12, 30])]
