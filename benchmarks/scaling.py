@@ -326,7 +326,7 @@ def pretrain(cells, output, threads=2):
     ep.settings.progress = False
     torch.set_num_threads(threads)
     started = time.perf_counter()
-    model = ep.tl.pretrain(cells, objective="peaks", validation=0.02)
+    model = ep.tl.pretrain(cells, objective="peaks")
     seconds = time.perf_counter() - started
     peak = peak_memory()
     model.save_pretrained(output, overwrite=True)

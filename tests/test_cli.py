@@ -51,7 +51,7 @@ def test_pretrain_with_a_configuration(folder):
     (folder / "run.toml").write_text(
         '[pretrain]\nbatch_key = "batch"\nvalidation = ["batch1"]\nlabel_key = "cell_type"\nseed = 5\n'
         "[pretrain.architecture]\ndim = 16\n[pretrain.training]\npseudocount = 3\n"
-        "[finetune]\nlabel_key = \"cell_type\"\n[finetune.training]\nlandmarks = 50\n"
+        '[finetune]\nlabel_key = "cell_type"\n[finetune.training]\nlandmarks = 50\n'
     )
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "--seed", 3, "-q", "--state", folder / "run.state")  # fmt: skip
     assert done.exit_code == 0, done.exception
@@ -103,7 +103,11 @@ def test_a_transformer_is_trained_and_tuned(folder):
     assert done.exit_code == 0, done.exception
     options = ep.models.from_pretrained(folder / "tuned").training["options"]
     recipe = ep.TrainingConfig.preset("finetune")
-    assert (options["max_epochs"], options["peak_weight"], options["patience"]) == (2, recipe.peak_weight, recipe.patience)
+    assert (options["max_epochs"], options["peak_weight"], options["patience"]) == (
+        2,
+        recipe.peak_weight,
+        recipe.patience,
+    )
 
 
 @pytest.mark.parametrize(

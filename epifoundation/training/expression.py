@@ -12,6 +12,7 @@ from ..nn import ModelConfig, Sizes
 from .statistics import FIXED, Statistics
 
 PSEUDO_CELLS = 5.0  # like the mean of all cells, that the profile of a cluster is shrunken by
+RIDGE = 0.1  # of the mean variance of a membership
 PSEUDO_BATCH = 20.0  # cells that show no effect, that the effect of a batch is shrunken by
 
 
@@ -19,14 +20,16 @@ def expression_tensors(
     statistics: Statistics,
     config: ModelConfig,
     sizes: Sizes,
-    batch: tuple[np.ndarray, sp.csr_matrix, np.ndarray] | None,
+    embedding: np.ndarray,
+    expression: sp.csr_matrix,
+    batches: np.ndarray | None,
 ) -> dict[str, Tensor]:
     r"""Weights of the expression heads, by their names in a network.
 
     A cell has expected memberships :math:`m_k` in the clusters, which add up to 1. With ``"counts"`` the logarithm of the
     share of gene g is :math:`\sum_k m_k \log \pi_{kg}` but for a constant, with :math:`\pi_{kg}` the share of g in the counts
-    of cluster k; with ``"binary"`` log odds take the place of logarithms, with ``"gaussian"`` means do. Each profile is
-    shrunken to that of all cells.
+    of cluster k, shrunken to its share in all counts; with ``"binary"`` log odds take the place of logarithms. With
+    ``"gaussian"``, expression is a ridge regression on the memberships.
 
     Parameters
     ----------
@@ -34,14 +37,13 @@ def expression_tensors(
         Profiles: sums of expression by cluster.
     config, sizes
         Of the network.
-    batch
-        Of some cells: embedding, expression (sparse) and batch codes, for what batches change. None for no batches.
+    embedding, expression, batches
+        Of some cells: embedding, expression (sparse) and codes of batches, or None for no batches.
     """
     n_cells = statistics.totals[:, : config.dim].sum(axis=0) / WEIGHT
     objective = config.objective
-    unit = WEIGHT * (FIXED if objective == "gaussian" else 1.0)
-    sums = statistics.profiles[objective] / unit
-    n_genes = sums.shape[1]
+    n_genes = expression.shape[1]
+    sums = statistics.profiles.get(objective, np.zeros((0, n_genes))) / WEIGHT
     mean = np.zeros(n_genes)
     if objective == "counts":
         base = (sums.sum(axis=0) + 1) / (sums.sum() + n_genes)
@@ -52,8 +54,7 @@ def expression_tensors(
         rate = (sums + PSEUDO_CELLS * base) / (n_cells[:, None] + PSEUDO_CELLS)
         weight = np.log(rate) - np.log1p(-rate)
     else:
-        mean = sums.sum(axis=0) / max(n_cells.sum(), 1e-9)
-        weight = (sums + PSEUDO_CELLS * mean) / (n_cells[:, None] + PSEUDO_CELLS) - mean
+        weight, mean = ridge(embedding[:, : config.width].astype(np.float64), expression)
     found = {
         "expression.linear.weight": weight.T,
         "expression.linear.bias": np.zeros(n_genes),
@@ -64,11 +65,22 @@ def expression_tensors(
         measured = statistics.profiles["measured"] / (WEIGHT * FIXED)
         of_all = measured.sum(axis=0) / max(n_cells.sum(), 1e-9)
         found["measured.weight"] = (measured + PSEUDO_CELLS * of_all) / (n_cells[:, None] + PSEUDO_CELLS)
-    if sizes.n_batches:
-        found["expression.batch"] = np.zeros((sizes.n_batches, n_genes))
-        if batch is not None:
-            found["expression.batch"] = batch_offsets(*batch, weight, mean, objective, sizes.n_batches)
+    if batches is not None:
+        found["expression.batch"] = batch_offsets(
+            embedding, expression, batches, weight, mean, objective, sizes.n_batches
+        )
     return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for name, array in found.items()}
+
+
+def ridge(memberships: np.ndarray, expression: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression of expression on memberships: weights (dim, n_genes), and the constant (n_genes,)."""
+    center, level = memberships.mean(axis=0), np.asarray(expression.mean(axis=0), dtype=np.float64).ravel()
+    around = memberships - center
+    inner = around.T @ around
+    inner += (RIDGE * np.trace(inner) / len(inner) + 1e-12) * np.eye(len(inner))
+    cross = np.asarray((expression.T @ around).T) - np.outer(around.sum(axis=0), level)
+    weight = np.linalg.solve(inner, cross)
+    return weight, level - center @ weight
 
 
 def batch_offsets(

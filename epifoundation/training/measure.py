@@ -131,12 +131,10 @@ def measure(
         sizes = replace(sizes, n_calibration=len(head.conformal), n_reference=len(head.reference))
         tensors |= {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
     if data.target is not None:
-        batch = None
-        if data.batch_codes is not None:
-            some = np.sort(np.random.default_rng([seed, 5]).permutation(len(fit.rows))[:BATCH_CELLS])
-            rows = fit.rows[some]
-            batch = final.embedding[some], data.target[rows], data.batch_codes[rows]
-        tensors |= expression_tensors(statistics, config, sizes, batch)
+        some = np.sort(np.random.default_rng([seed, 5]).permutation(len(fit.rows))[:BATCH_CELLS])
+        rows = fit.rows[some]
+        codes = None if data.batch_codes is None else data.batch_codes[rows]
+        tensors |= expression_tensors(statistics, config, sizes, final.embedding[some], data.target[rows], codes)
     with torch.random.fork_rng():
         network = Network(config, sizes)
     network.load_state_dict(processes.same({name: tensor.cpu() for name, tensor in tensors.items()}))
@@ -318,7 +316,8 @@ def _count(
                     expression=None if expression is None else whole_numbers(expression, scored, config.objective),
                 )
             state.save(statistics, number + 1)
-    statistics.set(processes.add_up(statistics.arrays()))
+    if processes.size > 1:
+        statistics.set(processes.add_up(statistics.arrays()))
     state.finish()
     return statistics
 

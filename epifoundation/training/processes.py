@@ -71,9 +71,14 @@ def connected(engine: Engine, world: World) -> Iterator[Processes]:
         return
     begins = not dist.is_initialized()
     if begins:
-        dist.init_process_group(
-            "gloo", rank=world.rank, world_size=world.size, timeout=timedelta(minutes=engine.timeout)
-        )
+        where = None  # torchrun says it
+        if world.by_slurm:
+            from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+            slurm = SLURMEnvironment(auto_requeue=False)
+            where = f"tcp://{slurm.main_address}:{slurm.main_port}"
+        timeout = timedelta(minutes=engine.timeout)
+        dist.init_process_group("gloo", where, rank=world.rank, world_size=world.size, timeout=timeout)
     try:
         with told_of_processes(engine):
             yield Processes(world)

@@ -17,7 +17,7 @@ from ..counted import WEIGHT, dense, hash_tokens
 from ..nn import add_up
 from .components import with_values
 
-FIXED = 2.0**16  # units of expression that is not counts
+FIXED = 2.0**16  # units of expression on a logarithmic scale
 TRAIN, HELD = 0, 1
 MAX_RECENT = 2**24 // WEIGHT
 
@@ -189,20 +189,13 @@ def whole_numbers(rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str
     `normalised`: for counts, ``log1p`` of counts per 10,000.
     """
     if objective != "counts":
-        unit = 1.0 if objective == "binary" else FIXED
-        return {objective: _rounded(rows, unit)}
+        return {name: _rounded(rows, unit) for name, unit in profile_units(objective).items()}
     return {"counts": with_values(rows, rows.data.astype(np.float64)), "measured": _rounded(normalised, FIXED)}
 
 
 def profile_units(objective: str) -> dict[str, float]:
     """Units of the profiles that there are for an objective, by name."""
-    if objective == "peaks":
-        return {}
-    return (
-        {"counts": 1.0, "measured": FIXED}
-        if objective == "counts"
-        else {objective: 1.0 if objective == "binary" else FIXED}
-    )
+    return {"counts": {"counts": 1.0, "measured": FIXED}, "binary": {"binary": 1.0}}.get(objective, {})
 
 
 def _rounded(rows: sp.csr_matrix, unit: float) -> sp.csr_matrix:

@@ -1,4 +1,4 @@
-"""Models of format 1, whose set encoder was trained by gradient: they are read, and give the numbers of their formula."""
+"""Models of format 1, with a set encoder that was trained, give the numbers of their formula."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ ARCHITECTURE = {
 
 
 def draw_weights(n_peaks, rng):
-    """Names and shapes of the weights of a set encoder without attention, with all heads, in version 0.1.0."""
+    """Weights as version 0.1.0 named them, of a set encoder without attention and with all heads."""
     shapes = {
         "encoder.peak.weight": (n_peaks, DIM),
         "encoder.share": (n_peaks,),
@@ -104,7 +104,7 @@ def layer_norm(x, weight, bias):
 
 
 def embedding_by_hand(matrix, weights):
-    """A sum of vectors over the root of their number, two residual layers, a norm, and a projection."""
+    """A sum of vectors over the root of their number, two residual layers, norm, projection."""
     w = {name.removeprefix("encoder."): value.astype(np.float64) for name, value in weights.items()}
     is_open = (matrix.toarray() > 0).astype(np.float64)
     sums = is_open @ w["peak.weight"] / np.sqrt(is_open.sum(axis=1, keepdims=True))

@@ -6,7 +6,6 @@ import pytest
 
 import epifoundation as ep
 
-
 SMALL = ep.ModelConfig(encoder="transformer", dim=8, n_heads=1, n_layers=1)
 
 

@@ -1,4 +1,4 @@
-"""Cells that a model was measured on: they are embedded as if it had been measured without them, wherever they come from."""
+"""Cells that a model was measured on are embedded as if it had been measured without them."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def one_hot(labels, names):
 
 
 def left_out(matrix, known, pseudocount):
-    """Columns of cells by vectors that are measured anew without each, from matrices of cells alone."""
+    """Columns of cells by vectors that are measured anew without each, from matrices alone."""
     around = known - known.mean(axis=0)
     sums, count = matrix.T @ around, matrix.sum(axis=0)
     columns = []
@@ -124,40 +124,44 @@ def test_they_are_recognized_by_other_names_in_another_order_with_other_peaks_be
     atac = simulated["atac"]
     found = embed(atac, model)
     order = np.random.default_rng(0).permutation(atac.n_vars)
-    other = anndata.concat([atac[:, order], anndata.AnnData(sp.csr_matrix(np.ones((400, 1))), obs=atac.obs[[]], var=pd.DataFrame(index=["chr9:1-90"]))], axis=1)  # fmt: skip
-    # Each a little wider: the same peaks of the model are open
-    other.var_names = [f"{c}:{s - 9}-{e + 9}" for c, s, e in zip(atac.var["chrom"].iloc[order], atac.var["start"].iloc[order], atac.var["end"].iloc[order], strict=True)] + ["chr9:1-90"]  # fmt: skip
-    other.var = other.var[[]]
-    other.X = other.X * 7
     rows = np.random.default_rng(1).permutation(400)
-    other = other[rows].copy()
-    other.obs_names = [f"cell-{i}" for i in range(400)]
+    # Each a little wider: the same peaks of the model are open. And one that it does not know
+    places = atac.var.iloc[order]
+    wider = [
+        f"{chrom}:{start - 9}-{end + 9}"
+        for chrom, start, end in zip(places["chrom"], places["start"], places["end"], strict=True)
+    ]
+    matrix = sp.hstack([7 * atac.X[:, order], np.ones((400, 1))]).tocsr()[rows]
+    obs = pd.DataFrame(index=[f"cell-{i}" for i in range(400)])
+    other = anndata.AnnData(matrix, obs=obs, var=pd.DataFrame(index=[*wider, "chr9:1-90"]))
     np.testing.assert_allclose(embed(other, model), found[rows], atol=1e-5)
 
 
 def test_what_is_read_off_is_read_off_that_embedding(simulated, model):
     atac = ep.tl.embed(simulated["atac"], model, copy=True)
     embedding = torch.from_numpy(expected(atac, model))
-    np.testing.assert_allclose(atac.obsm["epifoundation_expression"], model.network.expression.predict(embedding), atol=1e-3)
+    np.testing.assert_allclose(
+        atac.obsm["epifoundation_expression"], model.network.expression.predict(embedding), atol=1e-3
+    )
     np.testing.assert_allclose(atac.obsm["epifoundation_probabilities"], model.network.label(embedding), atol=1e-3)
     ep.tl.annotate(atac, model)
-    np.testing.assert_allclose(atac.obs["epifoundation_novelty"], model.network.label.score_novelty(embedding), atol=1e-2)
+    np.testing.assert_allclose(
+        atac.obs["epifoundation_novelty"], model.network.label.score_novelty(embedding), atol=1e-2
+    )
     imputed = ep.tl.impute_accessibility(atac, model, peaks=model.peaks.names[:4], depth=20, copy=True)
     shares = model.network.peaks(embedding).softmax(dim=1)[:, :4].numpy()
     np.testing.assert_allclose(imputed.obsm["epifoundation_accessibility"], 1 - np.exp(-20 * shares), rtol=1e-2)
 
 
 def test_cells_of_a_reference_are_left_out_of_its_labels(simulated, plain):
-    """Those of the reference that are annotated themselves; `plain` is a model of the same cells without labels."""
+    """Where the reference is annotated itself; `plain` is a model of the same cells without labels."""
     atac = simulated["atac"]
     tuned = ep.tl.finetune(atac, plain, label_key="cell_type", validation=0.2, rank=None)
     assert set(tuned.cells) == {"encoder", "labels"}
     embedding = torch.from_numpy(expected(atac, tuned))
     np.testing.assert_allclose(embed(atac, tuned), embedding, atol=1e-4)
     annotated = ep.tl.annotate(atac, plain, reference=atac, label_key="cell_type", calibration=0.2, copy=True)
-    np.testing.assert_allclose(
-        annotated.obsm["epifoundation_probabilities"], tuned.network.label(embedding), atol=1e-3
-    )
+    np.testing.assert_allclose(annotated.obsm["epifoundation_probabilities"], tuned.network.label(embedding), atol=1e-3)
     # Of a reference without labels for some, those are new to its labels
     partly = atac.copy()
     partly.obs["cell_type"] = partly.obs["cell_type"].astype(object).where(np.arange(400) % 4 > 0)
@@ -167,7 +171,7 @@ def test_cells_of_a_reference_are_left_out_of_its_labels(simulated, plain):
 
 
 def test_they_do_not_lie_apart_from_new_cells():
-    """A random forest that is to tell them from new cells of the same kinds can hardly do it, unless they are counted."""
+    """A random forest can hardly tell them from new cells of the same types."""
     data = ep.datasets.simulate_multiome(800, 600, 40, n_types=4, median_fragments=20, rng=1)
     counted = np.arange(800) < 400
     model = ep.tl.pretrain(data[counted].copy(), config=ep.ModelConfig(dim=16))

@@ -256,9 +256,7 @@ def test_cells_without_open_peaks_are_nan_with_a_warning(mdata, model, expected)
 
 def test_a_model_without_heads_only_embeds(simulated):
     atac = simulated["atac"].copy()
-    small = ep.tl.pretrain(
-        atac, objective="peaks", config=ep.ModelConfig(dim=8)
-    )
+    small = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=8))
     ep.tl.embed(atac, small)
     assert list(atac.obsm) == [KEY]
     assert "expression_scale" not in atac.uns["epifoundation"]

@@ -52,7 +52,7 @@ def embed(atac, model):
 
 
 def test_labels_make_the_embedding_of_another_batch_tell_more():
-    """A model of one batch, from ATAC alone, gets the labels of another batch; judged on a third."""
+    """A model of the ATAC of one batch gets the labels of another batch; judged on a third."""
     atac = ep.datasets.simulate_multiome(900, 600, 40, n_types=6, n_batches=3, median_fragments=15, rng=1)["atac"]
     first, known, query = (atac[atac.obs["batch"] == f"batch{i}"].copy() for i in range(3))
     model = ep.tl.pretrain(first, objective="peaks", config=ep.ModelConfig(dim=16), genome="hg38")
@@ -70,7 +70,7 @@ def test_labels_make_the_embedding_of_another_batch_tell_more():
 
 
 def test_columns_of_clusters_stay_as_they_were(world):
-    """Labels are columns beside them; where these have nothing to do with the cells, they say so."""
+    """Labels are columns beside them, which are flat where labels and cells have nothing in common."""
     data, model = world
     atac = data["atac"].copy()
     atac.obs["cell_type"] = np.random.default_rng(0).permutation(atac.obs["cell_type"].to_numpy())
@@ -82,7 +82,7 @@ def test_columns_of_clusters_stay_as_they_were(world):
 
 
 def test_labels_are_measured_as_in_pretraining(world):
-    """With the same cells, the vectors of peaks for labels are those of a model that had labels from the beginning."""
+    """The vectors for labels are those of a model that had the labels from the beginning."""
     data, model = world
     later = ep.tl.finetune(data, model, label_key="cell_type", rank=None)
     at_once = ep.tl.pretrain(data, config=ep.ModelConfig(dim=32), label_key="cell_type", genome="hg38")
@@ -147,7 +147,7 @@ def test_what_is_said_of_it(world, tuned):
 
 
 def measured_and_predicted(data, model, batch=None):
-    """Expression as measured and as predicted, for another batch than a cell's where `batch` says so."""
+    """Expression as measured and as predicted, for the batch that `batch` gives each cell."""
     counts = data["rna"].X.toarray()
     if batch is not None:
         data = data.copy()
@@ -252,7 +252,7 @@ def test_batches_alone(world, transformer):
     assert torch.equal(alone.network.expression.linear.weight, model.network.expression.linear.weight)
     by_gradient = ep.tl.finetune(data, transformer, batch_key="batch", training=QUICK)
     assert by_gradient.network.expression.batch.shape == (3, 40)
-    assert by_gradient.network.peaks.batch is None  # it is expression that says what a batch changes
+    assert by_gradient.network.peaks.batch is None  # expression says what a batch changes
     alone = ep.tl.finetune(data["atac"], transformer, batch_key="batch", training=QUICK)
     assert alone.network.peaks.batch.shape == (3, 16)
     assert (alone.network.peaks.batch != 0).any()

@@ -153,7 +153,9 @@ def test_a_cell_that_loses_its_last_peak_is_nan(simulated, model):
 def test_one_peak_that_is_nearly_the_whole_cell_keeps_its_digits(simulated, model, counted):
     """Where a wide peak stands for nearly all open peaks, and the heaviest, a subtraction would lose what is left."""
     peaks = simulated["atac"].var
-    wide = [f"{chrom}:{here['start'].min()}-{here['end'].max()}" for chrom, here in peaks.groupby("chrom", observed=True)]
+    wide = [
+        f"{chrom}:{here['start'].min()}-{here['end'].max()}" for chrom, here in peaks.groupby("chrom", observed=True)
+    ]
     alone = next(name for name in model.peaks.names if not name.startswith(wide[0].split(":")[0] + ":"))
     matrix = np.zeros((1, len(wide) + 1), np.float32)
     matrix[0, [0, -1]] = 1

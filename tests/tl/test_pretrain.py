@@ -231,6 +231,49 @@ def test_one_gene_and_few_peaks_are_enough(simulated):
         assert len(ep.tl.pretrain(tiny, **SMALL).genes) == 1
 
 
+@pytest.mark.parametrize("n", [3, 12, 60])
+@pytest.mark.parametrize("objective", ["counts", "peaks"])
+def test_few_cells_are_measured_by_defaults_with_a_warning(n, objective):
+    mdata = ep.datasets.simulate_multiome(n, 100, 10, rng=0)
+    with pytest.warns(UserWarning, match=r"There are \d validation cells, too few to choose widths and penalties"):
+        model = ep.tl.pretrain(mdata, objective=objective)
+    assert 1 <= model.config.dim <= max(n // 5, 1)
+    assert np.isfinite(ep.tl.embed(mdata["atac"], model, copy=True).obsm["X_epifoundation"]).all()
+
+
+def test_more_columns_than_cells_fill_are_cut_with_a_warning():
+    mdata = ep.datasets.simulate_multiome(120, 100, 10, rng=0)
+    with pytest.warns(
+        UserWarning, match=r"`dim=99` asks for more clusters than 108 training cells fill: .* 21 columns"
+    ):
+        assert ep.tl.pretrain(mdata, config=ep.ModelConfig(dim=99)).config.dim == 21
+
+
+@pytest.mark.parametrize(
+    "what", ["one cluster of RNA", "the same peaks", "one column", "each cell a batch", "few labels"]
+)
+def test_data_that_say_little_give_finite_numbers(what):
+    mdata = ep.datasets.simulate_multiome(120, 100, 10, n_types=3, rng=0)
+    options = {"label_key": "cell_type", "batch_key": "batch"}
+    if what == "one cluster of RNA":
+        mdata["rna"].X = np.ones((120, 10), np.float32)
+    elif what == "the same peaks":
+        mdata["atac"].X = sp.csr_matrix(np.ones((120, 100), np.float32))
+    elif what == "one column":
+        options["config"] = ep.ModelConfig(dim=1)
+    elif what == "each cell a batch":
+        mdata["atac"].obs["batch"] = [f"batch{i}" for i in range(120)]
+    else:
+        labels = mdata["atac"].obs["cell_type"].astype(object)
+        mdata["atac"].obs["cell_type"] = labels.where(np.arange(120) < 30)
+    model = ep.tl.pretrain(mdata, **options)
+    assert all(tensor.isfinite().all() for tensor in model.network.state_dict().values())
+    ep.tl.embed(mdata, model)
+    atac, layer = mdata["atac"], mdata["rna"].layers["epifoundation"]
+    for found in (atac.obsm["X_epifoundation"], atac.obsm["epifoundation_probabilities"].to_numpy(), layer):
+        assert np.isfinite(found).all()
+
+
 @BOTH
 def test_it_runs_where_gradients_are_off(simulated, options):
     reference = ep.tl.pretrain(simulated, **options)
@@ -268,7 +311,10 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
         ({"modality": "peaks"}, r"No modality 'peaks'.*`modality=`"),
         ({"rna_modality": "gex"}, r"needs RNA and the data has no modality 'gex' \(`rna_modality=`\)"),
         ({"layer": "counts"}, "No layer 'counts'"),
-        ({"batch_key": "donor"}, r"`batch_key='donor'` is no column of `obs` of the data; there are \['batch', 'cell_type'\]"),
+        (
+            {"batch_key": "donor"},
+            r"`batch_key='donor'` is no column of `obs` of the data; there are \['batch', 'cell_type'\]",
+        ),
         ({"label_key": "donor"}, "`label_key='donor'`"),
         ({"validation": 1.5}, "`validation` must be a fraction"),
         ({"validation": ["batch0"]}, "say with `batch_key=`"),
@@ -317,11 +363,17 @@ def test_bad_data_are_refused(mdata, model):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"training": ep.TrainingConfig(max_epochs=3)}, "`max_epochs=3` has no meaning here: the set encoder is measured"),
+        (
+            {"training": ep.TrainingConfig(max_epochs=3)},
+            "`max_epochs=3` has no meaning here: the set encoder is measured",
+        ),
         ({"training": "paper"}, "has no meaning here: the set encoder is measured in closed form"),
         ({"training": "finetune"}, "has no meaning here: the set encoder is measured in closed form"),
         ({"engine": ep.Engine(precision="bfloat16")}, r"`Engine\(precision='bfloat16'\)` has no meaning here"),
-        (TRAINED | {"training": ep.TrainingConfig(softness=1.0)}, "`softness=1.0` has no meaning here: .*'transformer'"),
+        (
+            TRAINED | {"training": ep.TrainingConfig(softness=1.0)},
+            "`softness=1.0` has no meaning here: .*'transformer'",
+        ),
     ],
 )
 def test_options_of_the_other_encoder_are_refused(simulated, options, said):

@@ -115,11 +115,16 @@ def test_blocks_hold_as_many_values_as_fit(parts, monkeypatch):
     assert np.mean(entries) > 60
 
 
-def test_the_mean_number_of_values_is_that_of_what_is_stored(parts):
-    matrix = rows_of(parts)
-    expected = sum(X.nnz for X, _ in parts[1]) / N_CELLS
-    assert matrix.mean_entries() == pytest.approx(expected)
-    matrix.close()
+def test_the_mean_number_of_values_counts_no_zeros_that_are_stored():
+    dense = np.array([[1, 0, 2], [0, 0, 0], [3, 4, 5], [0, 6, 0]], dtype=np.float32)
+    stored = sp.csr_matrix(dense)
+    stored.data[0] = 0  # and is there
+    for X in (dense, sp.csr_matrix(dense), sp.csc_matrix(dense)):
+        matrix = Rows([Piece(AnnData(X), "a", "atac", 4, None)], 3, "`X`", as_float)
+        assert matrix.mean_entries(np.array([0, 2, 3])) == 2
+        assert matrix.mean_entries(np.arange(4)) == 1.5
+    matrix = Rows([Piece(AnnData(stored), "a", "atac", 4, None)], 3, "`X`", as_float)
+    assert matrix.mean_entries(np.array([0, 3])) == 1
 
 
 def test_long_runs_are_read_by_parts(parts, monkeypatch):
