@@ -84,10 +84,16 @@ class PeakVectors(nn.Module):
             total[cells] = self.sums(*take(ids, offsets, cells), of_these, left_out)
         return total
 
-    def left_out_table(self) -> Tensor:
-        """Of each peak ``x + s x``, and ``s`` in the last column, (n_peaks, width + 1): what a counted cell sums."""
-        share = self.share[:, None]
-        return torch.cat([self.weight * (1 + share), share.to(self.weight)], dim=1)
+    def left_out_table(self, out: Tensor | None = None) -> Tensor:
+        """Of each peak ``x + s x``, and ``s`` in the last column, (n_peaks, width + 1): what a counted cell sums.
+
+        Written into `out`, if it is given.
+        """
+        if out is None:
+            out = self.weight.new_empty(len(self.weight), self.weight.shape[1] + 1)
+        torch.mul(self.weight, (1 + self.share)[:, None].to(self.weight), out=out[:, :-1])
+        out[:, -1] = self.share
+        return out
 
     @property
     def share(self) -> Tensor:

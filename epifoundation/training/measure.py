@@ -110,7 +110,7 @@ def measure(
     fit = Fit(statistics, parts, config, training, labels, data.batch_codes, len(names), seed, device)
     first = fit.stage("train").embedding
     final = fit.stage("all")
-    fit.parts = []  # the network may be as large
+    fit.parts = parts = []  # the network may be as large
     sizes = Sizes(
         len(data.peaks) if kept is None else len(kept),
         len(data.genes) if data.target is not None else 0,

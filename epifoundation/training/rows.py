@@ -135,11 +135,12 @@ class Rows:
         if len(rows) < found.shape[0] or (np.diff(rows) == 0).any():
             found = found[rows - start]
         found = as_pattern(found) if self.change is None else self.change(found)
-        if piece.projection is None:
-            return found
-        found = (found @ piece.projection).tocsr()
-        # Several open peaks of a source may lie in one of the vocabulary, which is open or not
-        return as_pattern(found) if self.change is None else found
+        if piece.projection is not None:
+            found = (found @ piece.projection).tocsr()
+            if self.change is None:  # several open peaks of a source may lie in one of the vocabulary
+                return as_pattern(found)
+        # Sums of values depend on their order in the last bit
+        return found if found.has_sorted_indices else found.sorted_indices()
 
 
 def _stacked(parts: list[sp.csr_matrix]) -> sp.csr_matrix:

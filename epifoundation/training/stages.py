@@ -235,8 +235,13 @@ def columns_of(
     for kind in np.unique(is_known, axis=0):
         rows = np.flatnonzero((is_known == kind).all(axis=1))
         cells = pattern if len(rows) == len(is_known) else pattern[rows]
-        tables = [block.left_out_table() if there else block.weight for block, there in zip(blocks, kind, strict=True)]
-        table = torch.cat(tables, dim=1)
+        widths = [len(block.base) + int(there) for block, there in zip(blocks, kind, strict=True)]
+        table = torch.empty(pattern.shape[1], sum(widths), device=device)
+        for block, there, part in zip(blocks, kind, table.split(widths, dim=1), strict=True):
+            if there:
+                block.left_out_table(out=part)
+            else:
+                part.copy_(block.weight)
         sums = np.concatenate([add_up(table, *part).cpu().numpy() for part in in_chunks(cells, device)])
         sums /= np.sqrt(np.diff(cells.indptr)).astype(np.float32)[:, None]
         at = 0
