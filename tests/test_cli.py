@@ -51,7 +51,7 @@ def test_pretrain_with_a_configuration(folder):
     (folder / "run.toml").write_text(
         '[pretrain]\nbatch_key = "batch"\nvalidation = ["batch1"]\nlabel_key = "cell_type"\nseed = 5\n'
         "[pretrain.architecture]\ndim = 16\n[pretrain.training]\npseudocount = 3\n"
-        '[finetune]\nlabel_key = "cell_type"\n[finetune.training]\nlandmarks = 50\n'
+        '[finetune]\nlabel_key = "cell_type"\n[finetune.training]\nlandmarks = 30\n'
     )
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "--seed", 3, "-q", "--state", folder / "run.state")  # fmt: skip
     assert done.exit_code == 0, done.exception
@@ -71,7 +71,7 @@ def test_pretrain_with_a_configuration(folder):
     assert done.exit_code == 0, done.exception
     tuned = ep.models.from_pretrained(folder / "tuned")
     assert tuned.labels == model.labels
-    assert tuned.network.sizes.n_label_landmarks == 50
+    assert tuned.network.sizes.n_label_landmarks == 30
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ LEFT_OUT = "cells have no open peak or no RNA and are left out of training"
 
 @pytest.fixture
 def small(mdata):
-    """Some cells, of which one has no open peak, one has a single one, and one has no RNA."""
+    """Some cells, of which one has no open peak, one a peak that no other has, and one no RNA."""
     data = mdata[:80].copy()
     atac, rna = data["atac"].X.tolil(), data["rna"].X.tolil()
-    atac[3] = atac[7] = 0
+    atac[3] = atac[7] = atac[:, 5] = 0
     atac[7, 5] = 1
     rna[11] = 0
     data["atac"].X, data["rna"].X = atac.tocsr(), rna.tocsr()
@@ -92,6 +92,9 @@ def test_rare_peaks_are_left_out_by_the_training_cells(place, small):
     names = small["atac"].var_names[kept]
     assert set(cells.peaks.names) == set(names)
     assert cells.pattern.shape[1] == len(cells.peaks) == kept.sum()
+    # A cell has lost its only peak
+    assert len(cells.train) + len(cells.held) == 80 - len({3, 7, 11})
+    assert (np.diff(cells.pattern.indptr) > 0).all()
     whole, _ = loaded(place, min_cells=8, keep_vocabulary=True)
     assert len(whole.peaks) == len(kept)
     data.close()
