@@ -34,7 +34,7 @@ QUICK = BUILD / "bench_quick.json"
 EMBEDDINGS = BUILD / "embeddings"  # kept, so that methods that are measured anew can be scored beside the others
 QUICK_METHODS = ("epifoundation", "lsi", "svm", "gene_mean")
 QUICK_DATA = ("SNARE-seq cortex", "PBMC 51 loci", "simulated, 200 fragments")
-HEAVY = ("peakvi", "poissonvi", "multivi", "epifoundation_transformer", "epifoundation_peaks")  # minutes each: first
+HEAVY = ("peakvi", "poissonvi", "multivi", "epifoundation_transformer")  # minutes each: first
 # Methods that are run on some data only, so that all of it takes an hour; those that cannot be run say why
 SOME = {
     "peakvi": ("SNARE-seq cortex", "bone marrow", "simulated, 200 fragments"),

@@ -249,8 +249,9 @@ class TrainingConfig(_NamesRemoved):
     Parameters
     ----------
     sample
-        Cells, drawn at random in short runs, that components, clusters and readouts are fitted on. The vectors of peaks
-        are measured on all cells.
+        Training cells, drawn at random in short runs, that components, clusters and readouts are fitted on; half as many
+        validation cells choose and calibrate. None: 16,384, or fewer where these have more than 15 million open peaks, but
+        at least 1,000. The vectors of peaks are measured on all cells.
     softness
         Temperature of the memberships in clusters, in median squared distances to the nearest center.
     pseudocount
@@ -307,7 +308,7 @@ class TrainingConfig(_NamesRemoved):
     0.0001
     """
 
-    sample: int = 16_384
+    sample: int | None = None
     softness: float = 0.5
     pseudocount: float = 5.0
     landmarks: int = 1_000
@@ -364,7 +365,7 @@ class TrainingConfig(_NamesRemoved):
             ("label_balance", 0, 1),
         ):
             value = getattr(self, name)
-            if value is None and name in ("max_epochs", "balanced_genes", "peak_lr"):
+            if value is None and name in ("max_epochs", "balanced_genes", "peak_lr", "sample"):
                 continue
             is_right = isinstance(value, int if name in whole else (int, float)) and not isinstance(value, bool)
             if not is_right or not low <= value <= high:

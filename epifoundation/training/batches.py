@@ -15,6 +15,7 @@ from .data import TrainingData, draw
 from .expression import batch_offsets
 from .label_head import check_labels
 from .labels import features_of, without_labels
+from .measure import sample_size
 
 
 def without_batches(
@@ -22,7 +23,7 @@ def without_batches(
 ) -> EpiFoundation:
     """`model` without what the batches of `data` differ by, and with what they change in expression; without labels."""
     base = without_labels(model)
-    rows = draw(data.train, training.sample, rng)
+    rows = draw(data.train, sample_size(data, training, rng), rng)
     pattern = data.pattern[rows]
     rows, pattern = rows[np.diff(pattern.indptr) > 0], pattern[np.diff(pattern.indptr) > 0]
     columns, _ = features_of(base, pattern)

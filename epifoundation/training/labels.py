@@ -14,7 +14,7 @@ from ..nn import ENCODER, KernelReadout, LabelHead, PeakVectors, TrainingConfig
 from .components import packed
 from .data import TrainingData, check_split, draw
 from .label_head import check_labels, fit_label_head
-from .measure import counted_labels, label_statistics
+from .measure import counted_labels, label_statistics, sample_size
 from .stages import PARTS, chosen_on, columns_of, fit_readout, peak_vectors
 
 CHUNK = 512
@@ -47,7 +47,7 @@ def with_labels(
     train, held = (rows[usable[rows]] for rows in (data.train, data.held))
     check_split(train, held, len(codes))
     numbers = {"cells": len(train), "validation_cells": len(held), "unlabelled_cells": int((codes < 0).sum())}
-    most = training.sample
+    most = sample_size(data, training, rng)
     train, held = draw(train, most, rng, codes), draw(held, max(most // 2, 1), rng)
     rows = np.concatenate([train, held])
     pattern, of_rows, is_train = data.pattern[rows], codes[rows], np.arange(len(rows)) < len(train)

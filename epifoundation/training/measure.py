@@ -31,7 +31,7 @@ from .expression import expression_tensors
 from .kernel_ridge import MIN_HELD
 from .label_head import check_labels, fit_label_head
 from .processes import Processes
-from .rows import Rows, in_blocks
+from .rows import BLOCK_CELLS, Rows, in_blocks
 from .stages import BATCH_CELLS, Cells, Fit
 from .state import State
 from .statistics import HELD, TRAIN, Statistics, profile_units, whole_numbers
@@ -39,9 +39,9 @@ from .statistics import HELD, TRAIN, Statistics, profile_units, whole_numbers
 N_COMPONENTS = 30  # of RNA or of open peaks, by which cells are clustered
 CELLS_PER_CLUSTER = {"rna": 20, "atac": 200}
 MIN_DIM, MAX_DIM = 16, 128
-BLOCK_ENTRIES = 4_000_000
-SAMPLE_ENTRIES = 30_000_000  # open peaks of the sampled training cells, at most
-MIN_SAMPLE = 1_000  # cells of a sample, however many peaks are open in them
+BLOCK_ENTRIES = 6_000_000
+SAMPLE_ENTRIES = 15_000_000  # open peaks of the sampled training cells, at most
+SAMPLE_CELLS = 1_000, 16_384  # of these, at least and at most
 COMPONENT_ENTRIES = 10_000_000  # values that components are computed from, at most
 PILOT = 256  # cells that say how deep the data are
 
@@ -94,7 +94,7 @@ def measure(
     names, labels = _label_codes(data)
     if min_cells > 1 and not keep_vocabulary:
         _drop_rare_peaks(data, min_cells, processes)
-    parts = _sample(data, labels, training.sample, np.random.default_rng([seed, 0]))
+    parts = _sample(data, labels, training, np.random.default_rng([seed, 0]))
     check_split(parts[TRAIN].rows, parts[HELD].rows, data.pattern.shape[0])
     components, clusters = _clusters(data, parts[TRAIN], config, training, np.random.default_rng([seed, 1]), device)
     config = replace(config, dim=len(clusters.centers))
@@ -245,10 +245,19 @@ def _drop_rare_peaks(data: TrainingData, min_cells: int, processes: Processes) -
         data.peaks = PeakVocabulary(data.peaks.intervals[kept].reset_index(drop=True), data.peaks.genome)
 
 
-def _sample(data: TrainingData, labels: np.ndarray | None, most: int, rng: np.random.Generator) -> list[Cells]:
-    """Training and validation cells that clusters and readouts are fitted on."""
+def sample_size(data: TrainingData, training: TrainingConfig, rng: np.random.Generator) -> int:
+    """Training cells that readouts are fitted on."""
+    if training.sample is not None:
+        return training.sample
     depth = data.pattern.mean_entries(draw(data.train, PILOT, rng))
-    most = min(most, max(int(SAMPLE_ENTRIES / max(depth, 1)), MIN_SAMPLE))
+    return int(np.clip(SAMPLE_ENTRIES / max(depth, 1), *SAMPLE_CELLS))
+
+
+def _sample(
+    data: TrainingData, labels: np.ndarray | None, training: TrainingConfig, rng: np.random.Generator
+) -> list[Cells]:
+    """Training and validation cells that clusters and readouts are fitted on."""
+    most = sample_size(data, training, rng)
     drawn = [draw(data.train, most, rng, labels), draw(data.held, max(most // 2, 1), rng)]
     parts = [Cells(rows, data.pattern[rows]) for rows in drawn]
     return [part.keep(np.diff(part.pattern.indptr) > 0) for part in parts]
@@ -326,7 +335,7 @@ def _blocks_of(parts: list[Cells]) -> list[tuple[Cells, slice]]:
     """Slices of cells in memory."""
     found = []
     for part in parts:
-        block = part.pattern.indptr[:-1].astype(np.int64) // BLOCK_ENTRIES
+        block = part.pattern.indptr[:-1].astype(np.int64) // BLOCK_ENTRIES + np.arange(len(part.rows)) // BLOCK_CELLS
         edges = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1] + 1)).tolist() if len(block) else []
         found += [(part, slice(int(start), int(stop))) for start, stop in pairwise(edges)]
     return found

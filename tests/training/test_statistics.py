@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from epifoundation.counted import WEIGHT
 from epifoundation.training.components import log_normalise
+from epifoundation.training.measure import BLOCK_ENTRIES, Cells, _blocks_of
 from epifoundation.training.statistics import (
     FIXED,
     HELD,
+    MAX_RECENT,
     TRAIN,
     Statistics,
     profile_units,
@@ -222,6 +224,19 @@ def test_sums_over_many_cells_are_exact(at_a_time):
     assert found.memberships[:, 0].tolist() == found.totals.tolist() == expected
     assert found.sums([TRAIN])[0].tolist() == expected[0]
     assert found.sums([TRAIN, HELD])[0].tolist() == [2 * n, 253 * n]
+
+
+@pytest.mark.parametrize(("n_cells", "n_open"), [(70_000, 1), (3_000, 2_000), (0, 1)])
+def test_a_sample_is_counted_by_blocks_that_sums_are_exact_for(n_cells, n_open):
+    """However few peaks are open in its cells."""
+    indices = np.tile(np.arange(n_open, dtype=np.int32), n_cells)
+    indptr = np.arange(0, n_cells * n_open + 1, n_open)
+    pattern = sp.csr_matrix((np.ones(len(indices), np.int8), indices, indptr), (n_cells, n_open))
+    blocks = [block for _, block in _blocks_of([Cells(np.arange(n_cells), pattern)])]
+    every = [row for block in blocks for row in range(block.start, block.stop)]
+    assert every == list(range(n_cells))
+    assert max((block.stop - block.start for block in blocks), default=0) <= MAX_RECENT
+    assert max((block.stop - block.start for block in blocks), default=0) * n_open <= BLOCK_ENTRIES
 
 
 def test_peaks_that_are_open_in_a_counted_cell():
