@@ -27,7 +27,7 @@ SHOWN = {"epifoundation_peaks": "EpiFoundation, ATAC alone", "lsi": "LSI", "svm"
 
 
 def split_of(whole: Split, size: int, seed: int) -> Split:
-    """This many cells to learn from, a tenth of them to choose with."""
+    """Some cells to learn from, a tenth of them to choose with."""
     order = np.random.default_rng(seed).permutation(whole.atac.n_obs)
     test, held = np.ones(len(order), bool), np.zeros(len(order), bool)
     test[order[:size]] = False

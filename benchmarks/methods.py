@@ -348,7 +348,7 @@ def left_in() -> dict:
 
     columns_of = stages.columns_of
 
-    def whole(blocks, pattern, known, device):  # noqa: ANN202 # as the function that it replaces
+    def whole(blocks, pattern, known, device):
         return columns_of(blocks, pattern, [np.full_like(each, np.nan) for each in known], device)
 
     stages.columns_of = whole

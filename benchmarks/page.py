@@ -59,14 +59,15 @@ TASKS = {
     "ablation": ("What the parts are worth", "The default with one choice made otherwise."),
 }  # fmt: skip
 # Why another is ahead: by data set and metric, or by who is ahead
-PLANTED = "Simulated types are independent shifts of many peaks, which is what latent semantic indexing takes cells for; the difference is of a handful of some 500 cells."
+PLANTED = (
+    "Simulated types are independent shifts of many peaks, which is what latent semantic indexing takes cells for."
+)
 REASONS: dict[tuple[str, str] | str, str] = {
     **{
         (f"simulated, {depth} fragments", metric): PLANTED
         for depth in (50, 800)
         for metric in ("accuracy", "macro-F1", "risk–coverage")
     },
-    ("simulated, 200 fragments", "75% fewer fragments"): "The difference is of three cells.",
     (
         "SNARE-seq cortex",
         "ECE",
@@ -93,18 +94,34 @@ REASONS: dict[tuple[str, str] | str, str] = {
 }
 # What was made otherwise in each row of the ablations
 CHANGES: dict[str, str] = {
-    "cells stay in the vectors of their peaks": "no cell is left out of the vectors of its own peaks while regressions and heads are fitted.",
+    "cells stay in the vectors of their peaks": (
+        "no cell is left out of the vectors of its own peaks while regressions and heads are fitted."
+    ),
     "32 clusters": "a quarter as many clusters as by default, for a smaller and faster model.",
     "64 clusters": "half as many clusters as by default.",
     "256 clusters": "twice as many clusters as by default.",
-    "memberships twice as soft": "memberships in clusters fall off half as fast with the squared distance.",
-    "pseudocount 15 instead of 5": "vectors of peaks that are open in few cells are shrunken by more.",
+    "memberships twice as soft": ("memberships in clusters fall off half as fast with the squared distance."),
+    "pseudocount 15 instead of 5": ("vectors of peaks that are open in few cells are shrunken by more."),
     "200 landmarks": "regressions compare a cell with fewer others.",
-    "2,000 landmarks, up to every second cell": "regressions compare a cell with more others than a tenth of those that they are fitted to.",
-    "2,000 cells sampled": "components, clusters and regressions are fitted to fewer cells; vectors of peaks are measured on all, as always.",
-    "expressed or not, instead of counts": "RNA is reduced to expressed or not, and a probability is predicted, which is nearer to log1p of shallow cells than the logarithm of a mean is; counts have the measured scale for that.",
-    "no columns for labels": "pretrained without labels; these are read off the embedding by logistic regression, as for other methods.",
-    "label head: each cell counts the same": "frequent labels count for more than by default, where a cell counts as the number of cells of its label to the power of -1/4.",
+    "2,000 landmarks, up to every second cell": (
+        "regressions compare a cell with more others than a tenth of those that they are fitted to."
+    ),
+    "2,000 cells sampled": (
+        "components, clusters and regressions are fitted to fewer cells; vectors of peaks are "
+        "measured on all, as always."
+    ),
+    "expressed or not, instead of counts": (
+        "RNA is reduced to expressed or not, and a probability is predicted, which is nearer to "
+        "log1p of shallow cells than the logarithm of a mean is; counts have the measured scale "
+        "for that."
+    ),
+    "no columns for labels": (
+        "pretrained without labels; these are read off the embedding by logistic regression, as for other methods."
+    ),
+    "label head: each cell counts the same": (
+        "frequent labels count for more than by default, where a cell counts as the number of "
+        "cells of its label to the power of -1/4."
+    ),
 }
 
 

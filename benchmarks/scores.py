@@ -9,7 +9,10 @@ import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 from methods import Fitted, bare
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, roc_auc_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from splits import Split
 
 import epifoundation as ep
@@ -47,7 +50,32 @@ def clustering(split: Split, fitted: Fitted) -> dict[str, float]:
     sc.pp.neighbors(cells, use_rep="X", n_neighbors=15, random_state=0)
     sc.tl.leiden(cells, resolution=1.0, flavor="igraph", n_iterations=2, random_state=0)
     true, found = split.labels[split.test], cells.obs["leiden"].to_numpy()
-    return {"NMI": normalized_mutual_info_score(true, found), "ARI": adjusted_rand_score(true, found)}
+    row = {"NMI": normalized_mutual_info_score(true, found), "ARI": adjusted_rand_score(true, found)}
+    return row | neighbours(split, np.nan_to_num(fitted.embed(split.atac.copy())))
+
+
+def neighbours(split: Split, embedding: np.ndarray) -> dict[str, float]:
+    """Labels by the 15 nearest known cells; and whether known cells lie apart from those that are judged on.
+
+    The share of known cells among the 15 nearest of those judged on, over their share of all cells; and the area under the curve of a random forest that
+    tells either from the other within a type, mean over the four types with most cells to judge on.
+    """
+    known, test, labels = split.known, split.test, split.labels
+    guess = KNeighborsClassifier(15).fit(embedding[known], labels[known]).predict(embedding[test])
+    near = NearestNeighbors(n_neighbors=16).fit(embedding).kneighbors(embedding[test], return_distance=False)[:, 1:]
+    areas, rng = [], np.random.default_rng(0)
+    for label in pd.Series(labels[test]).value_counts().index[:4]:
+        new, old = np.flatnonzero(test & (labels == label)), np.flatnonzero(known & (labels == label))
+        rows = np.concatenate([new, rng.permutation(old)[: 2 * len(new)]])
+        forest = RandomForestClassifier(100, random_state=0)
+        likely = cross_val_predict(forest, embedding[rows], known[rows], cv=5, method="predict_proba")[:, 1]
+        areas.append(roc_auc_score(known[rows], likely))
+    return {
+        "15-NN accuracy": ep.metrics.accuracy(labels[test], guess),
+        "15-NN macro-F1": ep.metrics.macro_f1(labels[test], guess),
+        "known among neighbours": float(known[near].mean() / known.mean()),
+        "known against new, AUC": float(np.mean(areas)),
+    }
 
 
 def expression(split: Split, fitted: Fitted) -> dict[str, float]:

@@ -134,6 +134,9 @@ def finetune(
     training.check(base.config if by_gradient else ModelConfig())
     if not by_gradient:
         (engine or Engine()).check_measured()
+        if engine is not None and engine.state is not None:
+            msg = f"`Engine(state={str(engine.state)!r})` has no meaning here: a set encoder is fine-tuned in seconds. Leave it out."
+            raise ValueError(msg)
         if rank not in (None, RANK):
             msg = f"`rank={rank}` has no meaning for a set encoder, of which no matrix is trained: leave it out."
             raise ValueError(msg)

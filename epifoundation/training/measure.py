@@ -25,7 +25,7 @@ from ..nn import (
 )
 from ..vocabulary import PeakVocabulary
 from .clusters import Clusters, find_clusters
-from .components import Components, expression_components, log_normalise, semantic_components
+from .components import Components, expression_components, log_normalise, same_bits, semantic_components
 from .data import TrainingData, check_split, draw, warn_unusable
 from .expression import expression_tensors
 from .kernel_ridge import MIN_HELD
@@ -39,7 +39,7 @@ from .statistics import HELD, TRAIN, Statistics, profile_units, whole_numbers
 N_COMPONENTS = 30  # of RNA or of open peaks, by which cells are clustered
 CELLS_PER_CLUSTER = {"rna": 20, "atac": 200}
 MIN_DIM, MAX_DIM = 16, 128
-BLOCK_ENTRIES = 6_000_000
+BLOCK_ENTRIES = 4_000_000
 SAMPLE_ENTRIES = 15_000_000  # open peaks of the sampled training cells, at most
 SAMPLE_CELLS = 1_000, 16_384  # of these, at least and at most
 COMPONENT_ENTRIES = 10_000_000  # values that components are computed from, at most
@@ -131,10 +131,11 @@ def measure(
         sizes = replace(sizes, n_calibration=len(head.conformal), n_reference=len(head.reference))
         tensors |= {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
     if data.target is not None:
-        some = np.sort(np.random.default_rng([seed, 5]).permutation(len(fit.rows))[:BATCH_CELLS])
+        some = np.sort(np.random.default_rng([seed, 5]).permutation(len(fit.rows))[: BATCH_CELLS // 2])
         rows = fit.rows[some]
         codes = None if data.batch_codes is None else data.batch_codes[rows]
-        tensors |= expression_tensors(statistics, config, sizes, final.embedding[some], data.target[rows], codes)
+        with same_bits():
+            tensors |= expression_tensors(statistics, config, sizes, final.embedding[some], data.target[rows], codes)
     with torch.random.fork_rng():
         network = Network(config, sizes)
     network.load_state_dict(processes.same({name: tensor.cpu() for name, tensor in tensors.items()}))

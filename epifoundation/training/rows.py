@@ -18,7 +18,7 @@ MAX_GAP = 64  # rows that are read and dropped rather than begun anew behind the
 MAX_OPEN = 16  # files at a time
 RUN = 1024  # rows that are read at a time
 BLOCK_CELLS = 16_384
-BLOCK_ENTRIES = 6_000_000
+BLOCK_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..counted import WEIGHT, dense
 from ..nn import ENCODER, LABELS, KernelReadout, ModelConfig, PeakVectors, TrainingConfig, add_up
 from .batch_effects import batch_directions, batch_means
+from .components import same_bits
 from .kernel_ridge import choose, fit_kernel_ridge
 from .statistics import HELD, TRAIN, Statistics
 
@@ -161,7 +162,8 @@ class Fit:
         columns, batches = columns[known].astype(np.float64), batches[known]
         unit = columns.std(axis=0).mean() + 1e-12
         groups = None if of_labels is None else of_labels[known]
-        read, along = batch_directions(columns / unit, batches, np.random.default_rng([self.seed, 3]), groups)
+        with same_bits():
+            read, along = batch_directions(columns / unit, batches, np.random.default_rng([self.seed, 3]), groups)
         means = batch_means(columns, batches, int(np.asarray(self.batches).max()) + 1)
         return read, along, ((means @ read.T) @ along).mean(axis=0)
 

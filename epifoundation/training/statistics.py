@@ -108,6 +108,9 @@ class Statistics:
         expression
             What profiles are of, in whole numbers.
         """
+        if len(rows) > MAX_RECENT:
+            msg = f"At most {MAX_RECENT:,} cells are counted at a time, got {len(rows):,}."
+            raise ValueError(msg)
         codes, weights = memberships
         self.hashes[rows] = hash_tokens(pattern.indices, pattern.indptr, keys)
         self.codes[rows], self.weights[rows], self.usable[rows] = codes, weights, True

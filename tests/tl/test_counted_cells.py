@@ -183,7 +183,7 @@ def test_they_do_not_lie_apart_from_new_cells():
         for m in (model, replace(model, cells={}))
     )
     assert aware < 0.6
-    assert unaware > 0.65
+    assert unaware > aware + 0.08
 
 
 def test_batches_that_are_projected_out_leave_them_recognized():

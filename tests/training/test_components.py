@@ -1,4 +1,4 @@
-"""Components of sparse matrices against dense decompositions; same bits in any number of threads."""
+"""Components of sparse matrices against dense ones; the same bits in any number of threads."""
 
 import numpy as np
 import pytest

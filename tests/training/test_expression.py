@@ -6,14 +6,17 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
 
 import epifoundation as ep
 from epifoundation.nn import ExpressionHead, LinearMeasuredHead, ModelConfig, Sizes
 from epifoundation.training.components import log_normalise
 from epifoundation.training.expression import (
     PSEUDO_CELLS,
+    RIDGE,
     batch_offsets,
     expression_tensors,
+    ridge,
 )
 from epifoundation.training.statistics import Statistics, profile_units, whole_numbers
 
@@ -70,8 +73,9 @@ class Planted:
         config = ModelConfig(dim=N_CLUSTERS, objective=self.objective)
         sizes = Sizes(2, N_GENES, n_batches=n_batches)
         memberships = np.eye(N_CLUSTERS, dtype=np.float32)[self.code]
-        batch = (memberships, self.expression, self.batch) if n_batches else None
-        tensors = expression_tensors(self.statistics(), config, sizes, batch)
+        batches = self.batch if n_batches else None
+        cells = memberships, self.expression, batches
+        tensors = expression_tensors(self.statistics(), config, sizes, *cells)
         made = {
             "expression": ExpressionHead(N_CLUSTERS, N_GENES, n_batches, self.objective),
             "measured": LinearMeasuredHead(N_CLUSTERS, N_GENES),
@@ -92,8 +96,13 @@ ONE_EACH = torch.eye(N_CLUSTERS)
 def test_a_cell_of_one_cluster_expresses_what_was_planted(objective):
     planted = Planted(objective)
     found = planted.heads()[0].predict(ONE_EACH).numpy()
-    expected = np.log1p(1e4 * planted.profile) if objective == "counts" else planted.profile
-    np.testing.assert_allclose(found, expected, atol=0.15 if objective != "binary" else 0.05)
+    expected, atol = planted.profile, 0.05
+    if objective == "counts":
+        expected, atol = np.log1p(1e4 * expected), 0.15
+    elif objective == "gaussian":  # which is shrunken to the mean
+        expected = expected.mean(axis=0) + (expected - expected.mean(axis=0)) / (1 + RIDGE)
+        atol = 0.25
+    np.testing.assert_allclose(found, expected, atol=atol)
     assert np.abs(expected - expected.mean(axis=0)).max() > 0.3
 
 
@@ -118,7 +127,20 @@ def test_memberships_mix_clusters_on_the_scale_on_which_effects_add_up(objective
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@given(st.integers(5, 60), st.integers(1, 8), st.integers(0, 2**31))
+def test_values_are_a_ridge_regression_on_memberships(n_cells, dim, seed):
+    """Against scikit-learn's, whose constant is not penalized either."""
+    rng = np.random.default_rng(seed)
+    memberships = rng.dirichlet(np.ones(dim + 1), n_cells)[:, :dim]
+    values = rng.normal(0, 2, (n_cells, 3)) * (rng.random((n_cells, 3)) < 0.5)
+    weight, mean = ridge(memberships, sp.csr_matrix(values))
+    around = memberships - memberships.mean(axis=0)
+    oracle = Ridge(alpha=RIDGE * np.square(around).sum() / dim).fit(memberships, values)
+    np.testing.assert_allclose(weight.T, oracle.coef_, atol=1e-6)
+    np.testing.assert_allclose(mean, oracle.intercept_, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["counts", "binary"])
 def test_a_cluster_of_few_cells_is_like_all_cells(objective):
     """By as many cells like the mean as the constant says; a cluster without cells is the mean."""
     planted = Planted(objective, n_cells=3000)
@@ -190,8 +212,9 @@ def test_a_batch_without_cells_and_cells_without_a_batch(seed, objective):
 def test_names_are_those_of_the_heads_of_a_network():
     for objective in OBJECTIVES:
         config = ModelConfig(dim=N_CLUSTERS, objective=objective)
-        statistics = Planted(objective, n_cells=50).statistics()
-        found = expression_tensors(statistics, config, Sizes(2, N_GENES), None)
+        planted = Planted(objective, n_cells=50)
+        cells = np.eye(N_CLUSTERS, dtype=np.float32)[planted.code], planted.expression, None
+        found = expression_tensors(planted.statistics(), config, Sizes(2, N_GENES), *cells)
         names = {"linear.weight", "linear.bias", "mean", "deviation"}
         expected = {f"expression.{name}" for name in names}
         assert found.keys() == expected | ({"measured.weight"} if objective == "counts" else set())
