@@ -54,16 +54,17 @@ def annotate(
     overwrite: bool = False,
     copy: bool = False,
 ) -> Data | Path | None:
-    """Annotate cells, and say how sure that is.
+    """Annotate cells, with calibrated confidence.
 
-    Without `reference`, by the label head of the model; with one, by a regularised multinomial regression on the embedding of its
-    cells, the encoder as it is. Beside the most probable label there is its calibrated probability, a set of labels that
-    holds the true one with probability 1 - `alpha` (conformal prediction), and a score that tells cells of which the reference has
-    none like them; those with a high score are called ``"unknown"``.
+    Without `reference`, by the label head of the model. With one, columns for its labels are measured on the reference, as
+    clusters are in :func:`epifoundation.tl.pretrain`, and a label head is fitted on these and the columns of the encoder: so
+    any labelled reference is read at full strength, whatever the model. Beside the most probable label there is its
+    calibrated probability, a set of labels that holds the true one with probability 1 - `alpha` (conformal prediction), and
+    a score that recognizes cells unlike any in the reference; those with a high score are labelled ``"unknown"``.
 
-    What it promises, it promises for cells like those that it was calibrated on. Calibrate on a batch or donor that neither the
-    encoder nor the regression learned from (such as the `validation` of :func:`epifoundation.tl.pretrain`): on cells that the
-    encoder was trained on, sets come out far too small.
+    This holds for cells like those that it was calibrated on. Calibrate on whole batches or donors (`calibration`) if the
+    cells to annotate are of other ones. Cells of the reference that come again among the data are recognized, and left out of
+    the vectors of their own peaks.
 
     Parameters
     ----------
@@ -79,8 +80,9 @@ def annotate(
     batch_key
         Column of the reference's ``obs`` with batches; for `calibration` by name.
     calibration
-        Cells of the reference that are kept to calibrate on: names of whole batches (needs `batch_key`), or a fraction drawn at random.
-        None: the batches that the model held out in its own training, where the reference has them in `batch_key`, else 0.2.
+        Cells of the reference that are kept to calibrate on: names of whole batches (needs `batch_key`), or a fraction drawn
+        at random. None: the batches that the model held out in its training, if the reference has them in `batch_key`, else
+        0.2. Labels are measured once more on all cells of the reference afterwards.
     alpha
         Share of cells whose set may miss the true label.
     unknown
