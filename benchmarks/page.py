@@ -89,7 +89,7 @@ REASONS: dict[tuple[str, str] | str, str] = {
     "EpiFoundation, measured scale": "That is the second head of the same model. It gives the mean of log1p of single cells, which is what is scored; the default says what the expression of a cell is, and the logarithm of a mean lies above the mean of logarithms.",
     "mean of the label by EpiFoundation": "It is made of our labels: where cells of one label are alike, means of labels are hard to beat, and they need labels.",
     "EpiFoundation, bundled recipe": "That is the default with 64 clusters.",
-    "EpiFoundation, ATAC alone": "Where types differ in hundreds of peaks each, RNA adds nothing.",
+    "EpiFoundation, ATAC alone": "That is the same kind of encoder, whose clusters are of open peaks instead of RNA.",
     "EpiFoundation, ATAC and labels": "That is the same encoder, whose columns for labels were measured once more by `ep.tl.finetune`.",
 }
 # What was made otherwise in each row of the ablations
@@ -153,7 +153,11 @@ def excerpt(told):
 
 
 def head(meta):
-    again = f"; measured again afterwards: {', '.join(meta['measured again'])}" if "measured again" in meta else ""
+    again = (
+        f"; measured again afterwards: {', '.join(meta['measured again']).replace('_', ' ')}"
+        if "measured again" in meta
+        else ""
+    )
     versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
     return f"""# Benchmarks
 

@@ -275,13 +275,14 @@ def meta():
 
 
 def merged(before, now):
-    """Rows of before, but for those of what was measured again."""
+    """Rows of before, but for those of what was measured again, or is no longer there."""
+    from methods import ABLATIONS, METHODS
 
     def job(row):
         return row["data"], row["fold"], row["job"]
 
-    fresh = {job(row) for row in now}
-    return [row for row in before if job(row) not in fresh] + now
+    fresh, known = {job(row) for row in now}, {*METHODS, *ABLATIONS, "links", "integration"}
+    return [row for row in before if job(row) not in fresh and row["job"] in known] + now
 
 
 def compare(ours, theirs):

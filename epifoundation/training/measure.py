@@ -131,7 +131,7 @@ def measure(
         sizes = replace(sizes, n_calibration=len(head.conformal), n_reference=len(head.reference))
         tensors |= {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
     if data.target is not None:
-        some = np.sort(np.random.default_rng([seed, 5]).permutation(len(fit.rows))[: BATCH_CELLS // 2])
+        some = np.sort(np.random.default_rng([seed, 5]).permutation(len(fit.rows))[: BATCH_CELLS // 4])
         rows = fit.rows[some]
         codes = None if data.batch_codes is None else data.batch_codes[rows]
         with same_bits():

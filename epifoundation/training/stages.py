@@ -214,8 +214,7 @@ def peak_vectors(sums: Tensor, totals: np.ndarray, pseudocount: float) -> PeakVe
         Cells of which nothing is known.
     """
     vectors = PeakVectors(*sums.shape).to(sums.device)
-    count = sums.sum(dim=1, dtype=torch.int64) // WEIGHT  # the memberships of a cell add up to 255
-    vectors.count.copy_(count)
+    vectors.count.copy_(sums.sum(dim=1, dtype=torch.float64) / WEIGHT)  # the memberships of a cell add up to 255
     vectors.base.copy_(torch.from_numpy(totals / max(int(totals.sum()), 1)))
     vectors.pseudocount.fill_(pseudocount)
     around = torch.div(sums, WEIGHT, out=vectors.weight)

@@ -144,7 +144,9 @@ class Statistics:
         return recent if self.older is None else recent.add_(self.older)
 
     def sums(self, parts: Sequence[int]) -> torch.Tensor:
-        """Sums of training cells, of validation cells or of both, int32 (n_peaks, dim + n_labels)."""
+        """Sums of training cells, of validation cells or of both, whole numbers (n_peaks, dim + n_labels)."""
+        if self.older is None:  # exact in float32, without a copy where that is possible
+            return self.recent[parts[0]] if len(parts) == 1 else self.recent.sum(dim=0)
         total = self.recent[parts[0]].int()
         for part in parts[1:]:
             total += self.recent[part].int()
@@ -162,7 +164,7 @@ class Statistics:
 
     def forget(self) -> None:
         """Let go of the sums over peaks."""
-        self.recent, self.older = self.recent[:, :0], None
+        self.recent, self.older = self.recent.new_zeros(2, 0, self.recent.shape[2]), None
 
     def _make_room(self, n_cells: int) -> None:
         """Sums of at most 2^24 / 255 cells are exact in float32: move them to whole numbers before there are more."""
