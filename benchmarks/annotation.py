@@ -2,7 +2,7 @@
 
     python benchmarks/annotation.py --folds 09A 09C 09G
 
-The encoder learns from seven batches with their RNA, and its epoch is chosen on another one (`splits.py`). `ep.tl.annotate` learns the labels from the seven,
+The encoder learns from seven batches with their RNA, and its penalties are chosen on another one (`splits.py`). `ep.tl.annotate` learns the labels from the seven,
 and calibrates on that other one. Each of the most frequent labels is left out of the reference (training and calibration) in turn; the area under the
 ROC curve of "not in the reference" by the novelty score, and by the maximum softmax of the same head. The encoder saw these cells, without labels.
 """

@@ -47,7 +47,9 @@ def main():
             split = split_of(whole, size, seed)
             for method, name in SHOWN.items():
                 score = annotation(split, METHODS[method](split, seed)[name])
-                rows.append({"cells": size, "method": name, "accuracy": score["accuracy"], "macro-F1": score["macro-F1"]})
+                rows.append(
+                    {"cells": size, "method": name, "accuracy": score["accuracy"], "macro-F1": score["macro-F1"]}
+                )
         table = pd.DataFrame(rows).groupby(["cells", "method"]).agg(["mean", "std"]).loc[[size]]
         print(table.round(3).to_string(header=size == options.sizes[0]), flush=True)
 

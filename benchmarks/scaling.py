@@ -128,7 +128,16 @@ def page():
     for name in ("million", "embed"):
         kept = [key for key in columns if any(key in run for run in told[name])]
         if name == "million":
-            kept = ["cells", "pretrain_seconds", "pretrain_peak_gb", "pretrain_ratio", "seconds", "cells_per_s", "peak_gb", "ratio"]
+            kept = [
+                "cells",
+                "pretrain_seconds",
+                "pretrain_peak_gb",
+                "pretrain_ratio",
+                "seconds",
+                "cells_per_s",
+                "peak_gb",
+                "ratio",
+            ]
         heads = [columns.get(key, (key, ""))[0] for key in kept]
         lines = [heads, ["---"] * len(kept)]
         lines += [

@@ -36,12 +36,16 @@ class CountedCells:
     @classmethod
     def of(cls, hashes: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> CountedCells:
         """Cells in any order; of those with the same open peaks one is kept, whatever the order."""
-        order = np.lexsort((*codes.T[::-1], *weights.T[::-1], hashes))
-        hashes = hashes[order]
-        first = np.ones(len(hashes), bool)
-        first[1:] = hashes[1:] != hashes[:-1]
+        order = np.argsort(hashes, kind="stable")
+        ordered = hashes[order]
+        first = np.ones(len(order), bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        is_copy = ~first | np.append(~first[1:], False)[: len(first)]
+        if is_copy.any():  # of several, that with the least memberships by value
+            rows = order[is_copy]
+            order[is_copy] = rows[np.lexsort((*codes[rows].T[::-1], *weights[rows].T[::-1], hashes[rows]))]
         kept = order[first]
-        return cls(hashes[first], codes[kept], weights[kept])
+        return cls(hashes[kept], codes[kept], weights[kept])
 
     def find(self, hashes: np.ndarray, width: int) -> np.ndarray | None:
         """Memberships of the cells with these hashes, float32 (n_cells, width), NaN for cells that were not counted.

@@ -29,6 +29,9 @@ LOGGERS = ("csv", "tensorboard", "wandb")
 class Engine:
     """How :func:`epifoundation.tl.pretrain` and :func:`epifoundation.tl.finetune` run.
 
+    A set encoder, which is measured and not trained, has `state`, `minutes` and `timeout`; the other options are of
+    transformers. Its state is the sums over cells so far.
+
     How many processes there are is told by what started them: ``torchrun`` (or ``python -m torch.distributed.run``) or Slurm's ``srun``
     with ``--ntasks-per-node``; without either there is one.
 

@@ -167,6 +167,7 @@ def finetune(
         validation=held,
         init=base,
         map_peaks=mapped,
+        by_gradient=by_gradient,
         rng=rng,
     )
     summary: dict[str, Any] = {

@@ -179,6 +179,7 @@ def pretrain(
         validation=held,
         init=init,
         genome=genome,
+        by_gradient=not config.is_measured,
         rng=rng,
     )
     summary: dict[str, Any] = {

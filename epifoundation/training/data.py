@@ -47,8 +47,8 @@ class TrainingData:
     train, held
         Row numbers of training and validation cells, ascending.
     batch_codes, batches
-        Code of each cell, -1 for batches without a training cell, and names of the batches of training cells; None and
-        empty without `batch_key`.
+        Code of each cell, and names of the batches; None and empty without `batch_key`. For training by gradient batches of
+        validation cells alone are left out, and have code -1.
     labels
         Label of each cell, or None without `label_key`.
     """
@@ -92,6 +92,7 @@ def prepare(
     init: EpiFoundation | None = None,
     map_peaks: Callable[[pd.DataFrame], PeakMap] | None = None,
     genome: str = "unknown",
+    by_gradient: bool = False,
     rng: np.random.Generator,
 ) -> TrainingData:
     """Check `data` and make it ready. Arguments as in :func:`epifoundation.tl.pretrain`.
@@ -140,7 +141,7 @@ def prepare(
     train, held = split_cells(np.ones(sum(sizes), bool), validation, of_batch, rng, option=option)
     codes, batches = None, []
     if of_batch is not None:
-        batches = sorted(set(of_batch.iloc[train]))
+        batches = sorted(set(of_batch.iloc[train] if by_gradient else of_batch))
         codes = pd.Index(batches).get_indexer(of_batch).astype(np.int64)
     of_label = None if label_key is None else pd.concat(labels, ignore_index=True)
     return TrainingData(found, genes, pattern, target, positions, of_chromosomes, train, held, codes, batches, of_label)

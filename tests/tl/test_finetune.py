@@ -134,7 +134,7 @@ def test_what_is_said_of_it(world, tuned):
     data, model = world
     said = tuned.training
     assert said["finetuned_from"] == {"model": model.name, "revision": model.revision}
-    assert said["batches"] == ["batch0", "batch1"]
+    assert said["batches"] == ["batch0", "batch1", "batch2"]  # those of validation cells, too
     assert said["validation"] == ["batch2"]
     assert said["cells"] + said["validation_cells"] == data.n_obs
     assert said["objective"] == "counts"

@@ -247,9 +247,7 @@ def test_labels_for_some_cells_only(simulated):
 
 def test_memory_of_counted_cells_is_bounded(whole):
     n_bytes = sum(
-        getattr(cells, name).nbytes
-        for cells in whole[0].cells.values()
-        for name in ("hashes", "codes", "weights")
+        getattr(cells, name).nbytes for cells in whole[0].cells.values() for name in ("hashes", "codes", "weights")
     )
     assert n_bytes <= 30 * 400
 
