@@ -189,7 +189,10 @@ def test_two_runs_are_compared(capsys):
 
 def test_what_is_measured_again_takes_the_place_of_what_was():
     before, now = results([0.7, 0.8], [0.5, 0.5]), results([0.9, 0.9], [])
-    assert side_by_side.merged(before, now) == [*before[2:], *now]
+    for row in [*before, *now]:
+        row["job"] = {"EpiFoundation": "epifoundation", "LSI": "lsi"}[row["method"]]
+    gone = before[-1] | {"job": "a method that is there no more"}
+    assert side_by_side.merged([*before, gone], now) == [*before[2:], *now]
 
 
 def test_the_page_is_made_of_the_results():

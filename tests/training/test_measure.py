@@ -171,7 +171,8 @@ def test_a_counted_cell_is_embedded_as_if_it_had_not_been(simulated, whole):
     pattern = sp.csr_matrix(simulated["atac"].X > 0, dtype=np.float64)
     pattern = pattern[:, np.asarray(pattern.sum(axis=0)).ravel() > 0].tocsr()
     known = model.known(pattern.indices, pattern.indptr)["encoder"].double().numpy()
-    assert np.isfinite(known).all() and len(cells) == 400
+    assert np.isfinite(known).all()
+    assert len(cells) == 400
     base, pseudo = known.mean(axis=0), float(vectors.pseudocount)
     np.testing.assert_allclose(vectors.base.numpy(), base, atol=1e-6)
     for cell in (0, 17, 399):
@@ -239,7 +240,8 @@ def test_labels_for_some_cells_only(simulated):
     labels.iloc[::3] = np.nan
     data["atac"].obs["cell_type"] = labels
     model = ep.tl.pretrain(data, **OPTIONS)
-    assert len(model.cells["encoder"]) == 400 and len(model.cells["labels"]) == int(labels.notna().sum())
+    assert len(model.cells["encoder"]) == 400
+    assert len(model.cells["labels"]) == int(labels.notna().sum())
     ep.tl.annotate(data, model)
     found = data["atac"].obs["epifoundation_cell_type"].astype(str)
     assert (found == simulated["atac"].obs["cell_type"].astype(str)).mean() > 0.85

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import epifoundation as ep
 from epifoundation.engine import World
 from epifoundation.training.processes import Processes
 
@@ -50,7 +49,7 @@ def start(source, folder, n, ends="-"):
 
 def test_items_are_divided():
     parts = [Processes(World(rank, 3)).mine(range(10)) for rank in range(3)]
-    assert sorted(sum(parts, [])) == list(range(10))
+    assert sorted(item for part in parts for item in part) == list(range(10))
 
 
 def test_alone_nothing_is_added_up():
