@@ -42,7 +42,7 @@ MIN_DIM, MAX_DIM = 16, 128
 BLOCK_ENTRIES = 4_000_000
 SAMPLE_ENTRIES = 15_000_000  # open peaks of the sampled training cells, at most
 SAMPLE_CELLS = 1_000, 16_384  # of these, at least and at most
-COMPONENT_ENTRIES = 10_000_000  # values that components are computed from, at most
+COMPONENT_ENTRIES = 6_000_000  # values that components are computed from, at most
 PILOT = 256  # cells that say how deep the data are
 
 
