@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -280,6 +281,16 @@ def open_source(data: Located, modality: str, *, name: str = "the data") -> Sour
         raise ValueError(msg)
     check_unique(source.var.index, f"peak names in {source.name}", "drop or merge the copies")
     return source
+
+
+@contextmanager
+def opened(place: Located, modality: str, name: str) -> Iterator[Source]:
+    """:func:`open_source`, closed in the end."""
+    source = open_source(place, modality, name=name)
+    try:
+        yield source
+    finally:
+        source.close()
 
 
 def as_sources(data: Any) -> dict[str, Located]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,14 +85,7 @@ def load(
             msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {len(train):,} training cells."
             raise ValueError(msg)
         if not kept.all():
-            keep = sp.identity(len(kept), dtype=np.float32, format="csr")[:, kept]
-            pieces = [
-                replace(piece, projection=keep if piece.projection is None else piece.projection @ keep)
-                for piece in data.pattern.pieces
-            ]
-            data.pattern.close()
-            data.pattern = replace(data.pattern, pieces=pieces, n_columns=int(kept.sum()), _opened={})
-            data.peaks = PeakVocabulary(data.peaks.intervals[kept].reset_index(drop=True), data.peaks.genome)
+            data.keep_peaks(kept)
             still = _look(data, is_train)[0] >= least  # a cell may have lost its last peak
             train, held = train[still[train]], held[still[held]]
             check_split(train, held, len(usable))

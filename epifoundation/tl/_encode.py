@@ -83,16 +83,6 @@ def threads(n_threads: int, n_each: int = 1) -> Iterator[Callable[..., Callable[
             torch.set_num_threads(of_caller)  # what threads that are made later begin with
 
 
-def embedding_of(
-    model: EpiFoundation, matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, *, show: bool = True
-) -> np.ndarray:
-    """Embedding of all cells, float32 (n_cells, d); with `show`, a progress bar if those are shown."""
-    embedding = np.zeros((len(names), model.network.dim), dtype=np.float32)
-    for rows, _, part in encode_cells(model, matrix, projection, names, show=show):
-        embedding[rows] = part.cpu().numpy()
-    return embedding
-
-
 def tensors(model: EpiFoundation, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
     """Packed tokens on the device of a model."""
     return _tensor(tokens.ids).to(model.device), _tensor(tokens.offsets).to(model.device)

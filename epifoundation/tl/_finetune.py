@@ -24,7 +24,7 @@ from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import PeakMap, map_onto
 from ..training.batches import without_batches
 from ..training.data import held_out, prepare
-from ..training.labels import with_labels
+from ..training.labels import with_labels, without_labels
 
 RANK = 8
 
@@ -196,8 +196,6 @@ def finetune(
     if labels is not None:
         tuned, _ = with_labels(tuned, prepared, training, rng)
     elif tuned.labels:
-        from ..training.labels import without_labels
-
         tuned = without_labels(tuned)
     tuned = replace(tuned, training=summary, name="unsaved", card="")
     if rank is None:

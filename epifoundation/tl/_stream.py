@@ -23,7 +23,7 @@ from .._settings import settings
 from .._validate import Data
 from .._version import __version__
 from ..pp._mapping import PeakMap
-from ..sources import Located, Source, as_sources, hash_names, open_source
+from ..sources import Located, Source, as_sources, hash_names, open_source, opened
 from ..tokens import ahead
 from ._block_store import BlockStore
 from ._cells import Block, Matching, Tally, Tool, run
@@ -120,7 +120,7 @@ class Plan(NamedTuple):
         mappings, parts, identities, hashes = [], [], [], []
         most_cells = _most_cells(tool)
         for i, place in enumerate(named.values()):
-            with _opened(place, modality, list(named)[i] if len(named) > 1 else "the data") as source:
+            with opened(place, modality, list(named)[i] if len(named) > 1 else "the data") as source:
                 with _about(source.name if len(named) > 1 else ""):
                     mappings.append(matching.map(tool.model, source.var))
                 if tool.batch_key is not None:
@@ -253,15 +253,6 @@ def _uns(tool: Tool, plan: Plan, tally: Tally) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(place: Located, modality: str, name: str) -> Iterator[Source]:
-    source = open_source(place, modality, name=name)
-    try:
-        yield source
-    finally:
-        source.close()
-
-
-@contextlib.contextmanager
 def _about(name: str) -> Iterator[None]:
     """Say of which file an error or a warning is."""
     try:
@@ -317,7 +308,7 @@ def _check_clashes(
     if not len(same):
         return
     one, other = int(file[same[0]]), int(file[same[0] + 1])
-    with _opened(places[one], modality, names[one]) as source:
+    with opened(places[one], modality, names[one]) as source:
         row = int(np.flatnonzero(hashes[one] == value[same[0]])[0])
         name = prefixes[one] + source.names(row, row + 1)[0]
     msg = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -65,22 +65,22 @@ def semantic_components(pattern: sp.csr_matrix, n: int, rng: np.random.Generator
     matrix = Product(pattern, device, rows=cell_weights(pattern), columns=idf)
     vectors = _right_vectors(matrix, n + 1, rng)[:, 1:]
     loadings = torch.from_numpy((idf[:, None] * vectors).astype(np.float32)).to(device)
-    found = Components(loadings, np.zeros(vectors.shape[1]), np.ones(vectors.shape[1]), is_pattern=True)
-    scores = found.scores(pattern)
-    return Components(loadings, scores.mean(axis=0), scores.std(axis=0) + 1e-12, is_pattern=True)
+    return _centered(loadings, pattern, is_pattern=True)
 
 
 def expression_components(values: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device) -> Components:
     """Principal components of expression, by an uncentered decomposition whose scores are centered."""
     vectors = np.eye(values.shape[1]) if values.shape[1] < 3 else _right_vectors(Product(values, device), n + 1, rng)
-    found = Components(
-        torch.from_numpy(vectors.astype(np.float32)).to(device),
-        np.zeros(vectors.shape[1]),
-        np.ones(vectors.shape[1]),
-        is_pattern=False,
-    )
-    scores = found.scores(values)
-    return Components(found.loadings, scores.mean(axis=0), np.ones(scores.shape[1]), is_pattern=False)
+    return _centered(torch.from_numpy(vectors.astype(np.float32)).to(device), values, is_pattern=False)
+
+
+def _centered(loadings: torch.Tensor, cells: sp.csr_matrix, *, is_pattern: bool) -> Components:
+    """Components whose scores of these cells have a mean of zero and, of open peaks, a variance of one."""
+    n = loadings.shape[1]
+    found = Components(loadings, np.zeros(n), np.ones(n), is_pattern)
+    scores = found.scores(cells)
+    scale = scores.std(axis=0) + 1e-12 if is_pattern else np.ones(n)
+    return replace(found, center=scores.mean(axis=0), scale=scale)
 
 
 class Product:
@@ -97,13 +97,9 @@ class Product:
         self.rows, self.columns = (
             None if a is None else torch.from_numpy(a.astype(np.float32)).to(device)[:, None] for a in (rows, columns)
         )
-        is_pattern = matrix.dtype == np.int8
         self.straight = packed(matrix, device)
-        turned = matrix.tocsc()
-        self.turned = packed(
-            sp.csr_matrix((turned.data, turned.indices, turned.indptr), shape=turned.shape[::-1]), device
-        )
-        self.is_pattern = is_pattern
+        self.turned = packed(matrix.tocsc(), device)
+        self.is_pattern = matrix.dtype == np.int8
         self.device = device
 
     def times(self, right: np.ndarray) -> np.ndarray:
@@ -165,8 +161,10 @@ def cell_weights(pattern: sp.csr_matrix) -> np.ndarray:
     return np.log1p(PER_CELL / np.maximum(np.diff(pattern.indptr), 1))
 
 
-def packed(rows: sp.csr_matrix, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Column numbers, offsets and values of sparse rows, on a device."""
+def packed(
+    rows: sp.csr_matrix | sp.csc_matrix, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Column numbers, offsets and values of sparse rows, on a device; of CSC, of the rows of the transposed matrix."""
     index = np.int32 if rows.nnz < 2**31 else np.int64
     ids, offsets = (torch.from_numpy(a.astype(index, copy=False)).to(device) for a in (rows.indices, rows.indptr))
     return ids, offsets, torch.from_numpy(rows.data).to(device)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from ..genome._intervals import with_prefix
 from ..models import EpiFoundation
 from ..pp._consensus_peaks import consensus_peaks
 from ..pp._mapping import PeakMap, map_onto
-from ..sources import InMemory, Located, Source, as_sources, open_source
+from ..sources import InMemory, Located, Source, as_sources, opened
 from ..vocabulary import GeneVocabulary, PeakVocabulary
 from .rows import BLOCK_CELLS, Piece, Rows, as_float
 
@@ -70,6 +69,17 @@ class TrainingData:
         """Whether all cells are in memory already."""
         return all(isinstance(piece.place, AnnData | MuData) for piece in self.pattern.pieces)
 
+    def keep_peaks(self, kept: np.ndarray) -> None:
+        """Leave other peaks out of the vocabulary and of what is read; boolean (n_peaks,)."""
+        keep = sp.identity(len(kept), dtype=np.float32, format="csr")[:, kept]
+        pieces = [
+            replace(piece, projection=keep if piece.projection is None else piece.projection @ keep)
+            for piece in self.pattern.pieces
+        ]
+        self.pattern.close()
+        self.pattern = replace(self.pattern, pieces=pieces, n_columns=int(kept.sum()), _opened={})
+        self.peaks = PeakVocabulary(self.peaks.intervals[kept].reset_index(drop=True), self.peaks.genome)
+
     def close(self) -> None:
         """Let go of the files."""
         self.pattern.close()
@@ -105,7 +115,7 @@ def prepare(
     sizes, batch, labels = [], [], []
     tables: list[pd.DataFrame] = []
     for name, place in named.items():
-        with _opened(place, modality, name) as source:
+        with opened(place, modality, name) as source:
             sizes.append(source.n_obs)
             if batch_key is not None:
                 batch.append(source.column(batch_key, "batch_key"))
@@ -258,7 +268,7 @@ def _vocabulary(
     stated = None if genome == "unknown" else genome
     tables = {}
     for name, place in named.items():
-        with _opened(place, modality, name) as source:
+        with opened(place, modality, name) as source:
             tables[name] = source.var
     if init is not None:
         found = init.peaks
@@ -362,12 +372,3 @@ def _reader(objective: str, name: str) -> Callable[[sp.csr_matrix], sp.csr_matri
         return (rows > 0).astype(np.float32) if objective == "binary" else rows
 
     return read
-
-
-@contextmanager
-def _opened(place: Located, modality: str, name: str) -> Iterator[Source]:
-    source = open_source(place, modality, name=name)
-    try:
-        yield source
-    finally:
-        source.close()

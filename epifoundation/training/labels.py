@@ -17,8 +17,6 @@ from .label_head import check_labels, fit_label_head
 from .measure import counted_labels, label_statistics, sample_size
 from .stages import PARTS, chosen_on, columns_of, fit_readout, peak_vectors
 
-CHUNK = 512
-
 
 def with_labels(
     model: EpiFoundation, data: TrainingData, training: TrainingConfig, rng: np.random.Generator

@@ -23,6 +23,7 @@ from ..nn import (
     Sizes,
     TrainingConfig,
 )
+from ..tokens import read_rows
 from ..vocabulary import PeakVocabulary
 from .clusters import Clusters, find_clusters
 from .components import Components, expression_components, log_normalise, same_bits, semantic_components
@@ -31,7 +32,7 @@ from .expression import expression_tensors
 from .kernel_ridge import MIN_HELD
 from .label_head import check_labels, fit_label_head
 from .processes import Processes
-from .rows import BLOCK_CELLS, Rows, in_blocks
+from .rows import BLOCK_CELLS, BLOCK_ENTRIES, Rows, in_blocks
 from .stages import BATCH_CELLS, Cells, Fit
 from .state import State
 from .statistics import HELD, TRAIN, Statistics, profile_units, whole_numbers
@@ -39,7 +40,6 @@ from .statistics import HELD, TRAIN, Statistics, profile_units, whole_numbers
 N_COMPONENTS = 30  # of RNA or of open peaks, by which cells are clustered
 CELLS_PER_CLUSTER = {"rna": 20, "atac": 200}
 MIN_DIM, MAX_DIM = 16, 128
-BLOCK_ENTRIES = 4_000_000
 SAMPLE_ENTRIES = 15_000_000  # open peaks of the sampled training cells, at most
 SAMPLE_CELLS = 1_000, 16_384  # of these, at least and at most
 COMPONENT_ENTRIES = 6_000_000  # values that components are computed from, at most
@@ -182,7 +182,7 @@ def _clusters(
         if config.objective == "counts":
             scored = scored[np.asarray(scored.sum(axis=1)).ravel() > 0]
             scored = log_normalise(scored)
-        check_split(np.arange(scored.shape[0]), np.arange(1), data.pattern.shape[0])
+        check_split(np.arange(scored.shape[0]), data.held, data.pattern.shape[0])
         components = expression_components(scored, N_COMPONENTS, rng, device)
         scores = components.scores(scored)
     wanted = config.dim or default_dim(len(cells.rows), with_rna=data.target is not None)
@@ -236,14 +236,7 @@ def _drop_rare_peaks(data: TrainingData, min_cells: int, processes: Processes) -
         msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {data.pattern.shape[0]:,} cells."
         raise ValueError(msg)
     if not kept.all():
-        keep = sp.identity(len(kept), dtype=np.float32, format="csr")[:, kept]
-        pieces = [
-            replace(piece, projection=keep if piece.projection is None else piece.projection @ keep)
-            for piece in data.pattern.pieces
-        ]
-        data.pattern.close()
-        data.pattern = replace(data.pattern, pieces=pieces, n_columns=int(kept.sum()), _opened={})
-        data.peaks = PeakVocabulary(data.peaks.intervals[kept].reset_index(drop=True), data.peaks.genome)
+        data.keep_peaks(kept)
 
 
 def sample_size(data: TrainingData, training: TrainingConfig, rng: np.random.Generator) -> int:
@@ -306,7 +299,7 @@ def _count(
             if number < done:
                 continue
             rows = np.arange(block.start, block.stop) if part is None else part.rows[block]
-            pattern = data.pattern[rows] if part is None else _slice(part.pattern, block)
+            pattern = data.pattern[rows] if part is None else read_rows(part.pattern, block.start, block.stop)
             expression = None if data.target is None else data.target[rows]
             usable = _usable(pattern, expression, config.objective) & is_either[rows]
             if not usable.all():
@@ -340,13 +333,6 @@ def _blocks_of(parts: list[Cells]) -> list[tuple[Cells, slice]]:
         edges = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1] + 1)).tolist() if len(block) else []
         found += [(part, slice(int(start), int(stop))) for start, stop in pairwise(edges)]
     return found
-
-
-def _slice(pattern: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
-    """Rows that lie together, without a copy."""
-    low, high = pattern.indptr[rows.start], pattern.indptr[rows.stop]
-    part = pattern.data[low:high], pattern.indices[low:high], pattern.indptr[rows.start : rows.stop + 1] - low
-    return sp.csr_matrix(part, shape=(rows.stop - rows.start, pattern.shape[1]))
 
 
 def label_statistics(

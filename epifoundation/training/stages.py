@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..counted import WEIGHT, dense
 from ..nn import ENCODER, LABELS, KernelReadout, ModelConfig, PeakVectors, TrainingConfig, add_up
+from ..tokens import read_rows
 from .batch_effects import batch_directions, batch_means
-from .components import same_bits
+from .components import packed, same_bits
 from .kernel_ridge import choose, fit_kernel_ridge
 from .statistics import HELD, TRAIN, Statistics
 
@@ -261,7 +262,5 @@ def in_chunks(pattern: sp.csr_matrix, device: torch.device) -> Iterator[tuple[Te
     block = pattern.indptr.astype(np.int64) // CHUNK_TOKENS
     edges = np.unique([*np.searchsorted(block, np.arange(block[-1] + 1)), pattern.shape[0]])
     for start, stop in pairwise(edges):
-        low, high = pattern.indptr[start], pattern.indptr[stop]
-        ids = torch.from_numpy(pattern.indices[low:high].astype(np.int32, copy=False))
-        offsets = torch.from_numpy((pattern.indptr[start : stop + 1] - low).astype(np.int32))
-        yield ids.to(device), offsets.to(device)
+        ids, offsets, _ = packed(read_rows(pattern, start, stop), device)
+        yield ids, offsets

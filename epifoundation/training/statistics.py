@@ -15,7 +15,7 @@ import torch
 
 from ..counted import WEIGHT, dense, hash_tokens
 from ..nn import add_up
-from .components import with_values
+from .components import packed, with_values
 
 FIXED = 2.0**16  # units of expression on a logarithmic scale
 TRAIN, HELD = 0, 1
@@ -150,9 +150,8 @@ class Statistics:
         total = self.recent[parts[0]].int()
         for part in parts[1:]:
             total += self.recent[part].int()
-        if self.older is not None:
-            for part in parts:
-                total += self.older[part]
+        for part in parts:
+            total += self.older[part]
         return total
 
     def is_open(self) -> np.ndarray:
@@ -211,8 +210,5 @@ def _rounded(rows: sp.csr_matrix, unit: float) -> sp.csr_matrix:
 
 def _by_peak(pattern: sp.csr_matrix, known: np.ndarray, device: torch.device) -> torch.Tensor:
     """Sum of what is known of the cells in which each peak is open, float32 (n_peaks, width)."""
-    turned = pattern.tocsc()
-    ids, offsets = (
-        torch.from_numpy(a.astype(np.int32, copy=False)).to(device) for a in (turned.indices, turned.indptr)
-    )
+    ids, offsets, _ = packed(pattern.tocsc(), device)
     return add_up(torch.from_numpy(known).to(device), ids, offsets)
