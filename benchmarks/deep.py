@@ -59,7 +59,7 @@ def svd(mdata):
     return {"seconds": time.perf_counter() - began, "peak GB": peak_memory()}
 
 
-def train(mdata, *, with_rna):
+def train(mdata, device, *, with_rna):
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import cross_val_score
 
@@ -70,7 +70,7 @@ def train(mdata, *, with_rna):
     options = {} if with_rna else {"objective": "peaks"}
     began = time.perf_counter()
     model = ep.tl.pretrain(
-        data, batch_key="batch", label_key="cell_type", validation=[VALIDATION], genome="hg38", **options
+        data, batch_key="batch", label_key="cell_type", validation=[VALIDATION], genome="hg38", device=device, **options
     )
     found = {"seconds": time.perf_counter() - began, "peak GB": peak_memory()}
     del data
@@ -89,12 +89,12 @@ def train(mdata, *, with_rna):
     return found | {"AUROC, learned from": float(scores.mean())}
 
 
-def work(job, path):
+def work(job, path, device):
     import epifoundation as ep
 
     ep.settings.progress = False
     mdata = mudata.read_h5mu(path)
-    found = svd(mdata) if job == "svd" else train(mdata, with_rna=job == "rna")
+    found = svd(mdata) if job == "svd" else train(mdata, device, with_rna=job == "rna")
     print(json.dumps(found))
 
 
@@ -103,10 +103,11 @@ def main():
     parser.add_argument("--cells", type=int, default=8_000)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
     parser.add_argument("--minutes", type=float, default=45, help="after which a job is ended")
+    parser.add_argument("--device", default="cpu", help="that the models are measured on; the SVD is always of the CPU")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(options.work[0], Path(options.work[1]))
+        work(options.work[0], Path(options.work[1]), options.device)
         return
     path = FOLDER / f"deep_{options.cells}.h5mu"
     if not path.exists():
@@ -114,7 +115,7 @@ def main():
         simulate(options.cells, path)
     rows = {}
     for job in options.jobs:
-        command = [sys.executable, __file__, "--work", job, str(path)]
+        command = [sys.executable, __file__, "--device", options.device, "--work", job, str(path)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60 * options.minutes, check=True)
             rows[job] = json.loads(done.stdout.splitlines()[-1])
@@ -124,7 +125,7 @@ def main():
     table = pd.DataFrame(rows).T
     if "svd" in rows:
         table.insert(1, "in SVDs", table["seconds"] / rows["svd"]["seconds"])
-    print(f"\n{options.cells:,} cells; {THREADS} threads\n{table.round(3).to_string()}")
+    print(f"\n{options.cells:,} cells; {THREADS} threads, {options.device}\n{table.round(3).to_string()}")
 
 
 if __name__ == "__main__":

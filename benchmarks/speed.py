@@ -5,9 +5,9 @@
     python benchmarks/speed.py --only transformer --device cuda
 
 **Set encoder.** Cells are simulated once, written, and each size is read and embedded in a process of its own, whose peak resident
-memory is told (everything included: Python, torch, the cells, the results). Beside it, in the same process, the bare
-`embedding_bag` on the same tokens: what share of the hardware's speed is left. The model has random weights, d = 128
-and 2,000 genes; speed does not depend on what it learned.
+memory is given (everything included: Python, torch, the cells, the results). Beside it, in the same process, the bare
+`embedding_bag` on the same tokens: what share of the hardware's speed is left. The model has random weights, d = 64,
+1,000 landmarks and 2,000 genes; speed does not depend on what it learned.
 
 **Transformer.** Eight cells with a median of 4,000 open peaks at the paper's size, through `benchmarks/original.py` (every
 cell padded to 12,000 tokens, all layers, the full decoder on 8,000 genes) and through a converted copy of the same weights,
@@ -30,7 +30,7 @@ import torch
 from original import SPECIAL, Original, pad
 
 import epifoundation as ep
-from epifoundation.nn import Network, Sizes, pool
+from epifoundation.nn import Network, Sizes, add_up
 
 
 def main():
@@ -41,7 +41,7 @@ def main():
     parser.add_argument("--peaks", type=int, default=200_000)
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--open", type=int, default=4_000, help="median number of open peaks")
-    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--transformer-cells", type=int, default=8)
@@ -80,10 +80,19 @@ def prepare(folder, args):
     mdata = ep.datasets.simulate_multiome(args.cells, args.peaks, 2, median_fragments=int(1.05 * args.open))
     atac = mdata["atac"]
     atac.write_h5ad(Path(folder) / "atac.h5ad")
-    torch.manual_seed(0)
-    network = Network(ep.ModelConfig(dim=args.dim), Sizes(args.peaks, args.genes))
     genes = ep.GeneVocabulary([f"gene{i}" for i in range(args.genes)])
-    ep.EpiFoundation(network, ep.PeakVocabulary.from_var(atac.var), genes).save_pretrained(Path(folder) / "model")
+    random_model(ep.PeakVocabulary.from_var(atac.var), genes, args.dim).save_pretrained(Path(folder) / "model")
+
+
+def random_model(peaks, genes, dim):
+    """A set encoder of random weights, with as many landmarks as one of 10,000 cells has."""
+    sizes = Sizes(len(peaks), len(genes), n_encoder_landmarks=1_000, has_measured=True)
+    network = Network(ep.ModelConfig(dim=dim), sizes)
+    generator = torch.Generator().manual_seed(0)
+    for name in ("vectors.weight", "readout.landmarks", "readout.weight"):
+        network.encoder.get_buffer(name).normal_(generator=generator)
+    network.encoder.readout.width.fill_(2 * dim)  # the mean squared distance of such cells and landmarks
+    return ep.EpiFoundation(network.eval(), peaks, genes)
 
 
 def measure(folder, n_cells, args):
@@ -100,14 +109,14 @@ def measure(folder, n_cells, args):
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
     tokens = atac.X.indptr
-    table = model.network.encoder.fold()
+    table = model.network.encoder.vectors.weight
     bare = 0.0
     for start in range(0, n_cells, 2048):
         stop = min(start + 2048, n_cells)
         ids = torch.from_numpy(atac.X.indices[tokens[start] : tokens[stop]]).to(args.device)
         offsets = torch.from_numpy(tokens[start : stop + 1] - tokens[start]).to(args.device)
         began = time.perf_counter()
-        sums = pool(table, ids, offsets)
+        sums = add_up(table, ids, offsets)
         if sums.is_cuda:
             torch.cuda.synchronize()
         bare += time.perf_counter() - began
@@ -191,9 +200,7 @@ def prepare_transformer(folder, args):
         max_peaks=args.length,
     )
     converted.save_pretrained(Path(folder) / "converted")
-    sets = Network(ep.ModelConfig(dim=args.dim), Sizes(args.peaks, GENES))
-    vocabularies = converted.peaks, converted.genes
-    ep.EpiFoundation(sets, *vocabularies).save_pretrained(Path(folder) / "sets")
+    random_model(converted.peaks, converted.genes, args.dim).save_pretrained(Path(folder) / "sets")
 
 
 def plain(args, *, unpad):

@@ -4,12 +4,12 @@
     python benchmarks/way_in.py --only mapping
 
 **Fragments.** A file of simulated fragments (gzip, sorted by position) is counted on the peaks, in a process of its own, whose peak
-resident memory is told. Beside it, in the same process, the bare reading of the same file: decompressed, then parsed by pandas all
+resident memory is given. Beside it, in the same process, the bare reading of the same file: decompressed, then parsed by pandas all
 at once, nothing counted.
 
 **Mapping.** Cells with a median of `--open` open peaks are mapped onto a quarter more peaks: theirs, each moved by up to 200 bp, and
 others far away. `projection` is the overlap of the two sets of peaks, `map_peaks` all of it: overlap, cells, and report. Beside it,
-in the same process, embedding the same cells with a model of d = 128.
+in the same process, embedding the same cells with a model of d = 64.
 """
 
 import argparse
@@ -25,10 +25,9 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from speed import apart
+from speed import apart, random_model
 
 import epifoundation as ep
-from epifoundation.nn import Network, Sizes
 from epifoundation.pp._mapping import map_onto
 
 
@@ -130,7 +129,7 @@ def map_cells(args):
     )
     far = own.intervals.iloc[: args.peaks // 4].assign(chrom="chrX")
     peaks = ep.PeakVocabulary(pd.concat([moved, far], ignore_index=True))
-    model = ep.EpiFoundation(Network(ep.ModelConfig(dim=128), Sizes(len(peaks))), peaks, ep.GeneVocabulary([]))
+    model = random_model(peaks, ep.GeneVocabulary([]), 64)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     began = time.perf_counter()
     map_onto(peaks, atac.var)

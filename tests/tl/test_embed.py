@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 
 import epifoundation as ep
 
@@ -266,6 +267,22 @@ def test_the_bundled_model_is_the_default():
     atac = ep.datasets.pbmc_multiome()["atac"][:50].copy()
     ep.tl.embed(atac)
     assert atac.uns["epifoundation"]["model"] == "pbmc-51loci"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_what_the_cpu_gives():
+    atac = ep.datasets.pbmc_multiome()["atac"]
+    found = {}
+    for device in ("cpu", "cuda"):
+        ep.tl.annotate(atac, device=device)
+        ep.tl.embed(atac, device=device)
+        found[device] = {name: np.asarray(atac.obsm[name], np.float32) for name in atac.obsm}
+        found[device]["labels"] = atac.obs["epifoundation_cell_type"].astype(str).to_numpy()
+    assert (found["cpu"].pop("labels") == found["cuda"].pop("labels")).mean() > 0.999
+    assert found["cpu"].keys() == found["cuda"].keys() >= {"X_epifoundation"}
+    for name, expected in found["cpu"].items():
+        np.testing.assert_allclose(found["cuda"][name], expected, atol=1e-4, rtol=1e-4, err_msg=name)
 
 
 def test_results_of_an_earlier_model_do_not_stay_under_its_key(mdata, model):

@@ -260,3 +260,18 @@ def test_cells_mapped_otherwise_are_not_recognized(simulated, whole):
     atac = moved["atac"][:, ::3].copy()
     ep.tl.embed(atac, model, expression=False, min_coverage=0)
     assert np.isfinite(atac.obsm["X_epifoundation"]).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_measures_the_model_of_the_cpu(simulated):
+    on_cpu, on_gpu, again = (ep.tl.pretrain(simulated, **OPTIONS, device=device) for device in ("cpu", "cuda", "cuda"))
+    assert (on_gpu.device.type, on_gpu.revision) == ("cuda", again.revision)
+    vectors = [model.network.encoder.vectors for model in (on_cpu, on_gpu)]
+    assert torch.equal(vectors[0].count, vectors[1].count.cpu())
+    torch.testing.assert_close(vectors[0].weight, vectors[1].weight.cpu(), atol=1e-3, rtol=0)
+    found = []
+    for model in (on_cpu, on_gpu):
+        ep.tl.embed(simulated, model)
+        found.append(simulated["atac"].obsm["X_epifoundation"].copy())
+    np.testing.assert_allclose(*found, atol=1e-2)
