@@ -20,7 +20,7 @@ MIN_HELD = 10  # validation cells to choose on
 CELLS_PER_LANDMARK = 10  # at least: with more landmarks, cells that were fitted lie apart from new ones
 MIN_LANDMARKS = 20
 TRIED = 3_000, 300  # cells and landmarks that serve for the choice
-JITTER = 5e-7  # of the trace, so that landmarks may be equal: sums of products are rounded to float32
+JITTER = 1e-8  # of the trace, so that landmarks may be equal
 
 
 @torch.no_grad()
@@ -109,10 +109,11 @@ def _fits(
     found = []
     with same_bits():
         for some, wanted in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
-            similar = readout.similarities(some)
-            inner += (similar.T @ similar).double()
-            cross += (similar.T @ (wanted - readout.base)).double()
-        between = kernel(readout.landmarks, readout.landmarks, readout.width).double()
+            similar = readout.similarities(some).double()  # float32 products would change the solution by 1e-3
+            inner += similar.T @ similar
+            cross += similar.T @ (wanted - readout.base).double()
+        landmarks = readout.landmarks.double()  # rounded to float32, similarities may not be positive definite
+        between = kernel(landmarks, landmarks, readout.width.double())
         inner.diagonal().add_(JITTER * float(inner.trace()))
         for penalty in penalties:
             fitted = copy.deepcopy(readout)

@@ -309,15 +309,20 @@ def _count(
                 scored = pattern
                 if expression is not None:
                     scored = log_normalise(expression) if config.objective == "counts" else expression
+                    expression = whole_numbers(expression, scored, config.objective)
+                memberships = clusters.memberships(components.scores(scored))
+                del scored  # a block takes much of the memory
+                of_labels = None if labels is None else labels[rows]
                 statistics.add(
                     rows,
                     pattern,
-                    clusters.memberships(components.scores(scored)),
+                    memberships,
                     keys=keys,
                     is_held=is_held[rows],
-                    labels=None if labels is None else labels[rows],
-                    expression=None if expression is None else whole_numbers(expression, scored, config.objective),
+                    labels=of_labels,
+                    expression=expression,
                 )
+            del pattern, expression
             state.save(statistics, number + 1)
     if processes.size > 1:
         statistics.set(processes.add_up(statistics.arrays()))

@@ -18,7 +18,7 @@ from ..tokens import read_rows
 from .batch_effects import batch_directions, batch_means
 from .components import packed, same_bits
 from .kernel_ridge import choose, fit_kernel_ridge
-from .statistics import HELD, TRAIN, Statistics
+from .statistics import CHUNK_PEAKS, HELD, TRAIN, Statistics
 
 CHUNK_TOKENS = 4_000_000
 BATCH_CELLS = 4_000  # that effects of batches are estimated with
@@ -215,7 +215,8 @@ def peak_vectors(sums: Tensor, totals: np.ndarray, pseudocount: float) -> PeakVe
         Cells of which nothing is known.
     """
     vectors = PeakVectors(*sums.shape).to(sums.device)
-    vectors.count.copy_(sums.sum(dim=1, dtype=torch.float64) / WEIGHT)  # the memberships of a cell add up to 255
+    for count, part in zip(vectors.count.split(CHUNK_PEAKS), sums.split(CHUNK_PEAKS), strict=True):
+        count.copy_(part.sum(dim=1, dtype=torch.float64) / WEIGHT)  # the memberships of a cell add up to 255
     vectors.base.copy_(torch.from_numpy(totals / max(int(totals.sum()), 1)))
     vectors.pseudocount.fill_(pseudocount)
     around = torch.div(sums, WEIGHT, out=vectors.weight)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -85,6 +86,7 @@ class State:
 def _tensor(values: Any) -> torch.Tensor:
     if isinstance(values, torch.Tensor):
         return values.cpu().contiguous()
+    values = np.ascontiguousarray(values)  # profiles are real and imaginary parts
     return torch.from_numpy(
         values.view("i8") if values.dtype == "u8" else values.view("i2") if values.dtype == "u2" else values
     )

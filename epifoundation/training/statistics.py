@@ -19,6 +19,7 @@ from .components import packed, with_values
 
 FIXED = 2.0**16  # units of expression on a logarithmic scale
 TRAIN, HELD = 0, 1
+CHUNK_PEAKS = 32_768
 MAX_RECENT = 2**24 // WEIGHT
 
 
@@ -72,7 +73,9 @@ class Statistics:
         self.older: torch.Tensor | None = None
         self.n_recent = 0
         self.totals = np.zeros((2, dim + n_labels), np.int64)
-        self.profiles = {name: np.zeros((dim, n)) for name, n in n_genes.items()}
+        # Of two profiles, one is the real part and one the imaginary
+        self._profiles = np.zeros((dim, max(n_genes.values(), default=0)), float if len(n_genes) < 2 else complex)
+        self.profiles = dict(zip(n_genes, (self._profiles.real, self._profiles.imag), strict=False))
         self.hashes = np.zeros(n_cells, np.uint64)
         self.codes = np.zeros((n_cells, n_kept), np.uint8 if dim <= 256 else np.uint16)
         self.weights = np.zeros((n_cells, max(n_kept - 1, 0)), np.uint8)
@@ -87,7 +90,7 @@ class Statistics:
         keys: np.ndarray,
         is_held: np.ndarray,
         labels: np.ndarray | None = None,
-        expression: Mapping[str, sp.csr_matrix] | None = None,
+        expression: sp.csr_matrix | None = None,
     ) -> None:
         """Count some cells.
 
@@ -106,7 +109,7 @@ class Statistics:
         labels
             Codes of their labels, -1 for none.
         expression
-            What profiles are of, in whole numbers.
+            What profiles are sums of, see :func:`whole_numbers`.
         """
         if len(rows) > MAX_RECENT:
             msg = f"At most {MAX_RECENT:,} cells are counted at a time, got {len(rows):,}."
@@ -125,17 +128,13 @@ class Statistics:
                 whole = len(inside) == len(rows)
                 there = known if whole else known[inside]
                 self.totals[part] += there.sum(axis=0, dtype=np.float64).astype(np.int64)
-                self.recent[part] += _by_peak(pattern if whole else pattern[inside], there, self.recent.device)
-        if expression:
+                _add_by_peak(self.recent[part], pattern if whole else pattern[inside], there)
+        self._add_profiles(known, expression)
+
+    def _add_profiles(self, known: np.ndarray, expression: sp.csr_matrix | None) -> None:
+        if expression is not None:
             clusters = sp.csr_matrix(known[:, : self.dim], dtype=np.float64).T.tocsr()
-            names = list(expression)
-            # Two profiles have their values in the same places: one product of complex numbers is both
-            both = expression[names[0]]
-            if len(names) > 1:
-                both = with_values(both, both.data + 1j * expression[names[1]].data)
-            found = (clusters @ both).toarray()
-            for name, part in zip(names, (found.real, found.imag), strict=False):
-                self.profiles[name] += part
+            self._profiles += (clusters @ expression).toarray()
 
     @property
     def memberships(self) -> torch.Tensor:
@@ -187,14 +186,29 @@ class Statistics:
                 there[...] = arrays[name]
 
 
-def whole_numbers(rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str) -> dict[str, sp.csr_matrix]:
-    """Expression of cells as what profiles are sums of, float64 in whole numbers: by name, as the objective has it.
+def whole_numbers(rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str) -> sp.csr_matrix | None:
+    """Expression of cells as what profiles are sums of, in whole numbers; None where there are no profiles.
 
-    `normalised`: for counts, ``log1p`` of counts per 10,000.
+    Two profiles have their values in the same places. One product sums both where one is the real part and one the
+    imaginary part of complex numbers.
+
+    Parameters
+    ----------
+    rows
+        Expression as the objective has it.
+    normalised
+        For counts, ``log1p`` of counts per 10,000.
+    objective
+        What expression is.
     """
-    if objective != "counts":
-        return {name: _rounded(rows, unit) for name, unit in profile_units(objective).items()}
-    return {"counts": with_values(rows, rows.data.astype(np.float64)), "measured": _rounded(normalised, FIXED)}
+    units = list(profile_units(objective).values())
+    if not units:
+        return None
+    values = np.empty(rows.nnz, float if len(units) < 2 else complex)
+    for part, matrix, unit in zip((values.real, values.imag), (rows, normalised), units, strict=False):
+        np.multiply(matrix.data, unit, out=part, dtype=np.float64)
+        np.rint(part, out=part)
+    return with_values(rows, values)
 
 
 def profile_units(objective: str) -> dict[str, float]:
@@ -202,13 +216,11 @@ def profile_units(objective: str) -> dict[str, float]:
     return {"counts": {"counts": 1.0, "measured": FIXED}, "binary": {"binary": 1.0}}.get(objective, {})
 
 
-def _rounded(rows: sp.csr_matrix, unit: float) -> sp.csr_matrix:
-    values = rows.data.astype(np.float64)
-    values *= unit
-    return with_values(rows, np.rint(values, out=values))
-
-
-def _by_peak(pattern: sp.csr_matrix, known: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Sum of what is known of the cells in which each peak is open, float32 (n_peaks, width)."""
-    ids, offsets, _ = packed(pattern.tocsc(), device)
-    return add_up(torch.from_numpy(known).to(device), ids, offsets)
+def _add_by_peak(sums: torch.Tensor, pattern: sp.csr_matrix, known: np.ndarray) -> None:
+    """Add, for each peak, what is known of the cells in which it is open to `sums`, float32 (n_peaks, width)."""
+    table = torch.from_numpy(known).to(sums.device)
+    ids, offsets, _ = packed(pattern.tocsc(), sums.device)
+    for start in range(0, len(sums), CHUNK_PEAKS):
+        bounds = offsets[start : start + CHUNK_PEAKS + 1]
+        first, last = int(bounds[0]), int(bounds[-1])
+        sums[start : start + CHUNK_PEAKS] += add_up(table, ids[first:last], bounds - first)

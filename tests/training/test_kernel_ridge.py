@@ -178,7 +178,7 @@ def test_cuda_agrees_with_the_cpu():
     readout = fit(inputs, targets, 300)
     there = fit(inputs.cuda(), targets.cuda(), 300)
     assert there.weight.is_cuda
-    torch.testing.assert_close(there(inputs.cuda()).cpu(), readout(inputs), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(there(inputs.cuda()).cpu(), readout(inputs), atol=2e-5, rtol=1e-5)
     parts = cells(3000, n_inputs=20), cells(100, n_inputs=20, seed=1)
     on_gpu = [tuple(part.cuda() for part in pair) for pair in parts]
     one = choose(*parts, n_landmarks=300, rng=np.random.default_rng(0))

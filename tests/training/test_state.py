@@ -21,7 +21,7 @@ def some(n_added=1):
             keys=np.arange(5, dtype=np.uint64),
             is_held=part % 2 == 0,
             labels=part % 2,
-            expression={"counts": sp.csr_matrix(np.arange(12.0).reshape(3, 4))},
+            expression=sp.csr_matrix(np.arange(12.0).reshape(3, 4)),
         )
     return statistics
 
@@ -56,7 +56,7 @@ def test_what_is_added_afterwards_counts(tmp_path):
         keys=np.arange(5, dtype=np.uint64),
         is_held=part % 2 == 0,
         labels=part % 2,
-        expression={"counts": sp.csr_matrix(np.arange(12.0).reshape(3, 4))},
+        expression=sp.csr_matrix(np.arange(12.0).reshape(3, 4)),
     )
     assert same(continued, some(2))
 
