@@ -23,8 +23,8 @@ from .._settings import settings
 from .._validate import layer_names
 from ..sources import OnDisk, open_source
 from ..tokens import ahead
-from ._block_store import BlockStore
-from ._cells import Tool
+from .block_store import BlockStore
+from .reader import Reader
 
 INDEX, CODES, CATEGORIES = "_index", "codes", "categories"
 
@@ -32,14 +32,14 @@ INDEX, CODES, CATEGORIES = "_index", "codes", "categories"
 class NewFile:
     """An AnnData of the cells of all sources, without their peaks; genes that are predicted are its ``var``."""
 
-    def __init__(self, path: Path, tool: Tool) -> None:
-        self.path, self.tool = path, tool
+    def __init__(self, path: Path, reader: Reader) -> None:
+        self.path, self.reader = path, reader
         if path.suffix not in (".zarr", ".h5ad"):
             msg = f"`output` must end in .zarr or .h5ad, got {str(path)!r}."
             raise ValueError(msg)
         self.partial = path.with_name(f"{path.name}.partial")
-        genes = tool.genes if tool.predicts else []
-        self.rna = pd.DataFrame(index=pd.Index(genes, dtype=object)) if genes else None
+        genes = pd.Index(reader.genes, dtype=object)
+        self.rna = pd.DataFrame(index=genes) if len(genes) else None
 
     def is_done(self, fingerprint: dict[str, Any]) -> bool:
         """Whether the results of this very run are there."""
@@ -52,7 +52,7 @@ class NewFile:
         except OSError:
             return False
         uns = root.get("uns", {})
-        return self.tool.keys.run in uns and read_elem(uns[self.tool.keys.run]) == _digest(fingerprint)
+        return self.reader.keys.run in uns and read_elem(uns[self.reader.keys.run]) == _digest(fingerprint)
 
     def check(self, *, overwrite: bool) -> None:
         """Raise where something else is in the place of the results."""
@@ -64,19 +64,19 @@ class NewFile:
         """Build the file and move it to its place."""
         store.check_room(0)
         made = store.folder / f"results{self.path.suffix}"
-        build(made, store, bounds, uns | {self.tool.keys.run: _digest(fingerprint)}, self.rna)
+        build(made, store, bounds, uns | {self.reader.keys.run: _digest(fingerprint)}, self.rna)
         _replace(made, self.path, store.folder)
 
 
 class InFile:
     """The file that the cells were read from."""
 
-    def __init__(self, path: Path, modality: str, rna_modality: str, tool: Tool) -> None:
-        self.path, self.modality, self.rna_modality, self.tool = path, modality, rna_modality, tool
+    def __init__(self, path: Path, modality: str, rna_modality: str, reader: Reader) -> None:
+        self.path, self.modality, self.rna_modality, self.reader = path, modality, rna_modality, reader
         self.partial = path.with_name(f"{path.name}.partial")
         source = open_source(path, modality)
         try:
-            self.rna = self._genes(source) if tool.predicts and isinstance(source, OnDisk) else None
+            self.rna = self._genes(source) if reader.genes and isinstance(source, OnDisk) else None
         finally:
             source.close()
 
@@ -134,8 +134,8 @@ class InFile:
         place = f"mod/{self.modality}/" if is_mudata else ""
         graft = _GraftZarr(made, file, folder) if file.is_dir() else _GraftHDF5(results, root)
         uns = root.get(f"{place}uns", {})
-        told = {key: read_elem(uns[key]) for key in (self.tool.keys.uns, self.tool.keys.expression) if key in uns}
-        for stale in self.tool.stale(told):
+        told = {key: read_elem(uns[key]) for key in (self.reader.keys.uns, self.reader.keys.expression) if key in uns}
+        for stale in self.reader.stale(told):
             if not stale.startswith("rna/"):
                 graft.remove(place + stale)
             elif is_mudata:

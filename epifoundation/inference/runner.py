@@ -1,4 +1,4 @@
-"""A tool on cells that are read by blocks: memory does not grow with their number, an interruption costs a block."""
+"""Run a reader on cells in memory, or by blocks: memory does not grow with their number, an interruption costs a block."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ from anndata import AnnData
 from mudata import MuData
 from tqdm import tqdm
 
+from .._keys import Keys
+from .._memory import copy_of
 from .._settings import settings
-from .._validate import Data
+from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
 from .._version import __version__
-from ..pp._mapping import PeakMap
+from ..models import EpiFoundation
+from ..pp._mapping import PeakMap, map_onto
 from ..sources import Located, Source, as_sources, hash_names, open_source, opened
 from ..tokens import ahead
-from ._block_store import BlockStore
-from ._cells import Block, Matching, Tally, Tool, run
-from ._encode import threads
-from ._results import InFile, NewFile, arrays_of
+from .block_store import BlockStore
+from .encode import threads
+from .expression import rna_of
+from .reader import Block, Reader
+from .results import InFile, NewFile, arrays_of
+from .tally import Tally
 
 Cells: TypeAlias = Data | str | Path | Sequence[Located] | Mapping[str, Located]
 
@@ -40,13 +45,28 @@ AHEAD = 1  # blocks that are read while others are computed
 WORKERS = 8  # blocks that are computed at a time, at most: one thread reads for so many
 
 
+class Matching(NamedTuple):
+    """How peaks of data are mapped onto those of a model: see :func:`epifoundation.pp.map_peaks`."""
+
+    min_overlap: float
+    genome: str | None
+    liftover: str | Path | None
+    min_coverage: float
+
+    def map(self, model: EpiFoundation, var: pd.DataFrame) -> PeakMap:
+        """The mapping; an error or a warning where it covers too little."""
+        mapping = map_onto(model.peaks, var, min_overlap=self.min_overlap, genome=self.genome, liftover=self.liftover)
+        mapping.check(self.min_coverage)
+        return mapping
+
+
 def by_blocks(data: Any, output: str | Path | None) -> bool:
     """Whether cells are read by blocks: from files, or for a file of results."""
     return output is not None or not isinstance(data, AnnData | MuData)
 
 
 def apply(
-    tool: Tool,
+    reader: Reader,
     data: Cells,
     *,
     modality: str,
@@ -56,9 +76,9 @@ def apply(
     overwrite: bool,
     copy: bool,
 ) -> Data | Path | None:
-    """Run a tool on cells in memory, or by blocks."""
+    """Run a reader on cells in memory, or by blocks."""
     if isinstance(data, AnnData | MuData) and output is None:
-        return run(tool, data, modality=modality, rna_modality=rna_modality, matching=matching, copy=copy)
+        return _in_memory(reader, data, modality, rna_modality, matching, copy=copy)
     if copy:
         msg = "`copy=True` is for cells in memory: name a file of results with `output=`."
         raise ValueError(msg)
@@ -68,28 +88,72 @@ def apply(
         raise ValueError(msg)
     with_prefix = isinstance(data, Mapping) and not isinstance(data, AnnData | MuData)
     target: InFile | NewFile = (
-        InFile(Path(str(next(iter(named.values())))), modality, rna_modality, tool)
+        InFile(Path(str(next(iter(named.values())))), modality, rna_modality, reader)
         if output is None
-        else NewFile(Path(output), tool)
+        else NewFile(Path(output), reader)
     )
-    plan = Plan.of(tool, named, modality, matching, with_prefix=with_prefix)
-    fingerprint = plan.fingerprint(tool, matching)
+    plan = Plan.of(reader, named, modality, matching, with_prefix=with_prefix)
+    fingerprint = plan.fingerprint(reader, matching)
     if target.is_done(fingerprint):
         return target.path
     target.check(overwrite=overwrite)
     with contextlib.closing(BlockStore(target.partial, fingerprint)) as store:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            _compute(tool, plan, store, target.rna)
+            _compute(reader, plan, store, target.rna)
         _repeat(caught, 4)
         tally = store.finish(
-            plan.n_blocks, lambda tally: target.assemble(store, plan.bounds, _uns(tool, plan, tally), fingerprint)
+            plan.n_blocks, lambda tally: target.assemble(store, plan.bounds, _uns(reader, plan, tally), fingerprint)
         )
-    tally.warn(tool.model, tool.batch_key, 4)
+    tally.warn(reader.model, reader.batch_key, 4)
     if len(named) == 1 and tally.cells:
         plan.mappings[0].count(tally.n_open, tally.n_known, tally.total, tally.matched)
         plan.mappings[0].tell()
     return target.path
+
+
+def _in_memory(
+    reader: Reader, data: Data, modality: str, rna_modality: str, matching: Matching, *, copy: bool
+) -> Data | None:
+    """Cells in memory, or backed: results are written when all of them are there."""
+    atac = get_atac(data, modality)
+    check_writable(data, atac, copy=copy)
+    mapping = matching.map(reader.model, atac.var)
+    rna = rna_of(data, rna_modality)
+    batch = None if reader.batch_key is None else obs_column(data, atac, reader.batch_key, "batch_key")
+    found = reader.compute(Block(get_matrix(atac, None), atac.obs_names, batch, rna), mapping)
+    tally = found.tally
+    tally.warn(reader.model, reader.batch_key, 4)
+    mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
+    mapping.tell()
+    target = copy_of(data) if copy else data
+    atac, rna = get_atac(target, modality), getattr(target, "mod", {}).get(rna_modality)
+    for place in reader.stale(atac.uns):
+        _remove(atac, rna, place)
+    reader.write(found, atac, rna)
+    drop_unused(atac, reader.keys)
+    for key, report in reader.uns(mapping.report, tally).items():
+        atac.uns[key] = report
+    return target if copy else None
+
+
+def drop_unused(atac: AnnData, keys: Keys) -> None:
+    """Leave only the cell types that there are."""
+    if keys.cell_type in atac.obs:
+        atac.obs[keys.cell_type] = atac.obs[keys.cell_type].cat.remove_unused_categories()
+
+
+def _remove(atac: AnnData, rna: AnnData | None, place: str) -> None:
+    adata = atac
+    if place.startswith("rna/"):
+        if rna is None:
+            return
+        adata, place = rna, place.removeprefix("rna/")
+    part, name = place.split("/", 1)
+    if part == "var":
+        adata.var = adata.var.drop(columns=name, errors="ignore")
+    elif name in getattr(adata, part):
+        del getattr(adata, part)[name]
 
 
 class Part(NamedTuple):
@@ -113,18 +177,18 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(
-        cls, tool: Tool, named: Mapping[str, Located], modality: str, matching: Matching, *, with_prefix: bool
+        cls, reader: Reader, named: Mapping[str, Located], modality: str, matching: Matching, *, with_prefix: bool
     ) -> Plan:
         """Look each source over before the work begins: its peaks, its columns, the names of its cells."""
         prefixes = [f"{name}_" if with_prefix else "" for name in named]
         mappings, parts, identities, hashes = [], [], [], []
-        most_cells = _most_cells(tool)
+        most_cells = _most_cells(reader)
         for i, place in enumerate(named.values()):
             with opened(place, modality, list(named)[i] if len(named) > 1 else "the data") as source:
                 with _about(source.name if len(named) > 1 else ""):
-                    mappings.append(matching.map(tool.model, source.var))
-                if tool.batch_key is not None:
-                    source.column(tool.batch_key, "batch_key")
+                    mappings.append(matching.map(reader.model, source.var))
+                if reader.batch_key is not None:
+                    source.column(reader.batch_key, "batch_key")
                 bounds = source.bounds(most_cells, BLOCK_ENTRIES)
                 parts += [Part(i, int(start), int(stop)) for start, stop in pairwise(bounds)]
                 identities.append(source.identity)
@@ -146,35 +210,35 @@ class Plan(NamedTuple):
         """Rows of the results at which blocks begin, and the end."""
         return np.cumsum([0, *(part.stop - part.start for part in self.parts)])
 
-    def fingerprint(self, tool: Tool, matching: Matching) -> dict[str, Any]:
+    def fingerprint(self, reader: Reader, matching: Matching) -> dict[str, Any]:
         """What the blocks depend on; JSON types."""
         return {
             "package_version": __version__,
-            "model": tool.model.revision,
+            "model": reader.model.revision,
             "modality": self.modality,
-            "cells of a block": _most_cells(tool),
+            "cells of a block": _most_cells(reader),
             "open peaks of a block": BLOCK_ENTRIES,
-            "key": tool.keys.key,
+            "key": reader.keys.key,
             "names": self.prefixes,
             "matching": [str(option) for option in matching],
             "files": self.identities,
-        } | tool.options
+        } | reader.options
 
 
-def _most_cells(tool: Tool) -> int:
-    return min(BLOCK_CELLS, max(BLOCK_VALUES // max(len(tool.genes), 1), 1))
+def _most_cells(reader: Reader) -> int:
+    return min(BLOCK_CELLS, max(BLOCK_VALUES // max(len(reader.genes), 1), 1))
 
 
-def _compute(tool: Tool, plan: Plan, store: BlockStore, rna: pd.DataFrame | None) -> None:
+def _compute(reader: Reader, plan: Plan, store: BlockStore, rna: pd.DataFrame | None) -> None:
     """Compute blocks that nobody has, until each is there."""
     several = len(plan.places) > 1
     # A thread for a block: none waits for another but at the very end, and what is done in Python is done beside sums.
     n_threads = torch.get_num_threads()
-    n_workers = min(n_threads, plan.n_blocks, WORKERS) if tool.model.device.type == "cpu" else 1
-    _ = tool.folded  # once, before threads ask for it
+    n_workers = min(n_threads, plan.n_blocks, WORKERS) if reader.model.device.type == "cpu" else 1
+    _ = reader.folded  # once, before threads ask for it
     with (
         tqdm(total=int(plan.bounds[-1]), desc="Cells", unit=" cells", disable=not settings.progress) as bar,
-        contextlib.closing(_read(tool, plan, store, rna)) as parts,
+        contextlib.closing(_read(reader, plan, store, rna)) as parts,
         contextlib.closing(ahead(parts, AHEAD)) as blocks,
         contextlib.closing(store),  # first of all, so that the thread that reads does not wait for blocks
         ThreadPoolExecutor(1, thread_name_prefix="save") as saver,
@@ -185,14 +249,14 @@ def _compute(tool: Tool, plan: Plan, store: BlockStore, rna: pd.DataFrame | None
             atac = AnnData(obs=pd.DataFrame(index=block.names))
             if several:
                 codes = np.full(len(block.names), plan.parts[number].source)
-                atac.obs[tool.keys.file] = pd.Categorical.from_codes(codes, plan.names)
-            tool.write(found, atac, block.rna)
+                atac.obs[reader.keys.file] = pd.Categorical.from_codes(codes, plan.names)
+            reader.write(found, atac, block.rna)
             store.save(number, arrays_of(atac, block.rna), found.tally)
             bar.update(len(block.names))
 
         def work(number: int, block: Block) -> Future[None]:
             # Saved whether or not another block is asked for: other processes may be waiting for this one.
-            found = tool.compute(block, plan.mappings[plan.parts[number].source])
+            found = reader.compute(block, plan.mappings[plan.parts[number].source])
             return saver.submit(save, number, block._replace(matrix=None), found)
 
         pending: deque[Callable[[], Future[None]]] = deque()
@@ -206,7 +270,7 @@ def _compute(tool: Tool, plan: Plan, store: BlockStore, rna: pd.DataFrame | None
 
 
 def _read(
-    tool: Tool, plan: Plan, store: BlockStore, rna: pd.DataFrame | None
+    reader: Reader, plan: Plan, store: BlockStore, rna: pd.DataFrame | None
 ) -> Generator[tuple[int, Block], None, None]:
     """Claim blocks one after the other and read their cells; wait for those that other processes have claimed."""
     opened, batch, at = None, None, -1
@@ -224,7 +288,7 @@ def _read(
                     if opened.identity != plan.identities[i]:
                         msg = f"{opened.name} was changed since this run began; finished blocks are of the old one. Delete {str(store.folder)!r} and begin again."
                         raise OSError(msg)
-                    batch = None if tool.batch_key is None else opened.column(tool.batch_key, "batch_key")
+                    batch = None if reader.batch_key is None else opened.column(reader.batch_key, "batch_key")
                 with _resumable(store):
                     names, matrix = plan.prefixes[i] + opened.names(start, stop), opened.read(start, stop)
                 of_rows = None if batch is None else batch.iloc[start:stop]
@@ -237,19 +301,19 @@ def _read(
             opened.close()
 
 
-def _uns(tool: Tool, plan: Plan, tally: Tally) -> dict[str, Any]:
+def _uns(reader: Reader, plan: Plan, tally: Tally) -> dict[str, Any]:
     """What is told of the run: of one file as of cells in memory, of several also by file."""
     reports = [mapping.report for mapping in plan.mappings]
     if len(reports) == 1:
         mapping = PeakMap(None, dict(reports[0]))
         mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
-        return tool.uns(mapping.report, tally)
+        return reader.uns(mapping.report, tally)
     mapping = PeakMap(None, {name: reports[0][name] for name in ("genome", "vocabulary")})
     for name in ("data", "matched", "vocabulary_matched"):  # of the file that has least in common with the model
         mapping.report[name] = min(reports, key=lambda report: report["vocabulary_matched"])[name]
     mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
     table = pd.DataFrame(reports, index=pd.Index(plan.names, dtype=object))
-    return tool.uns(mapping.report, tally) | {tool.keys.files: table}
+    return reader.uns(mapping.report, tally) | {reader.keys.files: table}
 
 
 @contextlib.contextmanager
