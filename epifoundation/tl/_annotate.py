@@ -16,8 +16,9 @@ from .._validate import RNG, Data, get_atac, obs_column
 from .._version import __version__
 from ..inference.embedding import Embedding
 from ..inference.labels import Annotation
+from ..inference.plan import Matching
 from ..inference.reader import Reader, Readout
-from ..inference.runner import Cells, Matching, apply, by_blocks
+from ..inference.runner import Cells, apply, by_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import TrainingConfig

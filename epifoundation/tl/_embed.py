@@ -12,9 +12,10 @@ from .._validate import Data, integer, one_of
 from ..inference.embedding import Embedding
 from ..inference.expression import check_batches, expression_head
 from ..inference.labels import Probabilities
+from ..inference.plan import Matching
 from ..inference.predicted import Expression
 from ..inference.reader import DTYPES, Reader, Readout
-from ..inference.runner import Cells, Matching, apply
+from ..inference.runner import Cells, apply
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..pp._map_peaks import MIN_COVERAGE

@@ -11,9 +11,10 @@ import torch
 from .._keys import Keys
 from .._validate import Data, integer, one_of
 from ..inference.expression import asked_genes, check_batches, expression_head
+from ..inference.plan import Matching
 from ..inference.predicted import Expression, Head
 from ..inference.reader import Reader
-from ..inference.runner import Cells, Matching, apply
+from ..inference.runner import Cells, apply
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import LinearMeasuredHead, MeasuredHead

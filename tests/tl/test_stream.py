@@ -15,12 +15,12 @@ import torch
 import zarr
 
 import epifoundation as ep
-from epifoundation.inference import block_store, reader, runner
+from epifoundation.inference import block_store, plan, reader
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(runner, "BLOCK_CELLS", 64)
+    monkeypatch.setattr(plan, "BLOCK_CELLS", 64)
 
 
 def write(data, path):
@@ -103,15 +103,15 @@ def test_any_matrix(mdata, model, embedded, tmp_path, kind):
 
 @pytest.mark.parametrize(("cells", "entries"), [(1, 2**24), (7, 2**24), (10_000, 2**24), (64, 500), (64, 1)])
 def test_blocks_do_not_matter(mdata, model, embedded, tmp_path, monkeypatch, cells, entries):
-    monkeypatch.setattr(runner, "BLOCK_CELLS", cells)
-    monkeypatch.setattr(runner, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(plan, "BLOCK_CELLS", cells)
+    monkeypatch.setattr(plan, "BLOCK_ENTRIES", entries)
     atac = mdata["atac"][:90].copy()
     ep.tl.embed(atac, model, output=tmp_path / "out.h5ad")
     assert_results(read(tmp_path / "out.h5ad"), embedded[:90].copy())
 
 
 def test_blocks_hold_so_many_predicted_values(mdata, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "BLOCK_VALUES", 30 * len(model.genes))
+    monkeypatch.setattr(plan, "BLOCK_VALUES", 30 * len(model.genes))
     sizes = {True: [], False: []}
     compute = reader.Reader.compute
     for expression, seen in sizes.items():
@@ -480,10 +480,10 @@ import resource, signal, sys, time
 from pathlib import Path
 import torch
 import epifoundation as ep
-from epifoundation.inference import reader, runner
+from epifoundation.inference import plan, reader
 ep.settings.progress = False
 torch.set_num_threads(1)
-runner.BLOCK_CELLS = 20
+plan.BLOCK_CELLS = 20
 folder, output, most = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 model = ep.models.from_pretrained(folder / "model")
 n_computed = 0
@@ -532,7 +532,7 @@ def start(folder, forks):
 @pytest.mark.parametrize("output", ["out.h5ad", "out.zarr", "-"])
 def test_killed_at_any_moment(folder, start, model, monkeypatch, output):
     """Ten kills: what there is opens and is right, or is marked as incomplete; in the end it is what one run gives."""
-    monkeypatch.setattr(runner, "BLOCK_CELLS", 20)
+    monkeypatch.setattr(plan, "BLOCK_CELLS", 20)
     original = (folder / "a.h5ad").read_bytes()
     expected = ep.tl.embed(folder / "a.h5ad", model, output=folder / "expected.zarr")
     wanted = read(expected)
@@ -565,7 +565,7 @@ def test_killed_at_any_moment(folder, start, model, monkeypatch, output):
 
 @pytest.mark.slow
 def test_processes_share_the_blocks(folder, start, monkeypatch):
-    monkeypatch.setattr(runner, "BLOCK_CELLS", 20)
+    monkeypatch.setattr(plan, "BLOCK_CELLS", 20)
     model = ep.models.from_pretrained(folder / "model")  # of the same name, which the results tell
     ep.tl.embed(folder / "a.h5ad", model, output=folder / "expected.h5ad")
     processes = [start("out.h5ad", number=i) for i in range(2)]
