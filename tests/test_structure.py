@@ -53,8 +53,10 @@ ALLOWED = {
     "engine": BASE,
     "training": BASE | {"nn", "vocabulary", "genome", "tokens", "sources", "counted", "models", "pp", "engine"},
     "paper": BASE | {"nn", "vocabulary", "tokens", "counted", "models", "engine", "training"},
+    "inference": BASE | {"nn", "vocabulary", "tokens", "sources", "models", "pp"},
     "tl": BASE
-    | {"nn", "vocabulary", "genome", "tokens", "sources", "models", "metrics", "pp", "engine", "training", "paper"},
+    | {"nn", "vocabulary", "genome", "tokens", "sources", "models", "metrics", "pp", "engine", "training", "paper"}
+    | {"inference"},
     "pl": BASE | {"metrics", "genome", "models"},
 }
 

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 
-from .._keys import SEPARATOR, Keys
+from .._keys import Keys
 from .._validate import RNG, Data, get_atac, obs_column
 from .._version import __version__
+from ..inference.embedding import Embedding
+from ..inference.labels import Annotation
+from ..inference.plan import Matching
+from ..inference.reader import Reader, Readout
+from ..inference.runner import Cells, apply, by_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import FoldedSums, FoldedTransformer, LabelHead, TrainingConfig, conformal_scores
+from ..nn import TrainingConfig
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import PeakMap, map_onto
 from ..training.data import held_out, prepare
 from ..training.labels import with_labels
-from ._cells import Block, Matching, Tally
-from ._embed import Embedded, Embedder, write_labels
-from ._encode import encode_cells
-from ._stream import Cells, apply, by_blocks
-
-CHUNK = 4096
 
 
 def annotate(
@@ -165,10 +161,11 @@ def annotate(
     else:
         fitted, numbers = _fit(reference, model, label_key, batch_key, calibration, modality, rng)
         told |= numbers
-    embedder = Embedder(model, keys, expression=False, annotation=False, modality=modality)
-    tool = Annotator(embedder, fitted, float(alpha), float(unknown), told, is_embedded=is_embedded)
+    parameters = {"modality": modality, "expression": False, "annotation": False, "batch_key": "", "dtype": "auto"}
+    readouts: list[Readout] = [] if is_embedded else [Embedding(model, keys, parameters)]
+    readouts.append(Annotation(model, fitted, keys, float(alpha), float(unknown), told))
     return apply(
-        tool,
+        Reader(model, keys, readouts),
         data,
         modality=modality,
         rna_modality="rna",
@@ -177,151 +174,6 @@ def annotate(
         overwrite=overwrite,
         copy=copy,
     )
-
-
-class Labelled(NamedTuple):
-    """What a head reads off embeddings; cells x labels, and of each cell."""
-
-    probabilities: np.ndarray
-    members: np.ndarray
-    novelty: np.ndarray
-    is_unknown: np.ndarray
-
-    @property
-    def n_unknown(self) -> int:
-        """Cells that are like none of the reference."""
-        return int(self.is_unknown.sum())
-
-
-@dataclass
-class Annotated:
-    """What is computed for some cells."""
-
-    embedded: Embedded
-    labelled: Labelled
-    tally: Tally
-
-
-@dataclass(frozen=True)
-class Annotator:
-    """:func:`annotate` with its options checked and its head fitted; see :class:`._cells.Tool`."""
-
-    embedder: Embedder
-    fitted: EpiFoundation  # the model itself, or one with the labels of a reference
-    alpha: float
-    unknown: float
-    told: dict[str, Any]
-    is_embedded: bool = False  # the data hold the embedding of the model already, which stays
-
-    predicts: ClassVar[bool] = False
-    batch_key: ClassVar[str | None] = None
-    genes: ClassVar[Sequence[str]] = ()
-
-    @property
-    def model(self) -> EpiFoundation:
-        """Of the embedder."""
-        return self.embedder.model
-
-    @property
-    def folded(self) -> FoldedSums | FoldedTransformer:
-        """Of the embedder."""
-        return self.embedder.folded
-
-    @cached_property
-    def folded_fitted(self) -> FoldedSums | FoldedTransformer:
-        """The encoder that labels are read off."""
-        return self.folded if self.fitted is self.model else self.fitted.network.folded()
-
-    @property
-    def head(self) -> LabelHead:
-        """That labels."""
-        return cast("LabelHead", self.fitted.network.label)
-
-    @property
-    def labels(self) -> list[str]:
-        """That can be given."""
-        return self.fitted.labels
-
-    @property
-    def keys(self) -> Keys:
-        """Of the embedder."""
-        return self.embedder.keys
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the results depend on."""
-        return {
-            "tool": "annotate",
-            "labels": list(self.labels),
-            "fitted": self.fitted.revision,
-            "alpha": self.alpha,
-            "unknown": self.unknown,
-        }
-
-    def compute(self, block: Block, mapping: PeakMap) -> Annotated:
-        """Embedding, and labels."""
-        embedded = self.embedder.compute(block, mapping)
-        embedding = embedded.embedding
-        if self.fitted is not self.model:
-            parts = encode_cells(
-                self.fitted, block.matrix, mapping.projection, block.names, show=block.show, folded=self.folded_fitted
-            )
-            embedding = np.concatenate([part.cpu().numpy() for _, _, part in parts] or [embedding[:0]])
-        labelled = self.annotate(embedding)
-        embedded.tally.unknown = labelled.n_unknown
-        return Annotated(embedded, labelled, embedded.tally)
-
-    @torch.inference_mode()
-    def annotate(self, embedding: np.ndarray) -> Labelled:
-        """Labels of embedded cells."""
-        head, unknown = self.head, self.unknown
-        if not len(embedding):  # no cells: the shapes are the same
-            embedding = np.zeros((0, self.fitted.network.dim), np.float32)
-        device = head.temperature.device
-        parts = []
-        for start in range(0, max(len(embedding), 1), CHUNK):  # once without cells too: the shapes are the same
-            cells = torch.from_numpy(np.asarray(embedding[start : start + CHUNK], dtype=np.float32)).to(device)
-            likely = head(cells)
-            inside = conformal_scores(likely) <= threshold(head.conformal, self.alpha)
-            parts.append([part.cpu().numpy() for part in (likely, inside, head.score_novelty(cells))])
-        probabilities, members, novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
-        known = ~np.isnan(probabilities[:, 0])
-        members[np.arange(len(members)), probabilities.argmax(axis=1)] = True  # never without the label that is given
-        is_unknown = (
-            known & (novelty > threshold(head.novelty, unknown)) if unknown else np.zeros(len(known), dtype=bool)
-        )
-        return Labelled(probabilities, members & known[:, None], novelty, is_unknown)
-
-    def write(self, found: Annotated, atac: AnnData, rna: AnnData | None) -> None:
-        """Put the results in their places."""
-        if not self.is_embedded:
-            self.embedder.write(found.embedded, atac, rna)
-        keys, labelled = self.keys, found.labelled
-        write_labels(atac, keys, self.labels, labelled.probabilities, labelled.is_unknown)
-        atac.obs[keys.novelty] = labelled.novelty
-        atac.obs[keys.prediction_set] = _as_text(labelled.members, labelled.probabilities, self.labels)
-
-    def stale(self, uns: Mapping[str, Any]) -> list[str]:
-        """What an earlier model left."""
-        return [] if self.is_embedded else self.embedder.stale(uns)
-
-    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
-        """What is told of the run."""
-        embedded = {} if self.is_embedded else self.embedder.uns(peaks, tally)
-        return embedded | {self.keys.annotation: self.summary(tally.unknown)}
-
-    def summary(self, n_unknown: int) -> dict[str, Any]:
-        """How the labels came about."""
-        head = self.head
-        return self.told | {
-            "labels": list(self.labels),
-            "alpha": self.alpha,
-            "unknown": self.unknown,
-            "temperature": float(head.temperature),
-            "set_threshold": threshold(head.conformal, self.alpha),
-            "novelty_threshold": threshold(head.novelty, self.unknown) if self.unknown else math.inf,
-            "n_unknown": n_unknown,
-        }
 
 
 def holds_embedding(atac: AnnData, model: EpiFoundation, keys: Keys, what: str) -> bool:
@@ -338,17 +190,6 @@ def holds_embedding(atac: AnnData, model: EpiFoundation, keys: Keys, what: str) 
         "again with `ep.tl.embed(..., model)`, or pass `key_added=` to keep both."
     )
     raise ValueError(msg)
-
-
-def threshold(scores: torch.Tensor, share: float) -> float:
-    """What at most a `share` of cells like the calibration cells exceed; `scores` of these are ascending."""
-    rank = math.ceil((len(scores) + 1) * (1 - share))
-    return float(scores[rank - 1]) if rank <= len(scores) else math.inf
-
-
-def _as_text(members: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    return [SEPARATOR.join(labels[j] for j in row if inside[j]) for row, inside in zip(order, members, strict=True)]
 
 
 def _fit(

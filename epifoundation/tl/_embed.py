@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import pandas as pd
 import torch
-from anndata import AnnData
 
-from .._keys import UNKNOWN, Keys
+from .._keys import Keys
 from .._validate import Data, integer, one_of
-from .._version import __version__
+from ..inference.embedding import Embedding
+from ..inference.expression import check_batches, expression_head
+from ..inference.labels import Probabilities
+from ..inference.plan import Matching
+from ..inference.predicted import Expression
+from ..inference.reader import DTYPES, Reader, Readout
+from ..inference.runner import Cells, apply
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import FoldedSums, FoldedTransformer, has_bfloat16
-from ..pp._map_peaks import MIN_COVERAGE, is_of
-from ..pp._mapping import PeakMap
-from ._cells import Block, Matching, Tally
-from ._encode import encode_cells
-from ._expression import PredictedExpression, check_batches, expression_head, known_batches, scale_of
-from ._stream import Cells, apply
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from ..pp._map_peaks import MIN_COVERAGE
 
 
 def embed(
@@ -137,168 +129,27 @@ def embed(
     one_of(dtype, ("auto", *DTYPES), "dtype")
     model = resolve_model(model, device)
     check_batches(model, batch_key)
-    tool = Embedder(
-        model,
-        keys,
-        expression=expression,
-        annotation=annotation,
-        batch_key=batch_key,
-        modality=modality,
-        dtype=dtype,
-        chunk=chunk,
-    )
-    matching = Matching(min_overlap, genome, liftover, min_coverage)
+    predicts = expression and len(model.genes) > 0
+    parameters = {
+        "modality": modality,
+        "expression": expression,
+        "annotation": annotation,
+        "batch_key": batch_key or "",
+        "dtype": dtype,
+    }
+    readouts: list[Readout] = [Embedding(model, keys, parameters)]
+    if annotation and model.labels:
+        readouts.append(Probabilities(model, keys))
+    if predicts:
+        readouts.append(Expression(model, keys, expression_head(model), has_report=False))
+    genes = model.genes.names if predicts else ()
     return apply(
-        tool,
+        Reader(model, keys, readouts, genes, batch_key, chunk, dtype),
         data,
         modality=modality,
         rna_modality=rna_modality,
-        matching=matching,
+        matching=Matching(min_overlap, genome, liftover, min_coverage),
         output=output,
         overwrite=overwrite,
         copy=copy,
     )
-
-
-def _compute_dtype(dtype: str, model: EpiFoundation) -> torch.dtype:
-    if dtype != "auto":
-        return DTYPES[dtype]
-    return torch.bfloat16 if model.config.encoder == "transformer" and has_bfloat16(model.device) else torch.float32
-
-
-@dataclass
-class Embedded:
-    """What is computed for some cells."""
-
-    embedding: np.ndarray
-    probabilities: np.ndarray | None
-    expression: PredictedExpression | None
-    coverage: np.ndarray
-    tally: Tally
-
-
-@dataclass(frozen=True)
-class Embedder:
-    """:func:`embed` with its options checked; see :class:`._cells.Tool`."""
-
-    model: EpiFoundation
-    keys: Keys
-    expression: bool = True
-    annotation: bool = True
-    batch_key: str | None = None
-    modality: str = "atac"
-    dtype: str = "auto"
-    chunk: int | None = None
-
-    @cached_property
-    def folded(self) -> FoldedSums | FoldedTransformer:
-        """The encoder, made ready once for all blocks."""
-        return self.model.network.folded(_compute_dtype(self.dtype, self.model))
-
-    @property
-    def predicts(self) -> bool:
-        """Whether expression is written."""
-        return self.expression and len(self.model.genes) > 0
-
-    @property
-    def genes(self) -> Sequence[str]:
-        """Genes that are predicted where there is no RNA."""
-        return self.model.genes.names if self.predicts else []
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the results depend on."""
-        names = ("expression", "annotation", "batch_key", "dtype")
-        return {"tool": "embed"} | {name: getattr(self, name) for name in names}
-
-    def compute(self, block: Block, mapping: PeakMap) -> Embedded:
-        """Embedding, and what is read off it."""
-        model, n_cells, tally = self.model, len(block.names), Tally()
-        codes = None
-        if block.batch is not None:
-            codes, tally.unseen = known_batches(block.batch, model)
-            tally.foreign = int((codes < 0).sum())
-        predicted = None
-        if self.predicts:
-            predicted = PredictedExpression(model, expression_head(model), block.names, block.rna, codes)
-        head = model.network.label if self.annotation and model.labels else None
-        embedding = np.empty((n_cells, model.network.dim), dtype=np.float32)
-        probabilities = None if head is None else np.empty((n_cells, len(model.labels)), np.float32)
-        counts = np.zeros((2, n_cells), dtype=np.int64)
-        for rows, tokens, part in encode_cells(
-            model,
-            block.matrix,
-            mapping.projection,
-            block.names,
-            chunk=self.chunk,
-            show=block.show,
-            folded=self.folded,
-        ):
-            embedding[rows] = part.cpu().numpy()
-            if head is not None and probabilities is not None:
-                with torch.inference_mode():
-                    probabilities[rows] = head(part).cpu().numpy()
-            if predicted is not None:
-                predicted.take(rows, part)
-            counts[:, rows] = tokens.n_open, tokens.n_known
-            tally.count(tokens, model.config.max_peaks)
-        coverage = np.where(counts[0] > 0, counts[1] / np.maximum(counts[0], 1), np.nan)
-        return Embedded(embedding, probabilities, predicted, coverage, tally)
-
-    def write(self, found: Embedded, atac: AnnData, rna: AnnData | None) -> None:
-        """Put the results in their places."""
-        keys = self.keys
-        atac.obsm[keys.embedding] = found.embedding
-        atac.obs[keys.coverage] = found.coverage
-        if found.probabilities is not None:
-            write_labels(atac, keys, self.model.labels, found.probabilities)
-        if found.expression is not None:
-            found.expression.write(atac, rna, keys)
-
-    def stale(self, uns: Mapping[str, Any]) -> list[str]:
-        """What an earlier model left under the same key, but for what `predict_expression` wrote with this one."""
-        keys, report = self.keys, uns.get(self.keys.uns)
-        names = (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty)
-        places = [f"obs/{name}" for name in names] + [f"obsm/{keys.probabilities}", f"uns/{keys.annotation}"]
-        mapped = dict(report.get("peaks", {})) if isinstance(report, Mapping) else {}
-        if not is_of(self.model, report) or mapped.get("vocabulary") != len(self.model.peaks):
-            places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]  # of `pp.map_peaks` with another model
-        if self.predicts or dict(uns.get(keys.expression, {})).get("revision") != self.model.revision:
-            places += [f"uns/{keys.expression}", f"obsm/{keys.expression}", f"rna/layers/{keys.layer}"]
-        return places
-
-    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
-        """What is told of the run."""
-        report: dict[str, Any] = {
-            "model": self.model.name,
-            "revision": self.model.revision,
-            "package_version": __version__,
-            "peaks": peaks | {"cells_above_limit": tally.limited},
-        }
-        report["parameters"] = {
-            "modality": self.modality,
-            "expression": self.expression,
-            "annotation": self.annotation,
-            "batch_key": self.batch_key or "",
-            "unseen_batches": tally.unseen,
-            "dtype": self.dtype,
-        }
-        if self.predicts:
-            report["expression_scale"] = scale_of(self.model)
-        return {self.keys.uns: report}
-
-
-def write_labels(
-    atac: AnnData, keys: Keys, labels: list[str], probabilities: np.ndarray, is_unknown: np.ndarray | None = None
-) -> None:
-    """Write the most probable label of each cell and its probability; none where there are no probabilities."""
-    known = ~np.isnan(probabilities[:, 0])
-    codes = np.where(known, np.argmax(probabilities, axis=1), -1)
-    names = list(labels)
-    if is_unknown is not None:
-        names = list(dict.fromkeys([*labels, UNKNOWN]))  # a reference may have that label itself
-        codes = np.where(is_unknown, names.index(UNKNOWN), codes)
-    cell_type = pd.Categorical.from_codes(codes, categories=names)
-    atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
-    atac.obs[keys.confidence] = probabilities.max(axis=1)
-    atac.obsm[keys.probabilities] = pd.DataFrame(probabilities, index=atac.obs_names, columns=labels)

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from .._settings import settings
 from .._validate import Data, check_values, get_atac, get_matrix, integer
 from ..genome import BUILDS, detect_build, overlaps, read_intervals
+from ..inference.expression import rna_of
 from ..tokens import CHUNK, read_rows, row_reader
-from ._expression import rna_of
 from ._gene_table import gene_table
 
 

@@ -13,12 +13,12 @@ import torch
 from .._keys import Keys
 from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
+from ..inference.encode import encode_cells
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import MeasuredPeakHead, PeakHead
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
-from ._encode import encode_cells
 from ._knock_out import peak_columns
 
 CELLS = 64  # whose peaks are held at once: cells x vocabulary

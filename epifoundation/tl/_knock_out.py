@@ -18,14 +18,14 @@ from tqdm import tqdm
 from .._settings import settings
 from .._validate import Data, get_atac, get_matrix
 from ..genome import overlaps, parse_intervals, read_intervals
+from ..inference.encode import tensors
+from ..inference.expression import asked_genes, batch_codes, expression_head, scale_of
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import Known
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import map_onto
 from ..tokens import Tokens, iter_tokens, read_rows, row_reader
-from ._encode import tensors
-from ._expression import asked_genes, batch_codes, expression_head, scale_of
 from ._removals import iter_removals
 
 

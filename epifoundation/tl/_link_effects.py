@@ -11,10 +11,10 @@ import torch
 from tqdm import tqdm
 
 from .._settings import settings
+from ..inference.encode import encode_cells
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, FoldedSums, FoldedTransformer, QueryHead
 from ._direct_effects import direct_effects
-from ._encode import encode_cells
 from ._link_pairs import Pairs
 from ._removals import iter_removals, unroll
 

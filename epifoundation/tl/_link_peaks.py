@@ -26,12 +26,12 @@ from .._validate import (
 )
 from .._version import __version__
 from ..genome import BUILDS, read_intervals, transcription_start
+from ..inference.expression import asked_genes, batch_codes, expression_head, rna_of
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..pp._map_peaks import MIN_COVERAGE
 from ..pp._mapping import foreign_to, map_onto, told_build
 from ..vocabulary import GeneVocabulary
-from ._expression import asked_genes, batch_codes, expression_head, rna_of
 from ._gene_table import gene_table
 from ._link_effects import Cells, family_of, gene_directions, measured_effects, model_effects
 from ._link_pairs import Pairs, find_pairs

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 
 BINS = 3  # of accessibility, within which peaks are compared
 ENOUGH = 200  # peaks on the chromosome to compare with, else those of others are taken as well
@@ -103,6 +102,8 @@ def either(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
 
 def stratified_qvalues(pvalue: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg among the peaks at like distances (Sun et al. 2006); NaN where there is no p-value."""
+    from scipy.stats import false_discovery_control  # imported here: scipy.stats takes half a second
+
     qvalue = np.full(len(pvalue), np.nan)
     stratum = np.searchsorted(STRATA, distance, side="right")
     for one in np.unique(stratum):

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Literal
 
-import numpy as np
 import torch
-from anndata import AnnData
 
 from .._keys import Keys
 from .._validate import Data, integer, one_of
-from .._version import __version__
+from ..inference.expression import asked_genes, check_batches, expression_head
+from ..inference.plan import Matching
+from ..inference.predicted import Expression, Head
+from ..inference.reader import Reader
+from ..inference.runner import Cells, apply
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import ExpressionHead, FoldedSums, FoldedTransformer, LinearMeasuredHead, MeasuredHead, QueryHead
+from ..nn import LinearMeasuredHead, MeasuredHead
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import PeakMap
-from ..vocabulary import GeneVocabulary
-from ._cells import Block, Matching, Tally
-from ._embed import Embedder
-from ._encode import encode_cells
-from ._expression import (
-    MEASURED,
-    PredictedExpression,
-    asked_genes,
-    check_batches,
-    expression_head,
-    known_batches,
-    scale_of,
-)
-from ._stream import Cells, apply
-
-Head: TypeAlias = ExpressionHead | QueryHead | LinearMeasuredHead | MeasuredHead
 
 
 def predict_expression(
@@ -122,115 +106,19 @@ def predict_expression(
     head: Head = _measured_head(model, batch_key) if scale == "measured" else expression_head(model)
     check_batches(model, batch_key)
     names, asked = ([], None) if genes is None else asked_genes(model, genes)
-    tool = Predictor(Embedder(model, keys, batch_key=batch_key, chunk=chunk), head, scale, names, asked)
-    matching = Matching(min_overlap, genome, liftover, min_coverage)
+    readout = Expression(model, keys, head, scale, names, asked, batch_key)
+    known = model.genes.names
+    predicted = known if asked is None else [known[i] for i in asked]
     return apply(
-        tool,
+        Reader(model, keys, [readout], predicted, batch_key, chunk),
         data,
         modality=modality,
         rna_modality=rna_modality,
-        matching=matching,
+        matching=Matching(min_overlap, genome, liftover, min_coverage),
         output=output,
         overwrite=overwrite,
         copy=copy,
     )
-
-
-@dataclass
-class Predicted:
-    """What is computed for some cells."""
-
-    expression: PredictedExpression
-    tally: Tally
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """:func:`predict_expression` with its options checked; see :class:`._cells.Tool`."""
-
-    embedder: Embedder
-    head: Head
-    scale: str
-    names: list[str]
-    asked: np.ndarray | None
-
-    predicts: ClassVar[bool] = True
-
-    @property
-    def model(self) -> EpiFoundation:
-        """Of the embedder."""
-        return self.embedder.model
-
-    @property
-    def folded(self) -> FoldedSums | FoldedTransformer:
-        """Of the embedder."""
-        return self.embedder.folded
-
-    @property
-    def keys(self) -> Keys:
-        """Of the embedder."""
-        return self.embedder.keys
-
-    @property
-    def batch_key(self) -> str | None:
-        """Of the embedder."""
-        return self.embedder.batch_key
-
-    @property
-    def genes(self) -> Sequence[str]:
-        """Genes that are predicted where there is no RNA."""
-        known = self.model.genes.names
-        return known if self.asked is None else [known[i] for i in self.asked]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the results depend on."""
-        return {"tool": "predict_expression", "scale": self.scale, "genes": self.genes, "batch_key": self.batch_key}
-
-    def compute(self, block: Block, mapping: PeakMap) -> Predicted:
-        """Expression of the genes that are asked for."""
-        tally, codes, rna = Tally(), None, block.rna
-        if block.batch is not None:
-            codes, tally.unseen = known_batches(block.batch, self.model)
-            tally.foreign = int((codes < 0).sum())
-        if rna is not None and self.asked is not None:
-            there = self.model.genes.match(GeneVocabulary.from_var(rna.var))
-            rna = rna if set(self.asked) <= set(there) else None
-        predicted = PredictedExpression(self.model, self.head, block.names, rna, codes, self.asked)
-        for rows, tokens, embedding in encode_cells(
-            self.model,
-            block.matrix,
-            mapping.projection,
-            block.names,
-            chunk=self.embedder.chunk,
-            show=block.show,
-            folded=self.embedder.folded,
-        ):
-            predicted.take(rows, embedding)
-            tally.count(tokens, self.model.config.max_peaks)
-        return Predicted(predicted, tally)
-
-    def write(self, found: Predicted, atac: AnnData, rna: AnnData | None) -> None:
-        """Put the results in their places."""
-        found.expression.write(atac, rna, self.keys)
-
-    def stale(self, uns: Mapping[str, Any]) -> list[str]:
-        """Nothing that is not written over."""
-        return []
-
-    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
-        """What is told of the run."""
-        report = {
-            "model": self.model.name,
-            "revision": self.model.revision,
-            "package_version": __version__,
-            "scale": MEASURED if self.scale == "measured" else scale_of(self.model),
-            "genes": self.names or "all",
-            "batch_key": self.batch_key or "",
-            "unseen_batches": tally.unseen,
-            "peaks": peaks,
-        }
-        return {self.keys.expression: report}
 
 
 def _measured_head(model: EpiFoundation, batch_key: str | None) -> LinearMeasuredHead | MeasuredHead:

@@ -14,6 +14,7 @@ import torch
 from .._validate import RNG, integer, one_of
 from .._version import __version__
 from ..engine import Engine, World
+from ..inference.runner import Cells
 from ..models import EpiFoundation
 from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
@@ -24,7 +25,6 @@ from ..training.measure import measure
 from ..training.processes import connected
 from ..training.state import State
 from ..vocabulary import GeneVocabulary, PeakVocabulary
-from ._stream import Cells
 
 
 def pretrain(

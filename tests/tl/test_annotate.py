@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import epifoundation as ep
-from epifoundation.tl._annotate import threshold
+from epifoundation.inference.labels import threshold
 
 WRITTEN = {"epifoundation_cell_type", "epifoundation_confidence", "epifoundation_set", "epifoundation_novelty"}
 

@@ -15,12 +15,12 @@ import torch
 import zarr
 
 import epifoundation as ep
-from epifoundation.tl import _block_store, _stream
+from epifoundation.inference import block_store, plan, reader
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(_stream, "BLOCK_CELLS", 64)
+    monkeypatch.setattr(plan, "BLOCK_CELLS", 64)
 
 
 def write(data, path):
@@ -103,20 +103,20 @@ def test_any_matrix(mdata, model, embedded, tmp_path, kind):
 
 @pytest.mark.parametrize(("cells", "entries"), [(1, 2**24), (7, 2**24), (10_000, 2**24), (64, 500), (64, 1)])
 def test_blocks_do_not_matter(mdata, model, embedded, tmp_path, monkeypatch, cells, entries):
-    monkeypatch.setattr(_stream, "BLOCK_CELLS", cells)
-    monkeypatch.setattr(_stream, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(plan, "BLOCK_CELLS", cells)
+    monkeypatch.setattr(plan, "BLOCK_ENTRIES", entries)
     atac = mdata["atac"][:90].copy()
     ep.tl.embed(atac, model, output=tmp_path / "out.h5ad")
     assert_results(read(tmp_path / "out.h5ad"), embedded[:90].copy())
 
 
 def test_blocks_hold_so_many_predicted_values(mdata, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(_stream, "BLOCK_VALUES", 30 * len(model.genes))
+    monkeypatch.setattr(plan, "BLOCK_VALUES", 30 * len(model.genes))
     sizes = {True: [], False: []}
-    compute = ep.tl._embed.Embedder.compute
+    compute = reader.Reader.compute
     for expression, seen in sizes.items():
         monkeypatch.setattr(
-            ep.tl._embed.Embedder,
+            reader.Reader,
             "compute",
             lambda self, block, mapping, seen=seen: seen.append(len(block.names)) or compute(self, block, mapping),
         )
@@ -304,15 +304,15 @@ class StopError(Exception):
 
 def interrupt(monkeypatch, after):
     """Stop when so many blocks are saved; those that are computed beside them are not."""
-    save = _block_store.BlockStore.save
+    save = block_store.BlockStore.save
 
     def stop(self, number, arrays, tally):
         if len(list(self.folder.glob("*.npz"))) == after:
             raise StopError
         save(self, number, arrays, tally)
 
-    monkeypatch.setattr(_block_store.BlockStore, "save", stop)
-    return lambda: monkeypatch.setattr(_block_store.BlockStore, "save", save)
+    monkeypatch.setattr(block_store.BlockStore, "save", stop)
+    return lambda: monkeypatch.setattr(block_store.BlockStore, "save", save)
 
 
 @pytest.mark.parametrize("output", ["out.h5ad", "out.zarr"])
@@ -325,9 +325,9 @@ def test_resume_gives_the_same_bytes(mdata, model, tmp_path, monkeypatch, output
     assert not (tmp_path / "again" / output).exists()
     go_on()
     computed = []
-    compute = ep.tl._embed.Embedder.compute
+    compute = reader.Reader.compute
     monkeypatch.setattr(
-        ep.tl._embed.Embedder,
+        reader.Reader,
         "compute",
         lambda self, block, mapping: computed.append(1) or compute(self, block, mapping),
     )
@@ -453,7 +453,7 @@ def test_a_file_that_disappears(mdata, model, tmp_path, monkeypatch):
         array = root.create_array(f"X/{part}", shape=values.shape, dtype=values.dtype, chunks=(500,))
         array[:] = values
         array.attrs.update(attributes)
-    save = _block_store.BlockStore.save
+    save = block_store.BlockStore.save
 
     def lose(self, number, arrays, tally):
         save(self, number, arrays, tally)
@@ -461,12 +461,12 @@ def test_a_file_that_disappears(mdata, model, tmp_path, monkeypatch):
             last = sorted((tmp_path / "a.zarr" / "X" / "data").glob("[0-9]*"), key=lambda file: int(file.name))[-1]
             last.rename(tmp_path / "lost")
 
-    monkeypatch.setattr(_block_store.BlockStore, "save", lose)
+    monkeypatch.setattr(block_store.BlockStore, "save", lose)
     with pytest.raises(
         OSError, match=r"a.zarr' is not whole: 1 of .*rows 384 to 399.*finished blocks are kept.*the same call goes on"
     ):
         ep.tl.embed(tmp_path / "a.zarr", model, output=tmp_path / "out.zarr")
-    monkeypatch.setattr(_block_store.BlockStore, "save", save)
+    monkeypatch.setattr(block_store.BlockStore, "save", save)
     (tmp_path / "lost").rename(
         tmp_path / "a.zarr" / "X" / "data" / str(len(list((tmp_path / "a.zarr" / "X" / "data").glob("[0-9]*"))))
     )
@@ -480,20 +480,20 @@ import resource, signal, sys, time
 from pathlib import Path
 import torch
 import epifoundation as ep
-from epifoundation.tl import _stream
+from epifoundation.inference import plan, reader
 ep.settings.progress = False
 torch.set_num_threads(1)
-_stream.BLOCK_CELLS = 20
+plan.BLOCK_CELLS = 20
 folder, output, most = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 model = ep.models.from_pretrained(folder / "model")
 n_computed = 0
-compute = ep.tl._embed.Embedder.compute
+compute = reader.Reader.compute
 def counted(self, block, mapping):
     global n_computed
     n_computed += 1
     time.sleep(0.02)
     return compute(self, block, mapping)
-ep.tl._embed.Embedder.compute = counted
+reader.Reader.compute = counted
 if most:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
@@ -532,7 +532,7 @@ def start(folder, forks):
 @pytest.mark.parametrize("output", ["out.h5ad", "out.zarr", "-"])
 def test_killed_at_any_moment(folder, start, model, monkeypatch, output):
     """Ten kills: what there is opens and is right, or is marked as incomplete; in the end it is what one run gives."""
-    monkeypatch.setattr(_stream, "BLOCK_CELLS", 20)
+    monkeypatch.setattr(plan, "BLOCK_CELLS", 20)
     original = (folder / "a.h5ad").read_bytes()
     expected = ep.tl.embed(folder / "a.h5ad", model, output=folder / "expected.zarr")
     wanted = read(expected)
@@ -565,7 +565,7 @@ def test_killed_at_any_moment(folder, start, model, monkeypatch, output):
 
 @pytest.mark.slow
 def test_processes_share_the_blocks(folder, start, monkeypatch):
-    monkeypatch.setattr(_stream, "BLOCK_CELLS", 20)
+    monkeypatch.setattr(plan, "BLOCK_CELLS", 20)
     model = ep.models.from_pretrained(folder / "model")  # of the same name, which the results tell
     ep.tl.embed(folder / "a.h5ad", model, output=folder / "expected.h5ad")
     processes = [start("out.h5ad", number=i) for i in range(2)]

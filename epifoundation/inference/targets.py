@@ -1,4 +1,4 @@
-"""A file of results out of finished blocks: built beside its place, put there by a rename."""
+"""Where results go: a file of their own, or the file that the cells were read from; both by a rename."""
 
 from __future__ import annotations
 
@@ -6,40 +6,30 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
-from tqdm import tqdm
 
 from .._formats import open_group
-from .._settings import settings
-from .._validate import layer_names
 from ..sources import OnDisk, open_source
-from ..tokens import ahead
-from ._block_store import BlockStore
-from ._cells import Tool
-
-INDEX, CODES, CATEGORIES = "_index", "codes", "categories"
+from .block_store import BlockStore
+from .reader import Reader
+from .results import build, consolidate, remove
 
 
 class NewFile:
     """An AnnData of the cells of all sources, without their peaks; genes that are predicted are its ``var``."""
 
-    def __init__(self, path: Path, tool: Tool) -> None:
-        self.path, self.tool = path, tool
+    def __init__(self, path: Path, reader: Reader) -> None:
+        self.path, self.reader = path, reader
         if path.suffix not in (".zarr", ".h5ad"):
             msg = f"`output` must end in .zarr or .h5ad, got {str(path)!r}."
             raise ValueError(msg)
         self.partial = path.with_name(f"{path.name}.partial")
-        genes = tool.genes if tool.predicts else []
-        self.rna = pd.DataFrame(index=pd.Index(genes, dtype=object)) if genes else None
+        genes = pd.Index(reader.genes, dtype=object)
+        self.rna = pd.DataFrame(index=genes) if len(genes) else None
 
     def is_done(self, fingerprint: dict[str, Any]) -> bool:
         """Whether the results of this very run are there."""
@@ -52,7 +42,7 @@ class NewFile:
         except OSError:
             return False
         uns = root.get("uns", {})
-        return self.tool.keys.run in uns and read_elem(uns[self.tool.keys.run]) == _digest(fingerprint)
+        return self.reader.keys.run in uns and read_elem(uns[self.reader.keys.run]) == _digest(fingerprint)
 
     def check(self, *, overwrite: bool) -> None:
         """Raise where something else is in the place of the results."""
@@ -64,19 +54,19 @@ class NewFile:
         """Build the file and move it to its place."""
         store.check_room(0)
         made = store.folder / f"results{self.path.suffix}"
-        build(made, store, bounds, uns | {self.tool.keys.run: _digest(fingerprint)}, self.rna)
+        build(made, store, bounds, uns | {self.reader.keys.run: _digest(fingerprint)}, self.rna)
         _replace(made, self.path, store.folder)
 
 
 class InFile:
     """The file that the cells were read from."""
 
-    def __init__(self, path: Path, modality: str, rna_modality: str, tool: Tool) -> None:
-        self.path, self.modality, self.rna_modality, self.tool = path, modality, rna_modality, tool
+    def __init__(self, path: Path, modality: str, rna_modality: str, reader: Reader) -> None:
+        self.path, self.modality, self.rna_modality, self.reader = path, modality, rna_modality, reader
         self.partial = path.with_name(f"{path.name}.partial")
         source = open_source(path, modality)
         try:
-            self.rna = self._genes(source) if tool.predicts and isinstance(source, OnDisk) else None
+            self.rna = self._genes(source) if reader.genes and isinstance(source, OnDisk) else None
         finally:
             source.close()
 
@@ -134,8 +124,8 @@ class InFile:
         place = f"mod/{self.modality}/" if is_mudata else ""
         graft = _GraftZarr(made, file, folder) if file.is_dir() else _GraftHDF5(results, root)
         uns = root.get(f"{place}uns", {})
-        told = {key: read_elem(uns[key]) for key in (self.tool.keys.uns, self.tool.keys.expression) if key in uns}
-        for stale in self.tool.stale(told):
+        told = {key: read_elem(uns[key]) for key in (self.reader.keys.uns, self.reader.keys.expression) if key in uns}
+        for stale in self.reader.stale(told):
             if not stale.startswith("rna/"):
                 graft.remove(place + stale)
             elif is_mudata:
@@ -205,7 +195,7 @@ class _GraftZarr:
 
     def close(self) -> None:
         if self.is_consolidated:
-            _consolidate(self.store)
+            consolidate(self.store)
 
 
 def _make_dict(root: Any, path: str) -> None:
@@ -225,157 +215,6 @@ def _order(root: Any, path: str, *, there: bool) -> None:
     table.attrs["column-order"] = [*names, name] if there else names
 
 
-def arrays_of(atac: AnnData, rna: AnnData | None) -> dict[str, np.ndarray]:
-    """What a tool wrote about some cells, as arrays of plain types by their place in a file."""
-    arrays = {f"obs/{INDEX}": _text(atac.obs_names)}
-    for name, column in atac.obs.items():
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            arrays[f"obs/{name}/{CODES}"] = column.cat.codes.to_numpy()
-            arrays[f"obs/{name}/{CATEGORIES}"] = _text(column.cat.categories)
-        else:
-            arrays[f"obs/{name}"] = _text(column) if pd.api.types.is_string_dtype(column) else column.to_numpy()
-    for name, value in atac.obsm.items():
-        if isinstance(value, pd.DataFrame):
-            arrays |= {f"obsm/{name}/{key}": column.to_numpy() for key, column in value.items()}
-        else:
-            arrays[f"obsm/{name}"] = np.asarray(value)
-    if rna is not None:
-        arrays |= {f"layers/{name}": rna.layers[name] for name in layer_names(rna)}
-    return arrays
-
-
-def build(
-    path: Path,
-    store: BlockStore,
-    bounds: np.ndarray,
-    uns: dict[str, Any],
-    var: pd.DataFrame | None,
-    zarr_format: Literal[2, 3] | None = None,
-) -> None:
-    """Write an AnnData of all blocks: anndata writes that of one of them, and its arrays are made longer and filled."""
-    import anndata
-    import h5py
-    import zarr
-    from anndata.io import write_elem
-
-    _remove(path)
-    sizes = np.diff(bounds)
-    with store.load(int(sizes.argmax())) as longest:  # so that chunks are long, too
-        template, places = _template(dict(longest), var)
-    codes = {name: _used(store, len(sizes), name) for name in places.values() if name.endswith(f"/{CODES}")}
-    for name, (used, categories) in codes.items():
-        column = name.split("/")[1]
-        template.obs[column] = pd.Categorical.from_codes(np.full(template.n_obs, -1), categories[used])
-    template.uns = uns
-    root: Any
-    root = zarr.open_group(path, mode="w", zarr_format=zarr_format) if path.suffix == ".zarr" else h5py.File(path, "w")
-    # Text as arrays that all versions of anndata read and that can be made longer, not as groups of values and masks; and chunks in
-    # files of their own: blocks that end in the middle of a shard would have it written twice
-    with anndata.settings.override(allow_write_nullable_strings=False, auto_shard_zarr_v3=False):
-        write_elem(root, "/", template)
-    arrays = {place: _lengthened(root, place, int(bounds[-1])) for place in places}
-    with (
-        tqdm(total=int(bounds[-1]), desc="Writing", unit=" cells", disable=not settings.progress) as bar,
-        closing(ahead(_loaded(store, len(sizes), set(places.values())))) as blocks,
-    ):
-        for (start, stop), block in zip(pairwise(bounds), blocks, strict=True):
-            for place, name in places.items():
-                values = block[name]
-                if name in codes:
-                    used = codes[name][0]
-                    new = np.full(len(used) + 1, -1, dtype=values.dtype)  # the last is of code -1
-                    new[np.flatnonzero(used)] = np.arange(used.sum())
-                    values = new[values]
-                arrays[place][start:stop] = (
-                    np.char.decode(values, "utf-8").astype(object) if values.dtype.kind == "S" else values
-                )
-            bar.update(int(stop - start))
-    if path.suffix == ".zarr":
-        _consolidate(path)
-    else:
-        root.close()
-
-
-def _consolidate(path: Path) -> None:
-    """Gather the metadata of a zarr store in one file, as anndata does."""
-    import zarr
-
-    with warnings.catch_warnings():
-        # Of format 3 that is an extension which other readers ignore: nothing for users to act on
-        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*", category=UserWarning)
-        zarr.consolidate_metadata(path)
-
-
-def _loaded(store: BlockStore, n_blocks: int, names: set[str]) -> Iterator[dict[str, np.ndarray]]:
-    for number in range(n_blocks):
-        with store.load(number) as block:
-            yield {name: block[name] for name in names}
-
-
-def _template(block: dict[str, np.ndarray], var: pd.DataFrame | None) -> tuple[AnnData, dict[str, str]]:
-    """An AnnData of one block, and for the place of each array in a file the name of its values in a block."""
-    names = pd.Index(np.char.decode(block[f"obs/{INDEX}"], "utf-8").astype(object))
-    adata = AnnData(
-        obs=pd.DataFrame(index=names), var=pd.DataFrame(index=pd.Index([], dtype=object)) if var is None else var
-    )
-    places = {f"obs/{INDEX}": f"obs/{INDEX}"}
-    tables: dict[str, dict[str, np.ndarray]] = {}
-    for name, values in block.items():
-        part, _, key = name.partition("/")
-        if part not in ("obs", "obsm", "layers") or key == INDEX or key.endswith(f"/{CATEGORIES}"):
-            continue
-        places[name] = name
-        if part == "obs" and key.endswith(f"/{CODES}"):
-            adata.obs[key.removesuffix(f"/{CODES}")] = pd.Categorical([None] * len(names))  # categories follow
-        elif part == "obs":
-            adata.obs[key] = np.char.decode(values, "utf-8").astype(object) if values.dtype.kind == "S" else values
-        elif part == "obsm" and "/" in key:
-            table, _, column = key.partition("/")
-            tables.setdefault(table, {})[column] = values
-            places[f"obsm/{table}/{INDEX}"] = f"obs/{INDEX}"
-        elif part == "obsm":
-            adata.obsm[key] = values
-        else:
-            adata.layers[key] = values
-    for table, columns in tables.items():
-        adata.obsm[table] = pd.DataFrame(columns, index=names)
-    return adata, places
-
-
-def _used(store: BlockStore, n_blocks: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Which categories there are in any block, and what all of them are called."""
-    used = np.zeros(0, dtype=bool)
-    for number in range(n_blocks):
-        with store.load(number) as block:
-            values = block[name]
-            if not number:
-                categories = np.char.decode(block[name.removesuffix(CODES) + CATEGORIES], "utf-8").astype(object)
-                used = np.zeros(len(categories), dtype=bool)
-            used[np.unique(values[values >= 0])] = True
-    return used, categories
-
-
-def _lengthened(root: Any, place: str, n: int) -> Any:
-    """The array at `place`, with `n` rows."""
-    import h5py
-
-    array = root[place]
-    shape = (n, *array.shape[1:])
-    if not isinstance(array, h5py.Dataset):
-        array.resize(shape)
-        return array
-    attributes, dtype = dict(array.attrs), array.dtype
-    del root[place]
-    array = root.create_dataset(place, shape=shape, dtype=dtype)
-    for name, value in attributes.items():
-        array.attrs[name] = value
-    return array
-
-
-def _text(values: Any) -> np.ndarray:
-    return np.char.encode(np.asarray(values, dtype=str), "utf-8")
-
-
 def _digest(fingerprint: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
@@ -385,7 +224,7 @@ def _replace(made: Path, path: Path, folder: Path) -> None:
     _flush(made)
     if path.exists() and (path.is_dir() or made.is_dir()):  # a folder cannot be written over by a rename
         old = folder / "replaced"
-        _remove(old)
+        remove(old)
         path.rename(old)
     made.replace(path)
 
@@ -395,7 +234,3 @@ def _flush(path: Path) -> None:
     for file in [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

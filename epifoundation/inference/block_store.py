@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ._cells import Tally
+from .tally import Tally
 
 RUN, TALLY = "run.json", "tally"
 

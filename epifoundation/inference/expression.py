@@ -1,23 +1,19 @@
-"""Predicted expression: which genes, on which scale, for which batch, and where it is put."""
+"""Names, scales and batches of predicted expression."""
 
 from __future__ import annotations
 
 import difflib
 import warnings
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from mudata import MuData
 
-from .._keys import Keys
-from .._validate import Data, check_unique, get_modality, obs_column
+from .._validate import Data, get_modality, obs_column
 from ..models import EpiFoundation
-from ..nn import ExpressionHead, LinearMeasuredHead, MeasuredHead, QueryHead
-from ..vocabulary import GeneVocabulary
+from ..nn import ExpressionHead, QueryHead
 
 # What a predicted number means, by the objective of the model
 SCALES = {
@@ -118,59 +114,3 @@ def batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> np
     if (codes < 0).any():
         warn_of_batches(int((codes < 0).sum()), len(codes), unseen, key, model, 4)
     return codes
-
-
-class PredictedExpression:
-    """Filled chunk by chunk: cells (`names`) x genes of the RNA modality, or of the model where there is no RNA.
-
-    `asked`: positions of the genes to predict; None for all that there is a place for. `head` is what predicts.
-    """
-
-    def __init__(
-        self,
-        model: EpiFoundation,
-        head: ExpressionHead | QueryHead | LinearMeasuredHead | MeasuredHead,
-        names: pd.Index,
-        rna: AnnData | None,
-        batches: np.ndarray | None,
-        asked: np.ndarray | None = None,
-    ) -> None:
-        self.beside_rna = rna is not None
-        if rna is None:
-            genes = np.arange(len(model.genes)) if asked is None else asked
-            self.rows = np.arange(len(names))
-        else:
-            check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
-            check_unique(rna.obs_names, "cell names", "call `obs_names_make_unique()`")
-            genes = model.genes.match(GeneVocabulary.from_var(rna.var))
-            if (genes < 0).all():
-                msg = (
-                    f"None of the {rna.n_vars:,} genes of the RNA modality is one of the {len(model.genes):,} of the model: "
-                    f"{list(rna.var_names[:3])} against {model.genes.names[:3]}; the predicted layer will be NaN."
-                )
-                warnings.warn(msg, UserWarning, stacklevel=3)
-            if asked is not None:
-                genes = np.where(np.isin(genes, asked), genes, -1)
-            self.rows = rna.obs_names.get_indexer(names)
-        self.columns = np.flatnonzero(genes >= 0)
-        self.names = [model.genes.names[i] for i in genes[self.columns]]
-        self.batches = None if batches is None else torch.from_numpy(batches).to(model.device)
-        with torch.inference_mode():
-            self.predict = head.predictor(torch.from_numpy(genes[self.columns]).to(model.device))
-        self.values = np.empty((len(names) if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
-        if rna is not None:  # where the model or the ATAC has nothing to say
-            self.values.fill(np.nan)
-
-    @torch.inference_mode()
-    def take(self, rows: slice, embedding: torch.Tensor) -> None:
-        """Put the prediction for the ATAC cells `rows` in their places; cells without RNA have none."""
-        predicted = self.predict(embedding, None if self.batches is None else self.batches[rows]).cpu().numpy()
-        places = self.rows[rows]
-        self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
-
-    def write(self, atac: AnnData, rna: AnnData | None, keys: Keys) -> None:
-        """Into a layer of the RNA modality, or else into ``obsm`` of the ATAC modality."""
-        if self.beside_rna:
-            cast("AnnData", rna).layers[keys.layer] = self.values
-        else:
-            atac.obsm[keys.expression] = pd.DataFrame(self.values, index=atac.obs_names, columns=pd.Index(self.names))

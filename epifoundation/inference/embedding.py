@@ -1,0 +1,96 @@
+"""The embedding of cells, and how many of their open peaks the model knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+
+from .._keys import Keys
+from .._version import __version__
+from ..models import EpiFoundation
+from ..pp._map_peaks import is_of
+from ..tokens import Tokens
+from .expression import scale_of
+from .reader import Block, Readout, Recording
+from .tally import Tally
+
+
+@dataclass(frozen=True)
+class Embedding(Readout):
+    """The embedding and the share of known peaks.
+
+    Parameters
+    ----------
+    model, keys
+        The model, and names of what is written.
+    parameters
+        Options of the call, for the report.
+    """
+
+    model: EpiFoundation
+    keys: Keys
+    parameters: Mapping[str, Any]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is written beside the embedding."""
+        return {name: self.parameters[name] for name in ("expression", "annotation")}
+
+    def begin(self, block: Block, batches: np.ndarray | None) -> EmbeddedCells:
+        """Begin a block of cells."""
+        return EmbeddedCells(self.keys, len(block.names), self.model.network.dim)
+
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """Results of an earlier model, except expression predicted by this one."""
+        keys, report = self.keys, uns.get(self.keys.uns)
+        names = (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty)
+        places = [f"obs/{name}" for name in names] + [f"obsm/{keys.probabilities}", f"uns/{keys.annotation}"]
+        mapped = dict(report.get("peaks", {})) if isinstance(report, Mapping) else {}
+        if not is_of(self.model, report) or mapped.get("vocabulary") != len(self.model.peaks):
+            places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]  # of `pp.map_peaks` with another model
+        of_model = dict(uns.get(keys.expression, {})).get("revision") == self.model.revision
+        if self._predicts or not of_model:
+            places += [f"uns/{keys.expression}", f"obsm/{keys.expression}", f"rna/layers/{keys.layer}"]
+        return places
+
+    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
+        """Model, options and how the peaks were mapped."""
+        report: dict[str, Any] = {
+            "model": self.model.name,
+            "revision": self.model.revision,
+            "package_version": __version__,
+            "peaks": peaks | {"cells_above_limit": tally.limited},
+            "parameters": {**self.parameters, "unseen_batches": tally.unseen},
+        }
+        if self._predicts:
+            report["expression_scale"] = scale_of(self.model)
+        return {self.keys.uns: report}
+
+    @property
+    def _predicts(self) -> bool:
+        return bool(self.parameters["expression"]) and len(self.model.genes) > 0
+
+
+class EmbeddedCells(Recording):
+    """Embedding and known peaks of the cells of a block."""
+
+    def __init__(self, keys: Keys, n_cells: int, dim: int) -> None:
+        self.keys = keys
+        self.embedding = np.empty((n_cells, dim), dtype=np.float32)
+        self.coverage = np.full(n_cells, np.nan)
+
+    def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
+        """Read some cells."""
+        self.embedding[rows] = embedding.cpu().numpy()
+        share = tokens.n_known / np.maximum(tokens.n_open, 1)
+        self.coverage[rows] = np.where(tokens.n_open > 0, share, np.nan)
+
+    def write(self, atac: AnnData, rna: AnnData | None) -> None:
+        """Write the results."""
+        atac.obsm[self.keys.embedding] = self.embedding
+        atac.obs[self.keys.coverage] = self.coverage

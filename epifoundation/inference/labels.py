@@ -1,0 +1,189 @@
+"""Labels of cells: probabilities of a model's labels, and annotation with sets, novelty and "unknown"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from .._keys import SEPARATOR, UNKNOWN, Keys
+from ..models import EpiFoundation
+from ..nn import FoldedSums, FoldedTransformer, LabelHead, conformal_scores
+from ..tokens import Tokens
+from .encode import tensors
+from .reader import Block, Readout, Recording
+from .tally import Tally
+
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Probabilities(Readout):
+    """Probabilities of the labels of the model that embeds."""
+
+    model: EpiFoundation
+    keys: Keys
+
+    def begin(self, block: Block, batches: np.ndarray | None) -> LabelledCells:
+        """Begin a block of cells."""
+        return LabelledCells(self, len(block.names))
+
+
+class LabelledCells(Recording):
+    """Probabilities of the labels of the cells of a block."""
+
+    def __init__(self, readout: Probabilities, n_cells: int) -> None:
+        self.model, self.keys = readout.model, readout.keys
+        self.head = cast("LabelHead", readout.model.network.label)
+        self.probabilities = np.empty((n_cells, len(self.model.labels)), np.float32)
+
+    @torch.inference_mode()
+    def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
+        """Read some cells."""
+        self.probabilities[rows] = self.head(embedding).cpu().numpy()
+
+    def write(self, atac: AnnData, rna: AnnData | None) -> None:
+        """Write the results."""
+        write_labels(atac, self.keys, self.model.labels, self.probabilities)
+
+
+@dataclass(frozen=True)
+class Annotation(Readout):
+    """Calibrated labels, sets and novelty.
+
+    Parameters
+    ----------
+    model
+        The model that embeds.
+    fitted
+        The model that labels: the same, or one with columns and a head for the labels of a reference.
+    keys
+        Names of what is written.
+    alpha, unknown
+        Options of :func:`epifoundation.tl.annotate`.
+    report
+        Model and reference, for ``uns``.
+    """
+
+    model: EpiFoundation
+    fitted: EpiFoundation
+    keys: Keys
+    alpha: float
+    unknown: float
+    report: Mapping[str, Any]
+
+    @cached_property
+    def folded(self) -> FoldedSums | FoldedTransformer | None:
+        """The encoder that labels are read off, if it is another one."""
+        return None if self.fitted is self.model else self.fitted.network.folded()
+
+    @property
+    def head(self) -> LabelHead:
+        """The head that labels."""
+        return cast("LabelHead", self.fitted.network.label)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Labels and thresholds."""
+        return {
+            "labels": list(self.fitted.labels),
+            "fitted": self.fitted.revision,
+            "alpha": self.alpha,
+            "unknown": self.unknown,
+        }
+
+    def begin(self, block: Block, batches: np.ndarray | None) -> AnnotatedCells:
+        """Begin a block of cells."""
+        return AnnotatedCells(self, len(block.names))
+
+    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
+        """Model, reference, thresholds, and the number of unknown cells."""
+        head = self.head
+        report = {
+            **self.report,
+            "labels": list(self.fitted.labels),
+            "alpha": self.alpha,
+            "unknown": self.unknown,
+            "temperature": float(head.temperature),
+            "set_threshold": threshold(head.conformal, self.alpha),
+            "novelty_threshold": threshold(head.novelty, self.unknown) if self.unknown else math.inf,
+            "n_unknown": tally.unknown,
+        }
+        return {self.keys.annotation: report}
+
+
+class AnnotatedCells(Recording):
+    """Labels of the cells of a block."""
+
+    def __init__(self, readout: Annotation, n_cells: int) -> None:
+        self.readout = readout
+        self.embedding = np.zeros((n_cells, readout.fitted.network.dim), np.float32)
+
+    @torch.inference_mode()
+    def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
+        """Read some cells."""
+        fitted, folded = self.readout.fitted, self.readout.folded
+        if folded is not None:
+            known = fitted.known(tokens.ids, tokens.offsets)
+            embedding = folded.encode(*tensors(fitted, tokens), known)
+        self.embedding[rows] = embedding.cpu().numpy()
+
+    @torch.inference_mode()
+    def finish(self, tally: Tally) -> None:
+        """Read the labels off the embedding."""
+        head, alpha, unknown = self.readout.head, self.readout.alpha, self.readout.unknown
+        device, parts = head.temperature.device, []
+        for start in range(0, max(len(self.embedding), 1), CHUNK):  # once without cells: the shapes are the same
+            cells = torch.from_numpy(self.embedding[start : start + CHUNK]).to(device)
+            likely = head(cells)
+            inside = conformal_scores(likely) <= threshold(head.conformal, alpha)
+            parts.append([part.cpu().numpy() for part in (likely, inside, head.score_novelty(cells))])
+        self.probabilities, members, self.novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
+        known = ~np.isnan(self.probabilities[:, 0])
+        members[np.arange(len(members)), self.probabilities.argmax(axis=1)] = True  # never without the label itself
+        self.members = members & known[:, None]
+        self.is_unknown = np.zeros(len(known), dtype=bool)
+        if unknown:
+            self.is_unknown = known & (self.novelty > threshold(head.novelty, unknown))
+        tally.unknown = int(self.is_unknown.sum())
+
+    def write(self, atac: AnnData, rna: AnnData | None) -> None:
+        """Write the results."""
+        keys, labels = self.readout.keys, self.readout.fitted.labels
+        write_labels(atac, keys, labels, self.probabilities, self.is_unknown)
+        atac.obs[keys.novelty] = self.novelty
+        atac.obs[keys.prediction_set] = _as_text(self.members, self.probabilities, labels)
+
+
+def write_labels(
+    atac: AnnData, keys: Keys, labels: list[str], probabilities: np.ndarray, is_unknown: np.ndarray | None = None
+) -> None:
+    """Write the most probable label of each cell and its probability; none where there are no probabilities."""
+    known = ~np.isnan(probabilities[:, 0])
+    codes = np.where(known, np.argmax(probabilities, axis=1), -1)
+    names = list(labels)
+    if is_unknown is not None:
+        names = list(dict.fromkeys([*labels, UNKNOWN]))  # a reference may have that label itself
+        codes = np.where(is_unknown, names.index(UNKNOWN), codes)
+    cell_type = pd.Categorical.from_codes(codes, categories=names)
+    atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
+    atac.obs[keys.confidence] = probabilities.max(axis=1)
+    atac.obsm[keys.probabilities] = pd.DataFrame(probabilities, index=atac.obs_names, columns=labels)
+
+
+def threshold(scores: torch.Tensor, share: float) -> float:
+    """What at most a `share` of cells like the calibration cells exceed; `scores` of these are ascending."""
+    rank = math.ceil((len(scores) + 1) * (1 - share))
+    return float(scores[rank - 1]) if rank <= len(scores) else math.inf
+
+
+def _as_text(members: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return [SEPARATOR.join(labels[j] for j in row if inside[j]) for row, inside in zip(order, members, strict=True)]

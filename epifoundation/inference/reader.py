@@ -1,0 +1,158 @@
+"""The reader: cells are embedded once, and each readout takes from the embedding what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from .._keys import Keys
+from ..models import EpiFoundation
+from ..nn import FoldedSums, FoldedTransformer, has_bfloat16
+from ..pp._mapping import PeakMap
+from ..tokens import Tokens
+from .encode import encode_cells
+from .expression import known_batches
+from .tally import Tally
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Block(NamedTuple):
+    """Cells: their matrix and names, the batch of each, and the RNA modality for predicted genes."""
+
+    matrix: Any
+    names: pd.Index
+    batch: pd.Series | None
+    rna: AnnData | None
+    show: bool = True  # a progress bar
+
+
+class Recording(Protocol):
+    """The results of one readout for the cells of a block."""
+
+    def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
+        """Read some cells: rows of the block, their open peaks, and their embedding."""
+
+    def finish(self, tally: Tally) -> None:
+        """Complete the results when all cells of the block are read."""
+        return
+
+    def write(self, atac: AnnData, rna: AnnData | None) -> None:
+        """Write the results into ``obs``, ``obsm`` and ``layers``."""
+
+
+class Readout(Protocol):
+    """One kind of result that is read off the embedding of cells."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options that the results depend on, beside those of the reader; JSON types."""
+        return {}
+
+    def begin(self, block: Block, batches: np.ndarray | None) -> Recording:
+        """Begin a block; `batches` are codes of the model's batches, -1 for none of them."""
+
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """Places of results of an earlier run to remove, such as ``"obs/name"`` or ``"rna/layers/name"``."""
+        return []
+
+    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
+        """Reports on the run, by key of ``uns``."""
+        return {}
+
+
+class Found(NamedTuple):
+    """Results of a block."""
+
+    recordings: list[Recording]
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads cells with a model, for one or several readouts.
+
+    Parameters
+    ----------
+    model
+        The model that embeds.
+    keys
+        Names of what is written.
+    readouts
+        What is read off the embedding.
+    genes
+        Genes that are predicted where there is no RNA; none if expression is not predicted.
+    batch_key
+        Column of ``obs`` with batches of the model.
+    chunk
+        Cells at a time.
+    dtype
+        ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+    """
+
+    model: EpiFoundation
+    keys: Keys
+    readouts: Sequence[Readout]
+    genes: Sequence[str] = ()
+    batch_key: str | None = None
+    chunk: int | None = None
+    dtype: str = "auto"
+
+    @cached_property
+    def folded(self) -> FoldedSums | FoldedTransformer:
+        """The encoder, prepared once for all blocks."""
+        dtype = DTYPES.get(self.dtype, torch.float32)
+        if self.dtype == "auto" and self.model.config.encoder == "transformer" and has_bfloat16(self.model.device):
+            dtype = torch.bfloat16
+        return self.model.network.folded(dtype)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options that the results depend on, beside model and cells; JSON types."""
+        found: dict[str, Any] = {"batch_key": self.batch_key, "dtype": self.dtype, "genes": list(self.genes)}
+        for readout in self.readouts:
+            found |= readout.options
+        return found
+
+    def compute(self, block: Block, mapping: PeakMap) -> Found:
+        """Read the cells of a block; called in several threads."""
+        tally, batches = Tally(), None
+        if block.batch is not None:
+            batches, tally.unseen = known_batches(block.batch, self.model)
+            tally.foreign = int((batches < 0).sum())
+        recordings = [readout.begin(block, batches) for readout in self.readouts]
+        for rows, tokens, embedding in encode_cells(
+            self.model,
+            block.matrix,
+            mapping.projection,
+            block.names,
+            chunk=self.chunk,
+            show=block.show,
+            folded=self.folded,
+        ):
+            for recording in recordings:
+                recording.take(rows, tokens, embedding)
+            tally.count(tokens, self.model.config.max_peaks)
+        for recording in recordings:
+            recording.finish(tally)
+        return Found(recordings, tally)
+
+    def write(self, found: Found, atac: AnnData, rna: AnnData | None) -> None:
+        """Write the results of all readouts."""
+        for recording in found.recordings:
+            recording.write(atac, rna)
+
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """Places of results of an earlier run to remove."""
+        return [place for readout in self.readouts for place in readout.stale(uns)]
+
+    def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
+        """Reports on the run, by key of ``uns``."""
+        return {key: report for readout in self.readouts for key, report in readout.uns(peaks, tally).items()}
