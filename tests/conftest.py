@@ -129,8 +129,9 @@ def offline(monkeypatch):
 
 def _move_hub(monkeypatch, address):
     """What the variable HF_ENDPOINT does when huggingface_hub is imported."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    for module in (constants, file_download):  # versions before 1.0 have a copy
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)

@@ -26,7 +26,7 @@ class Hub:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.downloads = []  # files, in order
-        self.cut_after = None  # bytes after which the next download breaks off, once
+        self.cut_after = None  # bytes after which downloads break off
         self.altered = set()  # files whose content is not what the listing says
         self.refused = {}  # "revision", "tree" or "resolve": status and error code of the answer
 
@@ -77,7 +77,9 @@ class Hub:
                 if self.command == "GET":
                     hub.downloads.append(name)
                 etag = entry.get("lfs", entry)["oid"]
-                return self.answer(200, {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, content)
+                start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+                headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
+                return self.answer(206 if start else 200, headers, content[start:])
 
             def answer(self, status, headers, body=b""):
                 self.send_response(status)
@@ -87,7 +89,7 @@ class Hub:
                 if self.command == "HEAD":
                     return
                 if hub.cut_after is not None and "ETag" in headers:
-                    body, hub.cut_after, self.close_connection = body[: hub.cut_after], None, True
+                    body, self.close_connection = body[: hub.cut_after], True
                 self.wfile.write(body)
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
