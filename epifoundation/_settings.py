@@ -19,8 +19,9 @@ class Settings:
     progress
         Show progress bars on long work.
     cache_dir
-        Where downloaded models and data are kept. Defaults to ``$XDG_CACHE_HOME/epifoundation``
-        or ``~/.cache/epifoundation``.
+        Where converted models are kept, and files of Hugging Face that you put there by hand. Defaults
+        to ``$XDG_CACHE_HOME/epifoundation`` or ``~/.cache/epifoundation``. Downloads are in the cache
+        of huggingface_hub, which ``HF_HOME`` moves.
     """
 
     progress: bool = True

@@ -109,20 +109,29 @@ def forks():
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub of one folder on this machine, and an empty cache."""
-    from epifoundation import _hub
+    """A hub of one folder on this machine, and empty caches."""
+    from huggingface_hub import constants
 
     monkeypatch.setattr(ep.settings, "cache_dir", tmp_path / "cache")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
     made = Hub(tmp_path / "hub")
     made.folder.mkdir()
     with made.serve() as address:
-        monkeypatch.setattr(_hub, "ENDPOINT", address)
+        _move_hub(monkeypatch, address)
         yield made
 
 
 @pytest.fixture
 def offline(monkeypatch):
     """Call it to lose the network: nothing listens at the hub's address any more."""
-    from epifoundation import _hub
+    return lambda: _move_hub(monkeypatch, "http://127.0.0.1:9")
 
-    return lambda: monkeypatch.setattr(_hub, "ENDPOINT", "http://127.0.0.1:9")
+
+def _move_hub(monkeypatch, address):
+    """What the variable HF_ENDPOINT does when huggingface_hub is imported."""
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    for module in (constants, file_download):  # versions before 1.0 have a copy
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)

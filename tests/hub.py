@@ -1,51 +1,45 @@
-"""A Hugging Face hub of one folder: the parts of its HTTP interface that are read, on this machine."""
+"""A Hugging Face hub of one folder: the addresses that huggingface_hub asks for, on this machine."""
 
 import hashlib
 import json
+import re
 import threading
 import urllib.parse
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = 20_000  # bytes from which a file is an LFS file
+LARGE = 20_000  # bytes from which a file is an LFS file, with a sha256
+# Information about a repository, the list of its files, and a file
+ADDRESS = re.compile(
+    r"/(api/models/|api/datasets/|datasets/|)(?P<repo>[^/]+/[^/]+)(/(?P<action>revision|tree|resolve)/[^/]+)?(/(?P<file>.+))?"
+)
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Hub:
-    """Serves ``folder/owner/name/...``; counts requests, breaks them off and alters them on request."""
+    """Serves ``folder/owner/name/...``; records downloads, and fails in the ways that a test asks for."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.requests = []
-        self.cut_after = None  # bytes of a file after which the connection breaks
+        self.downloads = []  # files, in order
+        self.cut_after = None  # bytes after which downloads break off
         self.altered = set()  # files whose content is not what the listing says
-        self.gone = set()  # files that are listed and not there
-        self.busy = None  # status that is answered instead of a file
+        self.refused = {}  # "revision", "tree" or "resolve": status and error code of the answer
 
-    def files(self, repo):
-        root = self.folder / repo
-        return {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
-
-    def info(self, repo):
-        siblings = []
-        for name, path in self.files(repo).items():
-            content = path.read_bytes()
-            entry = {"rfilename": name, "size": len(content)}
-            entry["blobId"] = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-            if len(content) >= LARGE:
-                sha256 = hashlib.sha256(content).hexdigest()
-                entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
-            siblings.append(entry)
-        return {
-            "id": repo,
-            "sha": COMMIT,
-            "siblings": siblings,
-            "tags": [],
-            "downloads": 0,
-            "likes": 0,
-            "private": False,
-        }
+    def listing(self, repo):
+        """Commit and files of a repository, as the hub describes them."""
+        files = {}
+        for path in sorted((self.folder / repo).rglob("*")):
+            if path.is_file():
+                name, size, sha256 = path.relative_to(self.folder / repo).as_posix(), path.stat().st_size, digest(path)
+                files[name] = {"type": "file", "size": size, "oid": sha256[:40], "path": name, "rfilename": name}
+                if size >= LARGE:
+                    files[name]["lfs"] = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": 134}
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:40], files
 
     @contextmanager
     def serve(self):
@@ -59,55 +53,47 @@ class Hub:
 
             def do_GET(self):
                 path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-                hub.requests.append((path, self.headers.get("Range")))
-                parts = path.strip("/").split("/")
-                if parts[0] == "api":
-                    return self.answer_info("/".join(parts[2:4]))
-                parts = parts[1:] if parts[0] == "datasets" else parts
-                return self.answer_file("/".join(parts[:2]), "/".join(parts[4:]))
+                found = ADDRESS.fullmatch(path)
+                if found is None or not (hub.folder / found["repo"]).is_dir():
+                    return self.answer(404, {"X-Error-Code": "RepoNotFound"})
+                repo, action = found["repo"], found["action"] or "revision"
+                commit, files = hub.listing(repo)
+                if action in hub.refused:
+                    status, code = hub.refused[action]
+                    return self.answer(status, {"X-Error-Code": code})
+                if action == "resolve":
+                    return self.answer_file(repo, found["file"], commit, files[found["file"]])
+                siblings = list(files.values())
+                body = siblings if action == "tree" else {"id": repo, "sha": commit, "siblings": siblings}
+                return self.answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
-            def answer_info(self, repo):
-                if not (hub.folder / repo).is_dir():
-                    return self.refuse("RepoNotFound")
-                body = json.dumps(hub.info(repo)).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                return self.finish_with(body)
+            def do_HEAD(self):
+                self.do_GET()
 
-            def answer_file(self, repo, name):
-                file = hub.files(repo).get(name)
-                if file is None or name in hub.gone:
-                    return self.refuse("EntryNotFound")
-                if hub.busy:
-                    self.send_response(hub.busy)
-                    return self.finish_with(b"")
-                content = file.read_bytes()
+            def answer_file(self, repo, name, commit, entry):
+                content = (hub.folder / repo / name).read_bytes()
                 if name in hub.altered:
                     content = content[:-1] + bytes([content[-1] ^ 1])
-                start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-                self.send_response(206 if start else 200)
-                content = content[start:]
-                if hub.cut_after is not None and len(content) > hub.cut_after:
-                    self.send_header("Content-Length", str(len(content)))
-                    self.end_headers()
-                    self.wfile.write(content[: hub.cut_after])
-                    self.close_connection = True
-                    return None
-                return self.finish_with(content)
+                if self.command == "GET":
+                    hub.downloads.append(name)
+                etag = entry.get("lfs", entry)["oid"]
+                start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+                headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
+                return self.answer(206 if start else 200, headers, content[start:])
 
-            def refuse(self, code):
-                self.send_response(404)
-                self.send_header("X-Error-Code", code)
-                return self.finish_with(b"")
-
-            def finish_with(self, body):
-                self.send_header("Content-Length", str(len(body)))
+            def answer(self, status, headers, body=b""):
+                self.send_response(status)
+                for header in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(*header)
                 self.end_headers()
+                if self.command == "HEAD":
+                    return
+                if hub.cut_after is not None and "ETag" in headers:
+                    body, self.close_connection = body[: hub.cut_after], True
                 self.wfile.write(body)
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:

@@ -46,8 +46,8 @@ def mini_atlas(
 ) -> MuData:
     """MiniAtlas (Wu et al. 2025): more than 100,000 cells with paired RNA and ATAC, for pretraining.
 
-    The files of the tissue are fetched from the Hugging Face data set ``UCSC-VLAA/MiniAtlas`` on first use, into
-    ``ep.settings.cache_dir``. They are large (up to 11 GB): an interrupted download goes on where it broke off, and
+    The files of the tissue are downloaded from the Hugging Face data set ``UCSC-VLAA/MiniAtlas`` on
+    first use, into the cache of huggingface_hub (``HF_HOME``). They are large (up to 11 GB), and
     matrices stay on disk unless they are asked for.
 
     Parameters
@@ -72,7 +72,8 @@ def mini_atlas(
     Raises
     ------
     ConnectionError
-        No network, and the files are not in the cache: the error says where to put them. Or it broke off.
+        No network, and the files are not in the cache: the error says where to put them. Or the
+        download failed.
     ValueError
         No such tissue, split or revision; a file is damaged; the cells are not paired.
 
@@ -146,7 +147,9 @@ def _read(path: Path, *, in_memory: bool) -> AnnData:
     try:
         adata = anndata.read_h5ad(path, backed=None if in_memory else "r")
     except (OSError, KeyError) as error:
-        msg = f"{str(path)!r} cannot be read ({error}); remove it to fetch it anew."
+        msg = (
+            f"{path.name!r} of MiniAtlas cannot be read ({error}); remove {str(path.resolve())!r} to download it again."
+        )
         raise ValueError(msg) from error
     if "features" in adata.var:  # where the original looks for names first
         adata.var_names = adata.var["features"].astype(str).to_numpy()

@@ -24,7 +24,7 @@ from ._adapter import Adapter
 from ._model import EpiFoundation, revision_of
 
 FORMAT_VERSION = 2
-CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS = (
+FILES = CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS = (
     "config.json",
     "model.safetensors",
     "peaks.bed.gz",

@@ -7,7 +7,9 @@ import shutil
 import warnings
 from pathlib import Path
 
-from .._hub import fetch, folder_of, lock
+from filelock import FileLock
+
+from .._hub import fetch, folder_of
 from .._settings import settings
 from ._directory import read
 from ._model import EpiFoundation
@@ -37,34 +39,40 @@ def fetch_original(repo_id: str, file: str | None, revision: str | None) -> EpiF
         revision=revision,
         needed=f"the checkpoint ({file or '*.pth'}) and {', '.join(map(file_of, KINDS))}",
     )
-    folder = folder_of(repo_id, revision)
     # Of other files, another conversion.
     states = [f"{name} {path.stat().st_size} {path.stat().st_mtime_ns}" for name, path in sorted(files.items())]
     digest = hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
     checkpoint, *tables = files.values()
-    target = settings.cache_dir / "converted" / folder.name / f"{checkpoint.stem}-{digest}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with lock(target):
+    folder = settings.cache_dir / "converted" / folder_of(repo_id, revision).name
+    target = folder / f"{checkpoint.stem}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
         if target.is_dir():
             try:
                 return read(target, name=repo_id)
             except (ValueError, FileNotFoundError):
                 shutil.rmtree(target)  # damaged since it was made; what it was made from is here
-        model = _convert(checkpoint, find_vocabularies(tables), folder)
+        model = _convert(checkpoint, find_vocabularies(tables))
         model.training["source"] = f"{checkpoint.name!r} of Hugging Face {repo_id}"
         model.save_pretrained(target)
         return read(target, name=repo_id)
 
 
-def _convert(checkpoint: Path, vocabularies: dict[str, Path], folder: Path) -> EpiFoundation:
+def _convert(checkpoint: Path, vocabularies: dict[str, Path]) -> EpiFoundation:
     has_labels = "cell" in vocabularies
     try:
         model = convert_original(checkpoint, vocabularies, labels=has_labels)
     except FileNotFoundError as error:
-        msg = f"{checkpoint.name!r} was fetched, but a vocabulary is missing: {error} Put it into {str(folder)!r} and call again."
+        msg = (
+            f"A vocabulary is missing beside {str(checkpoint)!r}: {error} "
+            "If you have it, pass all files to `ep.models.convert_original`."
+        )
         raise FileNotFoundError(msg) from error
     if not has_labels:
-        msg = f"{checkpoint.name!r} comes without {file_of('cell')!r}, so it annotates no cell types; put that file into {str(folder)!r} if you have it."
+        msg = (
+            f"{checkpoint.name!r} comes without {file_of('cell')!r}, so it annotates no cell types; "
+            f"if you have that file, pass it and {str(checkpoint)!r} to `ep.models.convert_original`."
+        )
         warnings.warn(msg, UserWarning, stacklevel=4)
     return model
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .._settings import settings
-from ._directory import ADAPTER, CARD, CELLS, CONFIG, GENES, LABELS, PEAKS, WEIGHTS, base_of, read
+from .._hub import fetch
+from ._directory import CONFIG, FILES, base_of, read
 from ._model import EpiFoundation
 from ._original_hub import fetch_original
 
@@ -90,10 +90,11 @@ def from_pretrained(
     FileNotFoundError
         The directory is no model or lacks a file.
     ValueError
-        The name is unknown, a file is truncated or altered (sha256), the weights do not fit, or the format is
+        The name is unknown or gated, a file is truncated or altered (sha256), the weights do not fit, or the format is
         newer than this package; the base of an adapter is another model, or not found.
     ConnectionError
-        There is no network and the paper's files are not in the cache; the error says which to put where.
+        The hub cannot be reached and the files are not in the cache of huggingface_hub; the error says
+        which to put where.
 
     Examples
     --------
@@ -178,19 +179,16 @@ def _download(name: str | Path, revision: str | None) -> Path:
     if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         msg = f"Unknown model {str(name)!r}: no such directory, and not one of {known}."
         raise ValueError(msg)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    files_wanted = [CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS]
+    def choose(paths: list[str]) -> list[str]:
+        if CONFIG not in paths:
+            msg = f"The Hugging Face model {name!r} is no model of this package: it has no {CONFIG}."
+            raise FileNotFoundError(msg)
+        return [path for path in paths if path in FILES]
+
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=files_wanted, cache_dir=settings.cache_dir / "huggingface"
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        msg = (
-            f"Could not get {name!r}: no such directory, not one of {known}, and no Hugging Face repository of that name "
-            f"could be reached ({type(error).__name__}). Without a network, put {files_wanted} into a directory and pass its path."
-        )
-        raise ValueError(msg) from error
+        found = fetch(name, choose, revision=revision, needed=f"the files of the model ({CONFIG}, ...)")
+    except (ConnectionError, ValueError) as error:
+        msg = f"{name!r} is no directory and not one of {known}. {error}"
+        raise type(error)(msg) from error
+    return found[CONFIG].parent

@@ -232,32 +232,24 @@ def test_a_directory_that_is_no_model_says_what_is_there(tmp_path):
         ep.models.from_pretrained(tmp_path)
 
 
-def test_a_repository_is_fetched_file_by_file(saved, monkeypatch, tmp_path):
-    import huggingface_hub
-
-    def fake(repo_id, *, revision, allow_patterns, cache_dir):
-        assert (repo_id, revision) == ("someone/model", "v1")
-        target = tmp_path / "snapshot"
-        target.mkdir(exist_ok=True)
-        for file in saved.iterdir():
-            if file.name in allow_patterns:
-                shutil.copy(file, target)
-        return str(target)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
-    again = ep.models.from_pretrained("someone/model", revision="v1")
+def test_a_repository_is_downloaded(saved, hub):
+    repo = shutil.copytree(saved, hub.folder / "someone" / "model")
+    (repo / "notes.txt").write_text("not of the model")
+    again = ep.models.from_pretrained("someone/model")
     assert again.revision == ep.models.from_pretrained(saved).revision
     assert again.name == "someone/model"
+    assert sorted(hub.downloads) == sorted(file.name for file in saved.iterdir())
 
 
-def test_without_a_network_the_files_are_named(monkeypatch):
-    import huggingface_hub
-
-    def offline(*args, **kwargs):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ValueError, match=r"could be reached.*model\.safetensors"):
+def test_a_name_that_is_found_nowhere_says_where_it_was_looked_for(hub, offline):
+    (hub.folder / "someone" / "else").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"'someone/else' is no model of this package: it has no config\.json"):
+        ep.models.from_pretrained("someone/else")
+    message = r"'someone/model' is no directory and not one of \['pbmc-51loci', .*There is no Hugging Face model"
+    with pytest.raises(ValueError, match=message):
+        ep.models.from_pretrained("someone/model")
+    offline()
+    with pytest.raises(ConnectionError, match=r"Could not download .*put the files of the model .* into '"):
         ep.models.from_pretrained("someone/model")
 
 
