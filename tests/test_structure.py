@@ -40,6 +40,7 @@ ALLOWED = {
     "_keys": set(),
     "_memory": set(),
     "_settings": set(),
+    "_signatures": set(),
     "_validate": set(),
     "_version": set(),
     "nn": set(),
