@@ -177,7 +177,7 @@ def run(command: str, given: dict[str, Any]) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an error takes one line, all of it with ``EPIFOUNDATION_DEBUG=1``."""
+    """Run a command; an error is one line, with ``EPIFOUNDATION_DEBUG=1`` a traceback."""
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
         command_parser().print_help(sys.stderr)
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _shown(name: str, parameter: Parameter) -> str:
-    """An option as it is typed: what a function must have goes without a flag."""
+    """An option as it is typed; required ones, but for the output, have no flag."""
     is_flag = name == "output" or not parameter.is_required
     return f"--{name.replace('_', '-')}" if is_flag else name.upper()
 
