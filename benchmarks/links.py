@@ -23,6 +23,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 import epifoundation as ep
+from epifoundation.nn import Network, Sizes
 
 
 def main():
@@ -202,8 +203,8 @@ def knock_outs(n_cells=1000, n_peaks=200_000, n_open=4000, n_genes=50, n_model=5
         shape=(n_cells, n_peaks),
     )
     peaks = pd.DataFrame({"chrom": "chr1", "start": np.arange(n_peaks) * 1000, "end": np.arange(n_peaks) * 1000 + 500})
-    sizes = ep.nn.Sizes(n_peaks=n_peaks, n_genes=n_model, n_encoder_landmarks=1_000)
-    network = ep.nn.Network(ep.ModelConfig(dim=128), sizes).eval()
+    sizes = Sizes(n_peaks=n_peaks, n_genes=n_model, n_encoder_landmarks=1_000)
+    network = Network(ep.ModelConfig(dim=128), sizes).eval()
     model = ep.EpiFoundation(network, ep.PeakVocabulary(peaks), ep.GeneVocabulary([f"g{i}" for i in range(n_model)]))
     atac = ep_anndata(matrix, model.peaks.names)
     began, total = time.perf_counter(), 0

@@ -1,12 +1,17 @@
 """Cell embeddings, gene expression and annotations from single-cell ATAC-seq."""
 
-from . import datasets, genome, metrics, models, pl, pp, tl
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ._settings import settings
 from ._version import __version__
-from .engine import Engine
-from .models import EpiFoundation
-from .nn import ModelConfig, TrainingConfig
-from .vocabulary import GeneVocabulary, PeakVocabulary
+
+if TYPE_CHECKING:
+    from . import datasets, genome, metrics, models, pl, pp, tl
+    from .engine import Engine
+    from .models import EpiFoundation
+    from .nn import ModelConfig, TrainingConfig
+    from .vocabulary import GeneVocabulary, PeakVocabulary
 
 __all__ = [
     "Engine",
@@ -25,3 +30,27 @@ __all__ = [
     "settings",
     "tl",
 ]
+_MODULES = {
+    "Engine": "engine",
+    "EpiFoundation": "models",
+    "GeneVocabulary": "vocabulary",
+    "ModelConfig": "nn",
+    "PeakVocabulary": "vocabulary",
+    "TrainingConfig": "nn",
+}
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if not TYPE_CHECKING:  # where a name that is wrong would pass
+
+    def __getattr__(name: str) -> Any:
+        """Import a part on first use: a help does without torch and anndata, which take seconds."""
+        if name not in __all__:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        part = import_module(f".{_MODULES.get(name, name)}", __name__)
+        value = getattr(part, name) if name in _MODULES else part
+        return globals().setdefault(name, value)

@@ -1,22 +1,35 @@
 """The command line: the same results, one line of error, exit codes."""
 
+import inspect
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import epifoundation as ep
 from epifoundation import cli
+from epifoundation._signatures import read_signature
 
-COMMANDS = ["embed", "annotate", "pretrain", "finetune", "convert", "report", "models"]
 
+@pytest.fixture
+def run(capsys):
+    """A command: its exit code, what it wrote, and its error."""
 
-def run(*arguments):
-    return CliRunner().invoke(cli.app, [str(each) for each in arguments])
+    def call(*arguments):
+        code = 0
+        try:
+            cli.main([str(each) for each in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        written = capsys.readouterr()
+        return SimpleNamespace(code=code, output=written.out, error=written.err)
+
+    return call
 
 
 @pytest.fixture
@@ -27,34 +40,166 @@ def folder(mdata, model, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(command):
+def resolve(name):
+    value = ep
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+FUNCTIONS = {function for function, _ in cli.COMMANDS.values()}
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "Engine", cli.SAVE, "pp.map_peaks"])
+def test_signatures_are_those_of_the_functions(name):
+    """What is read from the source is what Python says."""
+    read = read_signature(cli.ENGINE if name == "Engine" else name)
+    parameters = inspect.signature(resolve(name)).parameters
+    assert list(read.parameters) == [each for each in parameters if each != "self"]
+    for key, found in read.parameters.items():
+        annotation = found.kind + " | None" * found.may_be_none
+        assert annotation.replace("'", '"') == str(parameters[key].annotation).replace("'", '"')
+        assert found.is_required == (parameters[key].default is inspect.Parameter.empty)
+        assert found.is_required or found.default == parameters[key].default
+        assert len(found.text) > 5
+
+
+def parameters_of(owner, function):
+    return {(owner, name) for name in inspect.signature(function).parameters if name != "self"}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_parameter_is_an_option(command):
+    function = cli.COMMANDS[command][0]
+    expected = parameters_of(function, resolve(function))
+    if command in ("pretrain", "finetune"):
+        expected |= parameters_of(cli.ENGINE, ep.Engine)
+    if command in ("pretrain", "finetune", "convert"):
+        expected |= parameters_of(cli.SAVE, ep.EpiFoundation.save_pretrained)
+    expected -= {("tl.embed", "copy"), ("tl.annotate", "copy"), ("tl.pretrain", "checkpoint")}
+    expected -= {("tl.pretrain", "engine"), ("tl.finetune", "engine")}
+    options = cli.options_of(command)
+    assert {(each.owner, each.name) for each in options.values()} == expected
+    assert len(options) == len(expected)  # no two of one name
+
+
+def test_a_new_parameter_is_a_new_option(monkeypatch, tmp_path):
+    """Of a package beside this one, with a tool that has one more."""
+    (tmp_path / "tl").mkdir()
+    (tmp_path / "tl" / "__init__.py").write_text("from ._embed import embed\n")
+    (tmp_path / "tl" / "_embed.py").write_text(
+        "LEAST = 7\ndef embed(data: Cells, *, least: int | None = LEAST, share: float = 0.5) -> None:\n"
+        '    """Embed.\n\n    Parameters\n    ----------\n    data\n        Cells.\n'
+        '    least\n        ``Least`` of `share`,\n        50%.\n    """\n'
+    )
+    monkeypatch.setattr("epifoundation._signatures.PACKAGE", tmp_path)
+    for cached in (read_signature, cli.options_of):
+        cached.cache_clear()
+    try:
+        assert list(cli.options_of("embed")) == ["files", "least", "share"]
+        text = " ".join(cli.option_parser("embed").format_help().split())
+        assert "--least LEAST Least of --share, 50%. (default: 7, 0 for None)" in text
+        assert cli.parse("embed", ["a", "--least", "3", "b"]) == {"files": ["a", "b"], "least": 3}
+    finally:
+        for cached in (read_signature, cli.options_of):
+            cached.cache_clear()
+
+
+def test_options_keep_their_names():
+    """That scripts and files of options use."""
+    names = {command: set(cli.options_of(command)) for command in cli.COMMANDS}
+    common = {"output", "modality", "overwrite", "genome", "device"}
+    learned = common | {"batch_key", "label_key", "validation", "layer", "rna_modality", "seed"}
+    learned |= {"strategy", "precision", "compile", "state", "minutes", "log", "logger"}
+    tools = common | {"files", "model", "key_added", "batch_key", "min_coverage"}
+    assert names["embed"] >= tools | {"rna_modality", "expression", "annotation", "dtype"}
+    assert names["annotate"] >= tools | {"reference", "label_key", "calibration", "alpha", "unknown", "seed"}
+    assert names["pretrain"] >= learned | {"files", "objective", "preset", "init", "peaks", "min_cells"}
+    assert names["finetune"] >= learned | {"file", "model", "rank", "expression", "min_coverage"}
+    assert names["convert"] >= {"checkpoint", "vocabularies", "output", "genome", "labels", "overwrite"}
+    assert names["report"] >= {"file", "output", "gene", "title", "label_key", "batch_key", "key_added", "seed"}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_has_an_example(command, run):
     done = run(command, "--help")
-    assert done.exit_code == 0
-    assert f"epifoundation {command}" in " ".join(done.output.split())
+    assert done.code == 0
+    text = " ".join(done.output.split())
+    example = f"Example: epifoundation {command} {cli.COMMANDS[command][1]}".strip()
+    assert example in text
+    for name in cli.options_of(command):
+        assert f"--{name.replace('_', '-')}" in text or name.upper() in text
+    assert not re.search(r"``|:\w+:`", text)  # markup
+    arguments = cli.COMMANDS[command][1].split()
+    assert all(value in cli.options_of(command) for value in cli.parse(command, arguments))
 
 
-def test_embed_and_annotate(folder, mdata, model):
+def test_help_lists_the_commands(run):
+    done = run("--help")
+    assert done.code == 0
+    for command in cli.COMMANDS:
+        assert re.search(rf"^  {command} +[A-Z].+\.$", done.output, flags=re.MULTILINE)
+    assert "130 interrupted" in done.output
+    nothing = run()
+    assert (nothing.code, nothing.output, nothing.error) == (2, "", done.output)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["pretrain", "x.h5mu"]])
+def test_help_and_errors_import_little(arguments):
+    code = f"""
+import sys
+from epifoundation.cli import main
+try:
+    main({arguments})
+except SystemExit as end:
+    assert end.code == {0 if "--help" in arguments else 2}
+heavy = ["torch", "numpy", "pandas", "scipy", "anndata", "mudata", "scanpy", "h5py"]
+assert not set(heavy) & set(sys.modules), sys.modules.keys() & set(heavy)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["embedd"], "epifoundation: error: argument COMMAND: invalid choice: 'embedd' (choose from"),
+        (["embed"], "epifoundation embed: error: missing FILES (see epifoundation embed --help)"),
+        (["report", "a.h5ad"], "epifoundation report: error: missing --output"),
+        (["embed", "a.h5ad", "--seed", "3"], "epifoundation embed: error: unrecognized arguments: --seed 3"),
+        (["embed", "a.h5ad", "--over"], "unrecognized arguments: --over"),
+        (["report", "a", "b", "-o", "c.html"], "unrecognized arguments: b"),
+        (["annotate", "a.h5ad", "--alpha", "x"], "argument --alpha: invalid float value: 'x'"),
+        (["pretrain", "a.h5mu", "-o", "m", "--config", "no.toml"], "'no.toml' cannot be read as TOML"),
+    ],
+)
+def test_errors_in_options_take_one_line(arguments, told, run):
+    done = run(*arguments)
+    assert (done.code, done.output) == (2, "")
+    assert told in done.error
+    assert done.error.count("\n") == 1
+
+
+def test_embed_and_annotate(folder, mdata, model, run):
     done = run("embed", folder / "a.h5ad", "-m", folder / "model", "-o", folder / "out.h5ad", "--no-annotation", "-q")
-    assert done.exit_code == 0, done.exception
+    assert done.code == 0, done.error
     assert done.output.strip() == str(folder / "out.h5ad")
     ep.tl.embed(mdata["atac"], model)
     found = ad.read_h5ad(folder / "out.h5ad")
     np.testing.assert_allclose(found.obsm["X_epifoundation"], mdata["atac"].obsm["X_epifoundation"], atol=1e-5)
     assert "epifoundation_cell_type" not in found.obs
     done = run("annotate", folder / "a.h5ad", "-m", folder / "model", "-o", folder / "labels.zarr", "--reference", folder / "m.h5mu", "--label-key", "cell_type", "-q")  # fmt: skip
-    assert done.exit_code == 0, done.exception
+    assert done.code == 0, done.error
     assert ad.read_zarr(folder / "labels.zarr").uns["epifoundation_annotation"]["calibration"] == 0.2
 
 
-def test_pretrain_with_a_configuration(folder):
+def test_pretrain_with_a_configuration(folder, run):
     (folder / "run.toml").write_text(
         '[pretrain]\nbatch_key = "batch"\nvalidation = ["batch1"]\nlabel_key = "cell_type"\nseed = 5\n'
         "[pretrain.architecture]\ndim = 16\n[pretrain.training]\npseudocount = 3\n"
         '[finetune]\nlabel_key = "cell_type"\n[finetune.training]\nlandmarks = 30\n'
     )
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "--seed", 3, "-q", "--state", folder / "run.state")  # fmt: skip
-    assert done.exit_code == 0, done.exception
+    assert done.code == 0, done.error
     model = ep.models.from_pretrained(folder / "new")
     same = ep.tl.pretrain(
         folder / "m.h5mu",
@@ -68,7 +213,7 @@ def test_pretrain_with_a_configuration(folder):
     assert model.revision == same.revision
     assert not (folder / "run.state").exists()  # the run is done
     done = run("finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned", "--config", folder / "run.toml", "-q")  # fmt: skip
-    assert done.exit_code == 0, done.exception
+    assert done.code == 0, done.error
     tuned = ep.models.from_pretrained(folder / "tuned")
     assert tuned.labels == model.labels
     assert tuned.network.sizes.n_label_landmarks == 30
@@ -82,25 +227,25 @@ def test_pretrain_with_a_configuration(folder):
         ("training]\nadversarial = 1.0", "TrainingConfig has no ['adversarial']"),
     ],
 )
-def test_options_of_a_transformer_are_refused(folder, table, said):
+def test_options_of_a_transformer_are_refused(folder, table, said, run):
     (folder / "run.toml").write_text(f"[pretrain]\n[pretrain.{table}\n")
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q")
-    assert isinstance(done.exception, ValueError)
-    assert said in str(done.exception)
+    assert done.code == 1
+    assert said in done.error
     assert not (folder / "new").exists()
 
 
-def test_a_transformer_is_trained_and_tuned(folder):
+def test_a_transformer_is_trained_and_tuned(folder, run):
     (folder / "run.toml").write_text(
         '[pretrain.architecture]\nencoder = "transformer"\ndim = 8\nn_heads = 1\nn_layers = 1\n'
         "[pretrain.training]\nmax_epochs = 1\nbatch_size = 128\n[finetune.training]\nmax_epochs = 2\nbatch_size = 128\n"
     )
     options = ["--config", folder / "run.toml", "--state", folder / "run.state", "-q"]
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", *options)
-    assert done.exit_code == 0, done.exception
+    assert done.code == 0, done.error
     assert (folder / "run.state").exists()  # goes on from there, with more epochs
     done = run("finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned", "--label-key", "cell_type", *options[:2], "--rank", 0, "-q")  # fmt: skip
-    assert done.exit_code == 0, done.exception
+    assert done.code == 0, done.error
     options = ep.models.from_pretrained(folder / "tuned").training["options"]
     recipe = ep.TrainingConfig.preset("finetune")
     assert (options["max_epochs"], options["peak_weight"], options["patience"]) == (
@@ -116,36 +261,39 @@ def test_a_transformer_is_trained_and_tuned(folder):
         ("[embed]\nbatchkey = 'x'\n", r"unknown options \['batchkey'\]"),
         ("[annotate]\nalpha = 0.2\n", r"no table \[embed\]"),
         ("[embed\n", "cannot be read as TOML"),
+        ("[embed]\nannotation = 'no'\n", "`annotation` in .* must be of type bool, got 'no'"),
+        ("[embed]\nmin_coverage = '0.1'\n", "`min_coverage` in .* must be of type float"),
     ],
 )
-def test_bad_configurations(folder, content, told):
+def test_bad_configurations(folder, content, told, run):
     (folder / "run.toml").write_text(content)
     done = run("embed", folder / "a.h5ad", "--config", folder / "run.toml")
-    assert done.exit_code == 2
-    assert __import__("re").search(told, " ".join(done.output.replace("│", " ").split()))
+    assert done.code == 2
+    assert re.search(told, done.error)
 
 
-def test_unknown_fields_of_a_table(folder):
+def test_unknown_fields_of_a_table(folder, run):
     (folder / "run.toml").write_text("[pretrain]\n[pretrain.training]\nepochs = 2\n")
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q")
-    assert isinstance(done.exception, ValueError)
-    assert "TrainingConfig has no ['epochs']" in str(done.exception)
+    assert done.code == 1
+    assert "ValueError: TrainingConfig has no ['epochs']" in done.error
 
 
-def test_report(folder):
+def test_report(folder, run):
     done = run("embed", folder / "m.h5mu", "-m", folder / "model", "-q")
-    assert done.exit_code == 0, done.exception
+    assert done.code == 0, done.error
     options = ["--label-key", "cell_type", "--batch-key", "batch", "--title", "Nine batches"]
     done = run("report", folder / "m.h5mu", "-o", folder / "report.html", *options)
-    assert done.exit_code == 0, done.exception
+    assert done.code == 0, done.error
     assert done.output.strip() == str(folder / "report.html")
     assert "<h1>Nine batches</h1>" in (folder / "report.html").read_text()
     again = run("report", folder / "m.h5mu", "-o", folder / "report.html")
-    assert isinstance(again.exception, FileExistsError)
+    assert again.code == 1
+    assert again.error.startswith("epifoundation: FileExistsError: ")
 
 
 @pytest.mark.slow
-def test_exit_codes(folder):
+def test_exit_codes(folder, run):
     """Of the command itself."""
 
     def code(*arguments):
@@ -153,16 +301,56 @@ def test_exit_codes(folder):
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         return done.returncode, done.stderr
 
-    assert run("models").exit_code == 0
-    assert run("embed").exit_code == 2
+    done = run("models")
+    assert done.code == 0
+    assert set(ep.models.available().index) <= set(done.output.split())
     status, told = code("embed", folder / "nowhere.h5ad")
     assert status == 1
     assert told.strip() == f"epifoundation: FileNotFoundError: The file '{folder}/nowhere.h5ad' is not there."
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
-    [(None, None), (["0.2"], 0.2), (["donor1"], ["donor1"]), (["1", "2"], ["1", "2"]), (["v1.2"], ["v1.2"])],
+    ("arguments", "expected"),
+    [
+        (["0.2"], 0.2),
+        (["donor1"], ["donor1"]),
+        (["1"], ["1"]),
+        (["1", "2"], ["1", "2"]),
+        (["0.1", "0.2"], ["0.1", "0.2"]),
+        (["v1.2"], ["v1.2"]),
+    ],
 )
-def test_held_out(values, expected):
-    assert cli._held(values, "validation") == expected
+def test_held_out(arguments, expected):
+    """A fraction, or names of batches."""
+    line = ["file", "-o", "model", *(word for each in arguments for word in ("--validation", each))]
+    given = cli.parse("pretrain", line)
+    option = cli.options_of("pretrain")["validation"]
+    assert cli._object(option, given["validation"], given) == expected
+    for of_a_file in (0.2, [0.2]):
+        assert cli._object(option, of_a_file, given) == 0.2
+
+
+def test_zero_stands_for_none_where_that_is_no_default():
+    options = cli.options_of("finetune") | cli.options_of("convert")
+    assert cli._object(options["rank"], 0, {}) is None
+    assert cli._object(options["rank"], 8, {}) == 8
+    assert cli._object(options["max_peaks"], 0, {}) is None
+    assert cli._object(options["n_heads"], 0, {}) == 0
+    assert cli._object(options["seed"], 0, {}) == 0
+
+
+def test_options_on_the_line_come_first(tmp_path):
+    (tmp_path / "run.toml").write_text(
+        '[report]\nfile = "b.h5ad"\noutput = "b.html"\ngene = ["CD8A"]\nseed = 3\ntitle = "Ten"\n'
+    )
+    given = cli.parse("report", ["a.h5ad", "--gene", "MS4A1", "--seed", "0", "--config", str(tmp_path / "run.toml")])
+    assert given == {"file": "a.h5ad", "output": "b.html", "gene": ["MS4A1"], "seed": 0, "title": "Ten"}
+
+
+def test_cells_are_read_whole_from_each_format(folder, mdata):
+    mdata.write_zarr(folder / "m.zarr")
+    mdata["atac"].write_zarr(folder / "a.zarr")
+    for name in ("m.h5mu", "m.zarr"):
+        assert list(cli._read(folder / name).mod) == list(mdata.mod)
+    for name in ("a.h5ad", "a.zarr"):
+        assert cli._read(folder / name).shape == mdata["atac"].shape

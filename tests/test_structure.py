@@ -5,10 +5,13 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 import warnings
-from importlib.metadata import requires, version
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,7 @@ ALLOWED = {
     "_keys": set(),
     "_memory": set(),
     "_settings": set(),
+    "_signatures": set(),
     "_validate": set(),
     "_version": set(),
     "nn": set(),
@@ -100,11 +104,20 @@ def test_import_is_light_sets_up_no_logging_and_prints_nothing():
     heavy = ["scanpy", "lightning", "matplotlib", "scvi", "muon", "bioframe", "sklearn", "huggingface_hub"]
     code = f"""
 import logging, sys, epifoundation
+assert {{"torch", "anndata", "numpy"}} & set(sys.modules) == set()
+parts = [getattr(epifoundation, name) for name in epifoundation.__all__]
 assert not logging.getLogger().handlers
 assert [name for name in {heavy} if name in sys.modules] == []
 """
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_names_that_are_not_there_are_told():
+    assert set(dir(ep)) == set(ep.__all__)
+    assert not hasattr(ep, "embed")
+    with pytest.raises(AttributeError, match="module 'epifoundation' has no attribute 'tools'"):
+        ep.tools  # noqa: B018
 
 
 @pytest.mark.parametrize(("module", "name"), TOOLS)
@@ -161,16 +174,8 @@ def test_version_is_that_of_the_installed_package():
 
 
 def test_every_direct_dependency_is_pinned():
-    import re
-
-    pinned = {
-        re.split("==", line)[0].lower().replace("_", "-")
-        for line in (PACKAGE.parent / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
-    needed = {
-        re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
-        for requirement in requires("epifoundation")
-        if 'python_version >= "3.12"' not in requirement and "python_version >= '3.12'" not in requirement
-    }
+    constraints = (PACKAGE.parent / "constraints.txt").read_text()
+    pinned = {line.split("==")[0] for line in constraints.splitlines() if "==" in line}
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    needed = {re.split("[ >]", need)[0] for need in chain(project["dependencies"], *project["optional-dependencies"].values())}  # fmt: skip
     assert needed <= pinned, f"not pinned: {sorted(needed - pinned)}"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from original import SPECIAL, Original, pad
 
 import epifoundation as ep
+from epifoundation import cli
 
 CHROMOSOMES = ["chr1", "chr2", "chrX"]
 GOLDEN = ("pretrain", "value_finetune_batch")
@@ -117,6 +118,18 @@ def test_golden_outputs_of_the_original_implementation(upstream, name):
     torch.testing.assert_close(trained, torch.from_numpy(expected["cell_emb"]), atol=1e-5, rtol=0)
     rough = model.network.folded(torch.bfloat16).encode(ids, offsets)
     assert torch.cosine_similarity(rough, trained).min() >= 0.999
+
+
+def test_the_command_line_converts(made, tmp_path, capsys):
+    arguments = ["convert", str(made.folder / "checkpoint.pth"), str(made.folder), "-o", str(tmp_path / "model")]
+    cli.main([*arguments, "--n-heads", str(made.n_heads), "--no-labels", "--genome", "mm10"])
+    assert capsys.readouterr().out == f"{tmp_path / 'model'}\n"
+    model = ep.models.from_pretrained(tmp_path / "model")
+    assert model.revision == made.convert(labels=False, genome="mm10").revision
+    with pytest.raises(SystemExit) as end:
+        cli.main([*arguments, "--n-heads", str(made.n_heads)])
+    assert end.value.code == 1
+    assert "FileExistsError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -1,0 +1,118 @@
+"""Signatures of the package with their texts, read from its source: a help imports none of it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+SECTION = r"\n\n\w+\n-{3,}\n"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a function or a field of a dataclass, the `owner`; `kind` has no None."""
+
+    owner: str
+    name: str
+    kind: str
+    may_be_none: bool
+    is_required: bool
+    default: Any
+    text: str
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a function or dataclass takes and returns, and what its docstring begins with."""
+
+    parameters: dict[str, Parameter]
+    returns: str
+    text: str
+
+
+@cache
+def read_signature(owner: str) -> Signature:
+    """The signature of ``"tl.embed"``, ``"engine.Engine"``, ``"models.EpiFoundation.embed"``..."""
+    module, *names = owner.split(".")
+    file, node = _find(_file(PACKAGE / module), names[0])
+    for each in names[1:]:
+        node = next(inner for inner in node.body if getattr(inner, "name", None) == each)
+    text, _, rest = (ast.get_docstring(node) or "").partition("\n\nParameters\n----------\n")
+    texts = _texts(re.split(SECTION, rest)[0])
+    parameters = {}
+    for name, annotation, value in _arguments(node):
+        kind = ast.unparse(annotation)
+        parameters[name] = Parameter(
+            owner=owner,
+            name=name,
+            kind=kind.removesuffix(" | None"),
+            may_be_none=kind.endswith(" | None"),
+            is_required=value is None,
+            default=value and _literal(file, value),
+            text=texts.get(name, ""),
+        )
+    returns = ast.unparse(node.returns) if hasattr(node, "returns") else ""
+    return Signature(parameters, returns, re.split(SECTION, text)[0])
+
+
+@cache
+def _parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _file(module: Path) -> Path:
+    return module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+
+
+def _find(file: Path, name: str) -> tuple[Path, Any]:
+    """The statement that defines a name, in this file or in the one that it is imported from."""
+    for node in _parse(file).body:
+        if isinstance(node, ast.ImportFrom) and name in {each.name for each in node.names}:
+            folder = file.parents[node.level - 1]
+            return _find(_file(folder.joinpath(*str(node.module).split("."))), name)
+        is_constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
+        if is_constant or getattr(node, "name", None) == name:
+            return file, node
+    msg = f"{file} defines no {name!r}."
+    raise ValueError(msg)
+
+
+def _arguments(node: Any) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
+    """Name, annotation and default of each; `self` has no annotation."""
+    if isinstance(node, ast.ClassDef):
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign):
+                yield ast.unparse(field.target), field.annotation, field.value
+        return
+    taken = node.args
+    n_required = len(taken.args) - len(taken.defaults)
+    defaults = [*[None] * n_required, *taken.defaults, *taken.kw_defaults]
+    for argument, default in zip([*taken.args, *taken.kwonlyargs], defaults, strict=True):
+        if argument.annotation is not None:
+            yield argument.arg, argument.annotation, default
+
+
+def _literal(file: Path, node: ast.expr) -> Any:
+    """The value of a literal or of a constant."""
+    if isinstance(node, ast.Name):
+        file, statement = _find(file, node.id)
+        return _literal(file, statement.value)
+    return ast.literal_eval(node)
+
+
+def _texts(section: str) -> dict[str, str]:
+    """The text of each parameter; of several that another function describes, what it says."""
+    texts = {}
+    for names, lines in re.findall(r"^(\w.*)\n((?: .*\n|\n)+)", section + "\n", flags=re.MULTILINE):
+        text = " ".join(lines.split())
+        other = re.search(r":func:`epifoundation\.([\w.]+)`", text) if ", " in names else None
+        described = read_signature(other[1]).parameters if other else {}
+        for name in names.split(", "):
+            texts[name] = described[name].text if name in described else text
+    return texts
