@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 import warnings
@@ -134,7 +135,13 @@ def test_public_functions_are_documented(module, name):
         if parameter.kind is not parameter.VAR_KEYWORD:
             assert parameter.annotation is not parameter.empty
     assert signature.return_annotation is not signature.empty
-    assert f"{module}.{name}" in API.read_text(), f"docs/api.md does not list {module}.{name}"
+
+
+def test_the_api_page_lists_every_public_name_once():
+    listed = [line.strip() for line in API.read_text().splitlines() if re.fullmatch(r" {3}[\w.]+", line)]
+    classes = [name for name, value in vars(ep).items() if inspect.isclass(value)]
+    expected = [f"{module}.{name}" for module, name in FUNCTIONS] + classes + ["settings"]
+    assert sorted(listed) == sorted(expected)
 
 
 @pytest.mark.slow
@@ -159,8 +166,6 @@ def test_version_is_that_of_the_installed_package():
 
 
 def test_every_direct_dependency_is_pinned():
-    import re
-
     pinned = {
         re.split("==", line)[0].lower().replace("_", "-")
         for line in (PACKAGE.parent / "constraints.txt").read_text().splitlines()
