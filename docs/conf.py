@@ -110,8 +110,9 @@ autosummary_context = {
     }
 }
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 napoleon_google_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 always_use_bars_union = True
 typehints_defaults = "braces"
@@ -187,6 +188,7 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_theme_options = {
     "logo": {"text": "EpiFoundation"},
+    "navbar_persistent": [],  # the search field is in the sidebar
     "repository_url": "https://github.com/epifoundation/epifoundation",
     "use_repository_button": True,
     "use_issues_button": True,

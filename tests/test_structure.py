@@ -29,7 +29,7 @@ FUNCTIONS = TOOLS + [
     for name, value in vars(getattr(ep, module)).items()
     if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith("epifoundation")
 ]
-# What a part of the package may import of the package (DESIGN 1); everything may import the first line.
+# What a part of the package may import of the package; all parts may import BASE.
 BASE = {"_files", "_formats", "_hub", "_keys", "_memory", "_settings", "_validate", "_version"}
 ALLOWED = {
     "_files": set(),
@@ -83,6 +83,12 @@ def test_imports_go_one_way(path):
         return
     found = set(imports_of(path)) - {part}
     assert found <= ALLOWED[part], f"{part} must not import {sorted(found - ALLOWED[part])}"
+
+
+def test_the_map_of_the_package_has_every_part():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    missing = [part for part in set(ALLOWED) - BASE if f"`{part}/`" not in text and f"`{part}.py`" not in text]
+    assert missing == [], f"CONTRIBUTING.md does not name {missing}"
 
 
 def test_nn_imports_only_torch():
