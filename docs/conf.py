@@ -97,7 +97,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",
 ]
-suppress_warnings = ["config.cache"]  # functions in here cannot be kept from build to build
+suppress_warnings = ["config.cache"]  # functions in this file cannot be cached
 exclude_patterns = ["measured", "_build", "jupyter_execute"]
 templates_path = ["_templates"]
 autosummary_generate = True
@@ -117,7 +117,7 @@ napoleon_use_rtype = False
 always_use_bars_union = True
 typehints_defaults = "braces"
 typehints_document_rtype = False
-myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_timeout = 300
