@@ -21,12 +21,12 @@ from sphinx.ext.napoleon import NumpyDocstring
 import epifoundation as ep
 
 HERE = Path(__file__).parent
-# The tutorials lie next to the package, where the tests execute them. Sphinx reads only files in docs/.
+# Tutorials lie next to the package, where tests execute them. Sphinx reads only files in docs/.
 shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
 
 
 def prose_returns(self: NumpyDocstring, section: str) -> list[str]:
-    """Read "Returns" as prose: napoleon would take its sentences and lists for pairs of name and type."""
+    """Read "Returns" as prose, where napoleon would expect pairs of name and type."""
     header, *lines = self._parse_generic_section("Returns", use_admonition=False)
     # sphinx-autodoc-typehints puts a colon above the first paragraph and indents it
     lines = [line.removeprefix(": ") for line in lines if line.strip() != ":"]
@@ -41,7 +41,7 @@ KINDS = {"None": "data", "typing.Any": "data", "typing.Literal": "data", "scanpy
 
 
 def inventory(name: str, pages: dict[str, str]) -> str:
-    """Write an inventory of the types in signatures, so that Sphinx links them without a network."""
+    """Write an inventory of types, so that Sphinx links them without a network."""
     path = HERE / "_build" / "inventories" / f"{name}.inv"
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n# The remainder of this file is compressed using zlib.\n"

@@ -219,8 +219,7 @@ def test_pictures_of_tutorials_have_a_text():
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_code_fits_the_width_of_a_page(path):
-    for block in re.findall(
-        r"^```(?:python|sh|text|{code-block}).*?\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE
-    ):
+    code = re.compile(r"^```(?:python|sh|text|{code-block}).*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    for block in code.findall(path.read_text()):
         long = [line for line in block.splitlines() if len(line) > 88]
         assert long == [], f"{path.name} has code wider than 88 characters"
