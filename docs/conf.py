@@ -104,9 +104,9 @@ autosummary_generate = True
 # Fields of dataclasses are described among the parameters
 autosummary_context = {
     "fields": {
-        f"epifoundation.{name}": [field.name for field in dataclasses.fields(value)]
-        for name, value in vars(ep).items()
-        if inspect.isclass(value)
+        f"epifoundation.{name}": [field.name for field in dataclasses.fields(getattr(ep, name))]
+        for name in ep.__all__
+        if inspect.isclass(getattr(ep, name))
     }
 }
 autodoc_member_order = "bysource"
