@@ -86,7 +86,7 @@ def test_imports_go_one_way(path):
 
 def test_the_map_of_the_package_has_every_part():
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
-    parts = set(ALLOWED) - BASE
+    parts = [part for part in ALLOWED if not part.startswith("_")]
     missing = [part for part in parts if f"`{part}/`" not in text and f"`{part}.py`" not in text]
     assert missing == [], f"CONTRIBUTING.md does not name {missing}"
 
