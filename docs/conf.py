@@ -1,5 +1,8 @@
 """Sphinx configuration."""
 
+import dataclasses
+import inspect
+import re
 import shutil
 import textwrap
 import zlib
@@ -12,15 +15,18 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from mudata import MuData
+from sphinx.application import Sphinx
 from sphinx.ext.napoleon import NumpyDocstring
 
+import epifoundation as ep
+
 HERE = Path(__file__).parent
-# The tutorials live beside the package, where the tests execute them; Sphinx reads only what is below docs/.
+# Tutorials lie next to the package, where tests execute them. Sphinx reads only files in docs/.
 shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
 
 
 def prose_returns(self: NumpyDocstring, section: str) -> list[str]:
-    """What a tool writes is told in sentences and lists, which napoleon would take for pairs of name and type."""
+    """Read "Returns" as prose, where napoleon would expect pairs of name and type."""
     header, *lines = self._parse_generic_section("Returns", use_admonition=False)
     # sphinx-autodoc-typehints puts a colon above the first paragraph and indents it
     lines = [line.removeprefix(": ") for line in lines if line.strip() != ":"]
@@ -35,7 +41,7 @@ KINDS = {"None": "data", "typing.Any": "data", "typing.Literal": "data", "scanpy
 
 
 def inventory(name: str, pages: dict[str, str]) -> str:
-    """Where the types that signatures name are explained, as the file that Sphinx looks links up in: no network is needed to build."""
+    """Write an inventory of types, so that Sphinx links them without a network."""
     path = HERE / "_build" / "inventories" / f"{name}.inv"
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n# The remainder of this file is compressed using zlib.\n"
@@ -44,7 +50,7 @@ def inventory(name: str, pages: dict[str, str]) -> str:
     return str(path)
 
 
-PUBLIC = {  # where types are documented, of those that are defined elsewhere
+PUBLIC = {  # public names of types that are defined in private modules
     AnnData: "anndata.AnnData",
     MuData: "mudata.MuData",
     pd.DataFrame: "pandas.DataFrame",
@@ -57,8 +63,23 @@ PUBLIC = {  # where types are documented, of those that are defined elsewhere
 
 
 def typehints_formatter(annotation: object, _: object) -> str | None:
-    """Types by the names that people import them by."""
+    """Link a type by its public name."""
     return next((f":class:`~{name}`" for kind, name in PUBLIC.items() if annotation == kind), None)
+
+
+# Names of functions in the text of a page, such as `ep.tl.embed`
+NAME = re.compile(r"(?<!`)`ep\.((?:pp|tl|pl|models|datasets|metrics|genome)\.\w+|[A-Z]\w+)`(?!`)")
+
+
+def link_names(_: Sphinx, docname: str, source: list[str]) -> None:
+    """Link every such name to its page in the API, in pages that are written in Markdown."""
+    if not docname.startswith(("generated/", "tutorials/")):
+        source[0] = NAME.sub(r"{py:obj}`ep.\1 <epifoundation.\1>`", source[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the above."""
+    app.connect("source-read", link_names)
 
 
 project = "EpiFoundation"
@@ -76,17 +97,27 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",
 ]
-suppress_warnings = ["config.cache"]  # functions in here cannot be kept from build to build
+suppress_warnings = ["config.cache"]  # functions in this file cannot be cached
 exclude_patterns = ["measured", "_build", "jupyter_execute"]
+templates_path = ["_templates"]
 autosummary_generate = True
+# Fields of dataclasses are described among the parameters
+autosummary_context = {
+    "fields": {
+        f"epifoundation.{name}": [field.name for field in dataclasses.fields(getattr(ep, name))]
+        for name in ep.__all__
+        if inspect.isclass(getattr(ep, name))
+    }
+}
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 napoleon_google_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 always_use_bars_union = True
 typehints_defaults = "braces"
 typehints_document_rtype = False
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_timeout = 300
@@ -151,5 +182,16 @@ intersphinx_mapping = {name: (url, inventory(name, pages)) for name, (url, pages
 
 html_theme = "sphinx_book_theme"
 html_title = "EpiFoundation"
+html_logo = "_static/logo.svg"
+html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
-html_css_files = ["beside.css"]
+html_css_files = ["custom.css"]
+html_theme_options = {
+    "logo": {"text": "EpiFoundation"},
+    "navbar_persistent": [],  # the search field is in the sidebar
+    "repository_url": "https://github.com/epifoundation/epifoundation",
+    "use_repository_button": True,
+    "use_issues_button": True,
+    "show_toc_level": 2,
+    "show_navbar_depth": 1,
+}

@@ -31,7 +31,7 @@ FUNCTIONS = TOOLS + [
     for name, value in vars(getattr(ep, module)).items()
     if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith("epifoundation")
 ]
-# What a part of the package may import of the package (DESIGN 1); everything may import the first line.
+# What a part of the package may import of the package; all parts may import BASE.
 BASE = {"_files", "_formats", "_hub", "_keys", "_memory", "_settings", "_validate", "_version"}
 ALLOWED = {
     "_files": set(),
@@ -88,6 +88,13 @@ def test_imports_go_one_way(path):
         return
     found = set(imports_of(path)) - {part}
     assert found <= ALLOWED[part], f"{part} must not import {sorted(found - ALLOWED[part])}"
+
+
+def test_the_map_of_the_package_has_every_part():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    parts = [part for part in ALLOWED if not part.startswith("_")]
+    missing = [part for part in parts if f"`{part}/`" not in text and f"`{part}.py`" not in text]
+    assert missing == [], f"CONTRIBUTING.md does not name {missing}"
 
 
 def test_nn_imports_only_torch():
@@ -149,7 +156,14 @@ def test_public_functions_are_documented(module, name):
         if parameter.kind is not parameter.VAR_KEYWORD:
             assert parameter.annotation is not parameter.empty
     assert signature.return_annotation is not signature.empty
-    assert f"{module}.{name}" in API.read_text(), f"docs/api.md does not list {module}.{name}"
+
+
+def test_the_api_page_lists_every_public_name_once():
+    lines = API.read_text().splitlines()
+    listed = [line.strip() for line in lines if line.startswith("   ") and ":" not in line]
+    classes = [name for name in ep.__all__ if inspect.isclass(getattr(ep, name))]
+    expected = [f"{module}.{name}" for module, name in FUNCTIONS] + classes + ["settings"]
+    assert sorted(listed) == sorted(expected)
 
 
 @pytest.mark.slow
