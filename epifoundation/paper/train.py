@@ -24,9 +24,9 @@ from ..nn import ModelConfig, Network, TrainingConfig, adapt, blend, merge
 from ..training.batch_effects import batch_directions, batch_means, project_out
 from ..training.components import expression_components, log_normalise
 from ..training.data import TrainingData
+from ..training.features import embedding_of
 from ..training.label_head import check_labels, fit_label_head
 from .cells import Loaded, load
-from .embedding import embedding_of
 from .finetuning import Finetuning
 from .initial_network import N_COMPONENTS, build
 from .measured_head import has_counts, with_measured_head

@@ -185,6 +185,13 @@ def draw(rows: np.ndarray, most: int, rng: np.random.Generator, labels: np.ndarr
     return np.unique(np.concatenate(few))
 
 
+def is_among(rows: np.ndarray, n_cells: int) -> np.ndarray:
+    """Which cells are among the rows, boolean (n_cells,)."""
+    found = np.zeros(n_cells, bool)
+    found[rows] = True
+    return found
+
+
 def held_out(validation: float | Sequence[str] | None) -> float | list[str]:
     """What is held out: a fraction of the cells, or names of batches."""
     if validation is None:

@@ -17,7 +17,6 @@ from ..counted import CountedCells, peak_keys
 from ..nn import (
     ENCODER,
     LABELS,
-    LabelHead,
     ModelConfig,
     Network,
     Sizes,
@@ -27,13 +26,13 @@ from ..tokens import read_rows
 from ..vocabulary import PeakVocabulary
 from .clusters import Clusters, find_clusters
 from .components import Components, expression_components, log_normalise, same_bits, semantic_components
-from .data import TrainingData, check_split, draw, warn_unusable
+from .data import TrainingData, check_split, draw, is_among, warn_unusable
 from .expression import expression_tensors
 from .kernel_ridge import MIN_HELD
-from .label_head import check_labels, fit_label_head
+from .label_head import check_labels
 from .processes import Processes
-from .rows import BLOCK_CELLS, BLOCK_ENTRIES, Rows, in_blocks
-from .stages import BATCH_CELLS, Cells, Fit
+from .rows import BLOCK_CELLS, BLOCK_ENTRIES, in_blocks
+from .stages import BATCH_CELLS, Fit, SampledCells
 from .state import State
 from .statistics import HELD, TRAIN, Statistics, profile_units, whole_numbers
 
@@ -107,29 +106,22 @@ def measure(
         msg = f"There are {n_held} validation cells, too few to choose widths and penalties: the defaults are taken."
         warnings.warn(msg, UserWarning, stacklevel=4)
     kept = None if keep_vocabulary else torch.from_numpy(np.flatnonzero(statistics.is_open()))
-    fit = Fit(statistics, parts, config, training, labels, data.batch_codes, len(names), seed, device)
-    first = fit.stage("train").embedding
-    final = fit.stage("all")
-    fit.parts = parts = []  # the network may be as large
+    fit = Fit(statistics, parts, training, seed, device, labels=labels, batches=data.batch_codes)
+    parts = []  # the fit lets go of them, too
+    final = fit.fit()
     sizes = Sizes(
         len(data.peaks) if kept is None else len(kept),
         len(data.genes) if data.target is not None else 0,
         len(names),
         len(data.batches) if data.target is not None else 0,
-        n_encoder_landmarks=len(final.readout.landmarks),
-        n_removed=len(final.read),
-        n_label_landmarks=0 if final.label_readout is None else len(final.label_readout.landmarks),
         has_measured=config.objective == "counts",
+        **final.sizes(),
     )
     tensors, peaks = final.tensors(), data.peaks
     if kept is not None and len(kept) < len(peaks):  # peaks that are open in no counted cell are left out
         peaks = PeakVocabulary(peaks.intervals.iloc[kept.numpy()].reset_index(drop=True), peaks.genome)
         for name in [name for name in tensors if name.endswith(("vectors.weight", "vectors.count"))]:
             tensors[name] = tensors[name].cpu()[kept]
-    if labels is not None:
-        head = _label_head(first, final.embedding, labels[fit.rows], fit.is_held)
-        sizes = replace(sizes, n_calibration=len(head.conformal), n_reference=len(head.reference))
-        tensors |= {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
     if data.target is not None:
         some = np.sort(np.random.default_rng([seed, 5]).permutation(len(fit.rows))[: BATCH_CELLS // 4])
         rows = fit.rows[some]
@@ -140,8 +132,7 @@ def measure(
         network = Network(config, sizes)
     network.load_state_dict(processes.same({name: tensor.cpu() for name, tensor in tensors.items()}))
     network.eval().requires_grad_(False)
-    is_train = np.zeros(len(statistics.usable), bool)
-    is_train[data.train] = True
+    is_train = is_among(data.train, len(statistics.usable))
     summary = {
         "cells": int((is_train & statistics.usable).sum()),
         "validation_cells": int((~is_train & statistics.usable).sum()),
@@ -163,7 +154,7 @@ def _counted(statistics: Statistics, labels: np.ndarray | None) -> dict[str, Cou
 
 def _clusters(
     data: TrainingData,
-    cells: Cells,
+    cells: SampledCells,
     config: ModelConfig,
     training: TrainingConfig,
     rng: np.random.Generator,
@@ -200,13 +191,6 @@ def default_dim(n_cells: int, *, with_rna: bool) -> int:
     """Clusters that this many cells fill."""
     per_cluster = CELLS_PER_CLUSTER["rna" if with_rna else "atac"]
     return int(np.clip(n_cells // per_cluster, MIN_DIM, MAX_DIM))
-
-
-def _label_head(first: np.ndarray, final: np.ndarray, codes: np.ndarray, is_held: np.ndarray) -> LabelHead:
-    """The label head: penalty and calibration from the encoder of training cells, weights from that of all cells."""
-    train, held = np.flatnonzero(~is_held & (codes >= 0)), np.flatnonzero(is_held & (codes >= 0))
-    parts = ((first, train), (first, held), (final, np.concatenate([train, held])))
-    return fit_label_head(*((embedding[rows], codes[rows]) for embedding, rows in parts))[0]
 
 
 def counted_labels(hashes: np.ndarray, labels: np.ndarray, usable: np.ndarray) -> CountedCells:
@@ -249,11 +233,11 @@ def sample_size(data: TrainingData, training: TrainingConfig, rng: np.random.Gen
 
 def _sample(
     data: TrainingData, labels: np.ndarray | None, training: TrainingConfig, rng: np.random.Generator
-) -> list[Cells]:
+) -> list[SampledCells]:
     """Training and validation cells that clusters and readouts are fitted on."""
     most = sample_size(data, training, rng)
     drawn = [draw(data.train, most, rng, labels), draw(data.held, max(most // 2, 1), rng)]
-    parts = [Cells(rows, data.pattern[rows]) for rows in drawn]
+    parts = [SampledCells(rows, data.pattern[rows]) for rows in drawn]
     return [part.keep(np.diff(part.pattern.indptr) > 0) for part in parts]
 
 
@@ -267,7 +251,7 @@ def _usable(pattern: sp.csr_matrix, expression: sp.csr_matrix | None, objective:
 
 def _count(
     data: TrainingData,
-    parts: list[Cells],
+    parts: list[SampledCells],
     config: ModelConfig,
     components: Components,
     clusters: Clusters,
@@ -284,10 +268,8 @@ def _count(
         n_cells, len(data.peaks), config.width, n_labels, n_kept=clusters.n_kept, n_genes=n_genes, device=device
     )
     keys = peak_keys(data.peaks)
-    is_held = np.zeros(n_cells, bool)
-    is_held[data.held] = True
-    is_either = is_held.copy()
-    is_either[data.train] = True
+    is_held = is_among(data.held, n_cells)
+    is_either = is_held | is_among(data.train, n_cells)
     # What the sample holds need not be read once more
     wanted = [data.train, data.held]
     whole = all(len(part.rows) == len(rows) for part, rows in zip(parts, wanted, strict=True))
@@ -330,7 +312,7 @@ def _count(
     return statistics
 
 
-def _blocks_of(parts: list[Cells]) -> list[tuple[Cells, slice]]:
+def _blocks_of(parts: list[SampledCells]) -> list[tuple[SampledCells, slice]]:
     """Slices of cells in memory."""
     found = []
     for part in parts:
@@ -340,27 +322,16 @@ def _blocks_of(parts: list[Cells]) -> list[tuple[Cells, slice]]:
     return found
 
 
-def label_statistics(
-    pattern: Rows,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    is_held: np.ndarray,
-    n_labels: int,
-    peaks: PeakVocabulary,
-    device: torch.device,
-) -> Statistics:
-    """Sums of labels over cells, for columns beside an encoder that is measured already or trained."""
-    statistics = Statistics(len(labels), len(peaks), 0, n_labels, n_kept=0, n_genes={}, device=device)
-    keys = peak_keys(peaks)
-    wanted = np.zeros(len(labels), bool)
-    wanted[rows] = True
-    for block in in_blocks(pattern):
-        inside = np.arange(block.start, block.stop)
-        inside = inside[wanted[inside]]
-        cells = pattern[inside]
+def label_statistics(data: TrainingData, labels: np.ndarray, n_labels: int, device: torch.device) -> Statistics:
+    """Sums of labels over cells that have one, for columns beside an encoder that is there already."""
+    statistics = Statistics(len(labels), len(data.peaks), 0, n_labels, n_kept=0, n_genes={}, device=device)
+    keys, is_held = peak_keys(data.peaks), is_among(data.held, len(labels))
+    for block in in_blocks(data.pattern):
+        rows = np.flatnonzero(labels[block] >= 0) + block.start
+        cells = data.pattern[rows]
         usable = np.diff(cells.indptr) > 0
-        cells, inside = cells[usable], inside[usable]
-        if len(inside):
-            nothing = np.zeros((len(inside), 0), np.uint8)
-            statistics.add(inside, cells, (nothing, nothing), keys=keys, is_held=is_held[inside], labels=labels[inside])
+        cells, rows = cells[usable], rows[usable]
+        if len(rows):
+            nothing = np.zeros((len(rows), 0), np.uint8)
+            statistics.add(rows, cells, (nothing, nothing), keys=keys, is_held=is_held[rows], labels=labels[rows])
     return statistics
