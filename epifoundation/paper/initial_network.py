@@ -71,7 +71,7 @@ def _vectors(data: Loaded, config: ModelConfig, rng: np.random.Generator) -> np.
     if data.target is None:
         scored, components = pattern, semantic_components(pattern, N_COMPONENTS, rng, cpu)
     else:
-        scored = sp.csr_matrix(data.target[data.train])
+        scored = data.target[data.train]
         scored = log_normalise(scored) if config.objective == "counts" else scored
         components = expression_components(scored, N_COMPONENTS, rng, cpu)
     scores = components.scores(scored)
@@ -109,13 +109,13 @@ def _set_chromosomes(network: Network, data: Loaded) -> None:
         network.expression.genes.chromosome_of.copy_(rows(data.gene_chromosomes))
 
 
-def log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
+def log_frequency(counts: sp.csr_matrix) -> torch.Tensor:
     """Logarithm of the share of each column in all counts."""
     total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() + 1
     return torch.from_numpy(np.log(total / total.sum()).astype(np.float32))
 
 
-def _set_base_rate(head: ExpressionHead, target: sp.csr_matrix | np.ndarray) -> None:
+def _set_base_rate(head: ExpressionHead, target: sp.csr_matrix) -> None:
     """Let a head of zero weights predict the mean cell."""
     if head.objective == "counts":
         head.linear.bias.copy_(log_frequency(target))
@@ -126,7 +126,8 @@ def _set_base_rate(head: ExpressionHead, target: sp.csr_matrix | np.ndarray) -> 
         _set_scale(head, target)
 
 
-def _set_scale(head: ExpressionHead | QueryHead, target: sp.csr_matrix | np.ndarray) -> None:
-    deviation = target.std(axis=0)
-    head.mean.copy_(torch.from_numpy(target.mean(axis=0)))
+def _set_scale(head: ExpressionHead | QueryHead, target: sp.csr_matrix) -> None:
+    values = target.toarray()
+    deviation = values.std(axis=0)
+    head.mean.copy_(torch.from_numpy(values.mean(axis=0)))
     head.deviation.copy_(torch.from_numpy(np.where(deviation > 0, deviation, 1)))

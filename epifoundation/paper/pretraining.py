@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..engine import Clock, Engine, World, make_trainer, quiet, told_of_processes
 from ..nn import Network, PeakHead, TrainingConfig, TransformerEncoder, balance, has_bfloat16
-from .minibatches import Batch, Cells, Loader, Share, in_order, shuffled
+from .minibatches import Batch, Loader, MinibatchCells, in_order
 
 PEAK_CELLS = 8  # of a batch, whose held-out peaks are predicted beside expression
 
@@ -257,8 +257,8 @@ class Fitted:
 
 def fit(
     network: Network,
-    train: Cells | Callable[[int, int, Share], Loader],
-    validation: Cells,
+    train: Callable[[int, int, World], Loader],
+    validation: MinibatchCells,
     config: TrainingConfig,
     *,
     n_cells: int,
@@ -273,13 +273,12 @@ def fit(
 ) -> Fitted:
     """Train what of `network` is to learn by a `module`, and return its best state on the validation cells.
 
-    `train`: cells in memory, or what makes a loader of batch size, seed and share. `of`: what the run is of, for its state.
+    `train`: what makes a loader of batch size, seed and processes. `of`: what the run is of, for its state.
     The caller's random state is left as it was. An interruption (Ctrl-C) after the first epoch ends training
     with the best network so far; before that it is raised.
     """
     engine, world = engine or Engine(), World.told()
-    share = Share(world.rank, world.size)
-    _check_share(config, share, n_cells, len(validation))
+    _check_shares(config, world, n_cells, len(validation))
     keep = KeepBest(copy.deepcopy(network).cpu(), config.patience, on_better)
     callbacks: list[Any] = [keep]
     state = None if engine.state is None else Path(engine.state)
@@ -288,10 +287,8 @@ def fit(
         keep_state.check()
         callbacks.append(keep_state)
     loaders = (
-        shuffled(train, config.batch_size, seed, share)
-        if isinstance(train, Cells)
-        else train(config.batch_size, seed, share),
-        in_order(validation, config.batch_size, share),
+        train(config.batch_size, seed, world),
+        in_order(validation, config.batch_size, world),
     )
     n_epochs = config.epochs(n_cells)
     with quiet(), torch.random.fork_rng(), torch.enable_grad(), told_of_processes(engine):
@@ -319,15 +316,15 @@ def fit(
     return Fitted(keep.network.eval().requires_grad_(False), keep.history, interrupted)
 
 
-def _check_share(config: TrainingConfig, share: Share, n_cells: int, n_held: int) -> None:
+def _check_shares(config: TrainingConfig, world: World, n_cells: int, n_held: int) -> None:
     """Raise where there are more processes than cells for them."""
     for what, n in (
         ("cells of a batch (`batch_size`)", config.batch_size),
         ("training cells", n_cells),
         ("validation cells", n_held),
     ):
-        if share.world > n:
-            msg = f"There are {share.world:,} processes and {n:,} {what}: start fewer."
+        if world.size > n:
+            msg = f"There are {world.size:,} processes and {n:,} {what}: start fewer."
             raise ValueError(msg)
 
 

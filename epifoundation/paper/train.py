@@ -30,7 +30,7 @@ from .cells import Loaded, load
 from .finetuning import Finetuning
 from .initial_network import N_COMPONENTS, build
 from .measured_head import has_counts, with_measured_head
-from .minibatches import Cells
+from .minibatches import MinibatchCells, from_files, shuffled
 from .peak_head import with_peak_head
 from .pretraining import Fitted, Pretraining, fit
 
@@ -56,7 +56,7 @@ def train_model(
     loaded = load(data, config.objective, training, min_cells=min_cells, keep_vocabulary=init is not None, rng=rng)
     codes = None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
     if training.balanced_genes is not None:
-        _check_balance(loaded)
+        _check_balance(loaded.target, loaded.train, loaded.held)
     summary = summary | {"cells": loaded.n_train, "validation_cells": len(loaded.held)}
     is_first = World.told().rank == 0  # of the processes that train together
 
@@ -221,16 +221,18 @@ def train(
     if data.stored is not None:  # the neighbours of a cell may be anywhere
         training = replace(training, n_neighbors=1)
     if data.target is not None and training.n_neighbors > 1:
-        expression = sp.csr_matrix(data.target[data.train])
+        expression = data.target[data.train]
         expression = log_normalise(expression) if config.objective == "counts" else expression
         components = expression_components(expression, N_COMPONENTS, rng, torch.device("cpu"))
         pooling = neighbor_weights(components.scores(expression), training.n_neighbors)
 
-    def cells(rows: np.ndarray, pooling: sp.csr_matrix | None = None, batch_codes: np.ndarray | None = None) -> Cells:
-        target = None if data.target is None else data.target[rows]
-        parts = (None if array is None else array[rows] for array in (batch_codes, label_codes))
-        return Cells(data.pattern[rows], target, pooling, *parts)
-
+    cells = MinibatchCells(data.pattern, data.target, data.batch_codes, label_codes)
+    loader = partial(shuffled, replace(cells.take(data.train), pooling=pooling))
+    if data.stored is not None:
+        files = data.stored
+        loader = partial(
+            from_files, MinibatchCells(files.pattern, files.target, files.batch_codes), files.train, training.buffer
+        )
     with torch.inference_mode(False):  # the caller may be in it
         network = build(data, config, training, init, seed, rng)
         with torch.random.fork_rng():
@@ -238,8 +240,8 @@ def train(
             prepare_network(network)
         fitted = fit(
             network,
-            cells(data.train, pooling, data.batch_codes) if data.stored is None else data.stored.loader,
-            cells(data.held),
+            loader,
+            replace(cells.take(data.held), batch=None),
             training,
             n_cells=data.n_train,
             seed=seed,
@@ -281,10 +283,10 @@ def _run(data: Loaded, config: ModelConfig, training: TrainingConfig, seed: int)
     }
 
 
-def _check_balance(data: Loaded) -> None:
+def _check_balance(expression: Any, train: np.ndarray, held: np.ndarray) -> None:
     """Raise if no cell has a gene of either kind: the loss would be zero."""
-    for name, rows in (("training", data.train), ("validation", data.held)):
-        target = data.target[rows]  # the objective is "binary"
+    for name, rows in (("training", train), ("validation", held)):
+        target = expression[rows]
         n_expressed = np.asarray((target > 0).sum(axis=1)).ravel()
         if not ((n_expressed > 0) & (n_expressed < target.shape[1])).any():
             msg = (
