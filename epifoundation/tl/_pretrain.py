@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -187,7 +187,7 @@ def pretrain(
         "objective": likelihood,
         "validation": held,
         "batches": prepared.batches,
-        "options": asdict(training),
+        "options": training.options(config),
     }
     try:
         if config.is_measured:
