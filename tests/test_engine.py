@@ -17,7 +17,8 @@ import pytest
 
 import epifoundation as ep
 from epifoundation.engine import World
-from epifoundation.paper.pretraining import KeepState, Pretraining
+from epifoundation.paper.callbacks import KeepState
+from epifoundation.paper.pretraining import Pretraining
 
 SMALL = {"config": ep.ModelConfig(encoder="transformer", dim=8, n_layers=1), "genome": "hg38"}
 
@@ -245,10 +246,13 @@ def test_states_are_kept_between_steps_of_the_optimiser_only():
     class Trainer:
         accumulate_grad_batches, num_training_batches = 2, 6
 
+        class strategy:  # noqa: N801
+            broadcast = staticmethod(lambda value: value)
+
     kept = []
     state = KeepState("x", 0, {})
     state._keep = lambda trainer: kept.append(trainer.at)
-    state.clock.is_due = lambda trainer: True
+    state.clock.is_due = lambda: True
     for at in range(6):
         Trainer.at = at
         state.on_train_batch_end(Trainer, None, None, None, at)

@@ -215,7 +215,7 @@ def _drop_rare_peaks(data: TrainingData, min_cells: int, processes: Processes) -
     for rows in processes.mine(tqdm(blocks, desc="Peaks", unit=" blocks", disable=not settings.progress)):
         pattern = data.pattern[np.arange(rows.start, rows.stop)]
         count += np.bincount(pattern.indices, minlength=len(count))
-    kept = processes.add_up({"count": count})["count"] >= min_cells
+    kept = processes.add_up({"count": torch.from_numpy(count)})["count"].numpy() >= min_cells
     if not kept.any():
         msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {data.pattern.shape[0]:,} cells."
         raise ValueError(msg)
@@ -307,7 +307,7 @@ def _count(
             del pattern, expression
             state.save(statistics, number + 1)
     if processes.size > 1:
-        statistics.set(processes.add_up(statistics.arrays()))
+        statistics.set(processes.add_up(statistics.tensors()))
     state.finish()
     return statistics
 
