@@ -456,7 +456,7 @@ def _given(**options: Any) -> dict[str, Any]:
 def _save(model: Any, output: Path, *, overwrite: bool) -> None:
     from .engine import World
 
-    if World.told().rank == 0:
+    if World.from_environment().rank == 0:
         typer.echo(str(model.save_pretrained(output, overwrite=overwrite)))
 
 

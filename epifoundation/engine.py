@@ -1,4 +1,4 @@
-"""How training is run: on which processes, at which precision, what is kept of it. Lightning does it; here it is told how."""
+"""How training is run: on which processes, at which precision, what is kept of it. Lightning does it; its options are set here."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class World:
     by_slurm: bool = False
 
     @classmethod
-    def told(cls) -> World:
+    def from_environment(cls) -> World:
         """What the launcher put into the environment."""
 
         def number(name: str, default: int) -> int:
@@ -256,7 +256,7 @@ def check_run(path: Path, there: dict[str, Any], run: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def told_of_processes(engine: Engine) -> Iterator[None]:
+def naming_lost_processes(engine: Engine) -> Iterator[None]:
     """Say what happened where another process ended."""
     import torch.distributed as dist
 

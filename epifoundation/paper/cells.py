@@ -53,16 +53,10 @@ def load(
     warn_unusable(usable, stacklevel=5)
     train, held = data.train[usable[data.train]], data.held[usable[data.held]]
     check_split(train, held, len(usable))
-    if not keep_vocabulary:
-        kept = often >= min_cells
-        if not kept.any():
-            msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {len(train):,} training cells."
-            raise ValueError(msg)
-        if not kept.all():
-            data.keep_peaks(kept)
-            still = _look(data, is_train)[0] >= least  # a cell may have lost its last peak
-            train, held = train[still[train]], held[still[held]]
-            check_split(train, held, len(usable))
+    if not keep_vocabulary and data.drop_rare_peaks(often, min_cells, f"{len(train):,} training cells"):
+        still = _look(data, is_train)[0] >= least  # a cell may have lost its last peak
+        train, held = train[still[train]], held[still[held]]
+        check_split(train, held, len(usable))
     stored, sample = None, train
     if not data.is_in_memory:
         sample = np.sort(rng.choice(train, min(len(train), training.buffer), replace=False))

@@ -19,7 +19,7 @@ import torch
 
 from .._settings import settings
 from .._version import __version__
-from ..engine import Engine, World, make_trainer, quiet, told_of_processes
+from ..engine import Engine, World, make_trainer, naming_lost_processes, quiet
 from ..models import EpiFoundation
 from ..nn import ModelConfig, Network, TrainingConfig, has_bfloat16
 from ..training.components import expression_components, log_normalise
@@ -79,7 +79,7 @@ def fit(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             prepare_network(network)
-    engine, world = engine or Engine(), World.told()
+    engine, world = engine or Engine(), World.from_environment()
     _check_shares(training, world, data)
     keep = KeepBest(copy.deepcopy(network).cpu(), training.patience, on_better)
     callbacks: list[Any] = [keep]
@@ -95,7 +95,13 @@ def fit(
         known = labels[data.train]
         counts = np.bincount(known[known >= 0])
     n_epochs = training.epochs(data.n_train)
-    with torch.inference_mode(False), quiet(), torch.random.fork_rng(), torch.enable_grad(), told_of_processes(engine):
+    with (
+        torch.inference_mode(False),
+        quiet(),
+        torch.random.fork_rng(),
+        torch.enable_grad(),
+        naming_lost_processes(engine),
+    ):
         torch.manual_seed(seed + world.rank)
         network.train()
         if engine.compile:
@@ -146,19 +152,15 @@ def _pooling(
     data: Loaded, config: ModelConfig, training: TrainingConfig, rng: np.random.Generator
 ) -> sp.csr_matrix | None:
     """Row-stochastic weights of the cells that the RNA of a training cell is pooled with, or None."""
+    from sklearn.neighbors import NearestNeighbors
+
     if data.target is None or training.n_neighbors == 1:
         return None
     expression = data.target[data.train]
     expression = log_normalise(expression) if config.objective == "counts" else expression
     components = expression_components(expression, N_COMPONENTS, rng, torch.device("cpu"))
-    return neighbor_weights(components.scores(expression), training.n_neighbors)
-
-
-def neighbor_weights(scores: np.ndarray, n_neighbors: int) -> sp.csr_matrix:
-    """Row-stochastic weights of each cell's nearest cells, itself included, (n_cells, n_cells)."""
-    from sklearn.neighbors import NearestNeighbors
-
-    n_neighbors = min(n_neighbors, len(scores))
+    scores = components.scores(expression)
+    n_neighbors = min(training.n_neighbors, len(scores))
     graph = NearestNeighbors(n_neighbors=n_neighbors).fit(scores).kneighbors_graph(scores)
     return (graph / n_neighbors).tocsr().astype(np.float32)
 

@@ -49,7 +49,7 @@ def train_model(
     if training.balanced_genes is not None:
         _check_balance(loaded.target, loaded.train, loaded.held)
     summary = summary | {"cells": loaded.n_train, "validation_cells": len(loaded.held)}
-    is_first = World.told().rank == 0  # of the processes that train together
+    is_first = World.from_environment().rank == 0  # of the processes that train together
 
     def save(best: Network, epoch: int) -> None:
         if checkpoint is not None and is_first:
@@ -165,7 +165,6 @@ def with_label_head(
     sizes = replace(
         model.network.sizes,
         n_labels=len(names),
-        n_label_layers=0,
         n_calibration=len(head.conformal),
         n_reference=len(head.reference),
     )

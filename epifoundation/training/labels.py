@@ -8,12 +8,11 @@ import numpy as np
 
 from ..models import EpiFoundation
 from ..nn import LABELS, TrainingConfig
-from ..tokens import read_rows
 from .data import TrainingData, check_split, draw
 from .features import features_of
 from .label_head import check_labels
 from .measure import counted_labels, label_statistics, sample_size
-from .stages import Fit, SampledCells
+from .stages import Fit, Sample
 
 
 def with_labels(
@@ -42,12 +41,8 @@ def with_labels(
     most = sample_size(data, training, rng)
     train, held = draw(train, most, rng, codes), draw(held, max(most // 2, 1), rng)
     check_labels(data.labels, train, held)
-    pattern = data.pattern[np.concatenate([train, held])]
-    encoded = features_of(base, pattern)
-    sample = [
-        SampledCells(train, read_rows(pattern, 0, len(train))),
-        SampledCells(held, read_rows(pattern, len(train), pattern.shape[0])),
-    ]
+    sample = Sample.of(data, train, held)
+    encoded = features_of(base, sample.pattern)
     seed = int(rng.integers(2**31))
     final = Fit(statistics, sample, training, seed, base.device, labels=codes, encoded=encoded).fit()
     cells = {**base.cells, LABELS: counted_labels(statistics.hashes, codes, usable)}

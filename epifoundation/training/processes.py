@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..engine import Engine, World, told_of_processes
+from ..engine import Engine, World, naming_lost_processes
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def connected(engine: Engine, world: World) -> Iterator[Processes]:
         timeout = timedelta(minutes=engine.timeout)
         dist.init_process_group("gloo", where, rank=world.rank, world_size=world.size, timeout=timeout)
     try:
-        with told_of_processes(engine):
+        with naming_lost_processes(engine):
             yield Processes(world)
     finally:
         if begins:

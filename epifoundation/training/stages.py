@@ -18,6 +18,7 @@ from ..nn import ENCODER, LABELS, KernelReadout, LabelHead, PeakVectors, Trainin
 from ..tokens import read_rows
 from .batch_effects import batch_means, scaled_directions
 from .components import packed
+from .data import TrainingData, check_split
 from .kernel_ridge import choose, fit_kernel_ridge
 from .label_head import fit_label_head
 from .statistics import CHUNK_PEAKS, HELD, TRAIN, Statistics
@@ -29,15 +30,33 @@ MODULES = {ENCODER: "encoder", LABELS: "label_columns"}  # of a network, by bloc
 
 
 @dataclass
-class SampledCells:
-    """Some cells of the data: their row numbers, ascending, and their open peaks."""
+class Sample:
+    """Cells that readouts are fitted on: row numbers in the data, open peaks, and which are validation cells.
+
+    Training cells come first, each kind in ascending order.
+    """
 
     rows: np.ndarray
     pattern: sp.csr_matrix
+    is_held: np.ndarray
 
-    def keep(self, kept: np.ndarray) -> SampledCells:
-        """Some of the cells, boolean."""
-        return self if kept.all() else SampledCells(self.rows[kept], self.pattern[kept])
+    @classmethod
+    def of(cls, data: TrainingData, train: np.ndarray, held: np.ndarray) -> Sample:
+        """The cells of these rows."""
+        rows = np.concatenate([train, held])
+        return cls(rows, data.pattern[rows], np.arange(len(rows)) >= len(train))
+
+    @property
+    def train(self) -> Sample:
+        """The training cells."""
+        n = int((~self.is_held).sum())
+        return Sample(self.rows[:n], read_rows(self.pattern, 0, n), self.is_held[:n])
+
+    def keep(self, kept: np.ndarray) -> Sample:
+        """Some of the cells, boolean; an error if too few are left."""
+        found = self if kept.all() else Sample(self.rows[kept], self.pattern[kept], self.is_held[kept])
+        check_split(found.rows[~found.is_held], found.rows[found.is_held], len(kept))
+        return found
 
 
 @dataclass
@@ -85,8 +104,8 @@ class Fit:
     ----------
     statistics
         Sums over cells; of labels alone where the encoder is there already.
-    parts
-        Training and validation cells of the sample.
+    sample
+        Cells that readouts are fitted on.
     training
         Options.
     seed
@@ -100,7 +119,7 @@ class Fit:
     """
 
     statistics: Statistics
-    parts: list[SampledCells]
+    sample: Sample
     training: TrainingConfig
     seed: int
     device: torch.device
@@ -110,44 +129,35 @@ class Fit:
     chosen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
-    def rows(self) -> np.ndarray:
-        """Row numbers of the cells of the sample, training cells first."""
-        return np.concatenate([part.rows for part in self.parts])
-
-    @cached_property
-    def is_held(self) -> np.ndarray:
-        """Which of them are validation cells."""
-        return np.arange(len(self.rows)) >= len(self.parts[TRAIN].rows)
-
-    @cached_property
     def codes(self) -> np.ndarray:
         """Codes of their labels, -1 for none."""
-        return np.full(len(self.rows), -1) if self.labels is None else self.labels[self.rows]
+        rows = self.sample.rows
+        return np.full(len(rows), -1) if self.labels is None else self.labels[rows]
 
     def fit(self) -> Stage:
         """Both stages, and a label head: calibrated on the first, with the weights of the second."""
         first, final = self.stage("train").embedding, self.stage("all")
-        self.parts = []  # the network may be as large
+        self.sample.pattern = self.sample.pattern[:0]  # the network may be as large
         if self.labels is None:
             return final
-        codes, known = self.codes, self.codes >= 0
-        parts = ((first, known & ~self.is_held), (first, known & self.is_held), (final.embedding, known))
+        codes, known, is_held = self.codes, self.codes >= 0, self.sample.is_held
+        parts = ((first, known & ~is_held), (first, known & is_held), (final.embedding, known))
         head, _ = fit_label_head(*((embedding[rows], codes[rows]) for embedding, rows in parts))
         return replace(final, head=head)
 
     def stage(self, counted: str) -> Stage:
         """What is measured on ``"train"`` cells, or on ``"all"`` cells."""
-        statistics, dim = self.statistics, self.statistics.dim
+        statistics, dim, rows = self.statistics, self.statistics.dim, self.sample.rows
         sums = statistics.sums(PARTS[counted])
         if counted == "all":  # the last that is asked of them
             statistics.forget()
         totals = statistics.totals[PARTS[counted]].sum(axis=0)
-        learned = np.ones(len(self.rows), bool) if counted == "all" else ~self.is_held
+        learned = np.ones(len(rows), bool) if counted == "all" else ~self.sample.is_held
         inside: dict[str, slice] = {}
         targets: dict[str, np.ndarray] = {}  # NaN for cells without any
         if self.encoded is None:
             inside[ENCODER] = slice(0, dim)
-            targets[ENCODER] = dense(statistics.codes[self.rows], statistics.weights[self.rows], dim)
+            targets[ENCODER] = dense(statistics.codes[rows], statistics.weights[rows], dim)
         if self.labels is not None:
             inside[LABELS] = slice(dim, None)
             targets[LABELS] = np.eye(statistics.n_labels, dtype=np.float32)[self.codes]
@@ -156,7 +166,8 @@ class Fit:
         vectors = {name: peak_vectors(sums[:, at], totals[at], pseudocount) for name, at in inside.items()}
         del sums
         known = [np.where(learned[:, None], each, np.nan) for each in targets.values()]
-        columns = dict(zip(targets, self._columns(list(vectors.values()), known), strict=True))
+        found = columns_of(list(vectors.values()), self.sample.pattern, known, self.device)
+        columns = dict(zip(targets, found, strict=True))
         readouts, projection = {}, {}
         if self.encoded is not None:
             features, embedding = self.encoded
@@ -174,15 +185,6 @@ class Fit:
             embedding = np.concatenate([embedding, expected], axis=1)
         return Stage(vectors, readouts, projection, embedding)
 
-    def _columns(self, blocks: list[PeakVectors], known: list[np.ndarray]) -> list[np.ndarray]:
-        """Columns of each block for the cells of the sample."""
-        found, start = [], 0
-        for part in self.parts:
-            inside = slice(start, start + len(part.rows))
-            found.append(columns_of(blocks, part.pattern, [each[inside] for each in known], self.device))
-            start = inside.stop
-        return [np.concatenate(each) for each in zip(*found, strict=True)]
-
     def _readout(
         self, name: str, inputs: np.ndarray, targets: np.ndarray, learned: np.ndarray
     ) -> tuple[KernelReadout, np.ndarray]:
@@ -197,19 +199,19 @@ class Fit:
             self.chosen[name] = choose(*parts, n_landmarks=n_landmarks, rng=np.random.default_rng(seed))
         width, penalty = self.chosen[name]
         cells, wanted = cells.to(self.device), wanted[fitted].to(self.device)
-        readout = fit_kernel_ridge(
+        (readout,) = fit_kernel_ridge(
             cells[fitted.to(self.device)],
             wanted,
+            (penalty,),
             n_landmarks=n_landmarks,
             width=width,
-            penalty=penalty,
             rng=np.random.default_rng(seed),
         )
         return readout, torch.cat([readout(part) for part in cells.split(2048)]).cpu().numpy()
 
     def _projection(self, columns: np.ndarray, learned: np.ndarray) -> dict[str, np.ndarray]:
         """Buffers of the projection of what batches differ by; empty for nothing."""
-        batches = np.asarray(self.batches)[self.rows]
+        batches = np.asarray(self.batches)[self.sample.rows]
         known = np.flatnonzero(learned & (batches >= 0))
         known = known[:: -(-len(known) // BATCH_CELLS)]
         columns, batches = columns[known].astype(np.float64), batches[known]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from epifoundation.counted import WEIGHT
 from epifoundation.training.components import log_normalise
-from epifoundation.training.measure import BLOCK_ENTRIES, SampledCells, _blocks_of
+from epifoundation.training.measure import BLOCK_ENTRIES, _blocks_of
 from epifoundation.training.statistics import (
     FIXED,
     HELD,
@@ -215,7 +215,7 @@ def test_a_sample_is_counted_by_blocks_that_sums_are_exact_for(n_cells, n_open):
     indices = np.tile(np.arange(n_open, dtype=np.int32), n_cells)
     indptr = np.arange(0, n_cells * n_open + 1, n_open)
     pattern = sp.csr_matrix((np.ones(len(indices), np.int8), indices, indptr), (n_cells, n_open))
-    blocks = [block for _, block in _blocks_of([SampledCells(np.arange(n_cells), pattern)])]
+    blocks = list(_blocks_of(pattern))
     every = [row for block in blocks for row in range(block.start, block.stop)]
     assert every == list(range(n_cells))
     assert max((block.stop - block.start for block in blocks), default=0) <= MAX_RECENT
