@@ -1,4 +1,7 @@
-"""How training is run: on which processes, at which precision, what is kept of it. Lightning does it; its options are set here."""
+"""How training is run: on which processes, at which precision, what is kept of it.
+
+Lightning does it; its options are set here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept while a transformer is trained: the best weights, and the whole state of training."""
+"""What is kept while a transformer is trained: the best weights, and the state of training."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class KeepBest(pl.Callback):
 
 
 class KeepState(pl.Callback):
-    """Keeps the whole state of training in a file, from time to time; comes after :class:`KeepBest`.
+    """Keeps the state of training in a file, from time to time; comes after :class:`KeepBest`.
 
     `run` identifies the run, in plain types. The state of another one is an error.
     """
@@ -74,7 +74,10 @@ class KeepState(pl.Callback):
         self.found: list[dict[str, Any]] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep it where it is time: not between batches whose gradients are summed, nor before the last validation of an epoch."""
+        """Keep it where it is time.
+
+        Not between batches whose gradients are summed, nor before the last validation of an epoch.
+        """
         is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not is_step or batch_idx + 1 >= trainer.num_training_batches:
             return
@@ -90,7 +93,7 @@ class KeepState(pl.Callback):
         self.clock.start()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add what differs between processes: the random state, and the losses of the epoch so far."""
+        """Add what differs between processes: random state, and losses of the epoch so far."""
         mine = {"random": torch.get_rng_state(), "summed": module.summed}
         if module.device.type == "cuda":
             mine["cuda"] = torch.cuda.get_rng_state(module.device)

@@ -32,13 +32,14 @@ from .pretraining import Pretraining
 
 @dataclass(frozen=True)
 class Fitted:
-    """What :func:`fit` gives back: the best network, the losses by epoch, and whether it was interrupted."""
+    """What :func:`fit` returns: the best network, losses by epoch, whether it was interrupted."""
 
     network: Network
     history: list[dict[str, float]]
     interrupted: bool
 
 
+@torch.inference_mode(False)  # the caller may be in it
 def fit(
     data: Loaded,
     config: ModelConfig,
@@ -52,10 +53,10 @@ def fit(
     prepare_network: Callable[[Network], None] = lambda network: None,
     on_better: Callable[[Network, int], None] = lambda network, epoch: None,
 ) -> Fitted:
-    """Build a network, train what of it is to learn, and return its best state on the validation cells.
+    """Build a network, train it, and return its best state on the validation cells.
 
-    The caller's random state is left as it was. An interruption (Ctrl-C) after the first epoch ends training with the best
-    network so far and a warning; before that it is raised.
+    The caller's random state is left as it was. An interruption (Ctrl-C) after the first epoch ends
+    training with the best network so far and a warning; before that it is raised.
 
     Parameters
     ----------
@@ -68,17 +69,16 @@ def fit(
     prepare_network
         Called with the network that training begins with.
     on_better
-        Called with the network after each epoch that is the best so far, and the number of that epoch.
+        Called with network and number of each epoch that is the best so far.
     """
     seed = int(rng.integers(2**31))
     if data.stored is not None:  # the neighbours of a cell may be anywhere
         training = replace(training, n_neighbors=1)
     pooling = _pooling(data, config, training, rng)
-    with torch.inference_mode(False):  # the caller may be in it
-        network = build(data, config, training, init, seed, rng)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            prepare_network(network)
+    network = build(data, config, training, init, seed, rng)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        prepare_network(network)
     engine, world = engine or Engine(), World.from_environment()
     _check_shares(training, world, data)
     keep = KeepBest(copy.deepcopy(network).cpu(), training.patience, on_better)
@@ -95,13 +95,7 @@ def fit(
         known = labels[data.train]
         counts = np.bincount(known[known >= 0])
     n_epochs = training.epochs(data.n_train)
-    with (
-        torch.inference_mode(False),
-        quiet(),
-        torch.random.fork_rng(),
-        torch.enable_grad(),
-        naming_lost_processes(engine),
-    ):
+    with quiet(), torch.random.fork_rng(), torch.enable_grad(), naming_lost_processes(engine):
         torch.manual_seed(seed + world.rank)
         network.train()
         if engine.compile:
@@ -125,7 +119,7 @@ def fit(
         raise KeyboardInterrupt
     if interrupted:
         msg = f"Training was interrupted after {len(keep.history)} epochs; this is the best model so far."
-        warnings.warn(msg, RuntimeWarning, stacklevel=4)
+        warnings.warn(msg, RuntimeWarning, stacklevel=5)
     return Fitted(keep.network.eval().requires_grad_(False), keep.history, interrupted)
 
 
@@ -151,7 +145,7 @@ def _loaders(
 def _pooling(
     data: Loaded, config: ModelConfig, training: TrainingConfig, rng: np.random.Generator
 ) -> sp.csr_matrix | None:
-    """Row-stochastic weights of the cells that the RNA of a training cell is pooled with, or None."""
+    """Row-stochastic weights of the cells whose RNA is pooled, for each training cell; or None."""
     from sklearn.neighbors import NearestNeighbors
 
     if data.target is None or training.n_neighbors == 1:
@@ -195,7 +189,7 @@ def _check_shares(training: TrainingConfig, world: World, data: Loaded) -> None:
 def _run(trainer: pl.Trainer, module: Pretraining, loaders: tuple[Loader, Loader], state: Path | None) -> bool:
     """Fit; True when it was interrupted.
 
-    Lightning turns Ctrl-C into SystemExit and leaves the process deaf to any further one. Here the session goes on.
+    Lightning turns Ctrl-C into SystemExit and ignores any further one. Here the session goes on.
     """
     from lightning.pytorch.trainer.states import TrainerStatus
     from lightning.pytorch.utilities.exceptions import SIGTERMException

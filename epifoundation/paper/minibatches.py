@@ -42,7 +42,7 @@ class MinibatchCells:
     batch, label
         Code of batch and label of each cell, or None.
     pooling
-        Row-stochastic neighbour weights, (n_cells, n_cells): the target of a cell is ``pooling @ target``.
+        Row-stochastic weights of neighbours, (n_cells, n_cells): targets are ``pooling @ target``.
     """
 
     pattern: sp.csr_matrix | Rows
@@ -133,9 +133,9 @@ def in_order(cells: MinibatchCells, batch_size: int, world: World) -> Loader:
 def from_files(
     cells: MinibatchCells, rows: np.ndarray, buffer: int, batch_size: int, seed: int, world: World
 ) -> Loader:
-    """Runs of the ascending `rows` in random order, read and shuffled a `buffer` at a time; each process reads a part.
+    """Runs of the ascending `rows` in random order, read and shuffled a `buffer` at a time.
 
-    Twice as many cells as a buffer holds are in memory.
+    Each process reads a part. Twice as many cells as a buffer holds are in memory.
     """
     of_each = len(rows) // world.size
     size = min(batch_size // world.size, of_each)

@@ -22,10 +22,10 @@ PEAK_CELLS = 8  # of a batch, whose held-out peaks are predicted beside expressi
 
 
 class Pretraining(pl.LightningModule):
-    """Expression from open peaks, held-out peaks from the others and, in fine-tuning, a classifier of labels.
+    """Expression from open peaks, held-out peaks from the others and, in fine-tuning, labels.
 
-    The classifier serves in training only. With labels, the validation loss is theirs at the best temperature: it is the
-    order and the distance of cells that is wanted, and confidence is calibrated afterwards.
+    The classifier of labels serves in training only. With labels, the validation loss is theirs at
+    the best temperature: confidence is calibrated afterwards.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Pretraining(pl.LightningModule):
                 torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """The loss of labels or of expression of whole cells; without either, the loss of every other peak."""
+        """The loss of labels or expression of whole cells; without either, of every other peak."""
         head = self.network.expression
         if self.classifier is not None and batch.label is not None:
             known = batch.label >= 0

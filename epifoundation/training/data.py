@@ -70,7 +70,7 @@ class TrainingData:
         return all(isinstance(piece.place, AnnData | MuData) for piece in self.pattern.pieces)
 
     def drop_rare_peaks(self, n_open: np.ndarray, min_cells: int, cells: str) -> bool:
-        """Leave out peaks that are open in fewer of the `cells`, as an error calls them; whether there are any."""
+        """Leave out peaks that are open in fewer of the `cells` (text); whether there are any."""
         kept = n_open >= min_cells
         if not kept.any():
             msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {cells}."

@@ -15,8 +15,8 @@ from .components import packed
 def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Columns of the encoder, and the embedding by these, of cells; float32.
 
-    Cells that a set encoder was measured on are left out. An encoder that is trained by gradient gives the embedding
-    itself.
+    Cells that a set encoder was measured on are left out. The columns of an encoder that was trained
+    by gradient are the embedding.
     """
     network = model.network
     folded = network.folded()

@@ -1,4 +1,4 @@
-"""Labels for a model that is there: columns measured on labelled cells beside its encoder, and a label head."""
+"""Labels for an existing model: columns measured beside those of its encoder, and a label head."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def with_labels(
 ) -> tuple[EpiFoundation, dict[str, int]]:
     """`model` with columns and a head for the labels of `data`, and numbers of cells.
 
-    Labels are measured on the data as clusters are in pretraining, whatever the encoder: each labelled cell is left out
-    of the vectors of its own peaks. Columns for other labels that the model had are replaced.
+    Labels are measured on the data as clusters are in pretraining, whatever the encoder: each
+    labelled cell is left out of the vectors of its peaks. Columns for earlier labels are replaced.
 
     Raises
     ------

@@ -306,7 +306,7 @@ def _blocks_of(pattern: sp.csr_matrix) -> Iterator[slice]:
 
 
 def label_statistics(data: TrainingData, labels: np.ndarray, n_labels: int, device: torch.device) -> Statistics:
-    """Sums of labels over cells that have one, for columns beside an encoder that is there already."""
+    """Sums of labels over cells that have one, for columns beside an existing encoder."""
     statistics = Statistics(len(labels), len(data.peaks), 0, n_labels, n_kept=0, n_genes={}, device=device)
     keys, is_held = peak_keys(data.peaks), is_among(data.held, len(labels))
     for block in in_blocks(data.pattern):

@@ -1,4 +1,4 @@
-"""The encoder, measured on training cells to choose penalties and then on all cells, and what is read off it."""
+"""The encoder and its readouts, measured on training cells to choose penalties, then on all."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ MODULES = {ENCODER: "encoder", LABELS: "label_columns"}  # of a network, by bloc
 
 @dataclass
 class Sample:
-    """Cells that readouts are fitted on: row numbers in the data, open peaks, and which are validation cells.
+    """Cells that readouts are fitted on: rows of the data, open peaks, which are validation cells.
 
-    Training cells come first, each kind in ascending order.
+    Training cells come first; both are in ascending order.
     """
 
     rows: np.ndarray
@@ -98,12 +98,12 @@ class Stage:
 
 @dataclass
 class Fit:
-    """Fits a :class:`Stage` to the sums of training cells, which chooses penalties, and then to those of all cells.
+    """Fits a :class:`Stage` to sums of training cells, to choose penalties, then to those of all.
 
     Parameters
     ----------
     statistics
-        Sums over cells; of labels alone where the encoder is there already.
+        Sums over cells; of labels alone beside an existing encoder.
     sample
         Cells that readouts are fitted on.
     training
@@ -115,7 +115,7 @@ class Fit:
     labels, batches
         Codes of all cells of the data, or None.
     encoded
-        Of an encoder that is there already: its columns and the embedding of the sample.
+        Columns and embedding of the sample by an existing encoder.
     """
 
     statistics: Statistics
@@ -135,7 +135,7 @@ class Fit:
         return np.full(len(rows), -1) if self.labels is None else self.labels[rows]
 
     def fit(self) -> Stage:
-        """Both stages, and a label head: calibrated on the first, with the weights of the second."""
+        """Both stages, and a label head: calibrated on the first, fitted to the second."""
         first, final = self.stage("train").embedding, self.stage("all")
         self.sample.pattern = self.sample.pattern[:0]  # the network may be as large
         if self.labels is None:
