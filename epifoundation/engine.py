@@ -83,10 +83,10 @@ class Engine:
         object.__setattr__(self, "loggers", (self.loggers,) if isinstance(self.loggers, str) else tuple(self.loggers))
         for name in self.loggers:
             one_of(name, LOGGERS, "loggers")
-        for name, least in (("minutes", 0), ("timeout", 0)):
+        for name in ("minutes", "timeout"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-                msg = f"`{name}` must be a number of at least {least}, got {value!r}."
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                msg = f"`{name}` must be a number of at least 0, got {value!r}."
                 raise ValueError(msg)
 
     def check_measured(self) -> None:
