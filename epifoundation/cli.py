@@ -173,7 +173,7 @@ def run(command: str, given: dict[str, Any]) -> Any:
     result = getattr(import_module(f".{module}", __package__), name)(**taken[function])
     if not is_saved:
         return result
-    return result.save_pretrained(**taken[SAVE]) if World.told().rank == 0 else None
+    return result.save_pretrained(**taken[SAVE]) if World.from_environment().rank == 0 else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,7 @@
-"""How training is run: on which processes, at which precision, what is kept of it. Lightning does it; here it is told how."""
+"""How training is run: on which processes, at which precision, what is kept of it.
+
+Lightning does it; its options are set here.
+"""
 
 from __future__ import annotations
 
@@ -80,10 +83,10 @@ class Engine:
         object.__setattr__(self, "loggers", (self.loggers,) if isinstance(self.loggers, str) else tuple(self.loggers))
         for name in self.loggers:
             one_of(name, LOGGERS, "loggers")
-        for name, least in (("minutes", 0), ("timeout", 0)):
+        for name in ("minutes", "timeout"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-                msg = f"`{name}` must be a number of at least {least}, got {value!r}."
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                msg = f"`{name}` must be a number of at least 0, got {value!r}."
                 raise ValueError(msg)
 
     def check_measured(self) -> None:
@@ -110,7 +113,7 @@ class World:
     by_slurm: bool = False
 
     @classmethod
-    def told(cls) -> World:
+    def from_environment(cls) -> World:
         """What the launcher put into the environment."""
 
         def number(name: str, default: int) -> int:
@@ -189,17 +192,8 @@ def _atomic_io() -> Any:
 
     class Atomic(TorchCheckpointIO):
         def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-            path = Path(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f"{path.name}.tmp")
-            try:
-                with beside.open("wb") as file:
-                    torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.replace(path)
-            finally:
-                beside.unlink(missing_ok=True)
+            with replaced(Path(path)) as beside, beside.open("wb") as file:
+                torch.save(checkpoint, file)
 
     return Atomic()
 
@@ -223,15 +217,15 @@ def _loggers(engine: Engine) -> list[Any]:
 
 
 class Clock:
-    """When the next state is due, the same for all processes: the first one decides."""
+    """When the next state is due."""
 
     def __init__(self, minutes: float) -> None:
         self.seconds = 60 * minutes
-        self.last = time.monotonic()
+        self.start()
 
-    def is_due(self, trainer: Any) -> bool:
+    def is_due(self) -> bool:
         """Whether so much time has passed since the last state."""
-        return bool(trainer.strategy.broadcast(time.monotonic() - self.last >= self.seconds))
+        return time.monotonic() - self.last >= self.seconds
 
     def start(self) -> None:
         """A state was kept."""
@@ -239,7 +233,33 @@ class Clock:
 
 
 @contextlib.contextmanager
-def told_of_processes(engine: Engine) -> Iterator[None]:
+def replaced(path: Path) -> Iterator[Path]:
+    """Another path to write to, which takes the place of the file when all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.tmp")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_run(path: Path, there: dict[str, Any], run: dict[str, Any]) -> None:
+    """Raise ValueError if the state in a file is not that of this run."""
+    differ = [name for name in {**there, **run} if there.get(name) != run.get(name)]
+    if differ:
+        msg = (
+            f"{str(path)!r} is the state of another run: {differ[0]} was {there.get(differ[0])!r}, is "
+            f"{run.get(differ[0])!r}. Continue with the data, the options and the seed that it began with, delete it, or "
+            "name another `state`."
+        )
+        raise ValueError(msg)
+
+
+@contextlib.contextmanager
+def naming_lost_processes(engine: Engine) -> Iterator[None]:
     """Say what happened where another process ended."""
     import torch.distributed as dist
 

@@ -4,14 +4,18 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
+from anndata import AnnData
 from forks import Server
 from hub import Hub
 from hypothesis import settings
 
 import epifoundation as ep
+from epifoundation.training.rows import Piece
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -135,3 +139,23 @@ def _move_hub(monkeypatch, address):
     for module in (constants, file_download):  # versions before 1.0 have a copy
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """Three sources with other columns, two of them files, and the matrix that they make."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("parts")
+    pieces, blocks = [], []
+    for i, n in enumerate((70, 1, 130)):
+        X = sp.random(n, 30 + i, 0.3, "csr", rng=rng)
+        X.data = np.ceil(5 * X.data)
+        projection = sp.random(30 + i, 25, 0.1, "csr", rng=rng)
+        projection.data[:] = 1
+        data = AnnData(X, obs={"x": np.arange(n)}, var={"x": np.arange(30 + i)})
+        path = folder / f"{i}.h5ad"
+        data.write_h5ad(path)
+        place = data if i == 1 else path
+        pieces.append(Piece(place, f"part {i}", "atac", n, projection.astype(np.float32)))
+        blocks.append((X, projection))
+    return pieces, blocks

@@ -17,7 +17,8 @@ import pytest
 
 import epifoundation as ep
 from epifoundation.engine import World
-from epifoundation.paper.pretraining import KeepState, Pretraining
+from epifoundation.paper.callbacks import KeepState
+from epifoundation.paper.pretraining import Pretraining
 
 SMALL = {"config": ep.ModelConfig(encoder="transformer", dim=8, n_layers=1), "genome": "hg38"}
 
@@ -26,15 +27,15 @@ def test_what_launchers_put_into_the_environment(monkeypatch):
     for name in list(os.environ):
         if name.startswith("SLURM") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             monkeypatch.delenv(name)
-    assert World.told() == World(0, 1, 0, 1)
+    assert World.from_environment() == World(0, 1, 0, 1)
     for name, value in {"SLURM_NTASKS": 8, "SLURM_PROCID": 5, "SLURM_LOCALID": 1, "SLURM_NTASKS_PER_NODE": 4}.items():
         monkeypatch.setenv(name, str(value))
-    assert World.told() == World(5, 8, 1, 4, by_slurm=True)
+    assert World.from_environment() == World(5, 8, 1, 4, by_slurm=True)
     monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # a shell inside of an allocation
-    assert World.told() == World()
+    assert World.from_environment() == World()
     for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
-    assert World.told() == World(3, 4, 1, 2)
+    assert World.from_environment() == World(3, 4, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_compiled(few, monkeypatch):
 
 
 def test_more_processes_than_cells(few, monkeypatch):
-    monkeypatch.setattr("epifoundation.engine.World.told", lambda: World(0, 100, 0, 100))
+    monkeypatch.setattr("epifoundation.engine.World.from_environment", lambda: World(0, 100, 0, 100))
     with pytest.raises(ValueError, match="There are 100 processes and 64 cells of a batch"):
         ep.tl.pretrain(few, **SMALL)
 
@@ -245,10 +246,13 @@ def test_states_are_kept_between_steps_of_the_optimiser_only():
     class Trainer:
         accumulate_grad_batches, num_training_batches = 2, 6
 
+        class strategy:  # noqa: N801
+            broadcast = staticmethod(lambda value: value)
+
     kept = []
     state = KeepState("x", 0, {})
     state._keep = lambda trainer: kept.append(trainer.at)
-    state.clock.is_due = lambda trainer: True
+    state.clock.is_due = lambda: True
     for at in range(6):
         Trainer.at = at
         state.on_train_batch_end(Trainer, None, None, None, at)

@@ -15,18 +15,13 @@ SCHEDULES = ("one-cycle", "cosine-restarts")
 OF_LAYERS: dict[str, Any] = {"n_heads": 2, "n_layers": 2, "dropout": 0.1}
 DIM = 128
 
-
 # Options that version 0.1 had, and what to use instead
 REMOVED = {
     "n_seeds": "attention over seeds is gone; `encoder='transformer'` attends",
     "adversarial": "pass `batch_key=`: what batches differ by is projected out of the embedding",
 }
-MEASURED = (
-    "sample",
-    "softness",
-    "pseudocount",
-    "landmarks",
-)  # options of the set encoder; the others are of the transformer
+# Options of the set encoder; the others are of the transformer
+MEASURED = ("sample", "softness", "pseudocount", "landmarks")
 
 
 class _NamesRemoved:
@@ -379,18 +374,21 @@ class TrainingConfig(_NamesRemoved):
 
     def check(self, model: ModelConfig) -> None:
         """Raise ValueError if an option was given that has no meaning for this kind of model."""
-        default = TrainingConfig()
-        for each in fields(self):
-            value, is_of_set = getattr(self, each.name), each.name in MEASURED
-            if value == getattr(default, each.name) or is_of_set == model.is_measured:
+        default, meant = asdict(TrainingConfig()), self.options(model)
+        for name, value in asdict(self).items():
+            if value == default[name] or name in meant:
                 continue
             if model.is_measured:
                 why = "the set encoder is measured in closed form, without epochs, steps or losses"
                 cure = f"leave it out (its options are {', '.join(MEASURED)}), or pass `encoder='transformer'`"
             else:
                 why, cure = f"it is for the set encoder, and this is {model.encoder!r}", "leave it out"
-            msg = f"`{each.name}={value!r}` has no meaning here: {why}; {cure}."
+            msg = f"`{name}={value!r}` has no meaning here: {why}; {cure}."
             raise ValueError(msg)
+
+    def options(self, model: ModelConfig) -> dict[str, Any]:
+        """Those that have a meaning for this kind of model, by name."""
+        return {name: value for name, value in asdict(self).items() if (name in MEASURED) == model.is_measured}
 
     def epochs(self, n_cells: int) -> int:
         """How many passes over `n_cells` training cells."""

@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 from tqdm import tqdm
 
 from .._settings import settings
 from ..nn import TrainingConfig
-from ..training.data import TrainingData, check_split, warn_unusable
+from ..training.data import TrainingData, check_split, is_among, warn_unusable
 from ..training.rows import in_blocks
-from ..vocabulary import GeneVocabulary, PeakVocabulary
-from .minibatches import StoredCells
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """Cells in memory, training and validation cells.
+@dataclass
+class Loaded(TrainingData):
+    """Training data in memory: `pattern` and `target` are matrices.
 
     Attributes
     ----------
-    peaks, genes, gene_positions, gene_chromosomes, batches
-        As in :class:`epifoundation.training.data.TrainingData`.
-    pattern
-        Open peaks, (n_cells, n_vocabulary).
-    target
-        Expression, (n_cells, n_genes), sparse or dense, or None.
-    train, held
-        Which of these cells are learned from and validated on.
-    batch_codes
-        Code of the batch of each, or None.
-    labels
-        Label of each, or None.
     stored
-        If these are a sample of the training cells: all of them in their files.
+        If these are a sample of the cells: the data with all training cells in their files.
     """
 
-    peaks: PeakVocabulary
-    genes: GeneVocabulary
     pattern: sp.csr_matrix
-    target: Any
-    gene_positions: np.ndarray | None
-    gene_chromosomes: pd.Series | None
-    train: np.ndarray
-    held: np.ndarray
-    batch_codes: np.ndarray | None
-    batches: list[str]
-    labels: pd.Series | None
-    stored: StoredCells | None = None
+    target: sp.csr_matrix | None
+    stored: TrainingData | None = None
 
     @property
     def n_train(self) -> int:
         """Training cells, in memory or not."""
-        return len(self.train) if self.stored is None else len(self.stored.rows)
+        return len(self.train if self.stored is None else self.stored.train)
 
 
 def load(
@@ -69,8 +44,7 @@ def load(
     rng: np.random.Generator,
 ) -> Loaded:
     """Look over all cells, leave out those with nothing to learn from and rare peaks, and read what is held in memory."""
-    is_train = np.zeros(data.pattern.shape[0], bool)
-    is_train[data.train] = True
+    is_train = is_among(data.train, data.pattern.shape[0])
     n_open, often, n_counts = _look(data, is_train)
     least = 2 if objective == "peaks" else 1  # one peak to read, and without RNA another one to predict
     usable = n_open >= least
@@ -79,37 +53,25 @@ def load(
     warn_unusable(usable, stacklevel=5)
     train, held = data.train[usable[data.train]], data.held[usable[data.held]]
     check_split(train, held, len(usable))
-    if not keep_vocabulary:
-        kept = often >= min_cells
-        if not kept.any():
-            msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {len(train):,} training cells."
-            raise ValueError(msg)
-        if not kept.all():
-            data.keep_peaks(kept)
-            still = _look(data, is_train)[0] >= least  # a cell may have lost its last peak
-            train, held = train[still[train]], held[still[held]]
-            check_split(train, held, len(usable))
-    is_dense, stored, sample = objective == "gaussian", None, train
+    if not keep_vocabulary and data.drop_rare_peaks(often, min_cells, f"{len(train):,} training cells"):
+        still = _look(data, is_train)[0] >= least  # a cell may have lost its last peak
+        train, held = train[still[train]], held[still[held]]
+        check_split(train, held, len(usable))
+    stored, sample = None, train
     if not data.is_in_memory:
         sample = np.sort(rng.choice(train, min(len(train), training.buffer), replace=False))
         held = np.sort(rng.choice(held, min(len(held), training.buffer), replace=False))
-        stored = StoredCells(data.pattern, data.target, train, data.batch_codes, None, training.buffer, is_dense)
+        stored = replace(data, train=train)
     both = np.concatenate([sample, held])
-    target = None if data.target is None else data.target[both]
-    return Loaded(
-        data.peaks,
-        data.genes,
-        data.pattern[both],
-        target.toarray() if is_dense and target is not None else target,
-        data.gene_positions,
-        data.gene_chromosomes,
-        np.arange(len(sample)),
-        np.arange(len(sample), len(both)),
-        None if data.batch_codes is None else data.batch_codes[both],
-        data.batches,
-        None if data.labels is None else data.labels.iloc[both].reset_index(drop=True),
-        stored,
-    )
+    in_memory = {
+        "pattern": data.pattern[both],
+        "target": None if data.target is None else data.target[both],
+        "train": np.arange(len(sample)),
+        "held": np.arange(len(sample), len(both)),
+        "batch_codes": None if data.batch_codes is None else data.batch_codes[both],
+        "labels": None if data.labels is None else data.labels.iloc[both].reset_index(drop=True),
+    }
+    return Loaded(**(vars(data) | in_memory), stored=stored)
 
 
 def _look(data: TrainingData, is_train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -55,10 +55,8 @@ def build(
             network.peaks.linear.bias.copy_(log_frequency(pattern))
             if data.target is not None and not training.peak_weight:
                 network.peaks.linear.weight.zero_()  # base rates, until it is fitted
-        if isinstance(network.expression, ExpressionHead) and data.target is not None:
-            _set_base_rate(network.expression, data.target[data.train])
-        elif network.expression is not None and config.objective == "gaussian" and data.target is not None:
-            _set_scale(network.expression, data.target[data.train])
+        if network.expression is not None and data.target is not None:
+            _set_base_rate(network.expression, data.target[data.train], config.objective)
     return network
 
 
@@ -71,7 +69,7 @@ def _vectors(data: Loaded, config: ModelConfig, rng: np.random.Generator) -> np.
     if data.target is None:
         scored, components = pattern, semantic_components(pattern, N_COMPONENTS, rng, cpu)
     else:
-        scored = sp.csr_matrix(data.target[data.train])
+        scored = data.target[data.train]
         scored = log_normalise(scored) if config.objective == "counts" else scored
         components = expression_components(scored, N_COMPONENTS, rng, cpu)
     scores = components.scores(scored)
@@ -109,24 +107,21 @@ def _set_chromosomes(network: Network, data: Loaded) -> None:
         network.expression.genes.chromosome_of.copy_(rows(data.gene_chromosomes))
 
 
-def log_frequency(counts: sp.csr_matrix | np.ndarray) -> torch.Tensor:
+def log_frequency(counts: sp.csr_matrix) -> torch.Tensor:
     """Logarithm of the share of each column in all counts."""
     total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() + 1
     return torch.from_numpy(np.log(total / total.sum()).astype(np.float32))
 
 
-def _set_base_rate(head: ExpressionHead, target: sp.csr_matrix | np.ndarray) -> None:
-    """Let a head of zero weights predict the mean cell."""
-    if head.objective == "counts":
+def _set_base_rate(head: ExpressionHead | QueryHead, target: sp.csr_matrix, objective: str) -> None:
+    """Let a linear head of zero weights predict the mean cell; of values, any head has their scale."""
+    if objective == "gaussian":
+        values = target.toarray()
+        deviation = values.std(axis=0)
+        head.mean.copy_(torch.from_numpy(values.mean(axis=0)))
+        head.deviation.copy_(torch.from_numpy(np.where(deviation > 0, deviation, 1)))
+    elif isinstance(head, ExpressionHead) and objective == "counts":
         head.linear.bias.copy_(log_frequency(target))
-    elif head.objective == "binary":
+    elif isinstance(head, ExpressionHead):
         rate = (np.asarray(target.sum(axis=0)).ravel() + 1) / (target.shape[0] + 2)
         head.linear.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32)))
-    else:
-        _set_scale(head, target)
-
-
-def _set_scale(head: ExpressionHead | QueryHead, target: sp.csr_matrix | np.ndarray) -> None:
-    deviation = target.std(axis=0)
-    head.mean.copy_(torch.from_numpy(target.mean(axis=0)))
-    head.deviation.copy_(torch.from_numpy(np.where(deviation > 0, deviation, 1)))

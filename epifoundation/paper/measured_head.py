@@ -35,7 +35,7 @@ def with_measured_head(
         return model
     cells = {}
     for part, rows in (("train", data.train), ("held", data.held)):
-        cells[part] = embedding[rows], log_normalise(sp.csr_matrix(data.target[rows]))
+        cells[part] = embedding[rows], log_normalise(data.target[rows])
     embedding, expression = cells["train"]
     drawn = np.sort(rng.choice(len(embedding), min(N_LANDMARKS, len(embedding)), replace=False))
     head = MeasuredHead(model.config.width, len(drawn), expression.shape[1])

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from ..engine import World
 from ..tokens import ahead
 from ..training.rows import Rows
 
@@ -28,56 +29,47 @@ class Batch(NamedTuple):
     label: Tensor | None = None
 
 
-class Cells:
-    """Cells in memory; a list of rows becomes one :class:`Batch`.
+@dataclass(frozen=True)
+class MinibatchCells:
+    """Cells, in memory or in files; a list of rows becomes one :class:`Batch`.
 
     Parameters
     ----------
     pattern
         Open peaks, (n_cells, n_vocabulary).
     target
-        Expression, (n_cells, n_genes), sparse or dense, or None.
-    pooling
-        Row-stochastic neighbour weights, (n_cells, n_cells): the target of a cell is ``pooling @ target``.
+        Expression, (n_cells, n_genes), or None.
     batch, label
         Code of batch and label of each cell, or None.
+    pooling
+        Row-stochastic weights of neighbours, (n_cells, n_cells): targets are ``pooling @ target``.
     """
 
-    def __init__(
-        self,
-        pattern: sp.csr_matrix,
-        target: sp.csr_matrix | np.ndarray | None = None,
-        pooling: sp.csr_matrix | None = None,
-        batch: np.ndarray | None = None,
-        label: np.ndarray | None = None,
-    ) -> None:
-        self.pattern, self.target, self.pooling, self.batch, self.label = pattern, target, pooling, batch, label
+    pattern: sp.csr_matrix | Rows
+    target: sp.csr_matrix | Rows | None = None
+    batch: np.ndarray | None = None
+    label: np.ndarray | None = None
+    pooling: sp.csr_matrix | None = None
 
     def __len__(self) -> int:
         return self.pattern.shape[0]
 
     def __getitem__(self, rows: np.ndarray) -> Batch:
-        tokens = self.pattern[rows]
+        tokens, target = self.pattern[rows], None
+        if self.target is not None:
+            pooled = self.target[rows] if self.pooling is None else self.pooling[rows] @ self.target
+            target = torch.from_numpy(pooled.toarray().astype(np.float32, copy=False))
         return Batch(
             torch.from_numpy(tokens.indices.astype(np.int64)),
             torch.from_numpy(tokens.indptr.astype(np.int64)),
-            self._target(rows),
-            *(None if each is None else torch.from_numpy(each[rows]) for each in (self.batch, self.label)),
+            target,
+            *(None if codes is None else torch.from_numpy(codes[rows]) for codes in (self.batch, self.label)),
         )
 
-    def _target(self, rows: np.ndarray) -> Tensor | None:
-        if self.target is None:
-            return None
-        target = self.target[rows] if self.pooling is None else self.pooling[rows] @ self.target
-        dense = target.toarray() if sp.issparse(target) else target  # a batch of cells x genes
-        return torch.from_numpy(np.asarray(dense, dtype=np.float32))
-
-
-class Share(NamedTuple):
-    """Which of the processes that train together this one is, and how many there are."""
-
-    rank: int = 0
-    world: int = 1
+    def take(self, rows: np.ndarray) -> MinibatchCells:
+        """Some of the cells, in memory."""
+        arrays = (self.pattern, self.target, self.batch, self.label)
+        return MinibatchCells(*(None if array is None else array[rows] for array in arrays))
 
 
 class Loader:
@@ -113,7 +105,7 @@ class Loader:
         self.epoch, self.start, self.done = state["epoch"], state["done"], state["done"]
 
 
-def shuffled(cells: Cells, batch_size: int, seed: int, share: Share) -> Loader:
+def shuffled(cells: MinibatchCells, batch_size: int, seed: int, world: World) -> Loader:
     """All cells once an epoch, in random order; each process takes its part of each batch."""
     # An incomplete last batch of very few cells would be a noisy step.
     n_batches = len(cells) // batch_size if len(cells) > batch_size else 1
@@ -122,14 +114,14 @@ def shuffled(cells: Cells, batch_size: int, seed: int, share: Share) -> Loader:
         order = permutation(len(cells), seed, epoch)
         for i in range(start, n_batches):
             rows = order[i * batch_size : (i + 1) * batch_size]
-            yield cells[rows[share.rank :: share.world]]
+            yield cells[rows[world.rank :: world.size]]
 
     return Loader(batches, n_batches)
 
 
-def in_order(cells: Cells, batch_size: int, share: Share) -> Loader:
+def in_order(cells: MinibatchCells, batch_size: int, world: World) -> Loader:
     """All cells, of which each process takes its part."""
-    rows = np.arange(share.rank, len(cells), share.world)
+    rows = np.arange(world.rank, len(cells), world.size)
 
     def batches(epoch: int, start: int) -> Iterator[Batch]:
         for i in range(start * batch_size, len(rows), batch_size):
@@ -138,75 +130,41 @@ def in_order(cells: Cells, batch_size: int, share: Share) -> Loader:
     return Loader(batches, ceil(len(rows) / batch_size))
 
 
+def from_files(
+    cells: MinibatchCells, rows: np.ndarray, buffer: int, batch_size: int, seed: int, world: World
+) -> Loader:
+    """Runs of the ascending `rows` in random order, read and shuffled a `buffer` at a time.
+
+    Each process reads a part. Twice as many cells as a buffer holds are in memory.
+    """
+    of_each = len(rows) // world.size
+    size = min(batch_size // world.size, of_each)
+    n_batches = of_each // size
+    at_once = max(buffer // size, 1) * size
+
+    def buffers(epoch: int, start: int) -> Iterator[tuple[MinibatchCells, np.ndarray]]:
+        # A buffer holds cells from everywhere
+        runs = np.split(rows, np.arange(RUN, len(rows), RUN))
+        order = np.concatenate([runs[i] for i in np.random.default_rng([seed, epoch]).permutation(len(runs))])
+        order = order[world.rank * of_each :][: n_batches * size]
+        for first in range(start * size // at_once * at_once, len(order), at_once):
+            some = order[first : first + at_once]
+            rng = np.random.default_rng([seed + epoch, int(some[0]), len(some)])
+            yield cells.take(some), rng.permutation(len(some))
+
+    def batches(epoch: int, start: int) -> Iterator[Batch]:
+        skipped = start * size % at_once
+        for some, order in ahead(buffers(epoch, start)):
+            for i in range(skipped, len(order), size):
+                yield some[order[i : i + size]]
+            skipped = 0
+
+    return Loader(batches, n_batches)
+
+
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     """The order of an epoch: the epochs before it are drawn again, so that any can be the first."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epoch + 1):
         order = torch.randperm(n, generator=generator)
     return order.numpy()
-
-
-@dataclass(frozen=True)
-class StoredCells:
-    """Training cells in files.
-
-    Parameters
-    ----------
-    pattern, target
-        Open peaks, and expression or None; of all cells.
-    rows
-        Those to learn from, ascending.
-    batch, label
-        Code of batch and label of all cells, or None.
-    buffer
-        Cells that are read at a time and shuffled; twice as many are in memory.
-    dense
-        The target is dense: normalised values.
-    """
-
-    pattern: Rows
-    target: Rows | None
-    rows: np.ndarray
-    batch: np.ndarray | None = None
-    label: np.ndarray | None = None
-    buffer: int = 8192
-    dense: bool = False
-
-    def loader(self, batch_size: int, seed: int, share: Share) -> Loader:
-        """Runs of cells in random order, the cells of a buffer shuffled; each process reads a part."""
-        of_each = len(self.rows) // share.world
-        size = min(batch_size // share.world, of_each)
-        n_batches = of_each // size
-        at_once = max(self.buffer // size, 1) * size
-
-        def buffers(epoch: int, start: int) -> Iterator[tuple[Cells, np.ndarray]]:
-            order = self.order(seed, epoch)[share.rank * of_each :][: n_batches * size]
-            for first in range(start * size // at_once * at_once, len(order), at_once):
-                yield self.fetch(order[first : first + at_once], seed + epoch)
-
-        def batches(epoch: int, start: int) -> Iterator[Batch]:
-            skipped = start * size % at_once
-            for cells, order in ahead(buffers(epoch, start)):
-                for i in range(skipped, len(order), size):
-                    yield cells[order[i : i + size]]
-                skipped = 0
-
-        return Loader(batches, n_batches)
-
-    def order(self, seed: int, epoch: int) -> np.ndarray:
-        """Rows of an epoch: runs in random order, so that a buffer holds cells from everywhere."""
-        rng = np.random.default_rng([seed, epoch])
-        runs = np.split(self.rows, np.arange(RUN, len(self.rows), RUN))
-        return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
-
-    def fetch(self, rows: np.ndarray, seed: int) -> tuple[Cells, np.ndarray]:
-        """Cells of a buffer in memory, and the order that they are given out in, which depends on them and the seed alone."""
-        target = None if self.target is None else self.target[rows]
-        cells = Cells(
-            self.pattern[rows],
-            target.toarray() if self.dense and target is not None else target,
-            None,
-            None if self.batch is None else self.batch[rows],
-            None if self.label is None else self.label[rows],
-        )
-        return cells, np.random.default_rng([seed, int(rows[0]), len(rows)]).permutation(len(rows))

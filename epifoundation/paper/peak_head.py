@@ -10,9 +10,9 @@ import torch
 
 from ..models import EpiFoundation
 from ..nn import PeakHead
+from ..training.features import embedding_of
 from ..training.label_head import spread
 from .cells import Loaded
-from .embedding import embedding_of
 from .initial_network import log_frequency
 
 PSEUDO = 20.0  # openings of which nothing is known, for each peak

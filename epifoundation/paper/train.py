@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 
-from .._settings import settings
-from .._version import __version__
 from ..engine import Engine, World
 from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..nn import ModelConfig, Network, TrainingConfig, adapt, blend, merge
 from ..training.batch_effects import batch_directions, batch_means, project_out
-from ..training.components import expression_components, log_normalise
 from ..training.data import TrainingData
+from ..training.features import embedding_of
 from ..training.label_head import check_labels, fit_label_head
 from .cells import Loaded, load
-from .embedding import embedding_of
-from .finetuning import Finetuning
-from .initial_network import N_COMPONENTS, build
+from .fit import fit
 from .measured_head import has_counts, with_measured_head
-from .minibatches import Cells
 from .peak_head import with_peak_head
-from .pretraining import Fitted, Pretraining, fit
 
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of what was learned; halves, so that factors in half precision stay exact
 MARGIN = 0.01  # of a loss, by which shares are equally good
@@ -56,9 +47,9 @@ def train_model(
     loaded = load(data, config.objective, training, min_cells=min_cells, keep_vocabulary=init is not None, rng=rng)
     codes = None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
     if training.balanced_genes is not None:
-        _check_balance(loaded)
+        _check_balance(loaded.target, loaded.train, loaded.held)
     summary = summary | {"cells": loaded.n_train, "validation_cells": len(loaded.held)}
-    is_first = World.told().rank == 0  # of the processes that train together
+    is_first = World.from_environment().rank == 0  # of the processes that train together
 
     def save(best: Network, epoch: int) -> None:
         if checkpoint is not None and is_first:
@@ -66,7 +57,7 @@ def train_model(
             so_far = EpiFoundation(copy.deepcopy(best), loaded.peaks, loaded.genes, training=done)
             so_far.save_pretrained(checkpoint, overwrite=True)
 
-    fitted = train(loaded, config, training, init, device=device, rng=rng, engine=engine, on_better=save)
+    fitted = fit(loaded, config, training, init, device=device, rng=rng, engine=engine, on_better=save)
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     model = EpiFoundation(fitted.network, loaded.peaks, loaded.genes, training=summary).to(device)
     if loaded.batch_codes is not None:
@@ -96,10 +87,7 @@ def finetune_model(
     """A transformer, fine-tuned; see :func:`epifoundation.tl.finetune`."""
     loaded = load(data, summary["objective"], training, min_cells=1, keep_vocabulary=True, rng=rng)
     summary = summary | {"cells": len(loaded.train), "validation_cells": len(loaded.held)}
-    codes = counts = None
-    if loaded.labels is not None:
-        names, codes, rows, _ = check_labels(loaded.labels, loaded.train, loaded.held)
-        counts = np.bincount(codes[rows], minlength=len(names))
+    codes = None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
     start: list[Network] = []
 
     def begin(network: Network) -> None:
@@ -107,7 +95,7 @@ def finetune_model(
         if rank is not None:
             adapt(network, rank)
 
-    fitted = train(
+    fitted = fit(
         loaded,
         replace(base.config, values=False),  # a decoder that is not trained here would fall behind the encoder
         training,
@@ -115,9 +103,8 @@ def finetune_model(
         device=device,
         rng=rng,
         engine=engine,
-        label_codes=codes,
+        labels=codes,
         prepare_network=begin,
-        module=partial(Finetuning, label_counts=counts),
     )
     # On the CPU, where loading an adapter adds its factors too: other devices round products differently
     factors = {} if rank is None else merge(fitted.network.cpu())
@@ -131,7 +118,7 @@ def finetune_model(
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     tuned = EpiFoundation(fitted.network, base.peaks, base.genes, training=summary).to(device)
     if loaded.labels is not None:
-        tuned = _with_labels(start[0], tuned, SHARES, loaded, finish)
+        tuned = _with_labels(start[0], tuned, loaded, finish)
         factors = {name: (left * tuned.training["share"], right) for name, (left, right) in factors.items()}
     else:
         tuned = finish(tuned)
@@ -148,7 +135,6 @@ def finetune_model(
 def _with_labels(
     start: Network,
     tuned: EpiFoundation,
-    shares: Sequence[float],
     data: Loaded,
     finish: Callable[[EpiFoundation], EpiFoundation],
 ) -> EpiFoundation:
@@ -158,7 +144,7 @@ def _with_labels(
     Of shares that are equally good, it is the least.
     """
     found = []
-    for share in shares:
+    for share in SHARES:
         blended = tuned if share == 1 else replace(tuned, network=blend(start, tuned.network, share))
         blended = finish(blended)
         embedding = embedding_of(blended, data.pattern)
@@ -179,7 +165,6 @@ def with_label_head(
     sizes = replace(
         model.network.sizes,
         n_labels=len(names),
-        n_label_layers=0,
         n_calibration=len(head.conformal),
         n_reference=len(head.reference),
     )
@@ -201,90 +186,10 @@ def without_batches(
     return replace(model, network=project_out(model.network, read, along, means).to(model.device))
 
 
-def train(
-    data: Loaded,
-    config: ModelConfig,
-    training: TrainingConfig,
-    init: EpiFoundation | None,
-    *,
-    device: torch.device,
-    rng: np.random.Generator,
-    engine: Engine | None = None,
-    label_codes: np.ndarray | None = None,
-    prepare_network: Callable[[Network], None] = lambda network: None,
-    module: Callable[..., Pretraining] | None = None,
-    on_better: Callable[[Network, int], None] = lambda network, epoch: None,
-) -> Fitted:
-    """Build a network and train it by a `module`; with a warning if it was interrupted."""
-    seed = int(rng.integers(2**31))
-    pooling = None
-    if data.stored is not None:  # the neighbours of a cell may be anywhere
-        training = replace(training, n_neighbors=1)
-    if data.target is not None and training.n_neighbors > 1:
-        expression = sp.csr_matrix(data.target[data.train])
-        expression = log_normalise(expression) if config.objective == "counts" else expression
-        components = expression_components(expression, N_COMPONENTS, rng, torch.device("cpu"))
-        pooling = neighbor_weights(components.scores(expression), training.n_neighbors)
-
-    def cells(rows: np.ndarray, pooling: sp.csr_matrix | None = None, batch_codes: np.ndarray | None = None) -> Cells:
-        target = None if data.target is None else data.target[rows]
-        parts = (None if array is None else array[rows] for array in (batch_codes, label_codes))
-        return Cells(data.pattern[rows], target, pooling, *parts)
-
-    with torch.inference_mode(False):  # the caller may be in it
-        network = build(data, config, training, init, seed, rng)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            prepare_network(network)
-        fitted = fit(
-            network,
-            cells(data.train, pooling, data.batch_codes) if data.stored is None else data.stored.loader,
-            cells(data.held),
-            training,
-            n_cells=data.n_train,
-            seed=seed,
-            device=device,
-            progress=settings.progress,
-            of=_run(data, config, training, seed),
-            engine=engine,
-            genes=data.gene_positions,
-            module=module or Pretraining,
-            on_better=on_better,
-        )
-    if fitted.interrupted:
-        msg = f"Training was interrupted after {len(fitted.history)} epochs; this is the best model so far."
-        warnings.warn(msg, RuntimeWarning, stacklevel=4)
-    return fitted
-
-
-def neighbor_weights(scores: np.ndarray, n_neighbors: int) -> sp.csr_matrix:
-    """Row-stochastic weights of each cell's nearest cells, itself included, (n_cells, n_cells)."""
-    from sklearn.neighbors import NearestNeighbors
-
-    n_neighbors = min(n_neighbors, len(scores))
-    graph = NearestNeighbors(n_neighbors=n_neighbors).fit(scores).kneighbors_graph(scores)
-    return (graph / n_neighbors).tocsr().astype(np.float32)
-
-
-def _run(data: Loaded, config: ModelConfig, training: TrainingConfig, seed: int) -> dict[str, Any]:
-    """What identifies a run, for its state: plain types."""
-    peaks = pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum()
-    return {
-        "package_version": __version__,
-        "seed": seed,
-        "config": config.to_dict(),
-        "training": asdict(training),
-        "peaks": [len(data.peaks), f"{peaks:x}"],
-        "genes": len(data.genes),
-        "cells": [data.n_train, len(data.held)],
-        "batches": data.batches,
-    }
-
-
-def _check_balance(data: Loaded) -> None:
+def _check_balance(expression: Any, train: np.ndarray, held: np.ndarray) -> None:
     """Raise if no cell has a gene of either kind: the loss would be zero."""
-    for name, rows in (("training", data.train), ("validation", data.held)):
-        target = data.target[rows]  # the objective is "binary"
+    for name, rows in (("training", train), ("validation", held)):
+        target = expression[rows]
         n_expressed = np.asarray((target > 0).sum(axis=1)).ravel()
         if not ((n_expressed > 0) & (n_expressed < target.shape[1])).any():
             msg = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ def finetune(
     if training is None:
         training = "finetune" if by_gradient else "default"
     training = TrainingConfig.preset(training) if isinstance(training, str) else training
-    training.check(base.config if by_gradient else ModelConfig())
+    fitted_as = base.config if by_gradient else ModelConfig()  # one of format 1 is fitted as a set encoder is
+    training.check(fitted_as)
     if not by_gradient:
         (engine or Engine()).check_measured()
         if engine is not None and engine.state is not None:
@@ -179,7 +180,7 @@ def finetune(
         "validation_cells": len(prepared.held),
         "validation": held,
         "batches": prepared.batches,
-        "options": asdict(training),
+        "options": training.options(fitted_as),
     }
     if labels is not None:
         summary["unlabelled_cells"] = int(labels.isna().sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -187,7 +187,7 @@ def pretrain(
         "objective": likelihood,
         "validation": held,
         "batches": prepared.batches,
-        "options": asdict(training),
+        "options": training.options(config),
     }
     try:
         if config.is_measured:
@@ -212,7 +212,7 @@ def pretrain(
             )
     finally:
         prepared.close()
-    if checkpoint is not None and World.told().rank == 0:
+    if checkpoint is not None and World.from_environment().rank == 0:
         model.save_pretrained(checkpoint, overwrite=True)
     return model.to(device)
 
@@ -230,7 +230,7 @@ def _measured(
     device: torch.device,
 ) -> EpiFoundation:
     """A model with a set encoder."""
-    world = World.told()
+    world = World.from_environment()
     if data.target is None:
         data.genes = GeneVocabulary([])  # of those of `init` nothing is measured
     elif init is not None and data.gene_positions is not None:
@@ -251,10 +251,11 @@ def _measured(
     state = State(path, engine.minutes, run)
     state.check()
     with connected(engine, world) as processes:
-        found = measure(
+        return measure(
             data,
             config,
             training,
+            summary,
             min_cells=min_cells,
             keep_vocabulary=init is not None,
             rng=rng,
@@ -262,9 +263,6 @@ def _measured(
             state=state,
             device=device,
         )
-    return EpiFoundation(
-        found.network, found.peaks, data.genes, found.labels, training=summary | found.summary, cells=found.cells
-    )
 
 
 def _architecture(config: ModelConfig | None, init: EpiFoundation | None, objective: str) -> ModelConfig:

@@ -37,16 +37,24 @@ def batch_directions(
     """
     if len(np.unique(batch)) < 2:
         return np.zeros((0, embedding.shape[1])), np.zeros((0, embedding.shape[1]))
-    if groups is not None:
-        return _directions(embedding, batch, groups)
-    between, _ = _covariances(embedding, batch, np.zeros(len(embedding), dtype=int))
-    n_axes = min(len(np.unique(batch)) - 1, embedding.shape[1] // 2)  # cells differ along the others
-    axes = np.linalg.eigh(between)[1][:, ::-1][:, :n_axes].T
-    read, along = axes, axes
-    for _ in range(N_ROUNDS):
-        groups = _cluster(embedding - (embedding @ read.T) @ along, batch, rng)
-        read, along = _directions(embedding, batch, groups)
-    return read, along
+    with same_bits():
+        if groups is not None:
+            return _directions(embedding, batch, groups)
+        between, _ = _covariances(embedding, batch, np.zeros(len(embedding), dtype=int))
+        n_axes = min(len(np.unique(batch)) - 1, embedding.shape[1] // 2)  # cells differ along the others
+        axes = np.linalg.eigh(between)[1][:, ::-1][:, :n_axes].T
+        read, along = axes, axes
+        for _ in range(N_ROUNDS):
+            groups = _cluster(embedding - (embedding @ read.T) @ along, batch, rng)
+            read, along = _directions(embedding, batch, groups)
+        return read, along
+
+
+def scaled_directions(
+    columns: np.ndarray, batch: np.ndarray, rng: np.random.Generator, groups: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`batch_directions` of columns of any scale, such as those of a set encoder."""
+    return batch_directions(columns / (columns.std(axis=0).mean() + 1e-12), batch, rng, groups)
 
 
 def _directions(embedding: np.ndarray, batch: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,9 +98,8 @@ def _cluster(embedding: np.ndarray, batch: np.ndarray, rng: np.random.Generator)
     for n in N_GROUPS:
         if n * 5 * LEAST > len(embedding) and n > N_GROUPS[-1]:
             continue
-        with same_bits():
-            found = KMeans(min(n, len(embedding)), n_init=3, random_state=int(rng.integers(2**31)))
-            groups = found.fit_predict(embedding)
+        found = KMeans(min(n, len(embedding)), n_init=3, random_state=int(rng.integers(2**31)))
+        groups = found.fit_predict(embedding)
         mixed = _mixing(groups, batch)
         if mixed > most:
             best, most = groups, mixed

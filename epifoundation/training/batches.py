@@ -10,11 +10,12 @@ import torch
 
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, TrainingConfig
-from .batch_effects import batch_directions, batch_means, project_out
+from .batch_effects import batch_means, project_out, scaled_directions
 from .data import TrainingData, draw
 from .expression import batch_offsets
+from .features import features_of
 from .label_head import check_labels
-from .labels import features_of, without_labels
+from .labels import without_labels
 from .measure import sample_size
 
 
@@ -32,8 +33,7 @@ def without_batches(
     groups = None
     if data.labels is not None:
         groups = check_labels(data.labels, data.train, data.held)[1][rows]
-    unit = columns.std(axis=0).mean() + 1e-12
-    read, along = batch_directions(columns / unit, batch, rng, groups)
+    read, along = scaled_directions(columns, batch, rng, groups)
     network = base.network
     if len(read):
         network = project_out(network, read, along, batch_means(columns, batch, len(data.batches)))

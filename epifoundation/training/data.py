@@ -69,8 +69,14 @@ class TrainingData:
         """Whether all cells are in memory already."""
         return all(isinstance(piece.place, AnnData | MuData) for piece in self.pattern.pieces)
 
-    def keep_peaks(self, kept: np.ndarray) -> None:
-        """Leave other peaks out of the vocabulary and of what is read; boolean (n_peaks,)."""
+    def drop_rare_peaks(self, n_open: np.ndarray, min_cells: int, cells: str) -> bool:
+        """Leave out peaks that are open in fewer of the `cells` (text); whether there are any."""
+        kept = n_open >= min_cells
+        if not kept.any():
+            msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {cells}."
+            raise ValueError(msg)
+        if kept.all():
+            return False
         keep = sp.identity(len(kept), dtype=np.float32, format="csr")[:, kept]
         pieces = [
             replace(piece, projection=keep if piece.projection is None else piece.projection @ keep)
@@ -79,6 +85,7 @@ class TrainingData:
         self.pattern.close()
         self.pattern = replace(self.pattern, pieces=pieces, n_columns=int(kept.sum()), _opened={})
         self.peaks = PeakVocabulary(self.peaks.intervals[kept].reset_index(drop=True), self.peaks.genome)
+        return True
 
     def close(self) -> None:
         """Let go of the files."""
@@ -183,6 +190,13 @@ def draw(rows: np.ndarray, most: int, rng: np.random.Generator, labels: np.ndarr
     missing = np.bincount(labels[drawn][labels[drawn] >= 0], minlength=labels.max() + 1) < OF_LABEL
     few += [rng.permutation(rows[of_rows == code])[:OF_LABEL] for code in np.flatnonzero(missing)]
     return np.unique(np.concatenate(few))
+
+
+def is_among(rows: np.ndarray, n_cells: int) -> np.ndarray:
+    """Which cells are among the rows, boolean (n_cells,)."""
+    found = np.zeros(n_cells, bool)
+    found[rows] = True
+    return found
 
 
 def held_out(validation: float | Sequence[str] | None) -> float | list[str]:

@@ -42,49 +42,19 @@ def choose(
         return DEFAULT
     seed, losses = int(rng.integers(2**31)), {}
     n_cells, most = TRIED
-    some, others = _spread(len(learned[0]), n_cells), _spread(len(held[0]), n_cells)
-    learned, held = (learned[0][some], learned[1][some]), (held[0][others], held[1][others])
+    (inputs, targets), (held_inputs, held_targets) = (
+        [part[:: -(-len(part) // n_cells)] for part in parts] for parts in (learned, held)
+    )
     for width in WIDTHS:
         rng = np.random.default_rng(seed)
-        fits = _fits(*learned, PENALTIES, n_landmarks=min(n_landmarks, most), width=width, rng=rng)
+        fits = fit_kernel_ridge(inputs, targets, PENALTIES, n_landmarks=min(n_landmarks, most), width=width, rng=rng)
         for penalty, readout in zip(PENALTIES, fits, strict=True):
-            losses[width, penalty] = float((readout(held[0]) - held[1]).double().square().sum())
+            losses[width, penalty] = float((readout(held_inputs) - held_targets).double().square().sum())
     return min(losses, key=losses.__getitem__)
 
 
 @torch.no_grad()
 def fit_kernel_ridge(
-    inputs: Tensor, targets: Tensor, *, n_landmarks: int, width: float, penalty: float, rng: np.random.Generator
-) -> KernelReadout:
-    r"""Fit ``targets`` by a radial kernel of the standardized ``inputs``.
-
-    Minimizes :math:`|K W - (Y - \bar Y)|^2 + \lambda\, \mathrm{tr}(W^T K_{LL} W)` with the kernel K between cells and
-    landmarks.
-
-    Parameters
-    ----------
-    inputs
-        (n_cells, n_inputs), float32.
-    targets
-        (n_cells, n_outputs), float32.
-    n_landmarks
-        Cells, drawn at random, that others are compared with; at most one of ten.
-    width
-        Of the kernel, in units of the number of inputs, which is half the mean squared distance of two cells.
-    penalty
-        Weight of the norm of the solution.
-    rng
-        Source of randomness.
-    """
-    (readout,) = _fits(inputs, targets, (penalty,), n_landmarks=n_landmarks, width=width, rng=rng)
-    return readout
-
-
-def _spread(n_cells: int, most: int) -> slice:
-    return slice(None, None, -(-n_cells // most))
-
-
-def _fits(
     inputs: Tensor,
     targets: Tensor,
     penalties: Sequence[float],
@@ -93,7 +63,24 @@ def _fits(
     width: float,
     rng: np.random.Generator,
 ) -> list[KernelReadout]:
-    """The fit for each penalty."""
+    r"""Fit ``targets`` by a radial kernel of the standardized ``inputs``, once for each penalty.
+
+    Minimizes :math:`|K W - (Y - \bar Y)|^2 + \lambda\, \mathrm{tr}(W^T K_{LL} W)` with the kernel K between cells and
+    landmarks.
+
+    Parameters
+    ----------
+    inputs, targets
+        (n_cells, n_inputs) and (n_cells, n_outputs), float32.
+    penalties
+        Weights of the norm of the solution.
+    n_landmarks
+        Cells, drawn at random, that others are compared with; at most one of ten.
+    width
+        Of the kernel, in units of the number of inputs, which is half the mean squared distance of two cells.
+    rng
+        Source of randomness.
+    """
     n_landmarks = min(n_landmarks, max(len(inputs) // CELLS_PER_LANDMARK, MIN_LANDMARKS))
     n_inputs = inputs.shape[1]
     drawn = np.sort(rng.permutation(len(inputs))[:n_landmarks])

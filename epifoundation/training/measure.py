@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,10 +15,10 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..counted import CountedCells, peak_keys
+from ..models import EpiFoundation
 from ..nn import (
     ENCODER,
     LABELS,
-    LabelHead,
     ModelConfig,
     Network,
     Sizes,
@@ -27,15 +28,15 @@ from ..tokens import read_rows
 from ..vocabulary import PeakVocabulary
 from .clusters import Clusters, find_clusters
 from .components import Components, expression_components, log_normalise, same_bits, semantic_components
-from .data import TrainingData, check_split, draw, warn_unusable
+from .data import TrainingData, check_split, draw, is_among, warn_unusable
 from .expression import expression_tensors
 from .kernel_ridge import MIN_HELD
-from .label_head import check_labels, fit_label_head
+from .label_head import check_labels
 from .processes import Processes
-from .rows import BLOCK_CELLS, BLOCK_ENTRIES, Rows, in_blocks
-from .stages import BATCH_CELLS, Cells, Fit
+from .rows import BLOCK_CELLS, BLOCK_ENTRIES, in_blocks
+from .stages import BATCH_CELLS, Fit, Sample
 from .state import State
-from .statistics import HELD, TRAIN, Statistics, profile_units, whole_numbers
+from .statistics import Statistics, profile_units, whole_numbers
 
 N_COMPONENTS = 30  # of RNA or of open peaks, by which cells are clustered
 CELLS_PER_CLUSTER = {"rna": 20, "atac": 200}
@@ -46,21 +47,11 @@ COMPONENT_ENTRIES = 6_000_000  # values that components are computed from, at mo
 PILOT = 256  # cells that say how deep the data are
 
 
-@dataclass
-class Measured:
-    """What :func:`measure` gives: a network, the vocabulary and labels that it has, the cells it recognizes, numbers of cells."""
-
-    network: Network
-    peaks: PeakVocabulary
-    labels: list[str]
-    cells: dict[str, CountedCells]
-    summary: dict[str, Any]
-
-
 def measure(
     data: TrainingData,
     config: ModelConfig,
     training: TrainingConfig,
+    summary: dict[str, Any],
     *,
     min_cells: int,
     keep_vocabulary: bool,
@@ -68,8 +59,8 @@ def measure(
     processes: Processes,
     state: State,
     device: torch.device,
-) -> Measured:
-    """Measure a network from data.
+) -> EpiFoundation:
+    """Measure a model with a set encoder from data.
 
     Parameters
     ----------
@@ -77,6 +68,8 @@ def measure(
         Cells, in memory or in files, read once by blocks.
     config, training
         Architecture and options.
+    summary
+        What the model tells of its training, to which numbers are added.
     min_cells
         Peaks open in fewer cells are left out of the vocabulary.
     keep_vocabulary
@@ -94,45 +87,35 @@ def measure(
     names, labels = _label_codes(data)
     if min_cells > 1 and not keep_vocabulary:
         _drop_rare_peaks(data, min_cells, processes)
-    parts = _sample(data, labels, training, np.random.default_rng([seed, 0]))
-    check_split(parts[TRAIN].rows, parts[HELD].rows, data.pattern.shape[0])
-    components, clusters = _clusters(data, parts[TRAIN], config, training, np.random.default_rng([seed, 1]), device)
+    sample = _sample(data, labels, training, np.random.default_rng([seed, 0]))
+    components, clusters = _clusters(data, sample.train, config, training, np.random.default_rng([seed, 1]), device)
     config = replace(config, dim=len(clusters.centers))
-    statistics = _count(data, parts, config, components, clusters, labels, len(names), processes, state, device)
+    statistics = _count(data, sample, config, components, clusters, labels, len(names), processes, state, device)
     warn_unusable(statistics.usable, stacklevel=5)
-    parts = [part.keep(statistics.usable[part.rows]) for part in parts]
-    check_split(parts[TRAIN].rows, parts[HELD].rows, len(statistics.usable))
-    n_held = len(parts[HELD].rows)
+    sample = sample.keep(statistics.usable[sample.rows])
+    n_held = int(sample.is_held.sum())
     if n_held < MIN_HELD:
         msg = f"There are {n_held} validation cells, too few to choose widths and penalties: the defaults are taken."
         warnings.warn(msg, UserWarning, stacklevel=4)
     kept = None if keep_vocabulary else torch.from_numpy(np.flatnonzero(statistics.is_open()))
-    fit = Fit(statistics, parts, config, training, labels, data.batch_codes, len(names), seed, device)
-    first = fit.stage("train").embedding
-    final = fit.stage("all")
-    fit.parts = parts = []  # the network may be as large
+    fit = Fit(statistics, sample, training, seed, device, labels=labels, batches=data.batch_codes)
+    final = fit.fit()
     sizes = Sizes(
         len(data.peaks) if kept is None else len(kept),
         len(data.genes) if data.target is not None else 0,
         len(names),
         len(data.batches) if data.target is not None else 0,
-        n_encoder_landmarks=len(final.readout.landmarks),
-        n_removed=len(final.read),
-        n_label_landmarks=0 if final.label_readout is None else len(final.label_readout.landmarks),
         has_measured=config.objective == "counts",
+        **final.sizes(),
     )
     tensors, peaks = final.tensors(), data.peaks
     if kept is not None and len(kept) < len(peaks):  # peaks that are open in no counted cell are left out
         peaks = PeakVocabulary(peaks.intervals.iloc[kept.numpy()].reset_index(drop=True), peaks.genome)
         for name in [name for name in tensors if name.endswith(("vectors.weight", "vectors.count"))]:
             tensors[name] = tensors[name].cpu()[kept]
-    if labels is not None:
-        head = _label_head(first, final.embedding, labels[fit.rows], fit.is_held)
-        sizes = replace(sizes, n_calibration=len(head.conformal), n_reference=len(head.reference))
-        tensors |= {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
     if data.target is not None:
-        some = np.sort(np.random.default_rng([seed, 5]).permutation(len(fit.rows))[: BATCH_CELLS // 4])
-        rows = fit.rows[some]
+        some = np.sort(np.random.default_rng([seed, 5]).permutation(len(sample.rows))[: BATCH_CELLS // 4])
+        rows = sample.rows[some]
         codes = None if data.batch_codes is None else data.batch_codes[rows]
         with same_bits():
             tensors |= expression_tensors(statistics, config, sizes, final.embedding[some], data.target[rows], codes)
@@ -140,15 +123,15 @@ def measure(
         network = Network(config, sizes)
     network.load_state_dict(processes.same({name: tensor.cpu() for name, tensor in tensors.items()}))
     network.eval().requires_grad_(False)
-    is_train = np.zeros(len(statistics.usable), bool)
-    is_train[data.train] = True
-    summary = {
+    is_train = is_among(data.train, len(statistics.usable))
+    summary = summary | {
         "cells": int((is_train & statistics.usable).sum()),
         "validation_cells": int((~is_train & statistics.usable).sum()),
-        "sampled_cells": len(fit.rows),
+        "sampled_cells": len(sample.rows),
         "readouts": {name: list(map(float, each)) for name, each in fit.chosen.items()},
     }
-    return Measured(network, peaks, names, _counted(statistics, labels), summary)
+    cells = _counted(statistics, labels)
+    return EpiFoundation(network, peaks, data.genes, names, training=summary, cells=cells)
 
 
 def _counted(statistics: Statistics, labels: np.ndarray | None) -> dict[str, CountedCells]:
@@ -163,7 +146,7 @@ def _counted(statistics: Statistics, labels: np.ndarray | None) -> dict[str, Cou
 
 def _clusters(
     data: TrainingData,
-    cells: Cells,
+    cells: Sample,
     config: ModelConfig,
     training: TrainingConfig,
     rng: np.random.Generator,
@@ -202,13 +185,6 @@ def default_dim(n_cells: int, *, with_rna: bool) -> int:
     return int(np.clip(n_cells // per_cluster, MIN_DIM, MAX_DIM))
 
 
-def _label_head(first: np.ndarray, final: np.ndarray, codes: np.ndarray, is_held: np.ndarray) -> LabelHead:
-    """The label head: penalty and calibration from the encoder of training cells, weights from that of all cells."""
-    train, held = np.flatnonzero(~is_held & (codes >= 0)), np.flatnonzero(is_held & (codes >= 0))
-    parts = ((first, train), (first, held), (final, np.concatenate([train, held])))
-    return fit_label_head(*((embedding[rows], codes[rows]) for embedding, rows in parts))[0]
-
-
 def counted_labels(hashes: np.ndarray, labels: np.ndarray, usable: np.ndarray) -> CountedCells:
     """Cells that were counted for vectors of labels."""
     rows = np.flatnonzero(usable & (labels >= 0))
@@ -231,12 +207,8 @@ def _drop_rare_peaks(data: TrainingData, min_cells: int, processes: Processes) -
     for rows in processes.mine(tqdm(blocks, desc="Peaks", unit=" blocks", disable=not settings.progress)):
         pattern = data.pattern[np.arange(rows.start, rows.stop)]
         count += np.bincount(pattern.indices, minlength=len(count))
-    kept = processes.add_up({"count": count})["count"] >= min_cells
-    if not kept.any():
-        msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {data.pattern.shape[0]:,} cells."
-        raise ValueError(msg)
-    if not kept.all():
-        data.keep_peaks(kept)
+    count = processes.add_up({"count": torch.from_numpy(count)})["count"].numpy()
+    data.drop_rare_peaks(count, min_cells, f"{data.pattern.shape[0]:,} cells")
 
 
 def sample_size(data: TrainingData, training: TrainingConfig, rng: np.random.Generator) -> int:
@@ -249,12 +221,11 @@ def sample_size(data: TrainingData, training: TrainingConfig, rng: np.random.Gen
 
 def _sample(
     data: TrainingData, labels: np.ndarray | None, training: TrainingConfig, rng: np.random.Generator
-) -> list[Cells]:
+) -> Sample:
     """Training and validation cells that clusters and readouts are fitted on."""
     most = sample_size(data, training, rng)
-    drawn = [draw(data.train, most, rng, labels), draw(data.held, max(most // 2, 1), rng)]
-    parts = [Cells(rows, data.pattern[rows]) for rows in drawn]
-    return [part.keep(np.diff(part.pattern.indptr) > 0) for part in parts]
+    sample = Sample.of(data, draw(data.train, most, rng, labels), draw(data.held, max(most // 2, 1), rng))
+    return sample.keep(np.diff(sample.pattern.indptr) > 0)
 
 
 def _usable(pattern: sp.csr_matrix, expression: sp.csr_matrix | None, objective: str) -> np.ndarray:
@@ -267,7 +238,7 @@ def _usable(pattern: sp.csr_matrix, expression: sp.csr_matrix | None, objective:
 
 def _count(
     data: TrainingData,
-    parts: list[Cells],
+    sample: Sample,
     config: ModelConfig,
     components: Components,
     clusters: Clusters,
@@ -284,22 +255,19 @@ def _count(
         n_cells, len(data.peaks), config.width, n_labels, n_kept=clusters.n_kept, n_genes=n_genes, device=device
     )
     keys = peak_keys(data.peaks)
-    is_held = np.zeros(n_cells, bool)
-    is_held[data.held] = True
-    is_either = is_held.copy()
-    is_either[data.train] = True
+    is_held = is_among(data.held, n_cells)
+    is_either = is_held | is_among(data.train, n_cells)
     # What the sample holds need not be read once more
-    wanted = [data.train, data.held]
-    whole = all(len(part.rows) == len(rows) for part, rows in zip(parts, wanted, strict=True))
-    blocks = processes.mine(_blocks_of(parts) if whole else [(None, block) for block in in_blocks(data.pattern)])
+    is_whole = len(sample.rows) == len(data.train) + len(data.held)
+    blocks = processes.mine(_blocks_of(sample.pattern) if is_whole else in_blocks(data.pattern))
     done = state.load(statistics)
     with tqdm(total=n_cells, desc="Measuring", unit=" cells", disable=not settings.progress) as bar:
-        for number, (part, block) in enumerate(blocks):
+        for number, block in enumerate(blocks):
             bar.update(block.stop - block.start)
             if number < done:
                 continue
-            rows = np.arange(block.start, block.stop) if part is None else part.rows[block]
-            pattern = data.pattern[rows] if part is None else read_rows(part.pattern, block.start, block.stop)
+            rows = sample.rows[block] if is_whole else np.arange(block.start, block.stop)
+            pattern = read_rows(sample.pattern, block.start, block.stop) if is_whole else data.pattern[rows]
             expression = None if data.target is None else data.target[rows]
             usable = _usable(pattern, expression, config.objective) & is_either[rows]
             if not usable.all():
@@ -325,42 +293,28 @@ def _count(
             del pattern, expression
             state.save(statistics, number + 1)
     if processes.size > 1:
-        statistics.set(processes.add_up(statistics.arrays()))
+        statistics.set(processes.add_up(statistics.tensors()))
     state.finish()
     return statistics
 
 
-def _blocks_of(parts: list[Cells]) -> list[tuple[Cells, slice]]:
+def _blocks_of(pattern: sp.csr_matrix) -> Iterator[slice]:
     """Slices of cells in memory."""
-    found = []
-    for part in parts:
-        block = part.pattern.indptr[:-1].astype(np.int64) // BLOCK_ENTRIES + np.arange(len(part.rows)) // BLOCK_CELLS
-        edges = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1] + 1)).tolist() if len(block) else []
-        found += [(part, slice(int(start), int(stop))) for start, stop in pairwise(edges)]
-    return found
+    block = pattern.indptr[:-1].astype(np.int64) // BLOCK_ENTRIES + np.arange(pattern.shape[0]) // BLOCK_CELLS
+    for start, stop in pairwise([0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(block)]):
+        yield slice(start, stop)
 
 
-def label_statistics(
-    pattern: Rows,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    is_held: np.ndarray,
-    n_labels: int,
-    peaks: PeakVocabulary,
-    device: torch.device,
-) -> Statistics:
-    """Sums of labels over cells, for columns beside an encoder that is measured already or trained."""
-    statistics = Statistics(len(labels), len(peaks), 0, n_labels, n_kept=0, n_genes={}, device=device)
-    keys = peak_keys(peaks)
-    wanted = np.zeros(len(labels), bool)
-    wanted[rows] = True
-    for block in in_blocks(pattern):
-        inside = np.arange(block.start, block.stop)
-        inside = inside[wanted[inside]]
-        cells = pattern[inside]
+def label_statistics(data: TrainingData, labels: np.ndarray, n_labels: int, device: torch.device) -> Statistics:
+    """Sums of labels over cells that have one, for columns beside an existing encoder."""
+    statistics = Statistics(len(labels), len(data.peaks), 0, n_labels, n_kept=0, n_genes={}, device=device)
+    keys, is_held = peak_keys(data.peaks), is_among(data.held, len(labels))
+    for block in in_blocks(data.pattern):
+        rows = np.flatnonzero(labels[block] >= 0) + block.start
+        cells = data.pattern[rows]
         usable = np.diff(cells.indptr) > 0
-        cells, inside = cells[usable], inside[usable]
-        if len(inside):
-            nothing = np.zeros((len(inside), 0), np.uint8)
-            statistics.add(inside, cells, (nothing, nothing), keys=keys, is_held=is_held[inside], labels=labels[inside])
+        cells, rows = cells[usable], rows[usable]
+        if len(rows):
+            nothing = np.zeros((len(rows), 0), np.uint8)
+            statistics.add(rows, cells, (nothing, nothing), keys=keys, is_held=is_held[rows], labels=labels[rows])
     return statistics

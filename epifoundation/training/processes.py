@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine import Engine, World, told_of_processes
+from ..engine import Engine, World, naming_lost_processes
 
 T = TypeVar("T")
 
@@ -26,20 +25,15 @@ class Processes:
         """The items that this process works on."""
         return [item for i, item in enumerate(items) if i % self.size == self.rank]
 
-    def add_up(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    def add_up(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sums over all processes; sums of whole numbers, so their order makes no difference."""
         if self.size == 1:
-            return dict(arrays)
+            return dict(tensors)
         import torch.distributed as dist
 
-        found: dict[str, Any] = {}
-        for name, values in arrays.items():
-            is_tensor = isinstance(values, Tensor)
-            there = values.cpu() if is_tensor else torch.from_numpy(_signed(values))
-            dist.all_reduce(there)
-            found[name] = (
-                there if is_tensor else there.numpy().view(values.dtype) if values.dtype != bool else there.numpy() > 0
-            )
+        found = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
+        for part in found.values():
+            dist.all_reduce(part)
         return found
 
     def same(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -51,14 +45,6 @@ class Processes:
                 tensors[name] = tensors[name].contiguous()
                 dist.broadcast(tensors[name], 0)
         return tensors
-
-
-def _signed(values: np.ndarray) -> np.ndarray:
-    """A copy in a type that can be summed over processes."""
-    if values.dtype == bool:
-        return values.astype(np.uint8)
-    same = {np.dtype(np.uint64): np.int64, np.dtype(np.uint16): np.int16}.get(values.dtype)
-    return values.copy() if same is None else values.view(same).copy()
 
 
 @contextmanager
@@ -80,7 +66,7 @@ def connected(engine: Engine, world: World) -> Iterator[Processes]:
         timeout = timedelta(minutes=engine.timeout)
         dist.init_process_group("gloo", where, rank=world.rank, world_size=world.size, timeout=timeout)
     try:
-        with told_of_processes(engine):
+        with naming_lost_processes(engine):
             yield Processes(world)
     finally:
         if begins:

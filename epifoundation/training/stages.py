@@ -1,4 +1,4 @@
-"""The encoder, measured on training cells to choose penalties and then on all cells, and its readouts."""
+"""The encoder and its readouts, measured on training cells to choose penalties, then on all."""
 
 from __future__ import annotations
 
@@ -6,200 +6,221 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..counted import WEIGHT, dense
-from ..nn import ENCODER, LABELS, KernelReadout, ModelConfig, PeakVectors, TrainingConfig, add_up
+from ..nn import ENCODER, LABELS, KernelReadout, LabelHead, PeakVectors, TrainingConfig, add_up
 from ..tokens import read_rows
-from .batch_effects import batch_directions, batch_means
-from .components import packed, same_bits
+from .batch_effects import batch_means, scaled_directions
+from .components import packed
+from .data import TrainingData, check_split
 from .kernel_ridge import choose, fit_kernel_ridge
+from .label_head import fit_label_head
 from .statistics import CHUNK_PEAKS, HELD, TRAIN, Statistics
 
 CHUNK_TOKENS = 4_000_000
 BATCH_CELLS = 4_000  # that effects of batches are estimated with
 PARTS = {"train": [TRAIN], "all": [TRAIN, HELD]}
+MODULES = {ENCODER: "encoder", LABELS: "label_columns"}  # of a network, by block of columns
 
 
 @dataclass
-class Cells:
-    """Some cells of the data: their row numbers, ascending, and their open peaks."""
+class Sample:
+    """Cells that readouts are fitted on: rows of the data, open peaks, which are validation cells.
+
+    Training cells come first; both are in ascending order.
+    """
 
     rows: np.ndarray
     pattern: sp.csr_matrix
+    is_held: np.ndarray
 
-    def keep(self, kept: np.ndarray) -> Cells:
-        """Some of the cells, boolean."""
-        return self if kept.all() else Cells(self.rows[kept], self.pattern[kept])
+    @classmethod
+    def of(cls, data: TrainingData, train: np.ndarray, held: np.ndarray) -> Sample:
+        """The cells of these rows."""
+        rows = np.concatenate([train, held])
+        return cls(rows, data.pattern[rows], np.arange(len(rows)) >= len(train))
+
+    @property
+    def train(self) -> Sample:
+        """The training cells."""
+        n = int((~self.is_held).sum())
+        return Sample(self.rows[:n], read_rows(self.pattern, 0, n), self.is_held[:n])
+
+    def keep(self, kept: np.ndarray) -> Sample:
+        """Some of the cells, boolean; an error if too few are left."""
+        found = self if kept.all() else Sample(self.rows[kept], self.pattern[kept], self.is_held[kept])
+        check_split(found.rows[~found.is_held], found.rows[found.is_held], len(kept))
+        return found
 
 
 @dataclass
 class Stage:
-    """An encoder, measured on some of the cells, and the embedding of the sample by it.
+    """Blocks of columns, measured on some of the cells, and the embedding of the sample by them.
 
-    Cells of the sample that it was measured on are left out of their own vectors.
+    Cells of the sample that they were measured on are left out of their own vectors.
     """
 
-    vectors: PeakVectors
-    read: np.ndarray
-    along: np.ndarray
-    shift: np.ndarray
-    readout: KernelReadout
-    label_vectors: PeakVectors | None
-    label_readout: KernelReadout | None
+    vectors: dict[str, PeakVectors]
+    readouts: dict[str, KernelReadout]
+    projection: dict[str, np.ndarray]  # empty where no direction is projected out
     embedding: np.ndarray
+    head: LabelHead | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights by the names that a network has for them."""
-        parts = {"encoder.vectors": self.vectors, "encoder.readout": self.readout}
-        if self.label_vectors is not None and self.label_readout is not None:
-            parts |= {"label_columns.vectors": self.label_vectors, "label_columns.readout": self.label_readout}
+        modules: dict[str, nn.Module] = {f"{MODULES[block]}.vectors": module for block, module in self.vectors.items()}
+        modules |= {f"{MODULES[block]}.readout": module for block, module in self.readouts.items()}
+        if self.head is not None:
+            modules["label"] = self.head
         found = {
-            f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()
+            f"{path}.{name}": part for path, module in modules.items() for name, part in module.state_dict().items()
         }
-        if len(self.read):
-            projection = {"read": self.read, "along": self.along, "shift": self.shift}
-            found |= {
-                f"encoder.projection.{name}": torch.from_numpy(array.astype(np.float32))
-                for name, array in projection.items()
-            }
+        for name, array in self.projection.items():
+            found[f"encoder.projection.{name}"] = torch.from_numpy(array.astype(np.float32))
+        return found
+
+    def sizes(self) -> dict[str, Any]:
+        """What :class:`..nn.Sizes` says of them."""
+        names = {ENCODER: "n_encoder_landmarks", LABELS: "n_label_landmarks"}
+        found: dict[str, Any] = {names[block]: len(readout.landmarks) for block, readout in self.readouts.items()}
+        if self.projection:
+            found["n_removed"] = len(self.projection["read"])
+        if self.head is not None:
+            found |= {"n_calibration": len(self.head.conformal), "n_reference": len(self.head.reference)}
         return found
 
 
 @dataclass
 class Fit:
-    """Fits a :class:`Stage` to the statistics of training cells, which chooses penalties, and then to those of all cells."""
+    """Fits a :class:`Stage` to sums of training cells, to choose penalties, then to those of all.
+
+    Parameters
+    ----------
+    statistics
+        Sums over cells; of labels alone beside an existing encoder.
+    sample
+        Cells that readouts are fitted on.
+    training
+        Options.
+    seed
+        Of all that is drawn.
+    device
+        Where readouts are computed.
+    labels, batches
+        Codes of all cells of the data, or None.
+    encoded
+        Columns and embedding of the sample by an existing encoder.
+    """
 
     statistics: Statistics
-    parts: list[Cells]
-    config: ModelConfig
+    sample: Sample
     training: TrainingConfig
-    labels: np.ndarray | None
-    batches: np.ndarray | None
-    n_labels: int
     seed: int
     device: torch.device
+    labels: np.ndarray | None = None
+    batches: np.ndarray | None = None
+    encoded: tuple[np.ndarray, np.ndarray] | None = None
     chosen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
-    def rows(self) -> np.ndarray:
-        """Row numbers of the cells of the sample, training cells first."""
-        return np.concatenate([part.rows for part in self.parts])
+    def codes(self) -> np.ndarray:
+        """Codes of their labels, -1 for none."""
+        rows = self.sample.rows
+        return np.full(len(rows), -1) if self.labels is None else self.labels[rows]
 
-    @cached_property
-    def is_held(self) -> np.ndarray:
-        """Which of them are validation cells."""
-        return np.arange(len(self.rows)) >= len(self.parts[TRAIN].rows)
+    def fit(self) -> Stage:
+        """Both stages, and a label head: calibrated on the first, fitted to the second."""
+        first, final = self.stage("train").embedding, self.stage("all")
+        self.sample.pattern = self.sample.pattern[:0]  # the network may be as large
+        if self.labels is None:
+            return final
+        codes, known, is_held = self.codes, self.codes >= 0, self.sample.is_held
+        parts = ((first, known & ~is_held), (first, known & is_held), (final.embedding, known))
+        head, _ = fit_label_head(*((embedding[rows], codes[rows]) for embedding, rows in parts))
+        return replace(final, head=head)
 
     def stage(self, counted: str) -> Stage:
-        """The encoder measured on ``"train"`` cells, or on ``"all"`` cells."""
-        statistics, dim, rows = self.statistics, self.config.width, self.rows
+        """What is measured on ``"train"`` cells, or on ``"all"`` cells."""
+        statistics, dim, rows = self.statistics, self.statistics.dim, self.sample.rows
         sums = statistics.sums(PARTS[counted])
         if counted == "all":  # the last that is asked of them
             statistics.forget()
         totals = statistics.totals[PARTS[counted]].sum(axis=0)
-        learned = np.ones(len(rows), bool) if counted == "all" else ~self.is_held
-        blocks = [peak_vectors(sums[:, :dim], totals[:dim], self.training.pseudocount)]
-        targets = [dense(statistics.codes[rows], statistics.weights[rows], dim)]
-        known = [learned]
-        of_labels = None if self.labels is None else self.labels[rows]
-        if of_labels is not None:
-            blocks.append(peak_vectors(sums[:, dim:], totals[dim:], self.training.pseudocount))
-            targets.append(np.where(of_labels[:, None] == np.arange(self.n_labels), np.float32(1), np.float32(0)))
-            known.append(learned & (of_labels >= 0))
+        learned = np.ones(len(rows), bool) if counted == "all" else ~self.sample.is_held
+        inside: dict[str, slice] = {}
+        targets: dict[str, np.ndarray] = {}  # NaN for cells without any
+        if self.encoded is None:
+            inside[ENCODER] = slice(0, dim)
+            targets[ENCODER] = dense(statistics.codes[rows], statistics.weights[rows], dim)
+        if self.labels is not None:
+            inside[LABELS] = slice(dim, None)
+            targets[LABELS] = np.eye(statistics.n_labels, dtype=np.float32)[self.codes]
+            targets[LABELS][self.codes < 0] = np.nan
+        pseudocount = self.training.pseudocount
+        vectors = {name: peak_vectors(sums[:, at], totals[at], pseudocount) for name, at in inside.items()}
         del sums
-        columns = self._columns(blocks, targets, known)
-        read = along = np.zeros((0, dim))
-        shift = np.zeros(dim)
-        if self.batches is not None:
-            read, along, shift = self._directions(columns[0], learned, of_labels)
-            columns[0] -= ((columns[0] @ read.T.astype(np.float32)) @ along.astype(np.float32)) - shift.astype(
-                np.float32
-            )
-        readout, embedding = self._readout(ENCODER, columns[0], targets[0], known[0], ~learned)
-        found = Stage(blocks[0], read, along, shift, readout, None, None, embedding)
-        if of_labels is not None:
-            inputs = np.concatenate(columns, axis=1)
-            readout, expected = self._readout(LABELS, inputs, targets[1], known[1], ~learned & (of_labels >= 0))
+        known = [np.where(learned[:, None], each, np.nan) for each in targets.values()]
+        found = columns_of(list(vectors.values()), self.sample.pattern, known, self.device)
+        columns = dict(zip(targets, found, strict=True))
+        readouts, projection = {}, {}
+        if self.encoded is not None:
+            features, embedding = self.encoded
+        else:
+            features = columns[ENCODER]
+            if self.batches is not None:
+                projection = self._projection(features, learned)
+            if projection:
+                read, along, shift = (array.astype(np.float32) for array in projection.values())
+                features -= (features @ read.T) @ along - shift
+            readouts[ENCODER], embedding = self._readout(ENCODER, features, targets[ENCODER], learned)
+        if self.labels is not None:
+            inputs = np.concatenate([features, columns[LABELS]], axis=1)
+            readouts[LABELS], expected = self._readout(LABELS, inputs, targets[LABELS], learned)
             embedding = np.concatenate([embedding, expected], axis=1)
-            found = replace(found, label_vectors=blocks[1], label_readout=readout, embedding=embedding)
-        return found
-
-    def _columns(
-        self, blocks: list[PeakVectors], targets: list[np.ndarray], known: list[np.ndarray]
-    ) -> list[np.ndarray]:
-        """Columns of each block for the cells of the sample."""
-        found, start = [], 0
-        for part in self.parts:
-            inside = slice(start, start + len(part.rows))
-            of_part = [
-                np.where(there[inside, None], wanted[inside], np.nan)
-                for wanted, there in zip(targets, known, strict=True)
-            ]
-            found.append(columns_of(blocks, part.pattern, of_part, self.device))
-            start += len(part.rows)
-        return [np.concatenate(each) for each in zip(*found, strict=True)]
+        return Stage(vectors, readouts, projection, embedding)
 
     def _readout(
-        self, name: str, inputs: np.ndarray, targets: np.ndarray, learned: np.ndarray, held: np.ndarray
+        self, name: str, inputs: np.ndarray, targets: np.ndarray, learned: np.ndarray
     ) -> tuple[KernelReadout, np.ndarray]:
         """A readout with the width and the penalty that the first stage chose, and what it gives for all cells."""
-        n_landmarks, seed = self.training.landmarks, [self.seed, 2, len(name)]
+        n_landmarks = self.training.landmarks
+        seed = [self.seed, 2, len(name)] if self.encoded is None else [self.seed]
+        cells, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
+        has_target = ~wanted[:, 0].isnan()
+        fitted, held = has_target & torch.from_numpy(learned), has_target & torch.from_numpy(~learned)
         if name not in self.chosen:
-            self.chosen[name] = chosen_on(inputs, targets, learned, held, n_landmarks, np.random.default_rng(seed))
-        rng = np.random.default_rng(seed)
-        return fit_readout(inputs, targets, learned, self.chosen[name], n_landmarks, rng, self.device)
+            parts = ((cells[rows], wanted[rows]) for rows in (fitted, held))
+            self.chosen[name] = choose(*parts, n_landmarks=n_landmarks, rng=np.random.default_rng(seed))
+        width, penalty = self.chosen[name]
+        cells, wanted = cells.to(self.device), wanted[fitted].to(self.device)
+        (readout,) = fit_kernel_ridge(
+            cells[fitted.to(self.device)],
+            wanted,
+            (penalty,),
+            n_landmarks=n_landmarks,
+            width=width,
+            rng=np.random.default_rng(seed),
+        )
+        return readout, torch.cat([readout(part) for part in cells.split(2048)]).cpu().numpy()
 
-    def _directions(
-        self, columns: np.ndarray, learned: np.ndarray, of_labels: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        batches = np.asarray(self.batches)[self.rows]
+    def _projection(self, columns: np.ndarray, learned: np.ndarray) -> dict[str, np.ndarray]:
+        """Buffers of the projection of what batches differ by; empty for nothing."""
+        batches = np.asarray(self.batches)[self.sample.rows]
         known = np.flatnonzero(learned & (batches >= 0))
         known = known[:: -(-len(known) // BATCH_CELLS)]
         columns, batches = columns[known].astype(np.float64), batches[known]
-        unit = columns.std(axis=0).mean() + 1e-12
-        groups = None if of_labels is None else of_labels[known]
-        with same_bits():
-            read, along = batch_directions(columns / unit, batches, np.random.default_rng([self.seed, 3]), groups)
+        groups = None if self.labels is None else self.codes[known]
+        read, along = scaled_directions(columns, batches, np.random.default_rng([self.seed, 3]), groups)
+        if not len(read):
+            return {}
         means = batch_means(columns, batches, int(np.asarray(self.batches).max()) + 1)
-        return read, along, ((means @ read.T) @ along).mean(axis=0)
-
-
-def chosen_on(
-    inputs: np.ndarray,
-    targets: np.ndarray,
-    learned: np.ndarray,
-    held: np.ndarray,
-    n_landmarks: int,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """Width and penalty of a readout, chosen on the cells `held`."""
-    of_learned, of_held = (
-        (torch.from_numpy(inputs[rows]), torch.from_numpy(targets[rows])) for rows in (learned, held)
-    )
-    return choose(of_learned, of_held, n_landmarks=n_landmarks, rng=rng)
-
-
-def fit_readout(
-    inputs: np.ndarray,
-    targets: np.ndarray,
-    learned: np.ndarray,
-    chosen: tuple[float, float],
-    n_landmarks: int,
-    rng: np.random.Generator,
-    device: torch.device,
-) -> tuple[KernelReadout, np.ndarray]:
-    """A readout fitted to the cells that are learned from, and what it gives for all cells."""
-    cells = torch.from_numpy(inputs).to(device)
-    rows = torch.from_numpy(np.flatnonzero(learned)).to(device)
-    wanted = torch.from_numpy(targets[learned]).to(device)
-    width, penalty = chosen
-    readout = fit_kernel_ridge(cells[rows], wanted, n_landmarks=n_landmarks, width=width, penalty=penalty, rng=rng)
-    return readout, torch.cat([readout(part) for part in cells.split(2048)]).cpu().numpy()
+        return {"read": read, "along": along, "shift": ((means @ read.T) @ along).mean(axis=0)}
 
 
 def peak_vectors(sums: Tensor, totals: np.ndarray, pseudocount: float) -> PeakVectors:

@@ -7,7 +7,6 @@ the last bit, in whatever blocks, files and processes the cells come.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -171,19 +170,24 @@ class Statistics:
             self.recent.zero_()
         self.n_recent += n_cells
 
-    def arrays(self) -> dict[str, Any]:
-        """All sums by name: tensors and arrays that add up over parts of the data."""
-        profiles = {f"profiles/{name}": values for name, values in self.profiles.items()}
-        names = ("memberships", "totals", "hashes", "codes", "weights", "usable")
-        return {name: getattr(self, name) for name in names} | profiles
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All sums by name, which add up over parts of the data.
 
-    def set(self, arrays: Mapping[str, Any]) -> None:
-        """Take over what :meth:`arrays` gave."""
-        self.older, self.n_recent = torch.as_tensor(arrays["memberships"]).to(self.recent.device), 0
+        In signed types, which processes can add up. All but the memberships are views.
+        """
+        arrays = {f"profiles/{name}": values for name, values in self.profiles.items()}
+        arrays |= {name: getattr(self, name) for name in ("totals", "hashes", "codes", "weights", "usable")}
+        signed = {"b1": "u1", "u2": "i2", "u8": "i8"}
+        views = {name: each.view(signed.get(each.dtype.str[1:], each.dtype)) for name, each in arrays.items()}
+        return {"memberships": self.memberships} | {name: torch.from_numpy(view) for name, view in views.items()}
+
+    def set(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over what :meth:`tensors` gave."""
+        self.older, self.n_recent = tensors["memberships"].to(self.recent.device), 0
         self.recent.zero_()
-        for name, there in self.arrays().items():
+        for name, there in self.tensors().items():
             if name != "memberships":
-                there[...] = arrays[name]
+                there.copy_(tensors[name])
 
 
 def whole_numbers(rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str) -> sp.csr_matrix | None:

@@ -131,6 +131,8 @@ def test_each_kind_of_model_refuses_the_options_of_the_other():
     TrainingConfig().check(trained)
     of_set = {"sample": 100, "softness": 1.0, "pseudocount": 2.0, "landmarks": 50}
     assert of_set.keys() == set(MEASURED)
+    assert TrainingConfig(**of_set).options(measured) == of_set
+    assert not of_set.keys() & TrainingConfig().options(trained).keys()
     TrainingConfig(**of_set).check(measured)
     for name, value in of_set.items():
         with pytest.raises(ValueError, match=f"`{name}=.*has no meaning here: it is for the set"):

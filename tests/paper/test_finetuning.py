@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from epifoundation import ModelConfig, TrainingConfig
 from epifoundation.nn import Network, Sizes
-from epifoundation.paper.finetuning import TEMPERATURES, Finetuning
 from epifoundation.paper.minibatches import Batch
+from epifoundation.paper.pretraining import TEMPERATURES, Pretraining
 from epifoundation.training.label_head import balanced_weights
 
 IDS, OFFSETS = torch.arange(20), torch.tensor([0, 6, 10, 20])
@@ -22,7 +22,7 @@ def module(label_counts=COUNTS, **options):
     config = ModelConfig(encoder="transformer", dim=16, n_layers=1, dropout=0.0)
     options = {"peak_dropout": 0.0, "peak_weight": 0.0} | options
     network = Network(config, Sizes(20, 6))
-    made = Finetuning(network, TrainingConfig(**options), label_counts=label_counts)
+    made = Pretraining(network, TrainingConfig(**options), label_counts=label_counts)
     made.trainer = pl.Trainer(logger=False, enable_checkpointing=False)
     return made
 

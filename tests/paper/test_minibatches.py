@@ -6,51 +6,39 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from anndata import AnnData
 
 import epifoundation as ep
+from epifoundation.engine import World
 from epifoundation.paper import minibatches
-from epifoundation.paper.minibatches import (
-    Cells,
-    Share,
-    StoredCells,
-    in_order,
-    permutation,
-    shuffled,
-)
-from epifoundation.training.rows import Piece, Rows, as_float
+from epifoundation.paper.minibatches import MinibatchCells, from_files, in_order, permutation, shuffled
+from epifoundation.training.rows import Rows, as_float
 
-SIZES = (70, 1, 130)
+ALONE = World()
+N_CELLS = 201
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """Three files with the same columns, and the matrix that they make together."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("parts")
-    pieces, blocks = [], []
-    for i, n in enumerate(SIZES):
-        X = sp.random(n, 30, 0.3, "csr", rng=rng)
-        X.data = np.ceil(5 * X.data)
-        path = folder / f"{i}.h5ad"
-        AnnData(X, obs={"x": np.arange(n)}, var={"x": np.arange(30)}).write_h5ad(path)
-        pieces.append(Piece(path, f"part {i}", "atac", n, None))
-        blocks.append(X)
-    return pieces, sp.vstack(blocks, format="csr")
+@pytest.fixture
+def stored(parts):
+    """Cells in files, the label of each its row, and the 150 of them that are learned from."""
+    rows = np.sort(np.random.default_rng(1).choice(N_CELLS, 150, replace=False))
+    codes = np.arange(N_CELLS)
+    pattern, target = Rows(parts[0], 25, "`X`"), Rows(parts[0], 25, "`X`", as_float)
+    yield MinibatchCells(pattern, target, codes % 3, codes), rows
+    pattern.close()
+    target.close()
 
 
-def cells_of(parts, buffer=40, target=None, *, dense=False):
-    rows = np.sort(np.random.default_rng(1).choice(sum(SIZES), 150, replace=False))
-    codes = np.arange(sum(SIZES))  # the label of a cell is its row
-    pattern = Rows(parts[0], 30, "`X`")
-    return StoredCells(pattern, target, rows, codes % 3, codes, buffer, dense)
+def loader_of(stored, batch_size=10, world=ALONE):
+    return from_files(*stored, 40, batch_size, 3, world)
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_a_batch_has_what_its_cells_have(parts, dense):
-    cells = cells_of(parts, target=Rows(parts[0], 30, "`X`", as_float), dense=dense)
-    whole = parts[1].toarray()
-    for batch in cells.loader(10, 3, Share()).batches(0, 0):
+def labels_of(batches):
+    return [batch.label.tolist() for batch in batches]
+
+
+def test_a_batch_has_what_its_cells_have(parts, stored):
+    whole = sp.vstack([X @ projection for X, projection in parts[1]]).toarray()
+    for batch in loader_of(stored).batches(0, 0):
         rows = batch.label.numpy()
         np.testing.assert_array_equal(batch.batch, rows % 3)
         np.testing.assert_array_equal(batch.target, whole[rows])
@@ -58,69 +46,60 @@ def test_a_batch_has_what_its_cells_have(parts, dense):
         for i, row in enumerate(rows):
             ids = batch.ids[batch.offsets[i] : batch.offsets[i + 1]]
             np.testing.assert_array_equal(ids, np.flatnonzero(whole[row]))
-    cells.pattern.close()
-    cells.target.close()
 
 
 def test_a_pooled_target_is_that_of_neighbours():
     target = sp.csr_matrix(np.arange(12, dtype=np.float32).reshape(4, 3))
     pooling = sp.csr_matrix(np.array([[0.5, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0.25] * 4]))
-    cells = Cells(sp.csr_matrix(np.ones((4, 2), np.int8)), target, pooling)
+    cells = MinibatchCells(sp.csr_matrix(np.ones((4, 2), np.int8)), target, pooling=pooling)
     found = cells[np.array([3, 0])].target
     np.testing.assert_allclose(found, (pooling @ target).toarray()[[3, 0]])
     assert cells[np.array([1])].batch is cells[np.array([1])].label is None
 
 
-def test_each_cell_once_an_epoch(parts, monkeypatch):
+def test_each_cell_once_an_epoch(stored, monkeypatch):
     monkeypatch.setattr(minibatches, "RUN", 8)
-    cells = cells_of(parts)
     orders = []
     for epoch in range(2):
-        seen = np.concatenate([batch.label.numpy() for batch in cells.loader(10, 3, Share()).batches(epoch, 0)])
-        np.testing.assert_array_equal(np.sort(seen), cells.rows)
-        orders.append(seen)
+        orders.append(np.concatenate(labels_of(loader_of(stored).batches(epoch, 0))))
+        np.testing.assert_array_equal(np.sort(orders[-1]), stored[1])
     assert (orders[0] != orders[1]).mean() > 0.9
-    place = np.searchsorted(cells.rows, orders[0])
+    place = np.searchsorted(stored[1], orders[0])
     assert np.corrcoef(place, np.arange(150))[0, 1] < 0.5
     inside = np.abs(np.diff(place)) == 1  # cells of a run do not come one after the other
     assert inside.mean() < 0.2
-    cells.pattern.close()
 
 
 @pytest.mark.parametrize("start", [1, 3, 4, 5, 14])
-def test_an_epoch_from_any_batch_on(parts, monkeypatch, start):
+def test_an_epoch_from_any_batch_on(stored, monkeypatch, start):
     monkeypatch.setattr(minibatches, "RUN", 8)
-    cells = cells_of(parts)
-    loader = cells.loader(10, 3, Share())
-    whole = [batch.label.tolist() for batch in loader.batches(1, 0)]
-    assert [batch.label.tolist() for batch in loader.batches(1, start)] == whole[start:]
+    loader = loader_of(stored)
+    whole = labels_of(loader.batches(1, 0))
+    assert labels_of(loader.batches(1, start)) == whole[start:]
     for _ in zip(range(start), loader, strict=False):
         state = loader.state_dict()
-    again = cells.loader(10, 3, Share())
+    again = loader_of(stored)
     again.load_state_dict(state | {"epoch": 1})
-    assert [batch.label.tolist() for batch in again] == whole[start:]
+    assert labels_of(again) == whole[start:]
     assert len(again) == len(whole) == 15
-    cells.pattern.close()
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_cells(parts, monkeypatch, world):
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_processes_share_cells(stored, monkeypatch, n_processes):
     monkeypatch.setattr(minibatches, "RUN", 8)
-    cells = cells_of(parts)
-    seen = [[b.label.tolist() for b in cells.loader(12, 3, Share(rank, world)).batches(0, 0)] for rank in range(world)]
+    worlds = [World(rank, n_processes) for rank in range(n_processes)]
+    seen = [labels_of(loader_of(stored, 12, world).batches(0, 0)) for world in worlds]
     assert len({len(each) for each in seen}) == 1  # as many steps for each
-    assert {len(batch) for each in seen for batch in each} == {12 // world}
+    assert {len(batch) for each in seen for batch in each} == {12 // n_processes}
     every = np.concatenate([np.concatenate(each) for each in seen])
     assert len(np.unique(every)) == len(every) >= 150 - 12
-    memory = Cells(sp.csr_matrix(np.eye(50, dtype=np.float32)), label=np.arange(50))
-    seen = [[b.label.tolist() for b in shuffled(memory, 12, 0, Share(rank, world))] for rank in range(world)]
-    whole = [b.label.tolist() for b in shuffled(memory, 12, 0, Share())]
-    assert [sorted(chain.from_iterable(batch)) for batch in zip(*seen, strict=True)] == [
-        sorted(batch) for batch in whole
-    ]
-    held = [[b.label.tolist() for b in in_order(memory, 7, Share(rank, world))] for rank in range(world)]
+    memory = MinibatchCells(sp.csr_matrix(np.eye(50, dtype=np.float32)), label=np.arange(50))
+    seen = [labels_of(shuffled(memory, 12, 0, world)) for world in worlds]
+    whole = labels_of(shuffled(memory, 12, 0, ALONE))
+    together = [sorted(chain.from_iterable(batch)) for batch in zip(*seen, strict=True)]
+    assert together == [sorted(batch) for batch in whole]
+    held = [labels_of(in_order(memory, 7, world)) for world in worlds]
     assert sorted(chain.from_iterable(chain.from_iterable(held))) == list(range(50))
-    cells.pattern.close()
 
 
 def test_seed_and_epoch_determine_the_order():
@@ -135,14 +114,14 @@ def test_seed_and_epoch_determine_the_order():
 
 @pytest.mark.parametrize(("n", "batch_size", "sizes"), [(50, 20, [20, 20]), (7, 20, [7])])
 def test_an_incomplete_last_batch_is_left_out_but_for_a_single_one(n, batch_size, sizes):
-    cells = Cells(sp.csr_matrix(np.eye(n, dtype=np.int8)), label=np.arange(n))
-    batches = list(shuffled(cells, batch_size, 0, Share()).batches(0, 0))
-    assert [len(batch.label) for batch in batches] == sizes
+    cells = MinibatchCells(sp.csr_matrix(np.eye(n, dtype=np.int8)), label=np.arange(n))
+    batches = labels_of(shuffled(cells, batch_size, 0, ALONE).batches(0, 0))
+    assert [len(batch) for batch in batches] == sizes
 
 
-def test_the_rows_of_each_buffer_are_read_once(parts):
+def test_the_rows_of_each_buffer_are_read_once(stored):
     """Of an epoch, whatever the batch that it begins with."""
-    cells = cells_of(parts, buffer=40)
+    cells, rows = stored
     read = []
 
     class Counting:
@@ -150,14 +129,13 @@ def test_the_rows_of_each_buffer_are_read_once(parts):
             read.append(rows)
             return cells.pattern[rows]
 
-    counting = StoredCells(Counting(), None, cells.rows, None, cells.batch, 40)
-    n = len(list(counting.loader(10, 3, Share()).batches(0, 0)))
+    counting = MinibatchCells(Counting(), label=cells.label), rows
+    n = len(list(loader_of(counting).batches(0, 0)))
     assert (n, len(read)) == (15, 4)
-    np.testing.assert_array_equal(np.sort(np.concatenate(read)), cells.rows)
+    np.testing.assert_array_equal(np.sort(np.concatenate(read)), rows)
     read.clear()
-    list(counting.loader(10, 3, Share()).batches(0, 9))
+    list(loader_of(counting).batches(0, 9))
     assert len(read) == 2
-    cells.pattern.close()
 
 
 SMALL = {

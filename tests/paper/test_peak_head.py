@@ -9,8 +9,8 @@ import torch
 import epifoundation as ep
 from epifoundation.nn import Network, Sizes
 from epifoundation.paper.cells import Loaded
-from epifoundation.paper.embedding import embedding_of
 from epifoundation.paper.peak_head import with_peak_head
+from epifoundation.training.features import embedding_of
 
 N_TYPES, N_PEAKS, DIM = 4, 150, 16
 

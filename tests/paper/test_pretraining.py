@@ -9,9 +9,9 @@ import torch
 
 from epifoundation import ModelConfig, TrainingConfig
 from epifoundation.nn import Network, Sizes
+from epifoundation.paper.callbacks import KeepBest
 from epifoundation.paper.minibatches import Batch
 from epifoundation.paper.pretraining import (
-    KeepBest,
     Pretraining,
     hold_out,
     keep_one,

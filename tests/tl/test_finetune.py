@@ -323,7 +323,7 @@ def test_other_peaks_are_mapped(world, transformer, encoder):
 
 
 def test_an_interruption_ends_with_the_best_so_far(world, transformer, monkeypatch):
-    from epifoundation.paper.pretraining import KeepBest
+    from epifoundation.paper.callbacks import KeepBest
 
     original = KeepBest.on_train_epoch_end
 

@@ -32,10 +32,10 @@ def cells(n, n_inputs=4, noise=0.1, seed=0):
 
 def fit(inputs, targets, n_landmarks=10_000, width=1.0, penalty=1.0, seed=0):
     """With as many landmarks as there are cells, if that many are wanted."""
-    options = {"n_landmarks": n_landmarks, "width": width, "penalty": penalty}
+    options = {"n_landmarks": n_landmarks, "width": width, "rng": np.random.default_rng(seed)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel_ridge, "CELLS_PER_LANDMARK", 1)
-        return fit_kernel_ridge(inputs, targets, rng=np.random.default_rng(seed), **options)
+        return fit_kernel_ridge(inputs, targets, [penalty], **options)[0]
 
 
 def oracle(inputs, targets, width, penalty):
@@ -83,9 +83,9 @@ def test_with_landmarks_it_minimizes_what_it_says(n_landmarks, monkeypatch):
 @pytest.mark.parametrize("n", [10, MIN_LANDMARKS, 100, 500, 2000])
 def test_there_are_many_cells_for_each_landmark(n):
     """Else cells that it was fitted to would lie apart from others."""
-    options = {"width": 1.0, "penalty": 1.0, "rng": np.random.default_rng(0)}
-    found = len(fit_kernel_ridge(*cells(n), n_landmarks=100, **options).landmarks)
-    assert found == min(n, max(n // CELLS_PER_LANDMARK, MIN_LANDMARKS), 100)
+    options = {"n_landmarks": 100, "width": 1.0, "rng": np.random.default_rng(0)}
+    (found,) = fit_kernel_ridge(*cells(n), [1.0], **options)
+    assert len(found.landmarks) == min(n, max(n // CELLS_PER_LANDMARK, MIN_LANDMARKS), 100)
     assert CELLS_PER_LANDMARK >= 4
 
 
@@ -154,7 +154,7 @@ def test_few_inputs_make_similarities_that_depend_on_each_other(n_inputs):
             some = inputs[:150], targets[:150]
             found, expected = fit(*some, **options), oracle(*some, **options)
             np.testing.assert_allclose(found(inputs), expected(inputs), atol=0.02)
-            found = fit_kernel_ridge(inputs, targets, n_landmarks=100, rng=rng, **options)
+            (found,) = fit_kernel_ridge(inputs, targets, [penalty], n_landmarks=100, width=width, rng=rng)
             assert (found(inputs) - targets).square().mean() < 0.5 * targets.var()
     held = torch.linspace(-2, 2, 50)[:, None].expand(-1, n_inputs)
     wanted = torch.sin(held[:, :1])

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import pytest
 import torch
 
@@ -53,7 +52,7 @@ def test_items_are_divided():
 
 
 def test_alone_nothing_is_added_up():
-    arrays = {"a": np.arange(3), "b": torch.ones(2)}
+    arrays = {"a": torch.arange(3), "b": torch.ones(2)}
     assert Processes(World()).add_up(arrays) == arrays
 
 

@@ -16,28 +16,8 @@ from epifoundation.sources import InMemory
 from epifoundation.training import rows as rows_module
 from epifoundation.training.rows import MAX_OPEN, Piece, Rows, as_float, as_pattern, in_blocks
 
-SIZES = (70, 1, 130)
+SIZES = (70, 1, 130)  # of the fixture `parts`
 N_CELLS = sum(SIZES)
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """Three sources with other columns, two of them files, and the matrix that they make."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("parts")
-    pieces, blocks = [], []
-    for i, n in enumerate(SIZES):
-        X = sp.random(n, 30 + i, 0.3, "csr", rng=rng)
-        X.data = np.ceil(5 * X.data)
-        projection = sp.random(30 + i, 25, 0.1, "csr", rng=rng)
-        projection.data[:] = 1
-        data = AnnData(X, obs={"x": np.arange(n)}, var={"x": np.arange(30 + i)})
-        path = folder / f"{i}.h5ad"
-        data.write_h5ad(path)
-        place = data if i == 1 else path
-        pieces.append(Piece(place, f"part {i}", "atac", n, projection.astype(np.float32)))
-        blocks.append((X, projection))
-    return pieces, blocks
 
 
 def rows_of(parts, change=None):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from epifoundation.counted import WEIGHT
 from epifoundation.training.components import log_normalise
-from epifoundation.training.measure import BLOCK_ENTRIES, Cells, _blocks_of
+from epifoundation.training.measure import BLOCK_ENTRIES, _blocks_of
 from epifoundation.training.statistics import (
     FIXED,
     HELD,
@@ -74,8 +74,8 @@ class Data:
 
 
 def assert_same(one, other):
-    others = other.arrays()
-    for name, values in one.arrays().items():
+    others = other.tensors()
+    for name, values in one.tensors().items():
         np.testing.assert_array_equal(np.asarray(values), np.asarray(others[name]), err_msg=name)
 
 
@@ -120,10 +120,10 @@ def test_any_blocks_in_any_order_give_the_same_bits(seed, order, cuts):
 
 @given(st.integers(0, 2**31), st.integers(1, 5))
 def test_parts_add_up_to_the_whole(seed, n_parts):
-    """As processes put theirs together: sums of all arrays; cells are in one part each."""
+    """As processes put theirs together: sums of all tensors; cells are in one part each."""
     data = Data(seed)
     expected = data.add(data.empty(), np.arange(40))
-    parts = [data.add(data.empty(), np.arange(40)[i::n_parts]).arrays() for i in range(n_parts)]
+    parts = [data.add(data.empty(), np.arange(40)[i::n_parts]).tensors() for i in range(n_parts)]
     total = {name: parts[0][name] for name in parts[0]}
     for part in parts[1:]:
         total = {name: total[name] + part[name] for name in total}
@@ -215,7 +215,7 @@ def test_a_sample_is_counted_by_blocks_that_sums_are_exact_for(n_cells, n_open):
     indices = np.tile(np.arange(n_open, dtype=np.int32), n_cells)
     indptr = np.arange(0, n_cells * n_open + 1, n_open)
     pattern = sp.csr_matrix((np.ones(len(indices), np.int8), indices, indptr), (n_cells, n_open))
-    blocks = [block for _, block in _blocks_of([Cells(np.arange(n_cells), pattern)])]
+    blocks = list(_blocks_of(pattern))
     every = [row for block in blocks for row in range(block.start, block.stop)]
     assert every == list(range(n_cells))
     assert max((block.stop - block.start for block in blocks), default=0) <= MAX_RECENT
@@ -232,7 +232,7 @@ def test_peaks_that_are_open_in_a_counted_cell():
     assert not found.is_open().any()
     first = data.add(data.empty(), np.arange(20))
     np.testing.assert_array_equal(first.is_open(), is_open[:20].any(axis=0))
-    found.set(first.arrays())
+    found.set(first.tensors())
     data.add(found, np.arange(20, 40))
     np.testing.assert_array_equal(found.is_open(), is_open.any(axis=0))
     assert not found.is_open()[1]

@@ -1,0 +1,39 @@
+"""What a model makes of cells in memory, for what is fitted to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from ..models import EpiFoundation
+from ..nn import ENCODER
+from .components import packed
+
+
+@torch.inference_mode()
+def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of the encoder, and the embedding by these, of cells; float32.
+
+    Cells that a set encoder was measured on are left out. The columns of an encoder that was trained
+    by gradient are the embedding.
+    """
+    network = model.network
+    folded = network.folded()
+    features, embedding = (np.zeros((pattern.shape[0], network.config.width), np.float32) for _ in range(2))
+    for start in range(0, len(features), folded.chunk):
+        inside = slice(start, start + folded.chunk)
+        some = pattern[inside]
+        ids, offsets, _ = packed(some, model.device)
+        if network.config.is_measured:
+            columns = network.encoder(ids, offsets, model.known(some.indices, some.indptr).get(ENCODER))
+            embedded = network.embed(columns, None)
+        else:
+            columns = embedded = folded.encode(ids, offsets)
+        features[inside], embedding[inside] = columns.cpu().numpy(), embedded.cpu().numpy()
+    return features, embedding
+
+
+def embedding_of(model: EpiFoundation, pattern: sp.csr_matrix) -> np.ndarray:
+    """Embedding of cells by their open peaks, float32 (n_cells, d)."""
+    return features_of(model, pattern)[1]
