@@ -1,4 +1,4 @@
-"""Cells as they lie in the files that people have, read with the packages that they use, give the same embedding."""
+"""Cells give the same embedding from files of all tools, read with the packages that people use."""
 
 import gzip
 import warnings

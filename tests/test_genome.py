@@ -1,4 +1,4 @@
-"""Interval names in all styles, against the columns they are made of; overlap against brute force."""
+"""Interval names in all styles against the columns they encode; overlaps against brute force."""
 
 import numpy as np
 import pandas as pd
@@ -40,15 +40,15 @@ def test_columns_come_before_names(column):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["chr1:1-2", "ENSG00000132465"], "1 of 2 peak names are no genomic intervals, first 'ENSG00000132465'"),
         (["chr1:9-3"], "first chr1:9-3"),
         (["chr1:3-3"], "0 <= start < end"),
     ],
 )
-def test_what_is_no_interval_is_named(names, said):
-    with pytest.raises(ValueError, match=said):
+def test_names_that_are_not_intervals_are_named(names, message):
+    with pytest.raises(ValueError, match=message):
         parse_intervals(names)
 
 

@@ -74,11 +74,11 @@ def test_backed_data(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(-1, "found -1.0 in cell 'cell4'"), (np.nan, "found nan in cell 'cell4'"), (np.inf, "inf")]
+    ("value", "message"), [(-1, "found -1.0 in cell 'cell4'"), (np.nan, "found nan in cell 'cell4'"), (np.inf, "inf")]
 )
 @pytest.mark.parametrize("make", [np.asarray, sp.csr_matrix, sp.csc_matrix])
-def test_impossible_counts_are_refused_by_cell(make, value, said):
+def test_impossible_counts_are_refused_by_cell(make, value, message):
     dense = np.ones((6, 3))
     dense[4, 1] = value
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         collect(make(dense))

@@ -149,7 +149,7 @@ def run(tool: Tool, data: Data, *, modality: str, rna_modality: str, matching: M
     tally = found.tally
     tally.warn(tool.model, tool.batch_key, 4)
     mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
-    mapping.tell()
+    mapping.log()
     target = copy_of(data) if copy else data
     atac, rna = get_atac(target, modality), getattr(target, "mod", {}).get(rna_modality)
     for place in tool.stale(atac.uns):

@@ -19,7 +19,7 @@ from .._version import __version__
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import FoldedSums, FoldedTransformer, has_bfloat16
-from ..pp._map_peaks import MIN_COVERAGE, is_of
+from ..pp._map_peaks import MIN_COVERAGE, was_written_by
 from ..pp._mapping import PeakMap
 from ._cells import Block, Matching, Tally
 from ._encode import encode_cells
@@ -261,7 +261,7 @@ class Embedder:
         names = (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty)
         places = [f"obs/{name}" for name in names] + [f"obsm/{keys.probabilities}", f"uns/{keys.annotation}"]
         mapped = dict(report.get("peaks", {})) if isinstance(report, Mapping) else {}
-        if not is_of(self.model, report) or mapped.get("vocabulary") != len(self.model.peaks):
+        if not was_written_by(self.model, report) or mapped.get("vocabulary") != len(self.model.peaks):
             places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]  # of `pp.map_peaks` with another model
         if self.predicts or dict(uns.get(keys.expression, {})).get("revision") != self.model.revision:
             places += [f"uns/{keys.expression}", f"obsm/{keys.expression}", f"rna/layers/{keys.layer}"]

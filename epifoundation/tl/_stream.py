@@ -88,7 +88,7 @@ def apply(
     tally.warn(tool.model, tool.batch_key, 4)
     if len(named) == 1 and tally.cells:
         plan.mappings[0].count(tally.n_open, tally.n_known, tally.total, tally.matched)
-        plan.mappings[0].tell()
+        plan.mappings[0].log()
     return target.path
 
 

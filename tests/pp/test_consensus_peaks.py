@@ -1,4 +1,4 @@
-"""Consensus peaks: against brute force and bioframe, of any order, from every kind of file, and what bad input gets."""
+"""Consensus peaks: brute force, bioframe, order of sources, all kinds of files, bad input."""
 
 import gzip
 import shutil
@@ -32,7 +32,7 @@ WIDTHS = st.integers(1, 30)
 
 
 def tables_of(sources):
-    """Tables of peaks, which may occur twice, with small scores that tie, and summits that may be none or lie outside."""
+    """Tables of peaks with duplicates, tied scores, and summits that are missing or outside."""
     frames = (pd.DataFrame(rows, columns=["chrom", "start", "end", "score", "relSummit"]) for rows in sources)
     return [frame.assign(end=frame["start"] + frame["end"]) for frame in frames]
 
@@ -205,7 +205,7 @@ def test_chromosomes_come_in_natural_order():
 
 
 def test_a_long_chain_drops_every_second_tile():
-    """Equal tiles, each of which overlaps the next: rounds of a vectorised removal would be as many."""
+    """A chain of equal tiles: vectorised removal would need as many rounds as there are tiles."""
     start = np.arange(0, 200_000 * 500, 500)
     tiles = pd.DataFrame({"chrom": "chr1", "start": start, "end": start + 500})
     found = ep.pp.consensus_peaks([tiles, tiles], width=501)
@@ -251,7 +251,7 @@ def test_peaks_at_the_ends_of_a_chromosome_are_moved_inside():
 
 @pytest.fixture
 def peaks():
-    """Cells x peaks with columns of all kinds beside the positions, of which the names tell."""
+    """Cells x peaks with positions in the names, and other columns."""
     atac = ep.datasets.pbmc_multiome()["atac"][:5, :300].copy()
     return anndata.AnnData(atac.X, var=pd.DataFrame({"score": np.arange(300.0), "kind": "peak"}, index=atac.var_names))
 
@@ -339,7 +339,7 @@ def test_columns_of_a_bed_file_have_names_where_these_are_certain(tmp_path, n_co
     assert var.iloc[0].tolist() == NARROW[:known]
 
 
-HG38 = "chr1:248956000-248956400"  # past the end of chr1 elsewhere, but for hg19
+HG38 = "chr1:248956000-248956400"  # past the end of chr1 in all builds except hg19
 HG19 = "chr1:249250000-249250500"
 MM10 = "chr19:61431000-61431500"  # in hs1 too
 
@@ -370,7 +370,7 @@ def test_an_organism_that_is_not_known_is_not_judged():
 
 
 @pytest.mark.parametrize(
-    ("sources", "options", "said"),
+    ("sources", "options", "message"),
     [
         (
             {
@@ -379,7 +379,10 @@ def test_an_organism_that_is_not_known_is_not_judged():
                 "other": vocabulary("chr1:5-9", genome="GRCh38"),
             },
             {},
-            r"differ: hg19 for 'first', hg38 for 'other'\. Lift one over, `ep\.genome\.lift_over\(.*\)\[0\]`, and pass",
+            (
+                r"differ: hg19 for 'first', hg38 for 'other'\. Lift one over, "
+                r"`ep\.genome\.lift_over\(.*\)\[0\]`, and pass"
+            ),
         ),
         (
             [vocabulary(HG19), vocabulary(MM10)],
@@ -390,8 +393,8 @@ def test_an_organism_that_is_not_known_is_not_judged():
         ([vocabulary("chr1:1-2", genome="rn7")], {"genome": "rn6"}, "rn6 for `genome`, rn7 for source 0"),
     ],
 )
-def test_different_builds_are_told_by_source(sources, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_the_error_for_different_builds_names_the_sources(sources, options, message):
+    with pytest.raises(ValueError, match=message):
         ep.pp.consensus_peaks(sources, **options)
 
 
@@ -399,7 +402,7 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
 
 
 @pytest.mark.parametrize(
-    ("sources", "options", "error", "said"),
+    ("sources", "options", "error", "message"),
     [
         ([], {}, ValueError, "`sources` is empty"),
         ({}, {}, ValueError, "`sources` is empty"),
@@ -412,13 +415,19 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
             {"one": TABLE, "two": vocabulary("chr1:1-2")},
             {"score": "score", "width": 9},
             ValueError,
-            r"`score='score'` is no column of the peaks of 'two'; there are \['chrom', 'start', 'end'\]",
+            (
+                r"`score='score'` is not a column of the peaks of 'two'; "
+                r"available: \['chrom', 'start', 'end'\]"
+            ),
         ),
         (
             [TABLE.assign(score=["high", "3"])],
             {"score": "score", "width": 9},
             ValueError,
-            r"Column 'score' of source 0 \(DataFrame\): 1 of 2 scores are no numbers, first 'high'",
+            (
+                r"Column 'score' of source 0 \(DataFrame\): 1 of 2 scores are not numbers, "
+                "first 'high'"
+            ),
         ),
         (
             [TABLE, TABLE.set_axis(["CD3D", "chr1:5-9"])],
@@ -438,8 +447,8 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
         ("peaks.bed", {}, FileNotFoundError, "The file 'peaks.bed' is not there"),
     ],
 )
-def test_what_cannot_be_merged_is_told(sources, options, error, said):
-    with pytest.raises(error, match=said):
+def test_bad_input_is_refused(sources, options, error, message):
+    with pytest.raises(error, match=message):
         ep.pp.consensus_peaks(sources, **options)
 
 

@@ -1,4 +1,4 @@
-"""Counting fragments: against brute force and real counts, formats, several samples, and what bad input gets."""
+"""Counting fragments: brute force, real counts, file formats, several samples, bad input."""
 
 import gzip
 import struct
@@ -106,13 +106,13 @@ INTERVALS = st.lists(
 
 @given(FRAGMENTS, INTERVALS, st.sampled_from(["insertion", "fragment"]), st.integers(1, 100))
 def test_any_file_onto_any_peaks_is_brute_force(tmp_path_factory, lines, peaks, counting, block):
-    """Overlapping and nested peaks, unsorted lines, unknown contigs, and blocks that cut anywhere."""
+    """Overlapping and nested peaks, unsorted lines, unknown contigs, blocks that end anywhere."""
     path = tmp_path_factory.mktemp("fragments") / "f.tsv"
     path.write_text(text_of(lines))
     cells = ["C", "A"]
     expected = brute_force(lines, peaks, cells, counting)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_read_fragments, "BLOCK", block)
+        patch.setattr(_read_fragments, "BLOCK_BYTES", block)
         if not any(line[3] in cells for line in lines):
             with pytest.raises(ValueError, match="None of the 2 barcodes is in the file"):
                 count(path, peaks, barcodes=cells)
@@ -195,7 +195,7 @@ FORMATS = {
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_gives_the_same(file, monkeypatch, kind, block):
     expected = count(file(), barcodes=["CC-1", "AA-1"])
-    monkeypatch.setattr(_read_fragments, "BLOCK", block)
+    monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", block)
     name, change = FORMATS[kind]
     counted = count(file(name=name, compress=change), barcodes=["CC-1", "AA-1"])
     assert (counted.X != expected.X).nnz == 0
@@ -264,29 +264,29 @@ def test_peaks_are_a_model_a_table_or_a_bed_file(file, tmp_path, model):
 BAD_LINES = {
     "missing": ("chr1\t5\t9\n", "3 of 4 fields, in 'chr1"),
     "spaces": ("chr1 5 9 AA\n", "1 of 4 fields"),
-    "float": ("chr1\t5.5\t9\tAA\t1\n", "the start is no integer"),
-    "word": ("chr1\t5\tx\tAA\t1\n", "the end is no integer"),
-    "empty number": ("chr1\t\t9\tAA\t1\n", "the start is no integer"),
-    "infinite": ("chr1\t5\tinf\tAA\t1\n", "the end is no integer"),
-    "huge": ("chr1\t5\t99999999999999999999\tAA\t1\n", "the end is no integer"),
+    "float": ("chr1\t5.5\t9\tAA\t1\n", "the start is not an integer"),
+    "word": ("chr1\t5\tx\tAA\t1\n", "the end is not an integer"),
+    "empty number": ("chr1\t\t9\tAA\t1\n", "the start is not an integer"),
+    "infinite": ("chr1\t5\tinf\tAA\t1\n", "the end is not an integer"),
+    "huge": ("chr1\t5\t99999999999999999999\tAA\t1\n", "the end is not an integer"),
     "negative": ("chr1\t-5\t9\tAA\t1\n", "the start is negative"),
     "reversed": ("chr1\t9\t5\tAA\t1\n", "the end does not come after the start"),
     "empty": ("chr1\t9\t9\tAA\t1\n", "the end does not come after the start"),
     "no barcode": ("chr1\t5\t9\t\t1\n", "no barcode"),
     "no chromosome": ("\t5\t9\tAA\t1\n", "no chromosome"),
-    "names": ("chrom\tstart\tend\tbarcode\tcount\n", "the start is no integer"),
+    "names": ("chrom\tstart\tend\tbarcode\tcount\n", "the start is not an integer"),
 }
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("block", [1 << 25, 37])
 @pytest.mark.parametrize("kind", BAD_LINES)
-def test_a_line_that_is_no_fragment_is_told_by_its_number(file, monkeypatch, kind, block, end):
-    monkeypatch.setattr(_read_fragments, "BLOCK", block)
-    line, said = BAD_LINES[kind]
+def test_the_error_for_a_bad_line_gives_its_number(file, monkeypatch, kind, block, end):
+    monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", block)
+    line, message = BAD_LINES[kind]
     path = file(("# header\n\n" + text_of(LINES) + line + text_of(LINES)).replace("\n", end))
     with pytest.raises(
-        ValueError, match=f"fragments.tsv', line 7: {said}.*Expected chromosome, start, end and barcode"
+        ValueError, match=f"fragments.tsv', line 7: {message}.*Expected chromosome, start, end and barcode"
     ):
         count(path, min_fragments=1)
 
@@ -308,7 +308,7 @@ def test_a_truncated_file_is_told(tmp_path):
             path.write_bytes(whole[:size])
             with pytest.raises(ValueError, match=r"f\.tsv\.gz' is truncated"):
                 count(path)
-    path.write_bytes(bgzip(text, 5000)[: -len(BGZIP_END)])  # between two blocks: only the end mark tells
+    path.write_bytes(bgzip(text, 5000)[: -len(BGZIP_END)])  # between blocks: only the end mark is missing
     with pytest.raises(ValueError, match="it lacks the end mark of bgzip"):
         count(path)
     damaged = bytearray(gzip.compress(text))
@@ -318,13 +318,13 @@ def test_a_truncated_file_is_told(tmp_path):
         count(path)
 
 
-def test_what_is_no_text_is_told(tmp_path):
+def test_binary_files_are_refused(tmp_path):
     path = tmp_path / "f.tsv"
     path.write_bytes(bytes(range(256)) * 10)
     with pytest.raises(ValueError, match=r"f\.tsv', line 1: 2 of 4 fields"):
         count(path)
     path.write_bytes(b"chr1\t1\t5\t\xff\xfe\t1\n")
-    with pytest.raises(ValueError, match=r"f\.tsv', line 1: this is no text"):
+    with pytest.raises(ValueError, match=r"f\.tsv', line 1: it is not text"):
         count(path)
     with pytest.raises(FileNotFoundError, match="The fragments file .*nothing.tsv' is not there"):
         count(tmp_path / "nothing.tsv")
@@ -333,7 +333,7 @@ def test_what_is_no_text_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"barcodes": ["AA", "CC"]}, "None of the 2 barcodes is in the file: first 'AA', and 'AA-1' there.*suffix"),
         ({"barcodes": []}, "`barcodes` is empty"),
@@ -348,16 +348,16 @@ def test_what_is_no_text_is_told(tmp_path):
         ({"min_fragments": 1, "peaks": ["chr1:5-10"]}, "None of the 4 fragments of the cells falls into a peak"),
     ],
 )
-def test_what_cannot_be_counted_is_told(file, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_input_is_refused(file, options, message):
+    with pytest.raises(ValueError, match=message):
         count(file(), **options)
 
 
-def test_what_cannot_work_is_told_before_anything_is_read(file, tmp_path, monkeypatch):
+def test_bad_options_are_refused_before_the_file_is_read(file, tmp_path, monkeypatch):
     monkeypatch.setattr(_read_fragments, "_parse", lambda *_: pytest.fail("read"))
     with pytest.raises(FileNotFoundError, match="nothing' is not there"):
         count({"a": file(), "b": tmp_path / "nothing"})
-    with pytest.raises(ValueError, match=r"Names of samples must differ as text, got \[1, '1'\]"):
+    with pytest.raises(ValueError, match=r"Sample names must differ as text, got \[1, '1'\]"):
         count({1: file(), "1": file()})
     empty = tmp_path / "empty.bed"
     empty.write_text("# nothing\n")
@@ -388,15 +388,15 @@ def test_a_model_that_only_lends_its_peaks_is_not_moved(file, model, monkeypatch
     ep.pp.count_fragments(file([("chr1", 10_100, 10_300, "A")]), model, min_fragments=1)
 
 
-def test_samples_that_do_not_fit_the_barcodes_are_told(file):
+def test_barcodes_of_other_samples_are_refused(file):
     files = {"a": file(name="a.tsv"), "b": file(name="b.tsv")}
     with pytest.raises(ValueError, match=r"None of the 1 barcodes is in the file: first 'b_X', and 'b_AA-1' there"):
         count(files, barcodes=["a_AA-1", "b_X"])
     with pytest.raises(ValueError, match=r"1 of 2 barcodes begin with no sample name, first 'AA-1'.*\['a_', 'b_'\]"):
         count(files, barcodes=["AA-1", "a_AA-1"])
-    with pytest.raises(ValueError, match=r"`barcodes` names the samples \['c_'\], `fragments` \['a_', 'b_'\]"):
+    with pytest.raises(ValueError, match=r"`barcodes` has the samples \['c_'\], `fragments` has \['a_', 'b_'\]"):
         count(files, barcodes={"c": ["AA-1"]})
-    with pytest.raises(ValueError, match="'a_' and 'a_b_' could not be told apart: choose another `separator`"):
+    with pytest.raises(ValueError, match="'a_' and 'a_b_' cannot be distinguished: choose another `separator`"):
         count({"a": files["a"], "a_b": files["b"]})
 
 
@@ -417,12 +417,13 @@ def test_barcodes_from_a_file_and_some_that_are_missing(file, tmp_path):
 
 def test_fragments_of_another_build_are_refused_at_once(file, monkeypatch):
     """By the first fragment past the end of a chromosome, with the rest of the file unread."""
-    monkeypatch.setattr(_read_fragments, "BLOCK", 100)
+    monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", 100)
     path = file([("chr1", 249_200_000, 249_200_100, "A"), *[("chr1", 5, 10, "A")] * 50, ("broken",)])
     peaks = ep.PeakVocabulary.from_names(["chr1:0-100"], genome="hg38")
     with pytest.raises(
         ValueError,
-        match=r"fragments are of hg19, the peaks are of hg38: on chr1 they reach to 249,200,100.*`liftover=`",
+        match=r"fragments are of hg19, the peaks are of hg38: on chr1 they reach to "
+        r"249,200,100.*`liftover=`",
     ):
         ep.pp.count_fragments(path, peaks, min_fragments=1)
     with pytest.raises(ValueError, match="line 52"):
@@ -430,7 +431,7 @@ def test_fragments_of_another_build_are_refused_at_once(file, monkeypatch):
 
 
 def test_cells_times_peaks_past_two_to_the_31(file):
-    """A matrix with more places than 32 bits count: the last cell and the last peak are still told apart."""
+    """A matrix with more than 2^32 entries: the last cell and peak are still distinguished."""
     n_peaks, n_cells = 70_000, 40_000
     start = 10 * np.arange(n_peaks)
     peaks = ep.PeakVocabulary(pd.DataFrame({"chrom": "chr1", "start": start, "end": start + 5}))
@@ -444,7 +445,7 @@ def test_cells_times_peaks_past_two_to_the_31(file):
 
 
 def test_sums_of_blocks_stay_few(file, monkeypatch):
-    monkeypatch.setattr(_read_fragments, "BLOCK", 30)
+    monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", 30)
     lines = [("chr1", 100 + i % 7, 200, f"c{i % 11}") for i in range(400)]
     counter = FragmentCounter(ep.PeakVocabulary.from_names(PEAKS), None, "insertion")
     for block in read_fragments(file(lines)):

@@ -144,14 +144,17 @@ def test_little_in_common_is_told_and_next_to_nothing_refused(simulated, model):
     reached, few_reached = int(known[:200].sum()), int(known[:5].sum())
     share = f"{reached / total:.1%}"
     with pytest.warns(
-        UserWarning, match=rf"Little in common: the data's peaks reach {reached} of the {total} peaks.*\({share}\)"
+        UserWarning,
+        match=rf"Little in common: the data's peaks reach {reached} of the {total} peaks.*"
+        rf"\({share}\)",
     ):
         ep.tl.embed(atac, model)
     few = simulated["atac"][:, :5].copy()
     least = few_reached / total / 2
     with pytest.raises(
         ValueError,
-        match=rf"Too little in common.*{few_reached} of the {total}.*at least 2%.*`min_coverage={least:.2g}`",
+        match=rf"Too little in common.*{few_reached} of the {total}.*at least 2%.*"
+        rf"`min_coverage={least:.2g}`",
     ):
         ep.tl.embed(few, model)
     assert not few.obsm
@@ -162,7 +165,7 @@ def test_little_in_common_is_told_and_next_to_nothing_refused(simulated, model):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["CD3D", "MS4A1"], "2 of 2 peak names are no genomic intervals, first 'CD3D'"),
         (["chr1:200-200"], "empty, reversed"),
@@ -171,9 +174,9 @@ def test_little_in_common_is_told_and_next_to_nothing_refused(simulated, model):
         (["chr5:1-2"], "None of the 1 peaks of the data overlaps the 4 peaks of the model"),
     ],
 )
-def test_what_are_no_peaks_is_told(names, said):
+def test_names_that_are_not_peaks_are_refused(names, message):
     atac = cells(names)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ep.pp.map_peaks(atac, MODEL)
     assert not atac.obsm
     assert UNS not in atac.uns
@@ -220,7 +223,7 @@ def test_genes_are_no_peaks():
 
 
 def test_what_is_written_is_of_one_model(simulated, model):
-    """Nothing of an earlier model is left under the same key, and nothing is written when `uns` is taken."""
+    """Results of another model are removed, and nothing is written if `uns` is in use."""
     atac = simulated["atac"].copy()
     other = tiny(atac.var_names)
     ep.tl.embed(atac, model)
@@ -256,7 +259,9 @@ HG19 = ["chr1:249000000-249000500", "chr1:100000-100500", "chr20:5000-5500"]
 def test_another_build_is_refused_by_name():
     model = tiny([f"chr1:{i}-{i + 400}" for i in range(100_000, 500_000, 1000)], genome="hg38")
     with pytest.raises(
-        ValueError, match=r"The peaks are of hg19, the model is of hg38: 1 of 3.*chr1:249000000-249000500.*`liftover=`"
+        ValueError,
+        match=r"The peaks are of hg19, the model is of hg38: 1 of 3.*"
+        r"chr1:249000000-249000500.*`liftover=`",
     ):
         ep.tl.embed(cells(HG19), model)
     with pytest.raises(ValueError, match=r"The peaks are of hg19 \(`genome`\), the model is of hg38"):
@@ -283,14 +288,15 @@ def test_bone_marrow_of_another_build_is_refused_and_with_the_chain_embedded(sha
     assert (report["genome"], report["data_genome"]) == ("hg38", "hg19")
 
 
-def test_overlaps_as_by_chance_tell_another_build(shared_data, annotation):
-    """Without the peaks that hg38 has no room for: their overlap with peaks of the same tissue tells the build."""
+def test_overlap_by_chance_reveals_another_build(shared_data, annotation):
+    """Without peaks past the ends of hg38, the overlap with the same tissue reveals the build."""
     granja = ep.genome.read_intervals(anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var)
     inner = granja[~ep.genome.misplaced(granja, "hg38")].reset_index(drop=True)
     blood = ep.PeakVocabulary.read_bed(annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38")
     with pytest.raises(
         ValueError,
-        match=r"peaks are of hg19, the model is of hg38: 665 of 9,895 overlap.*chance.*`liftover=`.*genome='hg38'",
+        match=r"peaks are of hg19, the model is of hg38: 665 of 9,895 overlap.*chance.*"
+        r"`liftover=`.*genome='hg38'",
     ):
         map_onto(blood, inner)
     assert map_onto(blood, inner, genome="hg38").report["matched"] == 665
@@ -298,13 +304,13 @@ def test_overlaps_as_by_chance_tell_another_build(shared_data, annotation):
     for options in ({}, {"genome": "hg19"}, {"genome": "GRCh37"}):
         assert map_onto(blood, granja, liftover=chain, **options).report["matched"] == 2517
     for options in ({}, {"genome": "GRCh38.p14"}):
-        with pytest.raises(ValueError, match="The peaks are of hg38 already, as the model is: leave out `liftover`"):
+        with pytest.raises(ValueError, match="The peaks are of hg38 already, like the model: leave out `liftover`"):
             map_onto(blood, blood.intervals, liftover=chain, **options)
 
 
 @pytest.mark.parametrize("stated", [None, "hg19"])
 def test_a_chain_to_another_build_is_told(shared_data, annotation, tmp_path, stated):
-    """From hg19 to hg19: what is lifted overlaps as by chance, whatever was said of the data."""
+    """From hg19 to hg19: the lifted peaks overlap by chance, whatever build is stated."""
     granja = ep.genome.read_intervals(anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var)
     inner = granja[~ep.genome.misplaced(granja, "hg38")].reset_index(drop=True)
     blood = ep.PeakVocabulary.read_bed(annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38")
@@ -320,16 +326,16 @@ def test_a_chain_to_another_build_is_told(shared_data, annotation, tmp_path, sta
 @pytest.mark.parametrize("name", ["hg38", "GRCh38", "grch38.p14", "HG38", "unknown"])
 def test_builds_go_by_any_of_their_names(name):
     """Also by none, where the model's peaks fit one build alone."""
-    own = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]  # at the ends
-    model = tiny([*own, "chr19:58617000-58617600"], genome=name)
+    at_ends = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]  # at the ends
+    model = tiny([*at_ends, "chr19:58617000-58617600"], genome=name)
     with pytest.raises(ValueError, match="peaks are of hg19, the model is of hg38: 1 of 3"):
         ep.pp.map_peaks(cells(HG19), model)
     for stated in ("hg38", "GRCh38"):
-        ep.pp.map_peaks(cells(own), model, genome=stated)
+        ep.pp.map_peaks(cells(at_ends), model, genome=stated)
     with pytest.raises(
         ValueError, match=r"peaks are of h38 \(`genome`\), the model is of hg38.*Builds are called \['hg38'"
     ):
-        ep.pp.map_peaks(cells(own), model, genome="h38")
+        ep.pp.map_peaks(cells(at_ends), model, genome="h38")
 
 
 @pytest.mark.parametrize("width", [500, 5000])
@@ -371,7 +377,9 @@ def test_chains_that_are_none_are_named(tmp_path, content):
     path = tmp_path / "a.chain"
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"a\.chain' is no chain file, or is truncated|None of the 3 peaks could be lifted over"
+        ValueError,
+        match=r"a\.chain' is no chain file, or is truncated|"
+        "None of the 3 peaks could be lifted over",
     ):
         ep.tl.embed(cells(HG19), tiny(HG19, genome="hg38"), liftover=path)
     with pytest.raises(FileNotFoundError, match="The chain file .*nothing' is not there"):
