@@ -1,4 +1,4 @@
-"""The simulator plants what it says, and the bundled data are what they are said to be."""
+"""The simulator follows its truth, and the bundled data are as documented."""
 
 import gzip
 from importlib.resources import files
