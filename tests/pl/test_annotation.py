@@ -48,7 +48,7 @@ def test_without_them_there_are_confidence_and_sets(annotated):
 
 def test_after_embed_alone_there_are_no_sets(mdata, model):
     ep.tl.embed(mdata, model)
-    assert "no sets" in ep.pl.annotation(mdata).axes[1].texts[0].get_text()
+    assert "no prediction sets" in ep.pl.annotation(mdata).axes[1].texts[0].get_text()
     ep.pl.annotation(mdata, label_key="cell_type")
     plt.close("all")
 
@@ -68,14 +68,16 @@ def test_composition_is_that_of_each_batch(annotated):
     shares = pd.crosstab(annotated["atac"].obs["batch"], annotated["atac"].obs["cell_type"], normalize="index")
     for bars in ax.containers:
         np.testing.assert_allclose([bar.get_width() for bar in bars], shares[bars.get_label()])
-    _, own = plt.subplots()
-    assert ep.pl.composition(annotated, batch_key="batch", ax=own) is own  # by default of the annotation
-    assert own.get_legend_handles_labels()[1][-1] == "unknown"
+    _, ax = plt.subplots()
+    assert ep.pl.composition(annotated, batch_key="batch", ax=ax) is ax  # by default of the annotation
+    assert ax.get_legend_handles_labels()[1][-1] == "unknown"
 
 
 def test_what_is_missing_is_said(mdata):
     with pytest.raises(
-        ValueError, match=r"No \['mine_cell_type', 'mine_confidence'\] in `obs`: run `epifoundation.tl.annotate`"
+        ValueError,
+        match=r"No \['mine_cell_type', 'mine_confidence'\] in `obs`: "
+        "run `epifoundation.tl.annotate`",
     ):
         ep.pl.annotation(mdata, key_added="mine")
     with pytest.raises(ValueError, match="name labels with `color=`"):

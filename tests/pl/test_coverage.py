@@ -15,8 +15,8 @@ def test_every_cell_is_in_the_histogram(mdata, model):
     assert sum(bar.get_height() for bar in ax.patches) == 400
     n = len(model.peaks)  # of the 600, those that a training cell has open
     assert ax.get_title().startswith(f"{n} of 600 peaks matched, {n} of {n}")
-    _, own = plt.subplots()
-    assert ep.pl.coverage(mdata, ax=own) is own
+    _, ax = plt.subplots()
+    assert ep.pl.coverage(mdata, ax=ax) is ax
     plt.close("all")
 
 

@@ -44,5 +44,5 @@ def test_bad_input(simulated, model):
         ep.pl.training({"mine": model})
     trained = ep.tl.pretrain(simulated, config=SMALL, training=ep.TrainingConfig(max_epochs=1, batch_size=128))
     trained.training.pop("history")
-    with pytest.raises(ValueError, match="'mine' has no losses .*: models have them that were trained"):
+    with pytest.raises(ValueError, match="'mine' has no losses .*: only models trained with"):
         ep.pl.training({"mine": trained})
