@@ -148,7 +148,7 @@ class OnDisk(Source):
         self.path, self.root, self.group = path, root, group
         for part in ("obs", "var"):
             if part not in group:
-                msg = f"{self.name} holds {sorted(group)}, but no `{part}`: expected {FORMATS}."
+                msg = f"{self.name} holds no `{part}`, only {sorted(group)}: expected {FORMATS}."
                 raise ValueError(msg)
         self.var = self._element(group, "var")
         self.n_obs = int(self._index.shape[0])
@@ -239,7 +239,7 @@ class OnDisk(Source):
                 if n_stored < n_files:
                     msg = (
                         f"{self.name} is not whole: {n_files - n_stored:,} of the {n_files:,} "
-                        f"chunks of `{array.path}` are missing (seen at rows {start:,} to "
+                        f"chunks of `{array.path}` are gone (seen at rows {start:,} to "
                         f"{stop - 1:,}). Copy it again."
                     )
                     raise OSError(msg)
@@ -315,7 +315,7 @@ def as_sources(data: Any) -> dict[str, Located]:
     elif isinstance(data, Sequence) and not isinstance(data, str):
         named = {_name_of(each, f"data {i}"): each for i, each in enumerate(data)}
         if len(named) < len(data):
-            msg = f"A file is listed twice in {[str(each) for each in data]}."
+            msg = f"A file is named twice in {[str(each) for each in data]}."
             raise ValueError(msg)
     else:
         named = {_name_of(data, "the data"): data}

@@ -26,7 +26,7 @@ def one_line(error):
     return "\n" not in str(error.value)
 
 
-def test_zstd_is_read_where_hdf5plugin_is_installed(atac, tmp_path, forks):
+def test_zstd_is_read_if_hdf5plugin_is_installed(atac, tmp_path, forks):
     """As SnapATAC2 writes files. In a separate process: imported filters stay registered."""
     code = """
 import sys, hdf5plugin, anndata, epifoundation as ep
@@ -57,7 +57,7 @@ def test_a_filter_that_is_not_installed_is_named(atac, tmp_path, monkeypatch):
     assert one_line(error)
     with pytest.raises(ValueError, match="pip install hdf5plugin"):
         ep.pp.consensus_peaks(path)
-    h5py.File(path, "r+").close()  # it was let go of
+    h5py.File(path, "r+").close()  # it was closed
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
@@ -114,7 +114,7 @@ def test_a_codec_that_is_not_installed_is_named(atac, tmp_path):
     assert one_line(error)
 
 
-def test_what_is_no_file_of_cells(tmp_path):
+def test_files_without_cells_are_refused(tmp_path):
     (tmp_path / "empty.zarr").mkdir()
     (tmp_path / "text.h5ad").write_text("no HDF5")
     for name in ("empty.zarr", "text.h5ad"):
@@ -124,7 +124,7 @@ def test_what_is_no_file_of_cells(tmp_path):
         open_group(tmp_path / "none.h5ad")
 
 
-@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")  # it is what is tested
+@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")  # tested here
 @pytest.mark.parametrize("nullable", [None, True, False])
 @pytest.mark.parametrize("infer_string", [True, False])
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])

@@ -81,7 +81,7 @@ def test_files_that_are_not_annotations_are_refused(tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}")
 @pytest.mark.parametrize("build", ["hg38", "hg19", "mm10"])
-def test_real_annotations_tell_their_build(build):
+def test_the_build_of_real_annotations_is_detected(build):
     genes = read_genes(SHARED / "annotation" / f"{build}_genes.bed.gz")
     assert ep.genome.detect_build(genes) == [build]
     assert genes.index.is_unique

@@ -39,7 +39,7 @@ def test_columns_of_another_modality_are_taken_from_it(source):
     assert list(of_memory.dropna()) == list(expected.dropna())
 
 
-def test_columns_of_the_modality_and_of_the_whole(source):
+def test_columns_of_the_modality_and_of_the_mudata(source):
     opened, data, _ = source
     for key, expected in (
         ("batch", data["atac"].obs["batch"]),
@@ -49,7 +49,7 @@ def test_columns_of_the_modality_and_of_the_whole(source):
         assert list(opened.column(key, "batch_key")) == list(expected)
 
 
-def test_a_column_that_is_nowhere_is_an_error_that_says_where_there_is_one(source):
+def test_the_error_for_a_missing_column_suggests_another(source):
     opened, _, _ = source
     with pytest.raises(
         ValueError,

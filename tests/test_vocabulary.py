@@ -70,7 +70,7 @@ def test_genes_by_symbol_or_identifier(tmp_path):
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
 @pytest.mark.parametrize("name", ["a.bed", "a.bed.gz"])
-def test_bed_files_as_they_come(tmp_path, compress, name):
+def test_bed_files_of_all_kinds(tmp_path, compress, name):
     text = "browser position chr1\ntrack name=x\n# comment\n"
     text += 'chr1\t1\t5\t"alpha\nchr1\t6\t9\tb\n2\t20\t30\nchr1\t1\t5\tc\n\n'
     (tmp_path / name).write_bytes(compress(text.encode()))

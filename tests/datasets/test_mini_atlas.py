@@ -72,7 +72,7 @@ def test_damage_is_named(hub, repo):
         ep.datasets.mini_atlas("pbmc")
 
 
-def test_files_that_are_no_h5ad_or_not_paired_are_named(hub, repo):
+def test_files_that_are_not_h5ad_or_not_paired_are_named(hub, repo):
     (repo / "pbmc_atlas_rna.h5ad").write_bytes(b"no such thing")
     with pytest.raises(ValueError, match=r"pbmc_atlas_rna.h5ad' cannot be read .*remove it"):
         ep.datasets.mini_atlas("pbmc")
@@ -88,7 +88,7 @@ def test_without_a_network_the_files_and_the_folder_are_named(hub, repo, offline
         ep.datasets.mini_atlas("kidney")
 
 
-def test_names_of_features_come_first_as_in_the_original(hub, repo):
+def test_names_of_features_are_preferred_as_in_the_original(hub, repo):
     import anndata
 
     path = repo / "pbmc_atlas_atac.h5ad"

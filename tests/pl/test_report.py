@@ -20,7 +20,7 @@ from epifoundation.pl._report_page import DPI, Section, format_value, page, tabl
 
 
 class Parsed(HTMLParser):
-    """Tags, texts by tag, and what is left open."""
+    """Tags, texts by tag, and unclosed tags."""
 
     VOID = ("meta", "link", "img", "input", "br")
 
@@ -54,7 +54,7 @@ def reported(tmp_path_factory):
     return before, mdata, path
 
 
-def test_it_stands_alone_is_small_and_whole(reported):
+def test_the_page_is_self_contained_small_and_complete(reported):
     _, _, path = reported
     content = path.read_text()
     parsed = Parsed(content)
@@ -79,7 +79,7 @@ def test_it_stands_alone_is_small_and_whole(reported):
     assert not list(path.parent.glob("*.part"))
 
 
-def test_it_says_what_was_found(reported):
+def test_the_page_shows_the_results(reported):
     _, mdata, path = reported
     text = " ".join(Parsed(path.read_text()).texts)
     atac = mdata["atac"]
@@ -91,7 +91,7 @@ def test_it_says_what_was_found(reported):
     assert atac.uns["epifoundation"]["revision"] in text
 
 
-def test_the_data_are_left_alone(reported):
+def test_the_data_are_not_changed(reported):
     before, mdata, _ = reported
     for name in ("atac", "rna"):
         ours, theirs = mdata[name], before[name]
@@ -110,7 +110,7 @@ def test_the_same_cells_make_the_same_page(reported, tmp_path):
     assert "nothing was measured to hold it against" in pages[0]
 
 
-def test_of_little_it_tells_little(tmp_path):
+def test_few_results_give_a_short_page(tmp_path):
     atac = ep.datasets.simulate_multiome(8, 60, 5)["atac"]
     model = ep.tl.pretrain(
         ep.datasets.simulate_multiome(120, 60, 5)["atac"],
@@ -149,7 +149,7 @@ def test_bad_input_is_refused_and_nothing_written(reported, tmp_path):
 
 
 def few(n=60, **columns):
-    """Cells with an embedding and a label each, without a model."""
+    """Cells with an embedding and labels, without a model."""
     rng = np.random.default_rng(0)
     obs = pd.DataFrame(columns, index=[f"c{i}" for i in range(n)])
     obs["epifoundation_cell_type"] = pd.Categorical(rng.choice(["a", "b", "NA"], n))
@@ -172,7 +172,7 @@ def test_results_in_files_and_backed_cells_have_a_report(model, mdata, tmp_path)
     backed.file.close()
 
 
-def test_what_there_is_nothing_to_draw_of_is_told(tmp_path):
+def test_the_page_says_what_could_not_be_plotted(tmp_path):
     cells = few(batch=np.nan, truth=pd.Categorical([np.nan] * 60, ["a"]))
     figures = plt.get_fignums()
     text = ep.pl.report(cells, tmp_path / "a.html", label_key="truth", batch_key="batch").read_text()
@@ -181,7 +181,7 @@ def test_what_there_is_nothing_to_draw_of_is_told(tmp_path):
     assert plt.get_fignums() == figures
 
 
-def test_missing_labels_and_many_of_them_are_drawn(tmp_path):
+def test_missing_and_many_labels_are_plotted(tmp_path):
     names = np.array([f"type {i}" for i in range(120)], dtype=object)
     truth = pd.Series(np.r_[names, names], dtype=object).where(np.arange(240) % 7 > 0)
     cells = few(240, truth=truth.to_numpy(), number=np.arange(240) % 3)
@@ -191,7 +191,7 @@ def test_missing_labels_and_many_of_them_are_drawn(tmp_path):
     assert "Not plotted" not in text
 
 
-def test_a_umap_of_something_else_is_not_taken(tmp_path):
+def test_a_umap_of_another_embedding_is_not_used(tmp_path):
     cells = few()
     cells.obsm["X_umap"] = np.zeros((60, 2))
     with_other = ep.pl.report(cells, tmp_path / "a.html").read_text()
@@ -211,7 +211,7 @@ def test_the_style_of_the_caller_does_not_matter(tmp_path):
         assert dict(plt.rcParams) == before
 
 
-def test_labels_that_are_called_the_same_have_the_same_colour():
+def test_equal_labels_have_the_same_colour():
     columns = pd.DataFrame({"a": pd.Categorical(["x", "z"]), "b": pd.Categorical(["y", "unknown"])})
     palette = _palette(columns)
     assert list(palette) == ["x", "y", "z", "unknown"]
@@ -235,7 +235,7 @@ def test_the_most_significant_links_come_first():
     assert text.index("b y T") < text.index("a x all")
 
 
-def test_tables_hold_what_they_are_given():
+def test_tables_show_their_values():
     frame = pd.DataFrame({"name": ["a<b", None], "n": [12_345, 6], "x": [0.123456, np.nan]})
     parsed = Parsed(page("t", "s", [Section("One two", table(frame))], "f"))
     assert "a<b" in parsed.texts

@@ -40,7 +40,7 @@ def bgzip(text, block=40):
 
 @pytest.fixture
 def file(tmp_path):
-    """Writes lines or text to a fragments file."""
+    """A function that writes lines or text to a fragments file."""
 
     def write(content=LINES, name="fragments.tsv", compress=lambda text: text):
         text = content if isinstance(content, str) else text_of(content)
@@ -57,7 +57,7 @@ def count(path, peaks=PEAKS, **options):
 
 
 def brute_force(lines, peaks, cells, counting):
-    """One loop over everything."""
+    """Counts by one loop over all fragments and peaks."""
     expected = np.zeros((len(cells), len(peaks)))
     intervals = list(ep.genome.parse_intervals(peaks).itertuples(index=False))
     for chrom, start, end, barcode in lines:
@@ -105,7 +105,7 @@ INTERVALS = st.lists(
 
 
 @given(FRAGMENTS, INTERVALS, st.sampled_from(["insertion", "fragment"]), st.integers(1, 100))
-def test_any_file_onto_any_peaks_is_brute_force(tmp_path_factory, lines, peaks, counting, block):
+def test_counts_agree_with_brute_force(tmp_path_factory, lines, peaks, counting, block):
     """Overlapping and nested peaks, unsorted lines, unknown contigs, blocks that end anywhere."""
     path = tmp_path_factory.mktemp("fragments") / "f.tsv"
     path.write_text(text_of(lines))
@@ -123,7 +123,7 @@ def test_any_file_onto_any_peaks_is_brute_force(tmp_path_factory, lines, peaks, 
             np.testing.assert_array_equal(count(path, peaks, barcodes=cells, counting=counting).X.toarray(), expected)
 
 
-def test_real_fragments_give_the_counts_that_came_with_them(shared_data):
+def test_real_fragments_give_the_published_counts(shared_data):
     import mudata
 
     atac = mudata.read_h5mu(shared_data / "pbmc10k_51loci_hg38.h5mu")["atac"]
@@ -140,7 +140,7 @@ def test_real_fragments_give_the_counts_that_came_with_them(shared_data):
 
 @pytest.mark.parametrize("counting", ["insertion", "fragment"])
 def test_real_fragments_by_an_independent_count(shared_data, counting):
-    """Every fragment of some cells against every called peak of another experiment, by bioframe."""
+    """All fragments of some cells against called peaks of another experiment, by bioframe."""
     import bioframe
 
     peaks = ep.PeakVocabulary.read_bed(shared_data.parent / "annotation" / "pbmc_unsorted_10k_peaks_hg38.bed.gz")
@@ -159,7 +159,7 @@ def test_real_fragments_by_an_independent_count(shared_data, counting):
 
 
 @pytest.mark.parametrize("counting", ["insertion", "fragment"])
-def test_simulated_fragments_count_to_what_was_planted(simulated, tmp_path, counting):
+def test_simulated_fragments_give_the_simulated_counts(simulated, tmp_path, counting):
     atac = simulated["atac"]
     path = ep.datasets.simulate_fragments(simulated, tmp_path / "f.tsv.gz", background=0.5, n_empty=30)
     counted = ep.pp.count_fragments(path, atac.var, barcodes=atac.obs_names, counting=counting)
@@ -293,14 +293,14 @@ def test_the_error_for_a_bad_line_gives_its_number(file, monkeypatch, kind, bloc
 
 @pytest.mark.parametrize("content", [b"", b"# only\n# comments\n", b"\n\n"])
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, bgzip])
-def test_an_empty_file_is_told(tmp_path, content, compress):
+def test_an_empty_file_is_refused(tmp_path, content, compress):
     path = tmp_path / "f.tsv.gz"
     path.write_bytes(compress(content))
     with pytest.raises(ValueError, match=r"f\.tsv\.gz' holds no fragments"):
         count(path)
 
 
-def test_a_truncated_file_is_told(tmp_path):
+def test_a_truncated_file_is_refused(tmp_path):
     text = text_of([("chr1", i, i + 50, f"A{i}") for i in range(2000)]).encode()
     path = tmp_path / "f.tsv.gz"
     for whole in (gzip.compress(text), bgzip(text, 5000)):
@@ -375,15 +375,15 @@ def test_barcodes_in_any_form(file, form):
     assert count(file(), barcodes=pd.DataFrame({"a": [1, 2]}, index=names)).obs_names.tolist() == names
 
 
-def test_the_build_of_peaks_without_a_name_is_told(file):
-    """By peaks at the ends of chromosomes of hg38."""
+def test_the_build_of_peaks_is_detected(file):
+    """Peaks at the ends of chromosomes reveal hg38."""
     ends = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]
     peaks = ep.genome.parse_intervals([*ends, "chr19:58617000-58617600"])
     with pytest.raises(ValueError, match="fragments are of hg19, the peaks are of hg38"):
         ep.pp.count_fragments(file([("chr1", 249_200_000, 249_200_100, "A")]), peaks, min_fragments=1)
 
 
-def test_a_model_that_only_lends_its_peaks_is_not_moved(file, model, monkeypatch):
+def test_a_model_used_for_its_peaks_stays_on_its_device(file, model, monkeypatch):
     monkeypatch.setattr(type(model), "to", lambda *_: pytest.fail("moved"))
     ep.pp.count_fragments(file([("chr1", 10_100, 10_300, "A")]), model, min_fragments=1)
 
@@ -416,7 +416,7 @@ def test_barcodes_from_a_file_and_some_that_are_missing(file, tmp_path):
 
 
 def test_fragments_of_another_build_are_refused_at_once(file, monkeypatch):
-    """By the first fragment past the end of a chromosome, with the rest of the file unread."""
+    """At the first fragment past the end of a chromosome, before the rest of the file is read."""
     monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", 100)
     path = file([("chr1", 249_200_000, 249_200_100, "A"), *[("chr1", 5, 10, "A")] * 50, ("broken",)])
     peaks = ep.PeakVocabulary.from_names(["chr1:0-100"], genome="hg38")
