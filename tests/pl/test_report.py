@@ -107,7 +107,7 @@ def test_the_same_cells_make_the_same_page(reported, tmp_path):
     ep.tl.embed(atac)
     pages = [ep.pl.report(atac, tmp_path / f"{i}.html").read_text() for i in range(2)]
     assert pages[0] == pages[1]
-    assert "nothing was measured to hold it against" in pages[0]
+    assert "there is no measured expression to compare" in pages[0]
 
 
 def test_few_results_give_a_short_page(tmp_path):
