@@ -1,4 +1,4 @@
-"""Text files as they come: bgzip, gzip or plain, told by their content."""
+"""Read text files, whether bgzip, gzip or plain: the content decides, not the name."""
 
 from __future__ import annotations
 
@@ -9,40 +9,46 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 READER: Any = gzip
-DAMAGED: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)  # what reading raises then
+# Raised on damaged or truncated files
+DECODE_ERRORS: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
 try:
-    from isal import igzip, igzip_lib  # of the extra [fragments], and faster
+    from isal import igzip, igzip_lib  # the extra [fragments]: twice as fast
 except ImportError:
     pass
 else:
-    READER, DAMAGED = igzip, (*DAMAGED, cast("type[Exception]", igzip_lib.IsalError))
-NO_TEXT: tuple[type[Exception], ...] = (*DAMAGED, OSError, UnicodeDecodeError)
+    READER = igzip
+    DECODE_ERRORS = (*DECODE_ERRORS, cast("type[Exception]", igzip_lib.IsalError))
 
-BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # SAM specification, 4.1.2
+READ_ERRORS: tuple[type[Exception], ...] = (*DECODE_ERRORS, OSError, UnicodeDecodeError)
+# Empty last block of bgzip (SAM specification, 4.1.2)
+BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
-    """The bytes of the text in an open file, whatever its name says."""
+    """An open file as a stream of uncompressed bytes."""
     head = raw.read(18)
     is_bgzip = head[:4] == BGZIP_END[:4] and head[12:14] == b"BC"
     if is_bgzip:
         raw.seek(-min(len(BGZIP_END), path.stat().st_size), io.SEEK_END)
         if raw.read() != BGZIP_END:
-            msg = f"{str(path)!r} is truncated: it lacks the end mark of bgzip. Copy it again, or compress it anew."
+            msg = f"{str(path)!r} is truncated: it lacks the end mark of bgzip. "
+            msg += "Copy it again, or compress it anew."
             raise ValueError(msg)
     raw.seek(0)
     return cast("IO[bytes]", READER.open(raw)) if head[:2] == BGZIP_END[:2] else raw
 
 
 def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[list[str]]:
-    """The first columns, separated by tabs, of the lines that are no comments; some more where there are, up to `at_most`.
+    """The first `n_columns` tab-separated columns of all lines except comments.
+
+    Up to `at_most` columns are returned where a line has more than `n_columns`.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     ValueError
-        It is no text, truncated, or has too few columns; with the line.
+        The file is not text, is truncated, or a line has too few columns.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,18 +57,17 @@ def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[
     try:
         with path.open("rb") as raw:
             lines = open_text(raw, path).read().decode().splitlines()
-    except NO_TEXT as error:
+    except READ_ERRORS as error:
         msg = f"{str(path)!r} is no text, or is truncated: {error}."
         raise ValueError(msg) from error
     rows = []
     for i, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):  # of genome browsers
+        if not line.strip() or line.startswith(("#", "track", "browser")):
             continue
         fields = line.split("\t")[: max(n_columns, at_most)]
         if len(fields) < n_columns:
-            msg = (
-                f"{str(path)!r}, line {i:,}: {len(fields)} of {n_columns} columns separated by tabs, in {line[:80]!r}."
-            )
+            msg = f"{str(path)!r}, line {i:,}: {len(fields)} of {n_columns} tab-separated columns, "
+            msg += f"in {line[:80]!r}."
             raise ValueError(msg)
         rows.append(fields)
     return rows

@@ -1,4 +1,4 @@
-"""Opening files of cells, and one line on why that fails: what the file is, and what to install."""
+"""Open h5ad, h5mu and zarr; errors say what the file is and what to install."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 FORMATS = "an .h5ad, .h5mu or .zarr of an AnnData or MuData"
-# Registered filters of HDF5 that are in use for matrices of counts
-FILTERS = {
+# Registered HDF5 filters that are used for count matrices
+HDF5_FILTERS = {
     307: "bzip2",
     32000: "lzf",
     32001: "blosc",
@@ -25,14 +25,14 @@ ZARR_FORMATS = (2, 3)
 
 
 def open_group(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
-    """The root of an HDF5 file or of a zarr store, whichever `path` is.
+    """The root of an HDF5 file or zarr store.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     OSError
-        It cannot be opened, is compressed with a filter that is not installed, or is of a newer format.
+        The file is damaged, of a newer format, or compressed with a filter that is not installed.
     """
     if not path.exists():
         msg = f"The file {str(path)!r} is not there."
@@ -41,31 +41,33 @@ def open_group(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
 
 
 def read_element(parent: Any, key: str, name: str) -> Any:
-    """An element of an open file as anndata reads it; `name` is the file's, for errors."""
+    """Read an element of an open file with anndata; `name` is the file's name, for errors."""
     from anndata.io import read_elem
 
     try:
         return read_elem(parent[key])
     except Exception as error:
-        # anndata raises a class of its own for what it does not know, which is not public
+        # anndata's IORegistryError is not public
         if type(error).__name__ != "IORegistryError":
             raise
         spec = re.search(r"encoding_type='([^']*)', encoding_version='([^']*)'", str(error))
         encoding = "an encoding" if spec is None else f"the encoding {spec[1]!r} {spec[2]}".rstrip()
         msg = (
-            f"`{parent[key].name.strip('/')}` of {name} is stored in {encoding}, which anndata {version('anndata')} does not know: upgrade it, "
-            "`pip install -U anndata`, or write the file again with another version."
+            f"`{parent[key].name.strip('/')}` of {name} is stored in {encoding}, which anndata "
+            f"{version('anndata')} does not know: upgrade it (`pip install -U anndata`) or write "
+            "the file with another version."
         )
         raise OSError(msg) from error
 
 
 def check_encoding(element: Any, known: tuple[str, ...], name: str) -> str:
-    """The encoding of an element; an error unless it is one of the known ones, or none is named."""
+    """The encoding of an element; OSError if it is named and not one of the known ones."""
     encoding = str(element.attrs.get("encoding-type", ""))
     if encoding and encoding not in known:
         msg = (
-            f"`{element.name.strip('/')}` of {name} is stored in the encoding {encoding!r}; a matrix is one of {list(known)}. Read the file with "
-            "anndata (`pip install -U anndata` where that does not know it either) and pass the object."
+            f"`{element.name.strip('/')}` of {name} is stored in the encoding {encoding!r}; "
+            f"expected one of {list(known)}. Read the file with anndata (if that fails too, "
+            "`pip install -U anndata`) and pass the object."
         )
         raise OSError(msg)
     return encoding
@@ -77,7 +79,7 @@ def _open_hdf5(path: Path, mode: Literal["r", "r+"]) -> Any:
     try:
         file = h5py.File(path, mode)
     except (OSError, ValueError, KeyError) as error:
-        raise _unopened(path, error) from error
+        raise _cannot_open(path, error) from error
     if (code := _missing_filter(file)) is None:
         return file
     with contextlib.suppress(ImportError):
@@ -86,14 +88,15 @@ def _open_hdf5(path: Path, mode: Literal["r", "r+"]) -> Any:
         return file
     file.close()
     msg = (
-        f"{str(path)!r} is compressed with {FILTERS.get(code, 'a filter')} (HDF5 filter {code}), which is not installed: `pip install hdf5plugin`, or "
-        "write the file again with `compression='gzip'`."
+        f"{str(path)!r} is compressed with {HDF5_FILTERS.get(code, 'a filter')} (HDF5 filter "
+        f"{code}), which is not installed: `pip install hdf5plugin`, or write the file again with "
+        "`compression='gzip'`."
     )
     raise OSError(msg)
 
 
 def _missing_filter(file: Any) -> int | None:
-    """A filter that a dataset needs and HDF5 does not have."""
+    """Number of the first filter that a dataset needs and HDF5 lacks."""
     import h5py
     from h5py import h5z
 
@@ -113,11 +116,12 @@ def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> Any:
     try:
         return zarr.open_group(path, mode=mode)
     except Exception as error:  # zarr raises many types on damaged or unknown metadata
-        there = _zarr_format(path)
-        if there is not None and there not in ZARR_FORMATS:
+        found = _zarr_format(path)
+        if found is not None and found not in ZARR_FORMATS:
             msg = (
-                f"{str(path)!r} is a zarr store of format {there}; zarr {version('zarr')} reads {list(ZARR_FORMATS)}: upgrade it, `pip install -U zarr`, "
-                "or write the store again in an older format."
+                f"{str(path)!r} is a zarr store of format {found}; zarr {version('zarr')} reads "
+                f"{list(ZARR_FORMATS)}: upgrade it (`pip install -U zarr`) or write the store "
+                "again in an older format."
             )
             raise OSError(msg) from error
         if type(error).__name__ == "UnknownCodecError":
@@ -125,7 +129,7 @@ def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> Any:
             raise OSError(msg) from error
         if not isinstance(error, OSError | ValueError | KeyError | TypeError):
             raise
-        raise _unopened(path, error) from error
+        raise _cannot_open(path, error) from error
 
 
 def _zarr_format(path: Path) -> Any:
@@ -137,5 +141,7 @@ def _zarr_format(path: Path) -> Any:
     return None
 
 
-def _unopened(path: Path, error: Exception) -> OSError:
-    return OSError(f"{str(path)!r} cannot be opened as {FORMATS} ({error}). Is it truncated, or of another kind?")
+def _cannot_open(path: Path, error: Exception) -> OSError:
+    name = repr(str(path))
+    msg = f"{name} cannot be opened as {FORMATS} ({error}). Is it truncated, or of another kind?"
+    return OSError(msg)

@@ -1,10 +1,10 @@
-"""The name of everything that is written into the data: one object, shared by writers and plots."""
+"""The names of everything that is written into the data, shared by tools and plots."""
 
 from dataclasses import dataclass
 
 DEFAULT = "epifoundation"
-UNKNOWN = "unknown"  # cell type of what is like no cell of the reference
-SEPARATOR = " | "  # between the labels of a set
+UNKNOWN = "unknown"  # the label of cells that resemble no cell of the reference
+SEPARATOR = " | "  # between the labels of a prediction set
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Keys:
 
     @property
     def expression(self) -> str:
-        """``obsm`` of the ATAC modality when there is no RNA: DataFrame, one column a gene."""
+        """``obsm`` of the ATAC modality if there is no RNA: DataFrame, one column per gene."""
         return f"{self.key}_expression"
 
     @property
@@ -47,27 +47,27 @@ class Keys:
 
     @property
     def prediction_set(self) -> str:
-        """``obs`` of the ATAC modality: labels that cannot be excluded, as text, likeliest first."""
+        """``obs`` of the ATAC modality: labels of the prediction set, most probable first."""
         return f"{self.key}_set"
 
     @property
     def novelty(self) -> str:
-        """``obs`` of the ATAC modality: how unlike the reference a cell is."""
+        """``obs`` of the ATAC modality: distance of a cell to the reference."""
         return f"{self.key}_novelty"
 
     @property
     def annotation(self) -> str:
-        """``uns`` of the ATAC modality: how the cell types came about."""
+        """``uns`` of the ATAC modality: parameters of the annotation."""
         return f"{self.key}_annotation"
 
     @property
     def integration(self) -> str:
-        """``uns`` of the ATAC modality: scores of embeddings, one row each."""
+        """``uns`` of the ATAC modality: DataFrame of scores, one row per embedding."""
         return f"{self.key}_integration"
 
     @property
     def probabilities(self) -> str:
-        """``obsm`` of the ATAC modality: DataFrame, one column a label."""
+        """``obsm`` of the ATAC modality: DataFrame, one column per label."""
         return f"{self.key}_probabilities"
 
     @property
@@ -77,17 +77,17 @@ class Keys:
 
     @property
     def matched(self) -> str:
-        """``var`` of the ATAC modality: how many peaks of the model a peak maps to."""
+        """``var`` of the ATAC modality: number of peaks of the model that a peak maps to."""
         return f"{self.key}_matched"
 
     @property
     def peaks(self) -> str:
-        """``obsm`` of the ATAC modality: open peaks of the model, sparse (n_cells, n_vocabulary)."""
+        """``obsm`` of the ATAC modality: open peaks of the model, sparse (n_cells, n_peaks)."""
         return f"{self.key}_peaks"
 
     @property
     def fragments(self) -> str:
-        """``uns`` of the ATAC modality: what was counted, from which files."""
+        """``uns`` of the ATAC modality: files and totals of counted fragments."""
         return f"{self.key}_fragments"
 
     @property
@@ -97,30 +97,30 @@ class Keys:
 
     @property
     def file(self) -> str:
-        """``obs`` of results of several files: which of them a cell is from."""
+        """``obs`` of results of several files: the file that a cell is from."""
         return f"{self.key}_file"
 
     @property
     def files(self) -> str:
-        """``uns`` of results of several files: DataFrame, how the peaks of each were mapped."""
+        """``uns`` of results of several files: DataFrame, mapping of the peaks of each."""
         return f"{self.key}_files"
 
     @property
     def run(self) -> str:
-        """``uns`` of a file of results: what tells whether the same call made it."""
+        """``uns`` of a file of results: fingerprint of the call that wrote it."""
         return f"{self.key}_run"
 
     @property
     def links(self) -> str:
-        """``uns`` of the ATAC modality: DataFrame, one row a gene, peak and group."""
+        """``uns`` of the ATAC modality: DataFrame, one row per gene, peak and group."""
         return f"{self.key}_links"
 
     @property
     def links_report(self) -> str:
-        """``uns`` of the ATAC modality: how the links came about."""
+        """``uns`` of the ATAC modality: parameters and summary of the links."""
         return f"{self.key}_links_report"
 
     @property
     def accessibility(self) -> str:
-        """``obsm`` of the ATAC modality (cells x asked peaks) or ``varm`` (peaks x groups): DataFrame of probabilities."""
+        """DataFrame of probabilities: ``obsm`` (cells x peaks) or ``varm`` (peaks x groups)."""
         return f"{self.key}_accessibility"

@@ -1,4 +1,4 @@
-"""Checks at the public border. Each error names the value, what was expected and the cure."""
+"""Validation of user input. Each error names the value, what is expected and what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ RNG: TypeAlias = int | np.random.Generator | None
 
 
 def get_atac(data: Any, modality: str = "atac", *, peaks: bool = True) -> AnnData:
-    """The ATAC modality: `data` itself when it is an AnnData. Without `peaks`, it may be a file of results, which has none."""
+    """The ATAC modality, or `data` itself when it is an AnnData.
+
+    Use ``peaks=False`` for files of results, which hold no peaks.
+    """
     if isinstance(data, AnnData):
         atac = data
     elif isinstance(data, MuData):
@@ -32,9 +35,10 @@ def get_atac(data: Any, modality: str = "atac", *, peaks: bool = True) -> AnnDat
 
 
 def get_modality(data: MuData, modality: str, *, option: str) -> AnnData:
-    """The modality of that name, or an error that lists the names there are."""
+    """The modality of that name; `option` is the argument that the error names."""
     if modality not in data.mod:
-        msg = f"No modality {modality!r} in the MuData; it has {list(data.mod)}. Name one with `{option}=`."
+        msg = f"No modality {modality!r} in the MuData; it has {list(data.mod)}. "
+        msg += f"Name one with `{option}=`."
         raise ValueError(msg)
     return data.mod[modality]
 
@@ -43,22 +47,23 @@ def get_matrix(adata: AnnData, layer: str | None) -> Any:
     """``adata.X`` or the layer of that name."""
     if layer is None:
         if adata.X is None:
-            msg = f"The object has no `X` (layers: {layer_names(adata)}); set `X` to the cells x peaks matrix or name a layer."
+            msg = f"The object has no `X` (layers: {layer_names(adata)}): "
+            msg += "set `X` to the cells x peaks matrix or name a layer."
             raise ValueError(msg)
         return adata.X
     if layer not in layer_names(adata):
-        msg = f"No layer {layer!r}; there are {layer_names(adata)}."
+        msg = f"No layer {layer!r}; available: {layer_names(adata)}."
         raise ValueError(msg)
     return adata.layers[layer]
 
 
 def layer_names(adata: AnnData) -> list[str]:
-    """Names of the layers, without the None that anndata 0.13 lists for ``X``."""
+    """Names of the layers; anndata 0.13 lists ``X`` among them as None."""
     return [name for name in adata.layers if name is not None]
 
 
 def check_unique(names: pd.Index, what: str, cure: str) -> None:
-    """Raise when `names` repeat."""
+    """Raise ValueError if names occur more than once."""
     if not names.is_unique:
         copies = names[names.duplicated()]
         msg = f"Duplicate {what}: {len(copies):,} of {len(names):,}, first {copies[0]!r}; {cure}."
@@ -66,12 +71,13 @@ def check_unique(names: pd.Index, what: str, cure: str) -> None:
 
 
 def check_paired(atac: AnnData, rna: AnnData) -> None:
-    """Raise unless both modalities hold the same cells in the same order."""
+    """Raise ValueError unless both modalities hold the same cells in the same order."""
     if atac.n_obs == rna.n_obs and (atac.obs_names == rna.obs_names).all():
         return
     shared = atac.obs_names.intersection(rna.obs_names)
     msg = (
-        f"The modalities are not paired: {atac.n_obs:,} cells with ATAC, {rna.n_obs:,} with RNA, {len(shared):,} with both"
+        f"The modalities are not paired: {atac.n_obs:,} cells with ATAC, {rna.n_obs:,} with RNA, "
+        f"{len(shared):,} with both"
         f"{', in another order' if len(shared) == atac.n_obs == rna.n_obs else ''}. "
         "Keep the shared cells: `shared = atac.obs_names.intersection(rna.obs_names)`, then "
         "`MuData({'atac': atac[shared].copy(), 'rna': rna[shared].copy()})`."
@@ -79,16 +85,23 @@ def check_paired(atac: AnnData, rna: AnnData) -> None:
     raise ValueError(msg)
 
 
-def check_values(values: np.ndarray, indptr: np.ndarray, names: pd.Index, what: str, *, signed: bool = False) -> None:
-    """Raise on NaN and infinite values, and on negative ones unless `signed`.
+def check_values(
+    values: np.ndarray,
+    indptr: np.ndarray,
+    names: pd.Index,
+    what: str,
+    *,
+    signed: bool = False,
+) -> None:
+    """Raise ValueError on NaN and infinite values, and on negative ones unless `signed`.
 
     The cell ``names[i]`` has ``values[indptr[i] : indptr[i + 1]]``.
     """
     if not values.size:
         return
-    # The minimum is NaN when any value is, so one pass over the data suffices.
-    least, most = values.min(), values.max()
-    if np.isfinite(least) and np.isfinite(most) and (signed or least >= 0):
+    # Both are NaN if any value is, so these two passes need no mask
+    low, high = values.min(), values.max()
+    if np.isfinite(low) and np.isfinite(high) and (signed or low >= 0):
         return
     finite = np.isfinite(values)
     bad = ~finite if not finite.all() else values < 0
@@ -97,16 +110,16 @@ def check_values(values: np.ndarray, indptr: np.ndarray, names: pd.Index, what: 
     expected = "finite numbers" if signed else "non-negative counts"
     msg = (
         f"{what} must hold {expected}: found {values[first]} in cell {cell!r} "
-        f"({int(bad.sum()):,} such values where this was seen). Pass the raw counts."
+        f"({int(bad.sum()):,} such values in this block of cells). Pass the raw counts."
     )
     raise ValueError(msg)
 
 
 def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = "") -> pd.Series:
-    """A column of ``obs``, one value a cell of the ATAC modality, indexed by its names.
+    """A column of ``obs``, indexed by the cells of the ATAC modality.
 
-    ``"modality:column"`` is that column of a modality of the MuData. Any other key is looked for in the ATAC modality, then in the MuData. Cells
-    that the other table does not hold are NaN.
+    ``"modality:column"`` is a column of that modality of the MuData. Other keys are looked up in
+    the ATAC modality, then in the MuData. Cells that are missing from the table are NaN.
     """
     modalities = data.mod if isinstance(data, MuData) else {}
     modality, _, column = key.partition(":")
@@ -116,24 +129,30 @@ def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = 
         return atac.obs[key]
     if data is not atac and key in data.obs.columns:
         return data.obs[key].reindex(atac.obs_names)
-    there = [*atac.obs.columns, *([] if data is atac else data.obs.columns)]
+    columns = [*atac.obs.columns, *([] if data is atac else data.obs.columns)]
     others = {each: adata.obs.columns for each, adata in modalities.items() if adata is not atac}
-    raise no_column(key, option, there, others, name)
+    raise missing_column(key, option, columns, others, name)
 
 
-def no_column(
-    key: str, option: str, there: Iterable[str], modalities: Mapping[str, Iterable[str]], name: str = ""
+def missing_column(
+    key: str,
+    option: str,
+    columns: Iterable[str],
+    modalities: Mapping[str, Iterable[str]],
+    name: str = "",
 ) -> ValueError:
-    """The error for a column that is in no table, with those that are."""
-    there = set(map(str, there))
-    named = {f"{modality}:{column}" for modality, columns in modalities.items() for column in set(columns) - there}
+    """The error for a column that is in no table; it lists those that are."""
+    known = set(map(str, columns))
+    known |= {f"{each}:{column}" for each in modalities for column in set(modalities[each]) - known}
+    similar = next((each for each in sorted(known) if each.endswith(f":{key}")), None)
+    hint = "" if similar is None else f" Did you mean `{option}={similar!r}`?"
     of = f" of {name}" if name else ""
-    cure = next((f" Did you mean `{option}={each!r}`?" for each in sorted(named) if each.endswith(f":{key}")), "")
-    return ValueError(f"`{option}={key!r}` is no column of `obs`{of}; there are {sorted(there | named)}.{cure}")
+    msg = f"`{option}={key!r}` is no column of `obs`{of}; there are {sorted(known)}.{hint}"
+    return ValueError(msg)
 
 
 def one_of(value: Any, options: Iterable[Any], option: str) -> None:
-    """Raise unless `value` is one of the options."""
+    """Raise ValueError unless `value` is one of the options."""
     options = list(options)
     if value not in options:
         msg = f"`{option}` must be one of {options}, got {value!r}."
@@ -141,7 +160,7 @@ def one_of(value: Any, options: Iterable[Any], option: str) -> None:
 
 
 def integer(value: Any, option: str, *, least: int) -> int:
-    """`value` as int, or an error."""
+    """`value` as int; ValueError unless it is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         msg = f"`{option}` must be an integer of at least {least}, got {value!r}."
         raise ValueError(msg)
@@ -149,17 +168,19 @@ def integer(value: Any, option: str, *, least: int) -> int:
 
 
 def fraction(value: Any, option: str) -> None:
-    """Raise unless `value` lies between 0 and 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+    """Raise ValueError unless `value` lies between 0 and 1."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
         msg = f"`{option}` must lie between 0 and 1, got {value!r}."
         raise ValueError(msg)
 
 
 def check_writable(data: Data, atac: AnnData, *, copy: bool) -> None:
-    """Raise before the work, rather than after it, where results cannot be written."""
+    """Raise ValueError, before any work, if results cannot be written."""
     if copy and isinstance(data, MuData) and data.isbacked:
         msg = "A backed MuData cannot be copied: use `copy=False`, or read it without `backed`."
         raise ValueError(msg)
     if not copy and atac.is_view and atac.isbacked:
-        msg = "Results cannot be written into a view of backed data: use `copy=True`, or call `.to_memory()` first."
+        msg = "Results cannot be written into a view of backed data: "
+        msg += "use `copy=True`, or call `.to_memory()` first."
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Scores of annotations and predicted expression: arrays in, floats out."""
+"""Metrics of annotations and of predicted expression: arrays in, floats out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._keys import SEPARATOR
 
 
 def accuracy(true: ArrayLike, predicted: ArrayLike) -> float:
-    """Fraction of cells with the right label.
+    """Fraction of cells with the correct label.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def accuracy(true: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def macro_f1(true: ArrayLike, predicted: ArrayLike) -> float:
-    """Mean over labels of the F1 score, so that rare labels count as much as frequent ones.
+    """Mean F1 score over labels, so that rare labels count as much as frequent ones.
 
     Parameters
     ----------
@@ -58,19 +58,19 @@ def macro_f1(true: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def pearson_per_gene(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 0) -> float:
-    """Mean over genes of the correlation, across cells, of true and predicted expression.
+    """Mean over genes of the correlation across cells of true and predicted expression.
 
     Parameters
     ----------
     true, predicted
         Expression, (n_cells, n_genes).
     min_cells
-        Leave out genes with a true value above zero in fewer cells.
+        Genes with a true value above zero in fewer cells are ignored.
 
     Returns
     -------
-    A number in [-1, 1]. A gene that is constant in the truth is left out; one that is constant in the
-    prediction counts as 0.
+    A number in [-1, 1]. A gene that is constant in the truth is ignored; one that is constant in
+    the prediction counts as 0.
 
     Raises
     ------
@@ -87,22 +87,25 @@ def pearson_per_gene(true: ArrayLike, predicted: ArrayLike, *, min_cells: int = 
     (a, varies), (b, _) = _standardise(true), _standardise(predicted)
     kept = ((true > 0).sum(axis=0) >= min_cells) & varies
     if not kept.any():
-        msg = f"No gene varies and is expressed in at least `min_cells` ({min_cells}) of the {len(true)} cells."
+        msg = f"No gene varies and is expressed in at least `min_cells` ({min_cells}) of the "
+        msg += f"{len(true)} cells."
         raise ValueError(msg)
     return float((a * b).mean(axis=0)[kept].mean())
 
 
 def _standardise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of mean 0 and deviation 1, and which these are: of one that is constant but for rounding, zeros."""
+    """Columns with mean 0 and deviation 1, and which of them vary; constant columns are zeros."""
     deviation = values.std(axis=0)
+    # The standard deviation of a constant column may differ from 0 by rounding
     varies = deviation > 1e-12 * np.abs(values).max(axis=0)
     return (values - values.mean(axis=0)) / np.where(varies, deviation, np.inf), varies
 
 
 def pearson_per_cell(true: ArrayLike, predicted: ArrayLike) -> float:
-    """Mean over cells of the correlation, across genes, of true and predicted expression.
+    """Mean over cells of the correlation across genes of true and predicted expression.
 
-    High already for the mean of each gene, since genes differ more than cells do: read it beside :func:`pearson_per_gene`.
+    Predicting the mean of each gene already scores high, since genes differ more than cells do;
+    read it beside :func:`pearson_per_gene`.
 
     Parameters
     ----------
@@ -111,7 +114,8 @@ def pearson_per_cell(true: ArrayLike, predicted: ArrayLike) -> float:
 
     Returns
     -------
-    A number in [-1, 1]. A cell that is constant in the truth is left out; one that is constant in the prediction counts as 0.
+    A number in [-1, 1]. A cell that is constant in the truth is ignored; one that is constant in
+    the prediction counts as 0.
 
     Raises
     ------
@@ -129,7 +133,7 @@ def pearson_per_cell(true: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def pearson_pooled(true: ArrayLike, predicted: ArrayLike) -> float:
-    """Correlation over all entries of cells x genes together.
+    """Correlation over all entries of cells x genes.
 
     Parameters
     ----------
@@ -138,7 +142,7 @@ def pearson_pooled(true: ArrayLike, predicted: ArrayLike) -> float:
 
     Returns
     -------
-    A number in [-1, 1]; mostly of the differences between genes.
+    A number in [-1, 1]; dominated by differences between genes.
 
     Raises
     ------
@@ -156,7 +160,7 @@ def pearson_pooled(true: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def pearson_pseudobulk(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike) -> float:
-    """Mean over genes of the correlation, across groups of cells, of the means of true and predicted expression.
+    """Mean over genes of the correlation across groups of cells of true and predicted means.
 
     Parameters
     ----------
@@ -167,26 +171,29 @@ def pearson_pseudobulk(true: ArrayLike, predicted: ArrayLike, groups: ArrayLike)
 
     Returns
     -------
-    A number in [-1, 1]; high where cell types are told, whatever becomes of the cells in them.
+    A number in [-1, 1]; high if cell types are distinguished, whatever happens within them.
 
     Raises
     ------
     ValueError
-        Shapes differ, a cell without a group, fewer than two groups, or no gene varies between them.
+        Shapes differ, a cell has no group, there are fewer than two groups, or no gene varies
+        between them.
 
     Examples
     --------
     >>> import epifoundation as ep
-    >>> round(ep.metrics.pearson_pseudobulk([[0, 1], [1, 0], [2, 5]], [[0, 2], [1, 1], [2, 4]], ["B", "B", "T"]), 3)
+    >>> true, predicted = [[0, 1], [1, 0], [2, 5]], [[0, 2], [1, 1], [2, 4]]
+    >>> round(ep.metrics.pearson_pseudobulk(true, predicted, ["B", "B", "T"]), 3)
     1.0
     """
     true, predicted = _same_shape(true, predicted)
     if n_missing := int(pd.isna(np.asarray(groups)).sum()):
-        msg = f"{n_missing} of {len(true)} cells have no group: leave them out."
+        msg = f"{n_missing} of {len(true)} cells have no group: drop them."
         raise ValueError(msg)
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
     if len(codes) != len(true) or len(names) < 2:
-        msg = f"Expected the groups of {len(true)} cells, two or more of them; got {len(codes)} cells in {len(names)} groups."
+        msg = f"Expected the groups of {len(true)} cells, two or more of them; "
+        msg += f"got {len(codes)} cells in {len(names)} groups."
         raise ValueError(msg)
     return pearson_per_gene(_group_means(true, codes), _group_means(predicted, codes))
 
@@ -204,33 +211,35 @@ def compare_expression(
     penalty: float = 10.0,
     min_cells: int = 0,
 ) -> pd.DataFrame:
-    """Four correlations of predictions and of what needs no model, side by side, because each alone misleads.
+    """Four correlations of predictions and of baselines, since each alone is misleading.
 
     Parameters
     ----------
     true
-        Measured expression of the cells that are judged, (n_cells, n_genes).
+        Measured expression of the test cells, (n_cells, n_genes).
     predicted
-        Predictions by name, each (n_cells, n_genes).
+        Predictions for the test cells by name, each (n_cells, n_genes).
     groups
-        Group of each cell, for pseudobulk, (n_cells,).
+        Group of each test cell, for pseudobulk, (n_cells,).
     train
-        Measured expression of the cells that were learned from, (n_train, n_genes).
+        Measured expression of the training cells, (n_train, n_genes).
     train_groups
         Their labels, (n_train,).
     predicted_groups
-        What label the cells that are judged were given, (n_cells,); or how probable each is, (n_cells, n_labels), labels in sorted order.
+        Predicted label of each test cell, (n_cells,); or probabilities of the labels in sorted
+        order, (n_cells, n_labels).
     features, train_features
-        What ridge regression predicts from, such as LSI: (n_cells, d) and (n_train, d). None leaves it out.
+        Input of ridge regression, such as LSI: (n_cells, d) and (n_train, d). None: no regression.
     penalty
-        Of the ridge regression.
+        Penalty of the ridge regression.
     min_cells
         For the correlation per gene, see :func:`pearson_per_gene`.
 
     Returns
     -------
-    DataFrame, one row a prediction, then ``"mean of the gene"``, ``"mean of the predicted label"`` (weighted, where probabilities are given) and
-    ``"ridge"``; columns ``per gene``, ``per cell``, ``pooled``, ``pseudobulk``.
+    DataFrame with one row per prediction, then ``"mean of the gene"``, ``"mean of the predicted
+    label"`` (weighted by probabilities, if given) and ``"ridge"``; columns ``per gene``,
+    ``per cell``, ``pooled``, ``pseudobulk``.
 
     Raises
     ------
@@ -244,7 +253,12 @@ def compare_expression(
     >>> rng = np.random.default_rng(0)
     >>> true, kind = rng.random((20, 5)), np.repeat(["B", "T"], 10)
     >>> table = ep.metrics.compare_expression(
-    ...     true, {"noise": rng.random((20, 5))}, kind, train=true, train_groups=kind, predicted_groups=kind
+    ...     true,
+    ...     {"noise": rng.random((20, 5))},
+    ...     kind,
+    ...     train=true,
+    ...     train_groups=kind,
+    ...     predicted_groups=kind,
     ... )
     >>> list(table.index)
     ['noise', 'mean of the gene', 'mean of the predicted label']
@@ -253,11 +267,11 @@ def compare_expression(
     names, codes = np.unique(np.asarray(train_groups), return_inverse=True)
     labels = np.asarray(predicted_groups)
     if labels.ndim == 1:
-        labels = (labels[:, None] == names).astype(float)  # a label that was never learned has the mean of nothing: 0
+        labels = (labels[:, None] == names).astype(float)  # a label without training cells: 0
     if len(codes) != len(train) or labels.shape != (len(true), len(names)):
         msg = (
-            f"Expected labels of {len(train)} training cells and, of {len(true)} cells, one label or {len(names)} probabilities each; "
-            f"got {len(codes)} and {labels.shape}."
+            f"Expected labels of {len(train)} training cells and, of {len(true)} cells, one label "
+            f"or {len(names)} probabilities each; got {len(codes)} and {labels.shape}."
         )
         raise ValueError(msg)
     rows = {name: np.asarray(values, dtype=np.float64) for name, values in predicted.items()}
@@ -281,22 +295,25 @@ def compare_expression(
 
 
 def expected_log1p(predicted: ArrayLike, totals: ArrayLike) -> np.ndarray:
-    """What log1p of counts per 10,000 is on average, when a cell has few counts.
+    """Expected ``log1p`` of counts per 10,000 of cells with few counts.
 
-    A denoised prediction is ``log1p`` of a mean, a measurement has a mean of ``log1p``. In a shallow cell these lie far apart, and
-    differently for each gene: of a gene with 1 count per 10,000, a cell of 250 counts shows 0 or 3.7. Predictions that are to be compared
-    with measured cells, or with means of measured cells, are brought to their scale by this.
+    A denoised prediction is the ``log1p`` of a mean, whereas measurements have a mean of ``log1p``.
+    In shallow cells the two are far apart, and differently for each gene: of a gene with 1 count
+    per 10,000, a cell of 250 counts shows 0 or 3.7. This brings predictions to the scale of
+    measured cells, or of their means, to compare them.
 
     Parameters
     ----------
     predicted
-        ``log1p`` of counts per 10,000, of any shape; what models of counts predict.
+        ``log1p`` of counts per 10,000, of any shape, as models of counts predict it.
     totals
-        Counts of cells as deep as those that are measured, such as all training cells, (n_cells,). Of their depths seven quantiles stand for all.
+        Total counts of cells with the depths of the measured ones, such as all training cells,
+        (n_cells,). Seven quantiles represent them.
 
     Returns
     -------
-    The mean of ``log1p(1e4 * count / total)`` over Poisson counts of these depths, in the shape of `predicted`; NaN stays NaN.
+    The mean of ``log1p(1e4 * count / total)`` over Poisson counts at these depths, with the shape
+    of `predicted`; NaN stays NaN.
 
     Raises
     ------
@@ -312,20 +329,23 @@ def expected_log1p(predicted: ArrayLike, totals: ArrayLike) -> np.ndarray:
     """
     from scipy.stats import poisson
 
-    values, depths = np.asarray(predicted, dtype=np.float64), np.asarray(totals, dtype=np.float64).ravel()
+    values = np.asarray(predicted, dtype=np.float64)
+    depths = np.asarray(totals, dtype=np.float64).ravel()
     depths = depths[depths > 0]
     if not len(depths) or (values < 0).any():
         msg = "Expected totals above 0 and `predicted` as log1p of counts per 10,000, at least 0; "
         msg += f"got {len(depths)} such totals and values from {np.nanmin(values, initial=0):.3g}."
         raise ValueError(msg)
     share = np.concatenate([[0.0], np.geomspace(1e-8, 1, 400)])
-    # Above 1,000 counts the mean of the logarithm is the logarithm of the mean, to a thousandth
+    # Above 1,000 expected counts, log of the mean and mean of the log agree to a thousandth
     count = np.arange(1_400)
     curve = np.zeros(len(share))
-    quantiles, n = np.unique(np.quantile(depths, np.linspace(0.05, 0.95, 7)), return_counts=True)
+    quantiles = np.quantile(depths, np.linspace(0.05, 0.95, 7))
+    quantiles, n = np.unique(quantiles, return_counts=True)
     for depth, weight in zip(quantiles, n / n.sum(), strict=True):
         few = share * depth < 1_000
-        curve[few] += weight * (poisson.pmf(count, share[few, None] * depth) @ np.log1p(1e4 * count / depth))
+        mean = poisson.pmf(count, share[few, None] * depth) @ np.log1p(1e4 * count / depth)
+        curve[few] += weight * mean
         curve[~few] += weight * np.log1p(1e4 * share[~few])
     return np.interp(values, np.log1p(1e4 * share), curve)
 
@@ -337,9 +357,13 @@ def _group_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(
-    true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike, *, n_bins: int = 15
+    true: ArrayLike,
+    predicted: ArrayLike,
+    confidence: ArrayLike,
+    *,
+    n_bins: int = 15,
 ) -> float:
-    """Mean distance between confidence and accuracy, over bins of equal width (Guo et al. 2017).
+    """Mean difference of confidence and accuracy, over bins of equal width (Guo et al. 2017).
 
     Parameters
     ----------
@@ -368,25 +392,30 @@ def expected_calibration_error(
     return float(np.abs(gap).sum() / len(true))
 
 
-def risk_coverage(true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Error among the surest cells, for every number of them (El-Yaniv & Wiener 2010).
+def risk_coverage(
+    true: ArrayLike,
+    predicted: ArrayLike,
+    confidence: ArrayLike,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Error rate among the n most confident cells, for every n (El-Yaniv & Wiener 2010).
 
     Parameters
     ----------
     true, predicted
         Labels, (n_cells,).
     confidence
-        How sure each prediction is, on any scale, (n_cells,).
+        Confidence of each prediction, on any scale, (n_cells,).
 
     Returns
     -------
-    Coverage, the fraction of the cells that is annotated, and risk, the fraction of these that is wrong; both (n_cells,). Cells that are
-    equally sure are taken together, so the order of the cells does not matter.
+    Coverage, the fraction of cells that are annotated, and risk, the fraction of these that are
+    wrong; both (n_cells,). Ties in confidence are averaged over all orders of the cells.
 
     Examples
     --------
     >>> import epifoundation as ep
-    >>> ep.metrics.risk_coverage(["B", "T", "T", "B"], ["B", "T", "B", "T"], [0.9, 0.8, 0.7, 0.6])[1].round(2)
+    >>> true, predicted = ["B", "T", "T", "B"], ["B", "T", "B", "T"]
+    >>> ep.metrics.risk_coverage(true, predicted, [0.9, 0.8, 0.7, 0.6])[1].round(2)
     array([0.  , 0.  , 0.33, 0.5 ])
     """
     true, predicted = _same_shape(true, predicted)
@@ -394,21 +423,21 @@ def risk_coverage(true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike) 
     _same_shape(true, confidence)
     _, tie, size = np.unique(-confidence, return_inverse=True, return_counts=True)
     wrong = np.bincount(tie, true != predicted)
-    # Within a tie the error rises evenly: that is its mean over all orders.
+    # Within a tie, errors accrue evenly: the mean over all orders
     steps = np.repeat(wrong / size, size)
-    taken = np.arange(1, len(true) + 1)
-    return taken / len(true), np.cumsum(steps) / taken
+    n_taken = np.arange(1, len(true) + 1)
+    return n_taken / len(true), np.cumsum(steps) / n_taken
 
 
 def area_under_risk_coverage(true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike) -> float:
-    """Mean risk over all coverages (:func:`risk_coverage`): low when the surest predictions are right.
+    """Mean risk over all coverages (:func:`risk_coverage`); low if confident predictions are right.
 
     Parameters
     ----------
     true, predicted
         Labels, (n_cells,).
     confidence
-        How sure each prediction is, on any scale, (n_cells,).
+        Confidence of each prediction, on any scale, (n_cells,).
 
     Returns
     -------
@@ -424,18 +453,18 @@ def area_under_risk_coverage(true: ArrayLike, predicted: ArrayLike, confidence: 
 
 
 def conformal_coverage(true: ArrayLike, sets: ArrayLike) -> tuple[float, float]:
-    """How often sets of labels hold the true one, and how large they are.
+    """Coverage and mean size of prediction sets.
 
     Parameters
     ----------
     true
         Labels, (n_cells,).
     sets
-        Labels with " | " between them, as :func:`epifoundation.tl.annotate` writes them, (n_cells,).
+        Labels separated by " | ", as :func:`epifoundation.tl.annotate` writes them, (n_cells,).
 
     Returns
     -------
-    The fraction of cells whose set holds the true label, and the mean number of labels in a set.
+    The fraction of cells whose set contains the true label, and the mean number of labels in a set.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Cells read by rows, wherever they are: an AnnData or MuData, or a file of one that is not read whole."""
+"""Read cells by rows from an AnnData or MuData, or from a file without loading it whole."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from anndata import AnnData
 from mudata import MuData
 
 from ._formats import FORMATS, check_encoding, open_group, read_element
-from ._validate import check_unique, get_atac, get_matrix, get_modality, no_column, obs_column
+from ._validate import check_unique, get_atac, get_matrix, get_modality, missing_column, obs_column
 from .stored_csr import StoredCsr
 from .tokens import read_rows, row_reader
 
 Located: TypeAlias = AnnData | MuData | str | Path
-MATRICES = ("array", "csr_matrix", "csc_matrix")  # encodings of anndata of which rows can be read
+MATRICES = ("array", "csr_matrix", "csc_matrix")  # anndata encodings with rows
 
 
 class Source:
-    """Rows of cells x features.
+    """A matrix of cells x features that is read by rows.
 
     Parameters
     ----------
     name
-        What errors call it: a path, or "the data".
+        Name in errors: a path, or "the data".
     """
 
     name: str
@@ -39,7 +39,7 @@ class Source:
         self.name = name
 
     def names(self, start: int, stop: int) -> pd.Index:
-        """Names of the cells of these rows."""
+        """Names of the cells in these rows."""
         raise NotImplementedError
 
     def column(self, key: str, option: str) -> pd.Series:
@@ -47,7 +47,7 @@ class Source:
         raise NotImplementedError
 
     def matrix(self, layer: str | None) -> Any:
-        """What :func:`.tokens.read_rows` reads: ``X`` or a layer."""
+        """``X`` or a layer, for :func:`.tokens.read_rows`."""
         raise NotImplementedError
 
     def other(self, modality: str) -> Source | None:
@@ -56,40 +56,49 @@ class Source:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells whether these are the cells of an earlier run."""
+        """Identifies the data, so that an interrupted run can be resumed on the same cells."""
         raise NotImplementedError
 
     def read(self, start: int, stop: int, layer: str | None = None) -> sp.csr_matrix:
-        """Rows as they are stored, as CSR."""
+        """Rows as CSR with the stored values."""
         try:
             rows = read_rows(self.matrix(layer), start, stop)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            msg = f"Rows {start:,} to {stop - 1:,} of {self.name} could not be read ({error}). Was it moved, cut off or written over?"
-            raise OSError(msg) from error
+            raise self._unreadable("Rows", start, stop, error) from error
         if rows.nnz and not rows.data.all():
             self.check_whole(start, stop)
         return rows
 
     def check_whole(self, start: int, stop: int) -> None:
-        """Raise where a part of the file is gone that reads as zeros."""
+        """Raise OSError if parts of the file are missing, which read as zeros."""
+
+    def _unreadable(self, what: str, start: int, stop: int, error: Exception) -> OSError:
+        return OSError(
+            f"{what} {start:,} to {stop - 1:,} of {self.name} could not be read ({error}). "
+            "Was it moved, cut off or written over?"
+        )
 
     def bounds(self, most_cells: int, most_entries: int) -> np.ndarray:
-        """Rows at which blocks begin, and the end: at most so many cells, and so many entries unless one cell has more."""
+        """Row offsets of blocks with at most `most_cells` cells and `most_entries` entries.
+
+        A single cell with more entries is a block of one.
+        """
         matrix = self.matrix(None)
         if _is_sparse(matrix):
             entries = matrix.indptr if sp.issparse(matrix) else matrix.group["indptr"][:]
             entries = np.asarray(entries, dtype=np.int64)
         else:
             entries = np.arange(self.n_obs + 1, dtype=np.int64) * len(self.var)
-        found = [0]
-        while found[-1] < self.n_obs:
-            start = found[-1]
-            last = int(np.searchsorted(entries, entries[start] + most_entries, side="right")) - 1
-            found.append(min(max(last, start + 1), start + most_cells, self.n_obs))
-        return np.array(found)
+        offsets = [0]
+        while offsets[-1] < self.n_obs:
+            start = offsets[-1]
+            limit = entries[start] + most_entries
+            last = int(np.searchsorted(entries, limit, side="right")) - 1
+            offsets.append(min(max(last, start + 1), start + most_cells, self.n_obs))
+        return np.array(offsets)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 class InMemory(Source):
@@ -98,7 +107,8 @@ class InMemory(Source):
     def __init__(self, data: AnnData | MuData, modality: str, name: str) -> None:
         super().__init__(name)
         self.data = data
-        self.adata = get_modality(data, modality, option="modality") if isinstance(data, MuData) else data
+        is_mudata = isinstance(data, MuData)
+        self.adata = get_modality(data, modality, option="modality") if is_mudata else data
         self.var, self.n_obs = self.adata.var, self.adata.n_obs
         self._matrices: dict[str | None, Any] = {}
 
@@ -108,7 +118,8 @@ class InMemory(Source):
 
     def column(self, key: str, option: str) -> pd.Series:
         """See :class:`Source`."""
-        return obs_column(self.data, self.adata, key, option, name=self.name).reset_index(drop=True)
+        values = obs_column(self.data, self.adata, key, option, name=self.name)
+        return values.reset_index(drop=True)
 
     def matrix(self, layer: str | None) -> Any:
         """See :class:`Source`."""
@@ -125,45 +136,46 @@ class InMemory(Source):
     @property
     def identity(self) -> dict[str, Any]:
         """See :class:`Source`."""
-        return {"cells": self.n_obs, "names": int(hash_names(self.adata.obs_names).sum(dtype=np.uint64))}
+        names = int(hash_names(self.adata.obs_names).sum(dtype=np.uint64))
+        return {"cells": self.n_obs, "names": names}
 
 
 class OnDisk(Source):
-    """A group of an HDF5 file or a zarr store that holds an AnnData, of which only ``var`` is read at once."""
+    """An AnnData in a group of an HDF5 file or zarr store; only ``var`` is read at once."""
 
     def __init__(self, path: Path, root: Any, group: Any) -> None:
         super().__init__(repr(str(path)))
         self.path, self.root, self.group = path, root, group
         for part in ("obs", "var"):
             if part not in group:
-                msg = f"{self.name} holds no `{part}`, but {sorted(group)}: expected {FORMATS}."
+                msg = f"{self.name} holds no `{part}`, only {sorted(group)}: expected {FORMATS}."
                 raise ValueError(msg)
         self.var = self._element(group, "var")
         self.n_obs = int(self._index.shape[0])
-        self._names = (0, 0, np.zeros(0, dtype=object))  # those that were read last, and of which rows
+        self._names = (0, 0, np.zeros(0, dtype=object))  # first and last row, names read last
         self._matrices: dict[str | None, Any] = {}
 
     @property
     def _index(self) -> Any:
         obs = self.group["obs"]
         if "_index" not in obs.attrs:
-            msg = f"`obs` of {self.name} is of an old format: read it with anndata and write it again."
+            msg = f"`obs` of {self.name} is of an old format: "
+            msg += "read it with anndata and write it again."
             raise ValueError(msg)
         return _sliceable(obs[obs.attrs["_index"]])
 
     def names(self, start: int, stop: int) -> pd.Index:
         """See :class:`Source`."""
-        low, high, there = self._names
+        low, high, names = self._names
         if low <= start and stop <= high:
-            return pd.Index(there[start - low : stop - low])
+            return pd.Index(names[start - low : stop - low])
         index = self._index
-        size = getattr(index, "chunks", (1,))[0]  # of zarr, which decodes whole chunks: keep them for the next rows
+        size = getattr(index, "chunks", (1,))[0]  # zarr decodes whole chunks: keep them
         low, high = start // size * size, min(-(-stop // size) * size, self.n_obs)
         try:
             names = np.asarray(index[low:high]).astype(object)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            msg = f"Names of cells {start:,} to {stop - 1:,} of {self.name} could not be read ({error}). Was it moved, cut off or written over?"
-            raise OSError(msg) from error
+            raise self._unreadable("Names of cells", start, stop, error) from error
         self._names = (low, high, names)
         return pd.Index(names[start - low : stop - low])
 
@@ -175,25 +187,24 @@ class OnDisk(Source):
             return self._reindexed(modalities[modality]["obs"], column)
         if key in self.group["obs"]:
             return pd.Series(self._element(self.group["obs"], key))
-        tables = [
-            self.group["obs"],
-            *([self.root["obs"]] if self.root is not self.group and "obs" in self.root else []),
-        ]
+        tables = [self.group["obs"]]
+        if self.root is not self.group and "obs" in self.root:
+            tables.append(self.root["obs"])
         if key in tables[-1]:
             return self._reindexed(tables[-1], key)
-        there = [name for table in tables for name in table.attrs["column-order"]]
-        others = {
-            name: modalities[name]["obs"].attrs["column-order"] for name in modalities if modalities[name] != self.group
-        }
-        raise no_column(key, option, there, others, self.name)
+        columns = [name for table in tables for name in table.attrs["column-order"]]
+        rest = [name for name in modalities if modalities[name] != self.group]
+        others = {name: modalities[name]["obs"].attrs["column-order"] for name in rest}
+        raise missing_column(key, option, columns, others, self.name)
 
     def _element(self, parent: Any, key: str) -> Any:
         return read_element(parent, key, self.name)
 
     def _reindexed(self, table: Any, key: str) -> pd.Series:
-        """A column of another table of cells, in the order of these."""
-        of_all = pd.Series(self._element(table, key), index=self._element(table, table.attrs["_index"]))
-        return of_all.reindex(self.names(0, self.n_obs)).reset_index(drop=True)
+        """A column of another ``obs`` in the order of these cells."""
+        names = self._element(table, table.attrs["_index"])
+        values = pd.Series(self._element(table, key), index=names)
+        return values.reindex(self.names(0, self.n_obs)).reset_index(drop=True)
 
     def matrix(self, layer: str | None) -> Any:
         """See :class:`Source`."""
@@ -201,15 +212,16 @@ class OnDisk(Source):
             where = self.group if layer is None else self.group.get("layers", {})
             name = "X" if layer is None else layer
             if name not in where:
-                msg = f"{self.name} has no {'`X`' if layer is None else f'layer {layer!r}'}; it holds {sorted(where)}."
+                missing = "`X`" if layer is None else f"layer {layer!r}"
+                msg = f"{self.name} has no {missing}; it holds {sorted(where)}."
                 raise ValueError(msg)
             element = where[name]
             if check_encoding(element, MATRICES, self.name) in ("csr_matrix", "csc_matrix"):
                 from anndata.io import sparse_dataset
 
                 stored = sparse_dataset(element)
-                is_csr = stored.format == "csr" and not hasattr(element, "file")  # not of HDF5
-                element = (StoredCsr.of(element, stored.shape) if is_csr else None) or stored
+                is_zarr_csr = stored.format == "csr" and not hasattr(element, "file")
+                element = (StoredCsr.of(element, stored.shape) if is_zarr_csr else None) or stored
             self._matrices[layer] = row_reader(element)
             self.check_whole(0, self.n_obs)
         return self._matrices[layer]
@@ -221,12 +233,14 @@ class OnDisk(Source):
                 continue
             for part in ("data", "indices"):
                 array = matrix.group[part]
-                n_files, n_there = _count_files(array)
-                # What is not there reads as zeros. zarr leaves out chunks of nothing but zeros: no matrix of counts has any.
-                if n_there < n_files:
+                n_files, n_stored = _count_files(array)
+                # Missing chunks read as zeros. zarr does not store chunks of zeros, but count
+                # matrices have none
+                if n_stored < n_files:
                     msg = (
-                        f"{self.name} is not whole: {n_files - n_there:,} of the {n_files:,} chunks of `{array.path}` are gone (seen at rows "
-                        f"{start:,} to {stop - 1:,}). Copy it again."
+                        f"{self.name} is not whole: {n_files - n_stored:,} of the {n_files:,} "
+                        f"chunks of `{array.path}` are gone (seen at rows {start:,} to "
+                        f"{stop - 1:,}). Copy it again."
                     )
                     raise OSError(msg)
 
@@ -240,12 +254,12 @@ class OnDisk(Source):
     def identity(self) -> dict[str, Any]:
         """See :class:`Source`."""
         file = self.path if self.path.is_file() else _newest(self.path)
-        told = file.stat()
+        status = file.stat()
         return {
             "path": str(self.path.resolve()),
             "cells": self.n_obs,
-            "bytes": told.st_size,
-            "changed": told.st_mtime_ns,
+            "bytes": status.st_size,
+            "changed": status.st_mtime_ns,
         }
 
     def close(self) -> None:
@@ -255,14 +269,14 @@ class OnDisk(Source):
 
 
 def open_source(data: Located, modality: str, *, name: str = "the data") -> Source:
-    """Open cells; of a MuData those of the modality.
+    """Open the cells of an AnnData, or of a modality of a MuData, in memory or on disk.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     OSError, ValueError
-        It cannot be read, or is no AnnData or MuData, or lacks the modality.
+        The file cannot be read, holds no AnnData or MuData, or lacks the modality.
     """
     if isinstance(data, AnnData | MuData):
         get_atac(data, modality)
@@ -272,7 +286,8 @@ def open_source(data: Located, modality: str, *, name: str = "the data") -> Sour
     group = root
     if "mod" in root:
         if modality not in root["mod"]:
-            msg = f"No modality {modality!r} in {str(path)!r}; it has {sorted(root['mod'])}. Name one with `modality=`."
+            msg = f"No modality {modality!r} in {str(path)!r}; it has {sorted(root['mod'])}. "
+            msg += "Name one with `modality=`."
             raise ValueError(msg)
         group = root["mod"][modality]
     source = OnDisk(path, root, group)
@@ -285,7 +300,7 @@ def open_source(data: Located, modality: str, *, name: str = "the data") -> Sour
 
 @contextmanager
 def opened(place: Located, modality: str, name: str) -> Iterator[Source]:
-    """:func:`open_source`, closed in the end."""
+    """:func:`open_source` as a context manager."""
     source = open_source(place, modality, name=name)
     try:
         yield source
@@ -294,25 +309,31 @@ def opened(place: Located, modality: str, name: str) -> Iterator[Source]:
 
 
 def as_sources(data: Any) -> dict[str, Located]:
-    """Names and places of the cells of a path, of several, or of a mapping from names; names are as given."""
+    """Sources by name, from one object or path, several, or a mapping; names are kept."""
     if isinstance(data, Mapping) and not isinstance(data, AnnData | MuData):
         named = {str(name): each for name, each in data.items()}
     elif isinstance(data, Sequence) and not isinstance(data, str):
-        named = {str(each) if isinstance(each, str | Path) else f"data {i}": each for i, each in enumerate(data)}
+        named = {_name_of(each, f"data {i}"): each for i, each in enumerate(data)}
         if len(named) < len(data):
             msg = f"A file is named twice in {[str(each) for each in data]}."
             raise ValueError(msg)
     else:
-        named = {str(data) if isinstance(data, str | Path) else "the data": data}
-    wrong = next((each for each in named.values() if not isinstance(each, AnnData | MuData | str | Path)), None)
+        named = {_name_of(data, "the data"): data}
+    kinds = AnnData | MuData | str | Path
+    wrong = next((each for each in named.values() if not isinstance(each, kinds)), None)
     if not named or wrong is not None:
-        msg = f"Expected a path, several of them, or an AnnData or MuData object, got {'none' if wrong is None else type(wrong).__name__}."
+        found = "none" if wrong is None else type(wrong).__name__
+        msg = f"Expected a path, several of them, or an AnnData or MuData object, got {found}."
         raise TypeError(msg)
     return named
 
 
+def _name_of(data: Located, default: str) -> str:
+    return str(data) if isinstance(data, str | Path) else default
+
+
 def hash_names(names: pd.Index) -> np.ndarray:
-    """64 bits for each name, the same in each process."""
+    """A 64-bit hash of each name, the same in every process."""
     return pd.util.hash_array(names.to_numpy(dtype=object), categorize=False)
 
 
@@ -321,26 +342,24 @@ def _is_sparse(matrix: Any) -> bool:
 
 
 def _sliceable(element: Any) -> Any:
-    """An array of text of which rows can be read."""
+    """An array of strings that can be sliced."""
     if element.attrs.get("encoding-type") == "nullable-string-array":
         element = element["values"]
-    return element.asstr() if hasattr(element, "asstr") else element  # of HDF5, of zarr
+    return element.asstr() if hasattr(element, "asstr") else element  # h5py has asstr
 
 
 def _count_files(array: Any) -> tuple[int, int]:
-    """How many chunks, or shards of chunks, a zarr array has, and how many are there; of HDF5 nothing is counted."""
+    """Numbers of files (chunks or shards) of a zarr array: expected and stored; 0, 0 for HDF5."""
     if not hasattr(array, "nchunks_initialized"):
         return 0, 0
     if array.shards is None:
         return array.nchunks, array.nchunks_initialized
-    return -(-array.shape[0] // array.shards[0]), array.nchunks_initialized // (array.shards[0] // array.chunks[0])
+    n_files = -(-array.shape[0] // array.shards[0])
+    return n_files, array.nchunks_initialized // (array.shards[0] // array.chunks[0])
 
 
 def _newest(store: Path) -> Path:
-    """The file of a zarr store that is written anew when it changes: what tells of its root and of its matrix."""
-    told = [
-        file
-        for pattern in (".z*", "zarr.json", "X/.z*", "X/*/.z*", "X/zarr.json", "X/*/zarr.json")
-        for file in store.glob(pattern)
-    ]
-    return max(told, key=lambda file: file.stat().st_mtime_ns, default=store)
+    """The newest metadata file of the root and the matrix: it is rewritten when they change."""
+    patterns = (".z*", "zarr.json", "X/.z*", "X/*/.z*", "X/zarr.json", "X/*/zarr.json")
+    files = [file for pattern in patterns for file in store.glob(pattern)]
+    return max(files, key=lambda file: file.stat().st_mtime_ns, default=store)

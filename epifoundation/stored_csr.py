@@ -1,9 +1,10 @@
-"""Rows of a CSR matrix in a local zarr store, decompressed straight into place.
+"""Read rows of a CSR matrix from a local zarr store, decompressing chunks into the result.
 
-zarr decodes each chunk into memory of its own, checks it and copies it from there, which takes about twice the time on one core; with the Rust
-codecs of `zarrs` 1.3 times, and 1.8 times the processor time (`benchmarks/reading.py`). It is read beside sums that want the same cores. What is
-stored in another way (filters, transposed or remote arrays, unknown codecs) is read by zarr. Sharded arrays follow the specification of zarr v3,
-"sharding_indexed".
+zarr decodes each chunk into a buffer and copies it, which takes about twice the time on one core;
+the Rust codecs of `zarrs` take 1.3 times the wall time and 1.8 times the processor time
+(`benchmarks/reading.py`), and reading competes with computation for the same cores. Arrays that are
+stored in another way (filters, transposed, remote, unknown codecs) are read by zarr. Shards follow
+the codec "sharding_indexed" of zarr v3.
 """
 
 from __future__ import annotations
@@ -15,63 +16,72 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-CODECS = ("blosc", "zstd", "gzip", "zlib", "lz4")  # whose streams are the same in both formats of zarr
-MISSING = np.iinfo(np.uint64).max  # offset of a chunk that its shard does not hold
+CODECS = ("blosc", "zstd", "gzip", "zlib", "lz4")  # the same streams in zarr v2 and v3
+MISSING_CHUNK = np.iinfo(np.uint64).max  # offset in the index of a shard
 
 
 class StoredCsr:
-    """A CSR matrix of which slices of rows are read.
+    """A CSR matrix in a zarr store, read by slices of rows.
 
     Parameters
     ----------
     group
-        With the arrays ``data``, ``indices`` and ``indptr``.
+        Group with the arrays ``data``, ``indices`` and ``indptr``.
     shape
         Rows and columns.
     """
 
     format = "csr"
 
-    def __init__(self, group: Any, shape: tuple[int, int], data: StoredArray, indices: StoredArray) -> None:
+    def __init__(
+        self,
+        group: Any,
+        shape: tuple[int, int],
+        data: StoredArray,
+        indices: StoredArray,
+    ) -> None:
         self.group, self.shape, self.dtype = group, shape, data.dtype
         self.data, self.indices = data, indices
         self.indptr = np.asarray(group["indptr"][:], dtype=np.int64)
 
     @classmethod
     def of(cls, group: Any, shape: tuple[int, int]) -> StoredCsr | None:
-        """The matrix, or None where zarr has to read it."""
+        """The matrix, or None if zarr has to read it."""
         data, indices = StoredArray.of(group["data"]), StoredArray.of(group["indices"])
         return None if data is None or indices is None else cls(group, shape, data, indices)
 
     def __getitem__(self, rows: slice) -> sp.csr_matrix:
         start, stop, _ = rows.indices(self.shape[0])
         indptr = self.indptr[start : stop + 1]
-        data, indices = (each[int(indptr[0]) : int(indptr[-1])] for each in (self.data, self.indices))
-        return sp.csr_matrix((data, indices, indptr - indptr[0]), shape=(stop - start, self.shape[1]))
+        part = slice(int(indptr[0]), int(indptr[-1]))
+        shape = (stop - start, self.shape[1])
+        return sp.csr_matrix((self.data[part], self.indices[part], indptr - indptr[0]), shape=shape)
 
 
 class StoredArray:
-    """A one-dimensional zarr array of which ranges are read.
+    """A one-dimensional zarr array, read by ranges.
 
     Parameters
     ----------
     array
-        Of numbers, in a local store; a file holds a chunk, or a shard of several.
+        Numeric array in a local store; each file holds one chunk, or one shard of chunks.
     codec
-        Decompresses a chunk (numcodecs), or None.
+        Decompresses a chunk (numcodecs); None if chunks are not compressed.
     """
 
     def __init__(self, array: Any, codec: Any) -> None:
         self.array, self.codec = array, codec
-        self.dtype, self.size, self.length = np.dtype(array.dtype), int(array.chunks[0]), int(array.shape[0])
+        self.dtype, self.length = np.dtype(array.dtype), int(array.shape[0])
+        self.size = int(array.chunks[0])
         self.per_shard = array.shards[0] // self.size if array.shards else 0
         self.folder = Path(array.store.root) / array.path
         self._shards: dict[int, np.ndarray] = {}  # offset and size of each chunk of a shard
-        self._last: tuple[int, np.ndarray] | None = None  # the chunk that a range ended in: the next begins there
+        # The last chunk of a range is kept: the next range begins in it
+        self._last: tuple[int, np.ndarray] | None = None
 
     @classmethod
     def of(cls, array: Any) -> StoredArray | None:
-        """The array, or None where zarr has to read it."""
+        """The array, or None if zarr has to read it."""
         import zarr
         from zarr.storage import LocalStore
 
@@ -87,16 +97,16 @@ class StoredArray:
 
     def __getitem__(self, part: slice) -> np.ndarray:
         start, stop, _ = part.indices(self.length)
-        found = np.empty(max(stop - start, 0), dtype=self.dtype)
+        values = np.empty(max(stop - start, 0), dtype=self.dtype)
         for number in range(start // self.size, -(-stop // self.size) if stop > start else 0):
             first = number * self.size
             low, high = max(start, first), min(stop, first + self.size)
-            place = found[low - start : high - start]
+            target = values[low - start : high - start]
             if high - low == self.size:
-                self._decode(number, place)
+                self._decode(number, target)
             else:
-                place[:] = self._chunk(number)[low - first : high - first]
-        return found
+                target[:] = self._chunk(number)[low - first : high - first]
+        return values
 
     def _chunk(self, number: int) -> np.ndarray:
         last = self._last
@@ -109,7 +119,7 @@ class StoredArray:
     def _decode(self, number: int, out: np.ndarray) -> None:
         path = self._path(number // self.per_shard if self.per_shard else number)
         raw = self._read(path, number)
-        if raw is None:  # zarr leaves out chunks of nothing but the fill value
+        if raw is None:  # zarr does not store chunks that hold the fill value only
             out[:] = self.array.fill_value
             return
         if self.codec is None:
@@ -117,19 +127,20 @@ class StoredArray:
             _check(len(stored) == len(out), path)
             out[:] = stored
             return
-        # The codec would read on past the end of a file that is cut off; the header holds both sizes
+        # The codec would read past the end of a truncated file; the header holds both sizes
         if self.codec.codec_id == "blosc":
-            _check(len(raw) >= 16 and struct.unpack("<4xI4xI", raw[:16]) == (out.nbytes, len(raw)), path)
+            sizes = (out.nbytes, len(raw))
+            _check(len(raw) >= 16 and struct.unpack("<4xI4xI", raw[:16]) == sizes, path)
         self.codec.decode(raw, out=out)
 
     def _read(self, path: Path, number: int) -> bytes | None:
-        """The bytes of a chunk, or None where it is not stored."""
+        """The bytes of a chunk, or None if it is not stored."""
         try:
             if not self.per_shard:
                 return path.read_bytes()
             index = self._shard_index(path, number // self.per_shard)
             offset, size = (int(value) for value in index[number % self.per_shard])
-            if offset == MISSING:
+            if offset == MISSING_CHUNK:
                 return None
             with path.open("rb") as file:
                 file.seek(offset)
@@ -140,14 +151,14 @@ class StoredArray:
         return raw
 
     def _shard_index(self, path: Path, shard: int) -> np.ndarray:
-        """Offset and size of each chunk, from the end of the shard's file, which is followed by a checksum."""
+        """Offset and size of each chunk: the last bytes of the shard, before a checksum."""
         from google_crc32c import value as crc32c
 
         if (index := self._shards.get(shard)) is None:
             n_bytes = 16 * self.per_shard
             with path.open("rb") as file:
-                n_there = file.seek(0, 2)
-                _check(n_there >= n_bytes + 4, path)
+                n_bytes_stored = file.seek(0, 2)
+                _check(n_bytes_stored >= n_bytes + 4, path)
                 file.seek(-n_bytes - 4, 2)
                 raw = file.read()
             _check(crc32c(raw[:n_bytes]) == struct.unpack("<I", raw[n_bytes:])[0], path)
@@ -161,14 +172,15 @@ class StoredArray:
 def _is_little_endian(serializer: Any) -> bool:
     from zarr.codecs import BytesCodec
 
-    if serializer is None:  # of zarr v2
+    if serializer is None:  # zarr v2
         return True
     endian = getattr(serializer, "endian", None)
-    return isinstance(serializer, BytesCodec) and str(getattr(endian, "value", endian or "little")) == "little"
+    name = str(getattr(endian, "value", endian or "little"))
+    return isinstance(serializer, BytesCodec) and name == "little"
 
 
 def _has_default_index(array: Any) -> bool:
-    """Whether the index of a shard is where and what zarr makes it by default: at the end, plain, with a checksum."""
+    """Whether the index of a shard is as zarr writes it: at the end, plain, with a checksum."""
     try:
         import google_crc32c  # noqa: F401
     except ImportError:
@@ -179,7 +191,7 @@ def _has_default_index(array: Any) -> bool:
 
 
 def _codec(compressor: Any) -> Any:
-    """What decompresses, by the name of what compressed; None where that is not known."""
+    """The numcodecs codec for a compressor; None if it is not in ``CODECS``."""
     from numcodecs import get_codec
 
     name = getattr(compressor, "codec_id", None) or compressor.to_dict()["name"]

@@ -1,4 +1,4 @@
-"""From a cells x peaks matrix, of any format, to packed tokens: the positions of a cell's open peaks."""
+"""Tokens of cells: the positions in a vocabulary of their open peaks."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ import scipy.sparse as sp
 
 from ._validate import check_values
 
-# Enough cells a chunk that the work per chunk does not count, few enough that the memory does not.
-CHUNK = 2048
+CHUNK = 2048  # cells read at a time: enough to hide the overhead, few enough for the memory
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The open peaks of some cells, one after the other.
+    """The open peaks of some cells, concatenated.
 
     Parameters
     ----------
     ids
-        Positions in the vocabulary, ascending in each cell, (n_tokens,).
+        Positions in the vocabulary, ascending within each cell, (n_tokens,).
     offsets
-        Where each cell begins, and the end of the last, (n_cells + 1,).
+        Tokens of cell i are ``ids[offsets[i] : offsets[i + 1]]``, (n_cells + 1,).
     n_open
-        Open peaks of each cell in the data, known to the vocabulary or not, (n_cells,).
+        Number of open peaks of each cell in the data, (n_cells,).
     n_known
-        Of those, how many map to the vocabulary, (n_cells,).
+        Number of these that map to the vocabulary, (n_cells,).
     total, matched
         Sum of all counts of these cells, and of those in peaks that map to the vocabulary.
     """
@@ -50,34 +49,36 @@ class Tokens:
 
 
 def row_reader(matrix: Any) -> Any:
-    """Make `matrix` readable by slices of rows: backed and dense as they are, CSC and the like as CSR."""
+    """The matrix itself if its rows can be sliced (dense, CSR, backed), else as CSR."""
     if sp.issparse(matrix):
         return matrix if matrix.format == "csr" else matrix.tocsr()
-    if getattr(matrix, "format", None) == "csc":  # backed: row slices of CSC would each read the whole file
+    if getattr(matrix, "format", None) == "csc":  # backed: each slice would read the whole file
         return matrix.to_memory().tocsr()
     return matrix
 
 
 def read_rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
-    """Rows as CSR, as they are stored; from memory without a copy, so do not write into them."""
+    """Rows as CSR with the stored values; read-only, since they may share memory with `matrix`."""
     stop = min(stop, matrix.shape[0])
-    if sp.issparse(matrix) and matrix.format == "csr":  # scipy's own slicing copies entry by entry
+    if sp.issparse(matrix) and matrix.format == "csr":  # slicing in scipy copies each entry
         part = slice(matrix.indptr[start], matrix.indptr[stop])
         indptr = matrix.indptr[start : stop + 1] - matrix.indptr[start]
-        return sp.csr_matrix((matrix.data[part], matrix.indices[part], indptr), shape=(stop - start, matrix.shape[1]))
+        shape = (stop - start, matrix.shape[1])
+        return sp.csr_matrix((matrix.data[part], matrix.indices[part], indptr), shape=shape)
     rows = matrix[start:stop]
     if hasattr(rows, "compute"):  # dask
         rows = rows.compute()
-    if rows.dtype == np.float16:  # which sparse matrices do not know
+    if rows.dtype == np.float16:  # not supported by scipy.sparse
         rows = rows.astype(np.float32)
     return sp.csr_matrix(rows)
 
 
 def open_peaks(rows: sp.csr_matrix) -> sp.csr_matrix:
-    """The pattern of positive entries: sorted, without zeros and duplicates."""
+    """Ones where entries are positive; sorted, without explicit zeros and duplicates."""
     if rows.has_canonical_format and (not rows.data.size or rows.data.all()):
         return rows
-    positive = (rows.data > 0).astype(np.float32)  # before anything is added up, which a small type might not hold
+    # Binarize before duplicates are summed, which could overflow a small integer type
+    positive = (rows.data > 0).astype(np.float32)
     pattern = sp.csr_matrix((positive, rows.indices.copy(), rows.indptr.copy()), shape=rows.shape)
     pattern.sum_duplicates()
     pattern.eliminate_zeros()
@@ -85,16 +86,16 @@ def open_peaks(rows: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def ahead[T](items: Iterator[T], n: int = 1) -> Generator[T, None, None]:
-    """Have the next items made in a thread, `n` of them at most, while one is used: reading beside computing."""
+    """Prefetch up to `n` items in a thread, so that reading and computing overlap."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as reader:
-        coming = deque(reader.submit(next, items, end) for _ in range(n))
+        pending = deque(reader.submit(next, items, end) for _ in range(n))
         try:
-            while (item := coming.popleft().result()) is not end:
-                coming.append(reader.submit(next, items, end))
-                yield item  # type: ignore[misc] # `end` is not
+            while (item := pending.popleft().result()) is not end:
+                pending.append(reader.submit(next, items, end))
+                yield item  # type: ignore[misc] # never `end`
         finally:
-            for each in coming:
+            for each in pending:
                 each.cancel()
 
 
@@ -105,14 +106,15 @@ def iter_tokens(
     *,
     chunk: int = CHUNK,
 ) -> Iterator[tuple[slice, Tokens]]:
-    """Read a matrix by chunks of cells, never densified.
+    """Read a matrix in chunks of cells; sparse matrices stay sparse.
 
     Parameters
     ----------
     matrix
         Cells x peaks: dense, sparse or backed.
     projection
-        Peaks x vocabulary, from :meth:`PeakVocabulary.projection`; None when the peaks are the vocabulary.
+        Peaks x vocabulary, from :meth:`PeakVocabulary.projection`; None if the peaks are the
+        vocabulary.
     names
         Names of the cells, for errors.
     chunk
@@ -120,7 +122,7 @@ def iter_tokens(
 
     Yields
     ------
-    The rows that were read, and their tokens.
+    The slice of rows, and their tokens.
     """
     matrix = row_reader(matrix)
     known = np.zeros(0, bool) if projection is None else np.diff(projection.indptr) > 0
@@ -134,12 +136,14 @@ def iter_tokens(
         rows = open_peaks(rows)
         n_open = np.diff(rows.indptr)
         if projection is None:
-            yield slice(start, stop), Tokens(rows.indices, rows.indptr, n_open, n_open, total, matched)
+            tokens = Tokens(rows.indices, rows.indptr, n_open, n_open, total, matched)
+            yield slice(start, stop), tokens
             continue
-        n_known = np.add.reduceat(np.append(known[rows.indices], False), rows.indptr[:-1], dtype=np.int64)
+        in_vocabulary = np.append(known[rows.indices], False)
+        n_known = np.add.reduceat(in_vocabulary, rows.indptr[:-1], dtype=np.int64)
         n_known[n_open == 0] = 0
-        mapped = (
-            sp.csr_matrix((np.ones(rows.nnz, np.float32), rows.indices, rows.indptr), shape=rows.shape) @ projection
-        )
+        ones = np.ones(rows.nnz, np.float32)
+        mapped = sp.csr_matrix((ones, rows.indices, rows.indptr), shape=rows.shape) @ projection
         mapped.sort_indices()
-        yield slice(start, stop), Tokens(mapped.indices, mapped.indptr, n_open, n_known, total, matched)
+        mapped_tokens = Tokens(mapped.indices, mapped.indptr, n_open, n_known, total, matched)
+        yield slice(start, stop), mapped_tokens

@@ -1,4 +1,4 @@
-"""The peaks and genes that a model knows, and how the peaks of data map onto them."""
+"""The peaks and genes of a model, and the mapping of other peaks onto them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import scipy.sparse as sp
 from ._files import read_columns
 from .genome import COLUMNS, canonical_build, overlaps, parse_intervals, read_intervals
 
-GENE_IDS = ("gene_ids", "gene_id")  # columns of `var` with stable identifiers: 10x readers, others
+GENE_IDS = ("gene_ids", "gene_id")  # columns of `var` with identifiers: 10x, others
 
 
 @dataclass(frozen=True, eq=False)
 class PeakVocabulary:
-    """An ordered set of genomic intervals; the position in it is the token of a peak.
+    """An ordered set of genomic intervals; the position of a peak is its token.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class PeakVocabulary:
     Raises
     ------
     ValueError
-        An interval is empty, reversed, negative or there twice.
+        An interval is empty, reversed, negative or a duplicate.
 
     Examples
     --------
@@ -52,7 +52,8 @@ class PeakVocabulary:
         duplicated = self.intervals.duplicated()
         if duplicated.any():
             chrom, start, end = self.intervals[duplicated].iloc[0]
-            msg = f"{int(duplicated.sum()):,} peaks occur twice, first {chrom}:{start}-{end}; drop the copies."
+            msg = f"{int(duplicated.sum()):,} peaks occur twice, first {chrom}:{start}-{end}; "
+            msg += "drop the copies."
             raise ValueError(msg)
 
     @classmethod
@@ -62,19 +63,19 @@ class PeakVocabulary:
 
     @classmethod
     def from_var(cls, var: pd.DataFrame, *, genome: str = "unknown") -> PeakVocabulary:
-        """From ``var`` of an ATAC modality, by its columns or its names."""
+        """From ``var`` of an ATAC modality: its columns, or else its names."""
         return cls(read_intervals(var), genome)
 
     @classmethod
     def read_bed(cls, path: str | Path, *, genome: str = "unknown") -> PeakVocabulary:
-        """From the first three columns of a BED file, plain or gzip; a peak that is listed twice is kept once."""
+        """From the first three columns of a BED file, plain or gzip; duplicates are dropped."""
         frame = pd.DataFrame(read_columns(path, 3), columns=COLUMNS).drop_duplicates()
         return cls(frame, genome)
 
     def write_bed(self, path: str | Path) -> None:
-        """Write a gzip BED file with the same bytes each time."""
+        """Write a gzip BED file; the same peaks give the same bytes."""
         text = self.intervals.to_csv(sep="\t", header=False, index=False)
-        # Level and time are fixed: the file's sha256 is part of a model.
+        # Level and time are fixed: the sha256 of the file is part of a model
         Path(path).write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
 
     def __len__(self) -> int:
@@ -84,12 +85,14 @@ class PeakVocabulary:
     def names(self) -> pd.Index:
         """``chr1:100-200`` of every peak."""
         frame = self.intervals
-        return pd.Index(frame["chrom"] + ":" + frame["start"].astype(str) + "-" + frame["end"].astype(str))
+        start, end = (frame[side].astype(str) for side in ("start", "end"))
+        return pd.Index(frame["chrom"] + ":" + start + "-" + end)
 
     def same_as(self, intervals: pd.DataFrame) -> bool:
-        """Whether `intervals` are these peaks in this order: then no mapping is needed."""
-        own = self.intervals
-        return len(own) == len(intervals) and all(np.array_equal(own[c], intervals[c]) for c in COLUMNS)
+        """Whether `intervals` are these peaks in this order, so that no mapping is needed."""
+        if len(self) != len(intervals):
+            return False
+        return all(np.array_equal(self.intervals[c], intervals[c]) for c in COLUMNS)
 
     def projection(self, intervals: pd.DataFrame, *, min_fraction: float = 0.0) -> sp.csr_matrix:
         """Map other intervals onto the vocabulary.
@@ -99,30 +102,32 @@ class PeakVocabulary:
         intervals
             Columns ``chrom``, ``start``, ``end``.
         min_fraction
-            Least overlap, as a fraction of the shorter of the two intervals. 0 asks for one base.
+            Minimal overlap, as a fraction of the shorter of the two intervals. 0: one base.
 
         Returns
         -------
-        Sparse matrix of ones, (n_intervals, n_vocabulary): ``X @ projection`` has a cell's tokens as the
-        column indices of its row. An interval that is in the vocabulary maps to itself alone; any other
-        to every peak that it overlaps.
+        Sparse matrix of ones, (n_intervals, n_vocabulary): the column indices of a row of
+        ``X @ projection`` are the tokens of the cell. An interval that is in the vocabulary maps
+        to itself only; any other maps to every peak that it overlaps.
         """
         pairs = overlaps(intervals, self.intervals, min_fraction=min_fraction)
-        own, other = (
+        query, target = (
             frame[["start", "end"]].to_numpy()[rows]
             for frame, rows in ((intervals, pairs[:, 0]), (self.intervals, pairs[:, 1]))
         )
-        exact = (own == other).all(axis=1)
+        exact = (query == target).all(axis=1)
         is_known = np.zeros(len(intervals), dtype=bool)
         is_known[pairs[exact, 0]] = True
-        rows, columns = pairs[exact | ~is_known[pairs[:, 0]]].T  # sorted, so the matrix is canonical
+        # Pairs are sorted, so the matrix is canonical
+        rows, columns = pairs[exact | ~is_known[pairs[:, 0]]].T
         shape = (len(intervals), len(self))
-        return sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
+        ones = np.ones(len(rows), dtype=np.float32)
+        return sp.csr_matrix((ones, (rows, columns)), shape=shape)
 
 
 @dataclass(frozen=True, eq=False)
 class GeneVocabulary:
-    """An ordered set of genes: symbols and, where known, stable identifiers.
+    """An ordered set of genes: symbols and, if known, stable identifiers.
 
     Parameters
     ----------
@@ -146,7 +151,9 @@ class GeneVocabulary:
         object.__setattr__(self, "names", [str(name) for name in self.names])
         index = pd.Index(self.names)
         if index.has_duplicates:
-            msg = f"Gene names must be unique, {index[index.duplicated()][0]!r} occurs twice; call `var_names_make_unique()`."
+            copy = index[index.duplicated()][0]
+            msg = f"Gene names must be unique, {copy!r} occurs twice: "
+            msg += "call `var_names_make_unique()`."
             raise ValueError(msg)
         if self.ids is not None:
             object.__setattr__(self, "ids", [str(i) for i in self.ids])
@@ -159,12 +166,13 @@ class GeneVocabulary:
 
     @classmethod
     def from_var(cls, var: pd.DataFrame) -> GeneVocabulary:
-        """From ``var`` of an RNA modality: its names, and the identifiers of a column such as 10x readers make."""
-        ids = next((var[name].astype(str).tolist() for name in GENE_IDS if name in var.columns), None)
+        """From ``var`` of an RNA modality: its names, and identifiers from ``gene_ids``."""
+        key = next((name for name in GENE_IDS if name in var.columns), None)
+        ids = None if key is None else var[key].astype(str).tolist()
         return cls(var.index.astype(str).tolist(), ids)
 
     def positions(self, names: Iterable[str]) -> np.ndarray:
-        """Position of each name (symbol, else identifier) in the vocabulary, -1 where unknown."""
+        """Position of each name (symbol, or else identifier) in the vocabulary, -1 if unknown."""
         names = pd.Index([str(name) for name in names])
         found = pd.Index(self.names).get_indexer(names)
         if self.ids is not None and not pd.Index(self.ids).has_duplicates:
@@ -172,17 +180,19 @@ class GeneVocabulary:
         return found
 
     def match(self, genes: GeneVocabulary) -> np.ndarray:
-        """Position of each of `genes`, by symbol or else by identifier, -1 where unknown."""
+        """Position of each of `genes` by symbol, or else by identifier, -1 if unknown."""
         found = self.positions(genes.names)
-        return found if genes.ids is None else np.where(found >= 0, found, self.positions(genes.ids))
+        if genes.ids is None:
+            return found
+        return np.where(found >= 0, found, self.positions(genes.ids))
 
     def take(self, positions: np.ndarray) -> GeneVocabulary:
-        """Some of the genes."""
+        """The genes at these positions."""
         ids = None if self.ids is None else [self.ids[int(i)] for i in positions]
         return GeneVocabulary([self.names[int(i)] for i in positions], ids)
 
     def write_tsv(self, path: str | Path) -> None:
-        """Write the columns ``gene`` and, where known, ``id``."""
+        """Write the columns ``gene`` and, if known, ``id``."""
         frame = pd.DataFrame({"gene": self.names} | ({} if self.ids is None else {"id": self.ids}))
         frame.to_csv(path, sep="\t", index=False)
 

@@ -1,4 +1,4 @@
-"""Cells as they lie in the files that people have, read with the packages that they use, give the same embedding."""
+"""Cells give the same embedding from files of all tools, read with the packages that people use."""
 
 import gzip
 import warnings
@@ -17,7 +17,7 @@ import epifoundation as ep
 
 @pytest.fixture(scope="module")
 def cells(simulated):
-    """Both modalities, and the features as 10x writes them."""
+    """Both modalities with the features that 10x writes."""
     atac, rna = simulated["atac"], simulated["rna"]
     names = [*rna.var_names, *atac.var_names]
     kinds = ["Gene Expression"] * rna.n_vars + ["Peaks"] * atac.n_vars
@@ -26,7 +26,7 @@ def cells(simulated):
 
 
 def write_h5(path, counts, names, kinds, barcodes):
-    """Version 3 of 10x's HDF5 matrix: features x barcodes, by columns."""
+    """HDF5 matrix of 10x, version 3: features x barcodes, by columns."""
     with h5py.File(path, "w") as file:
         group = file.create_group("matrix")
         group["barcodes"] = np.array(barcodes, dtype="S")
@@ -40,7 +40,7 @@ def write_h5(path, counts, names, kinds, barcodes):
 
 
 def write_mtx(folder, counts, names, kinds, barcodes):
-    """The folder of three files."""
+    """The folder of three files by 10x."""
     folder.mkdir()
     with gzip.open(folder / "matrix.mtx.gz", "wb") as file:
         scipy.io.mmwrite(file, counts.T.tocoo())
@@ -50,7 +50,7 @@ def write_mtx(folder, counts, names, kinds, barcodes):
 
 
 def read(kind, path, cells, simulated):
-    """Write the cells in a format, and read them as the guide says."""
+    """Write the cells in a format and read them as in the guide."""
     if kind in ("10x h5", "10x mtx"):
         (write_h5 if kind == "10x h5" else write_mtx)(path, *cells)
         both = (sc.read_10x_h5 if kind == "10x h5" else sc.read_10x_mtx)(path, gex_only=False)

@@ -26,8 +26,8 @@ def one_line(error):
     return "\n" not in str(error.value)
 
 
-def test_zstd_is_read_where_hdf5plugin_is_installed(atac, tmp_path, forks):
-    """As SnapATAC2 writes its files. A process of its own: once imported, the filters stay registered."""
+def test_zstd_is_read_if_hdf5plugin_is_installed(atac, tmp_path, forks):
+    """As SnapATAC2 writes files. In a separate process: imported filters stay registered."""
     code = """
 import sys, hdf5plugin, anndata, epifoundation as ep
 atac = ep.datasets.simulate_multiome(30, 40, 5, rng=0)["atac"].copy()
@@ -49,7 +49,7 @@ def test_a_filter_that_is_not_installed_is_named(atac, tmp_path, monkeypatch):
     atac.write_h5ad(path, compression="gzip")
     monkeypatch.setattr(h5py.h5z, "filter_avail", lambda code: False)
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
-    monkeypatch.setitem(_formats.FILTERS, h5py.h5z.FILTER_DEFLATE, "zstd")
+    monkeypatch.setitem(_formats.HDF5_FILTERS, h5py.h5z.FILTER_DEFLATE, "zstd")
     with pytest.raises(
         OSError, match=r"a\.h5ad' is compressed with zstd \(HDF5 filter 1\).*pip install hdf5plugin"
     ) as error:
@@ -57,7 +57,7 @@ def test_a_filter_that_is_not_installed_is_named(atac, tmp_path, monkeypatch):
     assert one_line(error)
     with pytest.raises(ValueError, match="pip install hdf5plugin"):
         ep.pp.consensus_peaks(path)
-    h5py.File(path, "r+").close()  # it was let go of
+    h5py.File(path, "r+").close()  # it was closed
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
@@ -86,9 +86,7 @@ def test_a_matrix_in_another_encoding_is_named(atac, tmp_path):
     with h5py.File(path, "r+") as file:
         file["X"].attrs["encoding-type"] = "awkward-array"
     source = open_source(path, "atac")
-    with pytest.raises(
-        OSError, match=r"`X` of .* is stored in the encoding 'awkward-array'; a matrix is one of"
-    ) as error:
+    with pytest.raises(OSError, match=r"`X` of .* is stored in the encoding 'awkward-array'; expected one of") as error:
         source.matrix(None)
     assert one_line(error)
     source.close()
@@ -116,7 +114,7 @@ def test_a_codec_that_is_not_installed_is_named(atac, tmp_path):
     assert one_line(error)
 
 
-def test_what_is_no_file_of_cells(tmp_path):
+def test_files_without_cells_are_refused(tmp_path):
     (tmp_path / "empty.zarr").mkdir()
     (tmp_path / "text.h5ad").write_text("no HDF5")
     for name in ("empty.zarr", "text.h5ad"):
@@ -126,7 +124,7 @@ def test_what_is_no_file_of_cells(tmp_path):
         open_group(tmp_path / "none.h5ad")
 
 
-@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")  # it is what is tested
+@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")  # tested here
 @pytest.mark.parametrize("nullable", [None, True, False])
 @pytest.mark.parametrize("infer_string", [True, False])
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])

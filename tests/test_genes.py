@@ -50,18 +50,18 @@ def test_the_table_of_an_rna_modality():
         "end": [200, 7],
         "strand": [".", "."],
     }
-    own = ep.datasets.simulate_multiome(20, 300, 5)["rna"].var
+    simulated = ep.datasets.simulate_multiome(20, 300, 5)["rna"].var
     pd.testing.assert_frame_equal(
-        read_genes(own)[["chrom", "start", "end"]], own[["chrom", "start", "end"]], check_dtype=False
+        read_genes(simulated)[["chrom", "start", "end"]], simulated[["chrom", "start", "end"]], check_dtype=False
     )
-    with_strand = own.assign(strand="-", start=own["start"].astype(float))
+    with_strand = simulated.assign(strand="-", start=simulated["start"].astype(float))
     with_strand.iloc[0, 1] = np.nan
     genes = read_genes(with_strand)
     assert len(genes) == 4
     assert set(genes["strand"]) == {"-"}
 
 
-def test_what_is_no_annotation_is_told(tmp_path):
+def test_files_that_are_not_annotations_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not there"):
         read_genes(tmp_path / "genes.gtf")
     (tmp_path / "genes.gtf").write_text("chr1\tx\texon\t1\t2\t.\t+\t.\tgene_id\n")
@@ -71,7 +71,7 @@ def test_what_is_no_annotation_is_told(tmp_path):
     with pytest.raises(ValueError, match="a gene has none of"):
         read_genes(tmp_path / "bare.gtf")
     (tmp_path / "genes.bed").write_text("chr1\t1\t2\n")
-    with pytest.raises(ValueError, match="3 of 4 columns"):
+    with pytest.raises(ValueError, match="3 of 4 tab-separated columns"):
         read_genes(tmp_path / "genes.bed")
     with pytest.raises(ValueError, match="has no positions: expected the columns"):
         read_genes(pd.DataFrame({"gene_ids": ["x"]}, index=["A"]))
@@ -81,7 +81,7 @@ def test_what_is_no_annotation_is_told(tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}")
 @pytest.mark.parametrize("build", ["hg38", "hg19", "mm10"])
-def test_real_annotations_tell_their_build(build):
+def test_the_build_of_real_annotations_is_detected(build):
     genes = read_genes(SHARED / "annotation" / f"{build}_genes.bed.gz")
     assert ep.genome.detect_build(genes) == [build]
     assert genes.index.is_unique

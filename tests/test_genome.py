@@ -1,4 +1,4 @@
-"""Interval names in all styles, against the columns they are made of; overlap against brute force."""
+"""Interval names in all styles against the columns they encode; overlaps against brute force."""
 
 import numpy as np
 import pandas as pd
@@ -40,22 +40,22 @@ def test_columns_come_before_names(column):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["chr1:1-2", "ENSG00000132465"], "1 of 2 peak names are no genomic intervals, first 'ENSG00000132465'"),
         (["chr1:9-3"], "first chr1:9-3"),
         (["chr1:3-3"], "0 <= start < end"),
     ],
 )
-def test_what_is_no_interval_is_named(names, said):
-    with pytest.raises(ValueError, match=said):
+def test_names_that_are_not_intervals_are_named(names, message):
+    with pytest.raises(ValueError, match=message):
         parse_intervals(names)
 
 
 @pytest.mark.parametrize(
     ("column", "value"), [("start", np.nan), ("start", "here"), ("chrom", None), ("end", -4), ("end", 10**18)]
 )
-def test_columns_that_are_no_intervals_are_named(column, value):
+def test_columns_that_are_not_intervals_are_named(column, value):
     var = pd.DataFrame({"chrom": ["chr1", "chr2"], "start": [1, 3], "end": [2, 4]}, dtype=object)
     var.loc[1, column] = value
     with pytest.raises(ValueError, match=r"1 of 2 intervals.*Expected 0 <= start < end"):
@@ -81,7 +81,7 @@ def test_overlaps_against_brute_force(a, b, min_fraction):
 
 
 def test_positions_past_two_to_the_31_are_kept_apart():
-    """Contigs end to end are longer than 32 bits hold."""
+    """Concatenated contigs are longer than 32 bits can hold."""
     names = ["a", "b", "c"]
     size = 2**31 - 2
     axis = Axis(pd.DataFrame({"chrom": names * 2, "start": [0] * 3 + [size] * 3, "end": [10] * 3 + [size + 10] * 3}))
@@ -110,8 +110,8 @@ def test_bare_names_of_chromosomes_are_known_everywhere(tmp_path):
     st.lists(st.tuples(chroms, st.integers(0, 60), st.integers(1, 30)), min_size=1, max_size=10),
 )
 @settings(max_examples=300)
-def test_what_begins_before_its_contig_meets_nothing_else(query, target):
-    """As peaks do that were moved or padded."""
+def test_intervals_before_their_contig_overlap_no_other_contig(query, target):
+    """Shifted or padded peaks may start before their contig."""
     query, target = (frame([(c, s, s + w) for c, s, w in rows]) for rows in (query, target))
     expected = [
         [i, j]

@@ -29,7 +29,7 @@ def test_pearson_per_gene():
     rng = np.random.default_rng(0)
     true, guess = rng.poisson(1, (50, 4)).astype(float), rng.normal(size=(50, 4))
     guess[:, 1] = 3.0  # constant prediction counts as 0
-    true[:, 2] = 1.0  # constant truth is left out
+    true[:, 2] = 1.0  # constant truth is ignored
     true[:, 3] = np.arange(50) == 7  # expressed in one cell
     with np.errstate(invalid="ignore"):
         each = [pearsonr(true[:, g], guess[:, g])[0] for g in (0, 3)]
@@ -57,7 +57,7 @@ def test_shapes_that_differ_and_empty_arrays_are_refused(name):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.1, 0.5, 0.9])), min_size=1, max_size=6))
-def test_risk_is_the_mean_over_all_orders_of_what_is_equally_sure(cells):
+def test_risk_is_the_mean_over_all_orders_of_ties(cells):
     right, confidence = zip(*cells, strict=True)
     true, guess = ["a"] * len(cells), ["a" if r else "b" for r in right]
     orders = [o for o in permutations(range(len(cells))) if all(confidence[i] >= confidence[j] for i, j in pairwise(o))]
@@ -101,7 +101,7 @@ def test_correlations_do_not_depend_on_units():
         metrics.pearson_pseudobulk(true, predicted, np.where(groups == "B", None, groups))
 
 
-def test_baselines_of_expression_are_what_they_say():
+def test_baselines_of_expression():
     rng = np.random.default_rng(0)
     kinds = np.array(["B", "NK", "T"])
     profile = rng.random((3, 40)) * 3

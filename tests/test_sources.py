@@ -11,7 +11,7 @@ from epifoundation.sources import open_source
 
 @pytest.fixture(params=["memory", "h5mu", "zarr"])
 def source(request, mdata, tmp_path):
-    """Labels in the RNA modality alone, a stale copy of another column in the MuData, and one cell fewer with RNA."""
+    """Labels in RNA only, a stale copy of another column in the MuData, one cell without RNA."""
     data = mdata[:60].copy()
     rna = data["rna"][np.random.default_rng(0).permutation(60)[:-1]].copy()
     rna.obs = rna.obs.rename(columns={"cell_type": "of_rna", "batch": "run"})
@@ -39,7 +39,7 @@ def test_columns_of_another_modality_are_taken_from_it(source):
     assert list(of_memory.dropna()) == list(expected.dropna())
 
 
-def test_columns_of_the_modality_and_of_the_whole(source):
+def test_columns_of_the_modality_and_of_the_mudata(source):
     opened, data, _ = source
     for key, expected in (
         ("batch", data["atac"].obs["batch"]),
@@ -49,11 +49,12 @@ def test_columns_of_the_modality_and_of_the_whole(source):
         assert list(opened.column(key, "batch_key")) == list(expected)
 
 
-def test_a_column_that_is_nowhere_is_an_error_that_says_where_there_is_one(source):
+def test_the_error_for_a_missing_column_suggests_another(source):
     opened, _, _ = source
     with pytest.raises(
         ValueError,
-        match=r"`label_key='of_rna'` is no column of `obs` of .*; there are \['batch', .*'rna:run'\]\. Did you mean `label_key='rna:of_rna'`\?",
+        match=r"`label_key='of_rna'` is no column of `obs` of .*; there are "
+        r"\['batch', .*'rna:run'\]\. Did you mean `label_key='rna:of_rna'`\?",
     ):
         opened.column("of_rna", "label_key")
     with pytest.raises(ValueError, match=r"`label_key='rna:nothing'` is no column"):
@@ -61,7 +62,7 @@ def test_a_column_that_is_nowhere_is_an_error_that_says_where_there_is_one(sourc
 
 
 def test_tools_take_columns_of_modalities(mdata, model, tmp_path):
-    """Labels and batches that RNA alone has, as of clusters made by scanpy, without a call that copies them."""
+    """Labels and batches in RNA only, such as clusters made by scanpy, need not be copied."""
     labels = mdata["atac"].obs["cell_type"].copy()
     for adata in (mdata, mdata["atac"]):
         adata.obs = pd.DataFrame(index=adata.obs_names)

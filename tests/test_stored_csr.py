@@ -78,14 +78,14 @@ def test_any_rows_in_any_order(tmp_path_factory, bounds, seed, chunk):
         assert found.shape == (stop - start, 50)
 
 
-def test_a_chunk_that_is_not_there_is_of_the_fill_value(tmp_path):
+def test_a_missing_chunk_has_the_fill_value(tmp_path):
     array = zarr.create_array(tmp_path / "a.zarr", shape=(10,), chunks=(4,), dtype="f4", fill_value=7, zarr_format=2)
     array[:4] = 1
     np.testing.assert_array_equal(StoredArray.of(zarr.open_array(tmp_path / "a.zarr"))[0:10], [1] * 4 + [7] * 6)
 
 
 @pytest.mark.parametrize("left", [0, 10, 20, -1])
-def test_a_chunk_that_is_cut_off(tmp_path, left):
+def test_a_truncated_chunk(tmp_path, left):
     X = sp.csr_matrix(np.arange(1, 20_001, dtype=np.float32).reshape(20, 1000))
     anndata.AnnData(X).write_zarr(tmp_path / "a.zarr")
     file = next(path for path in (tmp_path / "a.zarr/X/data").rglob("*0") if path.is_file())
@@ -95,7 +95,7 @@ def test_a_chunk_that_is_cut_off(tmp_path, left):
         source.read(0, 20)
 
 
-def test_what_zarr_has_to_read(tmp_path):
+def test_arrays_that_zarr_has_to_read(tmp_path):
     def array(name, **options):
         options = {"shape": (10,), "chunks": (4,), "dtype": "i4", "zarr_format": 3} | options
         return zarr.create_array(tmp_path / name, **options)

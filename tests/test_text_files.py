@@ -18,12 +18,12 @@ def path(request, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("content", [WHOLE, gzip.decompress(WHOLE)], ids=["gzip", "plain"])
-def test_lines_are_those_that_were_written(path, content):
+def test_lines_are_read_as_written(path, content):
     path.write_bytes(content)
     assert _files.read_columns(path, 2) == LINES
 
 
-def test_parts_are_read_one_after_the_other(path):
+def test_members_are_read_in_order(path):
     path.write_bytes(WHOLE + WHOLE)
     assert _files.read_columns(path, 2) == LINES + LINES
 
@@ -37,7 +37,7 @@ def altered(at):
 @pytest.mark.parametrize(
     "content", [WHOLE[:-100], altered(3000), altered(-6)], ids=["cut off", "altered", "wrong checksum"]
 )
-def test_damage_is_told(path, content):
+def test_damaged_files_are_refused(path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"'.*lines.tsv.gz' is no text, or is truncated"):
         _files.read_columns(path, 2)

@@ -46,7 +46,7 @@ def test_projection_gives_the_union_of_targets(dense, data):
         assert known == links[peaks].any(axis=1).sum()
 
 
-def test_explicit_zeros_duplicates_and_disorder_do_not_show():
+def test_explicit_zeros_duplicates_and_order_do_not_matter():
     messy = sp.csr_matrix((np.array([1, 0, 2, 1, 1.0]), np.array([3, 1, 0, 3, 2]), np.array([0, 4, 5])), shape=(2, 4))
     before = messy.indices.copy(), messy.data.copy()
     assert collect(messy)[0] == [[0, 3], [2]]
@@ -74,11 +74,11 @@ def test_backed_data(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(-1, "found -1.0 in cell 'cell4'"), (np.nan, "found nan in cell 'cell4'"), (np.inf, "inf")]
+    ("value", "message"), [(-1, "found -1.0 in cell 'cell4'"), (np.nan, "found nan in cell 'cell4'"), (np.inf, "inf")]
 )
 @pytest.mark.parametrize("make", [np.asarray, sp.csr_matrix, sp.csc_matrix])
-def test_impossible_counts_are_refused_by_cell(make, value, said):
+def test_impossible_counts_are_refused_by_cell(make, value, message):
     dense = np.ones((6, 3))
     dense[4, 1] = value
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         collect(make(dense))

@@ -70,25 +70,26 @@ def test_genes_by_symbol_or_identifier(tmp_path):
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
 @pytest.mark.parametrize("name", ["a.bed", "a.bed.gz"])
-def test_bed_files_as_they_come(tmp_path, compress, name):
-    text = 'browser position chr1\ntrack name=x\n# comment\nchr1\t1\t5\t"alpha\nchr1\t6\t9\tb\n2\t20\t30\nchr1\t1\t5\tc\n\n'
+def test_bed_files_of_all_kinds(tmp_path, compress, name):
+    text = "browser position chr1\ntrack name=x\n# comment\n"
+    text += 'chr1\t1\t5\t"alpha\nchr1\t6\t9\tb\n2\t20\t30\nchr1\t1\t5\tc\n\n'
     (tmp_path / name).write_bytes(compress(text.encode()))
     assert PeakVocabulary.read_bed(tmp_path / name).names.tolist() == ["chr1:1-5", "chr1:6-9", "chr2:20-30"]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (b"chr1\t1\t5\nchr1 6 9\n", "line 2: 1 of 3 columns separated by tabs, in 'chr1 6 9'"),
+        (b"chr1\t1\t5\nchr1 6 9\n", "line 2: 1 of 3 tab-separated columns, in 'chr1 6 9'"),
         (b"\xff\xfe", "is no text, or is truncated"),
         (gzip.compress(b"chr1\t1\t5\n" * 99, mtime=0)[:-9], "is no text, or is truncated"),
         (b"\t1\t5\n", "1 of 1 intervals are empty"),
         (b"chr1\t5\t1\n", "1 of 1 intervals are empty, reversed"),
     ],
 )
-def test_bed_files_that_are_none_are_told(tmp_path, content, said):
+def test_files_that_are_not_bed_are_refused(tmp_path, content, message):
     (tmp_path / "a.bed").write_bytes(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         PeakVocabulary.read_bed(tmp_path / "a.bed")
     with pytest.raises(FileNotFoundError, match=r"nothing\.bed' is not there"):
         PeakVocabulary.read_bed(tmp_path / "nothing.bed")

@@ -1,4 +1,4 @@
-"""Data: a bundled multiome, a simulator with planted truth, and the paper's corpus."""
+"""Data sets: a bundled multiome, a simulator with known truth, and the paper's corpus."""
 
 from ._mini_atlas import mini_atlas
 from ._pbmc import pbmc_multiome

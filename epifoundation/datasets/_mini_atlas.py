@@ -14,14 +14,17 @@ from .._hub import fetch
 from .._validate import check_paired
 
 REPOSITORY = "UCSC-VLAA/MiniAtlas"
-WHOLE = ("full", "mini", "all")  # what the whole corpus is called
+CORPUS_NAMES = ("full", "mini", "all")  # "tissue" in the names of files with the whole corpus
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
-_NAME = re.compile(r"^(?P<stem>.*?)[_-]?(?P<modality>atac|rna)(?P<rest>([_-].*)?)\.h5ad$", re.IGNORECASE)
+_NAME = re.compile(
+    r"^(?P<stem>.*?)[_-]?(?P<modality>atac|rna)(?P<rest>([_-].*)?)\.h5ad$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class _File:
-    """One file of the corpus, and what its path says of it."""
+    """A file of the corpus, described by its path."""
 
     path: str
     modality: str
@@ -35,47 +38,53 @@ class _File:
         if found is None:
             return None
         folders = PurePosixPath(path).parent.parts
-        words = [*folders, *re.split(r"[_-]", found["stem"] + found["rest"])]
-        split = next((SPLITS[word.lower()] for word in words if word.lower() in SPLITS), None)
-        stem = [word for word in re.split(r"[_-]", found["stem"].lower()) if word not in {*SPLITS, "atlas", "paired"}]
-        return cls(path, found["modality"].lower(), "_".join(stem) or "all", split, found["rest"].lower())
+        stem, rest = found["stem"], found["rest"]
+        words = [word.lower() for word in (*folders, *re.split(r"[_-]", stem + rest))]
+        split = next((SPLITS[word] for word in words if word in SPLITS), None)
+        ignored = {*SPLITS, "atlas", "paired"}
+        tissue = "_".join(word for word in re.split(r"[_-]", stem.lower()) if word not in ignored)
+        return cls(path, found["modality"].lower(), tissue or "all", split, rest.lower())
 
 
 def mini_atlas(
-    tissue: str | None = None, *, split: str | None = None, revision: str | None = None, in_memory: bool = False
+    tissue: str | None = None,
+    *,
+    split: str | None = None,
+    revision: str | None = None,
+    in_memory: bool = False,
 ) -> MuData:
-    """MiniAtlas (Wu et al. 2025): more than 100,000 cells with paired RNA and ATAC, for pretraining.
+    """Load MiniAtlas (Wu et al. 2025): more than 100,000 cells with paired RNA and ATAC.
 
     The files of the tissue are downloaded from the Hugging Face data set ``UCSC-VLAA/MiniAtlas`` on
-    first use, into the cache of huggingface_hub (``HF_HOME``). They are large (up to 11 GB), and
-    matrices stay on disk unless they are asked for.
+    first use, into the cache of huggingface_hub (``HF_HOME``). They are large (up to 11 GB).
+    Matrices stay on disk unless `in_memory` is set.
 
     Parameters
     ----------
     tissue
-        As the files are called: ``"kidney"`` for ``kidney_atlas_atac.h5ad``. None: the corpus as a whole (``"full"``), or
-        the only tissue that there is. An unknown one is an error that lists those there are.
+        Prefix of the files: ``"kidney"`` for ``kidney_atlas_atac.h5ad``. None: the whole corpus
+        (``"full"``), or the only tissue. The error for an unknown tissue lists the known ones.
     split
-        ``"train"``, ``"valid"`` or ``"test"``, where the files of a tissue are split; None where they are not. The
-        published ones are not: hold out batches of ``obs["batch"]``.
+        ``"train"``, ``"valid"`` or ``"test"``, if the files of a tissue are split, else None. The
+        published files are not split: hold out batches of ``obs["batch"]``.
     revision
         Branch, tag or commit of the data set.
     in_memory
-        Read the matrices.
+        Load the matrices.
 
     Returns
     -------
-    MuData on hg38 that :func:`epifoundation.tl.pretrain` takes. ``mdata["atac"]``: peaks ``chr-start-end``, binary;
-    ``mdata["rna"]``: expression in two bins, 0 and 1, or more. ``obs["annot"]`` (cell type) and ``obs["batch"]`` of both, and of
-    the MuData. Without `in_memory`, both modalities are backed.
+    MuData on hg38, ready for :func:`epifoundation.tl.pretrain`. ``mdata["atac"]``: peaks
+    ``chr-start-end``, binary; ``mdata["rna"]``: expression in two or more bins. ``obs["annot"]``
+    (cell type) and ``obs["batch"]`` of both modalities and of the MuData. Without `in_memory`, both
+    modalities are backed.
 
     Raises
     ------
     ConnectionError
-        No network, and the files are not in the cache: the error says where to put them. Or the
-        download failed.
+        The files are not in the cache and cannot be downloaded; the error says where to put them.
     ValueError
-        No such tissue, split or revision; a file is damaged; the cells are not paired.
+        Unknown tissue, split or revision; a file is damaged; or the cells are not paired.
 
     References
     ----------
@@ -108,37 +117,40 @@ def mini_atlas(
 
 
 def _pair(paths: list[str], tissue: str | None, split: str | None) -> tuple[str, str]:
-    """Paths of the ATAC and the RNA file that are meant."""
+    """Paths of the ATAC and the RNA file of a tissue and split."""
     files = [file for file in map(_File.of, paths) if file is not None]
     groups: dict[tuple[str, str | None], list[_File]] = {}
     for file in files:
         groups.setdefault((file.tissue, file.split), []).append(file)
-    whole = {key for key, members in groups.items() if {member.modality for member in members} == {"atac", "rna"}}
-    tissues = sorted({key[0] for key in whole})
+    paired = {key for key, members in groups.items() if len({f.modality for f in members}) == 2}
+    tissues = sorted({tissue for tissue, _ in paired})
     if tissue is None:
-        tissue = next((name for name in WHOLE if name in tissues), tissues[0] if len(tissues) == 1 else None)
+        only = tissues[0] if len(tissues) == 1 else None
+        tissue = next((name for name in CORPUS_NAMES if name in tissues), only)
     if tissue is None or tissue.lower() not in tissues:
         msg = f"`tissue` must be one of {tissues}, got {tissue!r}."
         raise ValueError(msg)
-    splits = sorted((key[1] for key in whole if key[0] == tissue.lower()), key=str)
+    splits = sorted((key[1] for key in paired if key[0] == tissue.lower()), key=str)
     if split is None and len(splits) == 1:
         split = splits[0]
     if split not in splits:
         msg = f"`split` must be one of {splits} for the tissue {tissue!r}, got {split!r}."
         if splits == [None]:
-            msg = f"The files of {tissue!r} are not split, so `split` must be None, got {split!r}; hold out batches instead."
+            msg = f"The files of {tissue!r} are not split, so `split` must be None, got {split!r}; "
+            msg += "hold out batches instead."
         raise ValueError(msg)
     members = groups[tissue.lower(), split]
     atac = [file for file in members if file.modality == "atac"]
     rna = [file for file in members if file.modality == "rna"]
-    # Expression is there in several numbers of bins: two are the paper's, and a plain name means them.
+    # Expression comes in several numbers of bins: two are the paper's, as are files without number
     rna = (
         [file for file in rna if re.search(r"binn\w*[_-]2(\D|$)", file.rest)]
         or [file for file in rna if not re.search(r"\d", file.rest)]
         or rna
     )
     if len(atac) != 1 or len(rna) != 1:
-        msg = f"Several files are there for {tissue!r}, {split!r}: {[file.path for file in members]}; download the pair that you mean and read it with anndata."
+        msg = f"Several files match {tissue!r}, {split!r}: {[file.path for file in members]}; "
+        msg += "download the right pair and read it with anndata."
         raise ValueError(msg)
     return atac[0].path, rna[0].path
 
@@ -151,6 +163,6 @@ def _read(path: Path, *, in_memory: bool) -> AnnData:
             f"{path.name!r} of MiniAtlas cannot be read ({error}); remove {str(path.resolve())!r} to download it again."
         )
         raise ValueError(msg) from error
-    if "features" in adata.var:  # where the original looks for names first
+    if "features" in adata.var:  # the original code prefers these names
         adata.var_names = adata.var["features"].astype(str).to_numpy()
     return adata

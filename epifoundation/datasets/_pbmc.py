@@ -1,4 +1,4 @@
-"""The multiome that comes with the package."""
+"""The bundled multiome."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from mudata import MuData
 
 
 def pbmc_multiome() -> MuData:
-    """Load the bundled human blood multiome: real cells, 51 windows of the genome.
+    """Load the bundled human blood multiome: measured cells, 51 windows of the genome.
 
-    Part of the 10x Genomics PBMC granulocyte-sorted 10k multiome (CC BY 4.0), as distributed with chromatinhd
-    0.4.3 (MIT): fragments in 51 windows of 200 kb around genes, by tiles of 500 bp, and the expression of those
-    genes. The attribution is in ``mdata.uns["provenance"]``.
+    A part of the 10x Genomics PBMC granulocyte-sorted 10k multiome (CC BY 4.0), as distributed with
+    chromatinhd 0.4.3 (MIT): fragments in tiles of 500 bp in 51 windows of 200 kb around genes, and
+    the expression of these genes. The attribution is in ``mdata.uns["provenance"]``.
 
     Returns
     -------
-    MuData on hg38. ``mdata["atac"]``: counts (CSR) of 5,724 tiles. ``mdata["rna"]``: 51 genes, smoothed log
-    values, not counts. ``obs["cell_type"]``: 13 types. ``obs["split"]``: ``"train"``, or ``"test"`` for cells that the
-    bundled model never saw (a random quarter of the same sample, so not a held-out batch).
+    MuData on hg38. ``mdata["atac"]``: counts (CSR) of 5,724 tiles. ``mdata["rna"]``: 51 genes,
+    smoothed log values, not counts. ``obs["cell_type"]``: 13 types. ``obs["split"]``: ``"train"``,
+    or ``"test"`` for cells that the bundled model was not trained on (a random quarter of the same
+    sample, so not a held-out batch).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A fragments file made from cells x peaks."""
+"""Simulate a fragments file from cells x peaks."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ def simulate_fragments(
     n_empty: int = 0,
     rng: RNG = 0,
 ) -> Path:
-    """Write a fragments file of which the counts are known.
+    """Write a fragments file with known counts, for tests, benchmarks and tutorials.
 
-    An entry of c in the matrix becomes c / 2 fragments, rounded up, with both cuts inside the peak: counted again, the same peaks are
-    open, with one fragment or two insertions for each of these. A file for tests, benchmarks and tutorials.
+    A count c becomes c / 2 fragments, rounded up, with both cuts inside the peak: when the file is
+    counted again, the same peaks are open, with one fragment or two insertions for each of these.
 
     Parameters
     ----------
     data
         Cells x peaks: an AnnData, or a MuData with the modality `modality`.
     path
-        File to write, gzip if it ends in ``.gz``; sorted, with a comment line first.
+        File to write, gzip if it ends in ``.gz``; sorted, after a comment line.
     modality
         Name in the MuData.
     background
-        Fragments outside the peaks, as a fraction of those inside, drawn between the first and the last peak of each contig; those that
-        would meet a peak are left out.
+        Fragments between the first and the last peak of each contig, as a fraction of those in
+        peaks; those that overlap a peak are dropped.
     n_empty
-        Further barcodes (``empty0``, ``empty1``, ...) with about ten fragments each, as droplets without a cell have.
+        Number of barcodes without a cell (``empty0``, ``empty1``, ...), with about ten fragments.
     rng
         Seed or generator.
 
@@ -50,7 +50,7 @@ def simulate_fragments(
     Raises
     ------
     ValueError
-        `background` is negative, or `n_empty` no such number.
+        `background` is negative, or `n_empty` is not a number of barcodes.
 
     Examples
     --------
@@ -75,17 +75,20 @@ def simulate_fragments(
     first, last = peaks["start"].to_numpy(), peaks["end"].to_numpy()
 
     copies = np.ceil(counts.data / 2).astype(np.int64)
-    peak = np.concatenate([np.repeat(counts.col, copies), rng.integers(len(peaks), size=10 * n_empty)])
-    cell = np.concatenate(
-        [np.repeat(counts.row, copies), atac.n_obs + rng.integers(max(n_empty, 1), size=10 * n_empty)]
-    )
-    inside = _draw(first[peak], last[peak], rng)
+    n_cells, n_extra = atac.n_obs, 10 * n_empty
+    extra_peaks = rng.integers(len(peaks), size=n_extra)
+    extra_cells = n_cells + rng.integers(max(n_empty, 1), size=n_extra)
+    peak = np.concatenate([np.repeat(counts.col, copies), extra_peaks])
+    cell = np.concatenate([np.repeat(counts.row, copies), extra_cells])
+    inside = _draw_inside(first[peak], last[peak], rng)
 
     n_outside = int(background * len(peak))
-    low, high = (pd.Series(side).groupby(code).agg(how).to_numpy() for side, how in ((first, "min"), (last, "max")))
+    low = pd.Series(first).groupby(code).min().to_numpy()
+    high = pd.Series(last).groupby(code).max().to_numpy()
     contig = rng.choice(len(contigs), size=n_outside, p=(high - low) / (high - low).sum())
     start = rng.integers(low[contig], high[contig])
-    outside = pd.DataFrame({"chrom": contigs[contig], "start": start, "end": start + rng.integers(30, 500, n_outside)})
+    end = start + rng.integers(30, 500, n_outside)
+    outside = pd.DataFrame({"chrom": contigs[contig], "start": start, "end": end})
     free = np.setdiff1d(np.arange(n_outside), overlaps(outside, peaks)[:, 0])
 
     names = np.array([*atac.obs_names, *(f"empty{i}" for i in range(n_empty))], dtype=object)
@@ -107,12 +110,18 @@ def simulate_fragments(
     )
     text = "# made by epifoundation.datasets.simulate_fragments\n"
     text += lines.assign(count=1).to_csv(sep="\t", header=False, index=False)
-    # The time is fixed: the same bytes each time.
-    path.write_bytes(gzip.compress(text.encode(), compresslevel=4, mtime=0) if path.suffix == ".gz" else text.encode())
+    # A fixed time makes the bytes reproducible
+    content = text.encode()
+    is_gzip = path.suffix == ".gz"
+    path.write_bytes(gzip.compress(content, compresslevel=4, mtime=0) if is_gzip else content)
     return path
 
 
-def _draw(first: np.ndarray, last: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An interval inside of each interval."""
+def _draw_inside(
+    first: np.ndarray,
+    last: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random interval inside each interval."""
     cuts = np.sort(rng.integers(first, last, size=(2, len(first))), axis=0)
     return cuts[0], cuts[1] + 1

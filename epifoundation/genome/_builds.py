@@ -1,8 +1,7 @@
-"""Genome builds: which one intervals are of, and from one to another."""
+"""Genome builds: detect the build of intervals, and lift intervals to another."""
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import pandas as pd
 
 from ._intervals import COLUMNS, with_prefix
 
-BUILDS = ("hg38", "hg19", "hs1", "mm10", "mm39", "mm9")  # of which bioframe brings the chromosome lengths
-ALIASES = {  # as Ensembl, NCBI and others say
+BUILDS = ("hg38", "hg19", "hs1", "mm10", "mm39", "mm9")  # with chromosome lengths in bioframe
+ALIASES = {  # names by Ensembl, NCBI and others
     "grch38": "hg38",
     "grch37": "hg19",
     "b37": "hg19",
@@ -25,20 +24,20 @@ ALIASES = {  # as Ensembl, NCBI and others say
     "ncbim37": "mm9",
     "mgscv37": "mm9",
 }
-TOLERANCE = 2e-4  # of the intervals may lie where a build has no sequence
+MAX_MISPLACED = 2e-4  # fraction of the intervals that may lie past the ends of a build
 
 
 def canonical_build(name: str) -> str:
-    """The name of a genome build as UCSC has it.
+    """The UCSC name of a genome build.
 
     Parameters
     ----------
     name
-        Such as ``"GRCh38"``; upper or lower case.
+        A name such as ``"GRCh38"``, in upper or lower case.
 
     Returns
     -------
-    One of ``BUILDS``; any other name as it is.
+    One of ``BUILDS``; other names are returned unchanged.
 
     Examples
     --------
@@ -47,12 +46,12 @@ def canonical_build(name: str) -> str:
     ('hg38', 'dm6')
     """
     lower = str(name).strip().lower()
-    lower = ALIASES.get(lower.split(".p")[0], lower)  # with or without the patch, as GRCh38.p14
+    lower = ALIASES.get(lower.split(".p")[0], lower)  # without the patch, as in GRCh38.p14
     return lower if lower in BUILDS else str(name)
 
 
 def misplaced(intervals: pd.DataFrame, build: str) -> np.ndarray:
-    """Tell intervals that cannot be of a build: past the end of their chromosome, or on one that it has not.
+    """Find intervals past the ends of a build's chromosomes, or on chromosomes that it lacks.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ def misplaced(intervals: pd.DataFrame, build: str) -> np.ndarray:
 
     Returns
     -------
-    Boolean, (n_intervals,). Unplaced contigs and the mitochondrion are not judged.
+    Boolean, (n_intervals,). Unplaced contigs and the mitochondrion are never misplaced.
 
     Raises
     ------
@@ -82,41 +81,41 @@ def misplaced(intervals: pd.DataFrame, build: str) -> np.ndarray:
         msg = f"Unknown build {build!r}; choose one of {list(BUILDS)}."
         raise ValueError(msg)
     codes, names = _contigs(intervals)
-    return intervals["end"].to_numpy() > _room(names, build)[codes]
+    return intervals["end"].to_numpy() > _lengths(names, build)[codes]
 
 
-@cache  # bioframe reads a file for it
+@cache  # bioframe reads a file
 def chromosome_lengths(build: str) -> dict[str, int]:
-    """Bases of each chromosome of one of ``BUILDS``."""
+    """Length of each chromosome of one of ``BUILDS``."""
     import bioframe
 
     return bioframe.assembly_info(build).chromsizes.to_dict()
 
 
 def _contigs(intervals: pd.DataFrame) -> tuple[np.ndarray, pd.Series]:
-    """Which contig each interval is on, and their names: few names, many intervals."""
+    """Code of the contig of each interval, and the names of the contigs."""
     codes, names = pd.factorize(intervals["chrom"].astype(str))
     return codes, with_prefix(pd.Series(names, dtype=object))
 
 
-def _room(names: pd.Series, build: str) -> np.ndarray:
-    """Bases of each contig; none where the build lacks the chromosome, without end for what is no chromosome."""
-    sizes = chromosome_lengths(build)
-    chromosome = re.compile(r"chr(\d{1,2}|X|Y)")
-    return np.array([sizes.get(name, 0) if chromosome.fullmatch(name) else np.inf for name in names], dtype=float)
+def _lengths(names: pd.Series, build: str) -> np.ndarray:
+    """Length of each contig: 0 if the build lacks the chromosome, infinite if it is not one."""
+    lengths = chromosome_lengths(build)
+    is_chromosome = names.str.fullmatch(r"chr(\d{1,2}|X|Y)")
+    return np.where(is_chromosome, [lengths.get(name, 0) for name in names], np.inf)
 
 
-def n_misplaced(intervals: pd.DataFrame) -> dict[str, int]:
-    """How many intervals have no place on each build."""
+def count_misplaced(intervals: pd.DataFrame) -> dict[str, int]:
+    """Number of misplaced intervals for each build."""
     (codes, names), end = _contigs(intervals), intervals["end"].to_numpy()
-    return {build: int((end > _room(names, build)[codes]).sum()) for build in BUILDS}
+    return {build: int((end > _lengths(names, build)[codes]).sum()) for build in BUILDS}
 
 
 def detect_build(intervals: pd.DataFrame) -> list[str]:
-    """Tell the genome builds that intervals can be of, by the lengths of the chromosomes.
+    """List the genome builds that intervals can be of, by the lengths of the chromosomes.
 
-    Peaks near the ends of chromosomes fit the right build alone, so a few thousand of them, spread over the genome,
-    usually leave one.
+    Only the right build has a place for peaks near the ends of its chromosomes, so a few thousand
+    peaks that cover the genome usually leave one build.
 
     Parameters
     ----------
@@ -125,17 +124,18 @@ def detect_build(intervals: pd.DataFrame) -> list[str]:
 
     Returns
     -------
-    Those of ``BUILDS`` on which as good as all intervals have a place; empty when there is none.
+    Those of ``BUILDS`` that have a place for nearly all intervals; empty if there is none.
 
     Examples
     --------
     >>> import epifoundation as ep
-    >>> ep.genome.detect_build(ep.genome.parse_intervals(["chr19:61400000-61400500", "chr1:100-200"]))
+    >>> peaks = ep.genome.parse_intervals(["chr19:61400000-61400500", "chr1:100-200"])
+    >>> ep.genome.detect_build(peaks)
     ['hs1', 'mm10', 'mm39']
     """
-    wrong = n_misplaced(intervals)
-    allowed = min(wrong.values()) + TOLERANCE * len(intervals)
-    if min(wrong.values()) > 0.01 * len(intervals):  # coordinates of no build, so nothing is told
+    wrong = count_misplaced(intervals)
+    allowed = min(wrong.values()) + MAX_MISPLACED * len(intervals)
+    if min(wrong.values()) > 0.01 * len(intervals):  # of no known build
         return []
     return [build for build, n in wrong.items() if n <= allowed]
 
@@ -143,8 +143,8 @@ def detect_build(intervals: pd.DataFrame) -> list[str]:
 def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame, pd.Series]:
     """Move intervals to another genome build.
 
-    Both ends are moved by themselves; they must land on the same chromosome and strand, in order, at a distance of half to
-    twice the length.
+    The two ends are lifted separately; they must land on the same chromosome and strand, in order,
+    and at a distance of half to twice the length.
 
     Parameters
     ----------
@@ -155,62 +155,66 @@ def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame,
 
     Returns
     -------
-    The intervals that were lifted, with the index of those that were given, and for each given one ``"lifted"``, ``"split"`` (its ends
-    part or land in several places) or ``"lost"`` (an end has no place).
+    The lifted intervals, indexed as in `intervals`; and the status of each given interval:
+    ``"lifted"``, ``"split"`` (the ends are separated or map to several places) or ``"lost"`` (an
+    end has no place).
 
     Raises
     ------
     FileNotFoundError
-        The chain file is not there.
+        The chain file does not exist.
     ValueError
-        It is none.
+        The file is not a chain file.
     ImportError
         The package ``liftover`` is not installed.
 
     Examples
     --------
     >>> import epifoundation as ep
-    >>> lifted, status = ep.genome.lift_over(intervals, "hg19ToHg38.over.chain.gz")  # doctest: +SKIP
+    >>> lifted, status = ep.genome.lift_over(peaks, "hg19ToHg38.over.chain.gz")  # doctest: +SKIP
     """
     path = Path(chain)
     if not path.is_file():
-        msg = f"The chain file {str(path)!r} is not there; UCSC offers them by pairs of builds, as hg19ToHg38.over.chain.gz."
+        msg = f"The chain file {str(path)!r} is not there; "
+        msg += "UCSC offers one for each pair of builds, such as hg19ToHg38.over.chain.gz."
         raise FileNotFoundError(msg)
     try:
         from liftover import ChainFile
     except ImportError as error:
-        msg = "Lifting peaks over needs the package `liftover`: `pip install 'epifoundation[fragments]'`."
+        msg = "Lifting peaks over needs the package `liftover`: "
+        msg += "`pip install 'epifoundation[fragments]'`."
         raise ImportError(msg) from error
     try:
-        place = ChainFile(str(path))
-        list(place.keys())
-    except Exception as error:  # of what is no chain file, almost any
-        first = str(error).split("\n")[0]
-        msg = f"{str(path)!r} is no chain file, or is truncated: {first}"
+        lifter = ChainFile(str(path))
+        names = list(lifter.keys())
+    except Exception as error:  # liftover raises many types on other files
+        reason = str(error).split("\n")[0]
+        msg = f"{str(path)!r} is no chain file, or is truncated: {reason}"
         raise ValueError(msg) from error
-    spelt = {name: name for name in place.keys()}  # noqa: SIM118 # it is no dict
-    spelt = (
-        dict(zip(with_prefix(pd.Series(list(spelt), dtype=object)), spelt, strict=True)) | spelt
-    )  # Ensembl has no "chr"
+    prefixed = with_prefix(pd.Series(names, dtype=object))  # chains of Ensembl have no "chr"
+    name_in_chain = dict(zip(prefixed, names, strict=True)) | {name: name for name in names}
     chroms = with_prefix(intervals["chrom"].astype(str))
     rows, status = [], []
     for chrom, start, end in zip(chroms, intervals["start"], intervals["end"], strict=True):
-        head, tail = ([place.query(spelt[chrom], at) for at in (start, end - 1)]) if chrom in spelt else ([], [])
-        moved = _joined(head, tail, end - start)
-        status.append("lifted" if moved else "split" if head and tail else "lost")
-        if moved:
-            rows.append(moved)
-    told = pd.Series(status, index=intervals.index, dtype=object)
-    lifted = pd.DataFrame(rows, columns=COLUMNS, index=intervals.index[told == "lifted"])
-    return lifted.assign(chrom=with_prefix(lifted["chrom"].astype(object))), told
+        name = name_in_chain.get(chrom)
+        ends = (start, end - 1)
+        first, last = ([] if name is None else lifter.query(name, at) for at in ends)
+        interval = _join(first, last, end - start)
+        status.append("lifted" if interval else "split" if first and last else "lost")
+        if interval:
+            rows.append(interval)
+    statuses = pd.Series(status, index=intervals.index, dtype=object)
+    lifted = pd.DataFrame(rows, columns=COLUMNS, index=intervals.index[statuses == "lifted"])
+    return lifted.assign(chrom=with_prefix(lifted["chrom"].astype(object))), statuses
 
 
-def _joined(first: list, last: list, length: int) -> tuple[str, int, int] | None:
-    """The interval between the moved first and last base, if it is one."""
+def _join(first: list, last: list, length: int) -> tuple[str, int, int] | None:
+    """The interval between the lifted first and last base, or None if they do not form one."""
     if len(first) != 1 or len(last) != 1:
         return None
     (chrom, start, strand), (other, end, other_strand) = first[0][:3], last[0][:3]
-    if (chrom, strand) != (other, other_strand) or (start > end) != (strand == "-" and length > 1):
+    is_reversed = start > end
+    if (chrom, strand) != (other, other_strand) or is_reversed != (strand == "-" and length > 1):
         return None
     low, high = min(start, end), max(start, end) + 1
     return (chrom, low, high) if length / 2 <= high - low <= 2 * length else None

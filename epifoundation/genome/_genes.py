@@ -1,4 +1,4 @@
-"""Where genes are: read from GTF, BED, or the table of an RNA modality."""
+"""Positions of genes, from GTF, BED or the table of an RNA modality."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ def read_genes(source: str | Path | pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     source
-        A GTF or GFF3 file (lines of the feature ``gene``, named by ``gene_name``, else ``Name``, else ``gene_id``); a BED file with names in column
-        4 and strands in column 5 or 6; both plain or gzip. Or a table with genes as index: columns ``chrom``, ``start``, ``end`` and, if
-        known, ``strand``, or a column ``interval`` as 10x writes; genes without a position are left out.
+        A GTF or GFF3 file (lines of the feature ``gene``, named by ``gene_name``, else ``Name``,
+        else ``gene_id``) or a BED file with names in column 4 and strands in column 5 or 6; plain
+        or gzip. Or a table indexed by gene with columns ``chrom``, ``start``, ``end`` and, if
+        known, ``strand``, or with a column ``interval`` as 10x writes it; genes without a position
+        are dropped.
 
     Returns
     -------
-    Columns ``chrom``, ``start``, ``end`` (0-based, half-open) and ``strand`` (``+``, ``-``, or ``.`` where unknown), one row a gene, by name.
-    Of several positions of one name, the longest.
+    Columns ``chrom``, ``start``, ``end`` (0-based, half-open) and ``strand`` (``+``, ``-``, or
+    ``.`` if unknown), indexed by name. Of several positions of a name, the longest is kept.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     ValueError
-        It is no GTF, GFF3 or BED with names; the table has no positions.
+        The file is not GTF, GFF3 or BED with names, or the table has no positions.
 
     Examples
     --------
@@ -48,10 +50,11 @@ def read_genes(source: str | Path | pd.DataFrame) -> pd.DataFrame:
         genes = _from_table(source)
     else:
         name = Path(source).name.lower().removesuffix(".gz").removesuffix(".bgz")
-        genes = _from_gtf(source) if name.endswith((".gtf", ".gff", ".gff3")) else _from_bed(source)
+        is_gtf = name.endswith((".gtf", ".gff", ".gff3"))
+        genes = _from_gtf(source) if is_gtf else _from_bed(source)
     if not len(genes):
-        told = "The table" if isinstance(source, pd.DataFrame) else repr(str(source))
-        msg = f"{told} holds no gene with a position."
+        name = "The table" if isinstance(source, pd.DataFrame) else repr(str(source))
+        msg = f"{name} holds no gene with a position."
         raise ValueError(msg)
     length = (genes["end"] - genes["start"]).to_numpy()
     longest = np.zeros(len(genes), dtype=bool)
@@ -66,11 +69,12 @@ def transcription_start(genes: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     genes
-        As :func:`read_genes` gives them.
+        As returned by :func:`read_genes`.
 
     Returns
     -------
-    The first base on the strand of the gene, (n_genes,); the middle where the strand is unknown, as of the intervals around it that 10x writes.
+    The first base on the strand of the gene, (n_genes,); the middle of the interval if the strand
+    is unknown, since 10x writes intervals around the site.
 
     Examples
     --------
@@ -87,30 +91,31 @@ def transcription_start(genes: pd.DataFrame) -> np.ndarray:
 
 def _from_table(frame: pd.DataFrame) -> pd.DataFrame:
     if set(COLUMNS) <= set(frame.columns):
-        placed = frame[COLUMNS].notna().all(axis=1).to_numpy()
+        has_position = frame[COLUMNS].notna().all(axis=1).to_numpy()
     elif "interval" in frame.columns:
-        # 10x writes NA for genes of which it has no position
-        placed = frame["interval"].astype(str).str.contains(r"\d-\d|\d_\d").to_numpy()
+        # 10x writes NA for genes without a position
+        has_position = frame["interval"].astype(str).str.contains(r"\d-\d|\d_\d").to_numpy()
     else:
         msg = (
-            f"The table of genes has no positions: expected the columns {COLUMNS} (and 'strand'), or 'interval' as 10x writes it; "
-            f"there are {list(frame.columns)}. Pass a GTF or BED file of the genome build."
+            f"The table of genes has no positions: expected the columns {COLUMNS} (and 'strand'), "
+            f"or 'interval' as 10x writes it; available: {list(frame.columns)}. "
+            "Pass a GTF or BED file of the genome build."
         )
         raise ValueError(msg)
-    kept = frame[placed]
-    table = read_intervals(kept) if set(COLUMNS) <= set(frame.columns) else parse_intervals(kept["interval"])
-    strand = kept["strand"].astype(str).to_numpy() if "strand" in kept.columns else np.full(len(kept), ".")
-    return _table(table, kept.index, strand)
+    kept = frame[has_position]
+    has_columns = set(COLUMNS) <= set(frame.columns)
+    intervals = read_intervals(kept) if has_columns else parse_intervals(kept["interval"])
+    strand = kept["strand"].astype(str) if "strand" in kept.columns else ["."] * len(kept)
+    return _table(intervals, kept.index, np.array(strand, dtype=object))
 
 
 def _from_bed(path: str | Path) -> pd.DataFrame:
     rows = read_columns(path, 4, at_most=6)
     table = pd.DataFrame([row[:3] for row in rows], columns=COLUMNS)
-    # BED has a score before the strand; tables of genes often leave it out.
-    strands = np.array(
-        [next((field for field in row[4:][::-1] if field in STRANDS), ".") for row in rows], dtype=object
-    )
-    return _table(read_intervals(table), pd.Index([row[3] for row in rows], dtype=object), strands)
+    # BED has a score before the strand, which tables of genes often lack
+    strands = [next((field for field in row[4:][::-1] if field in STRANDS), ".") for row in rows]
+    names = pd.Index([row[3] for row in rows], dtype=object)
+    return _table(read_intervals(table), names, np.array(strands, dtype=object))
 
 
 def _from_gtf(path: str | Path) -> pd.DataFrame:
@@ -122,17 +127,20 @@ def _from_gtf(path: str | Path) -> pd.DataFrame:
     keys = ("gene_name", "Name", "gene_id")
     names = pd.Series(np.nan, index=frame.index, dtype=object)
     for key in keys:
-        names = names.where(names.notna(), frame[8].str.extract(_ATTRIBUTE.format(re.escape(key)))[0])
+        found = frame[8].str.extract(_ATTRIBUTE.format(re.escape(key)))[0]
+        names = names.where(names.notna(), found)
     if names.isna().any():
-        msg = f"{str(path)!r}: a gene has none of {list(keys)}: {frame[8][names.isna()].iloc[0][:80]!r}."
+        line = frame[8][names.isna()].iloc[0][:80]
+        msg = f"{str(path)!r}: a gene has none of {list(keys)}: {line!r}."
         raise ValueError(msg)
-    first = pd.to_numeric(frame[3], errors="coerce") - 1  # counted from 1
+    first = pd.to_numeric(frame[3], errors="coerce") - 1  # 1-based
     table = pd.DataFrame({"chrom": frame[0], "start": first, "end": frame[4]})
-    return _table(read_intervals(table), pd.Index(names.to_numpy(), dtype=object), frame[6].to_numpy())
+    index = pd.Index(names.to_numpy(), dtype=object)
+    return _table(read_intervals(table), index, frame[6].to_numpy())
 
 
 def _table(intervals: pd.DataFrame, names: pd.Index, strand: np.ndarray) -> pd.DataFrame:
-    signs = {"1": "+", "+1": "+", "1.0": "+", "-1": "-", "-1.0": "-"}  # of Ensembl
+    signs = {"1": "+", "+1": "+", "1.0": "+", "-1": "-", "-1.0": "-"}  # Ensembl
     strand = np.array([signs.get(str(one), str(one)) for one in strand], dtype=object)
     known = np.where(np.isin(strand, STRANDS), strand, ".")
     frame = intervals.assign(strand=pd.Series(known, dtype=object)).set_index(names.astype(str))

@@ -1,4 +1,4 @@
-"""Genomic intervals: read, and compared with another set. 0-based, half-open throughout."""
+"""Read genomic intervals and find overlaps. 0-based, half-open throughout."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 COLUMNS = ["chrom", "start", "end"]
-STYLES = "chr1:100-200, chr1-100-200, chr1_100_200 or 1:100-200"
-RNA = ("Gene Expression", "GEX")  # kinds of features that are no peaks, by 10x and by others
-# The chromosome may itself hold the separators (chr1_KI270706v1_random): it takes all but the last two numbers.
+NAME_STYLES = "chr1:100-200, chr1-100-200, chr1_100_200 or 1:100-200"
+RNA_TYPES = ("Gene Expression", "GEX")  # values of `feature_types` by 10x and others
+# Chromosomes may hold the separators (chr1_KI270706v1_random): all but the last two numbers match
 _PARTS = re.compile(r"^(.*[^:_-])[:_-]([\d,]+)[_-]([\d,]+)$")
 
 
@@ -21,8 +21,8 @@ def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
     Parameters
     ----------
     names
-        ``chr1:100-200``, ``chr1-100-200``, ``chr1_100_200`` or ``1:100-200``; thousands separators are
-        allowed. A chromosome without prefix gets ``chr``.
+        ``chr1:100-200``, ``chr1-100-200``, ``chr1_100_200`` or ``1:100-200``; thousands separators
+        are allowed. Chromosomes without the prefix ``chr`` get it.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        A name is no interval, or is empty or reversed.
+        A name is not an interval, or the interval is empty or reversed.
 
     Examples
     --------
@@ -41,13 +41,14 @@ def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
     0  chr1    100  200
     1  chrX      5   10
     """
-    every = [str(name) for name in names]
-    found = [_PARTS.match(name) for name in every]
+    all_names = [str(name) for name in names]
+    found = [_PARTS.match(name) for name in all_names]
     if None in found:
-        first = every[found.index(None)]
+        first = all_names[found.index(None)]
         msg = (
-            f"{found.count(None):,} of {len(every):,} peak names are no genomic intervals, first {first!r}. "
-            f"Expected {STYLES}; rename `var_names` or give `var` the columns {COLUMNS}."
+            f"{found.count(None):,} of {len(all_names):,} peak names are no genomic intervals, "
+            f"first {first!r}. "
+            f"Expected {NAME_STYLES}; rename `var_names` or give `var` the columns {COLUMNS}."
         )
         raise ValueError(msg)
     parts = pd.DataFrame([part.groups() for part in found if part], columns=COLUMNS, dtype=object)
@@ -61,8 +62,8 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     var
-        ``var`` of an ATAC modality. Columns ``chrom``, ``start``, ``end`` come first, then a 10x
-        ``interval`` column, then the index.
+        ``var`` of an ATAC modality: columns ``chrom``, ``start``, ``end``, else a 10x column
+        ``interval``, else the index.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        Neither columns nor names hold intervals.
+        Neither the columns nor the names hold intervals.
 
     Examples
     --------
@@ -82,18 +83,19 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
     if set(COLUMNS) <= set(var.columns):
         frame = var[COLUMNS].reset_index(drop=True)
         return _check_intervals(frame["chrom"], frame["start"], frame["end"])
-    kinds = var["feature_types"].astype(str) if "feature_types" in var.columns else pd.Series(dtype=str)
-    genes = kinds.isin(RNA)
-    if genes.any():  # what 10x writes into one matrix
-        others = sorted(set(kinds[~genes]))
-        cure = (
-            f"keep the others: `adata[:, adata.var['feature_types'] == {others[0]!r}].copy()`"
-            if others
-            else "pass the peaks"
-        )
+    has_kinds = "feature_types" in var.columns
+    kinds = var["feature_types"].astype(str) if has_kinds else pd.Series(dtype=str)
+    is_gene = kinds.isin(RNA_TYPES)
+    if is_gene.any():  # 10x writes genes and peaks into one matrix
+        others = sorted(set(kinds[~is_gene]))
+        advice = "pass the peaks"
+        if others:
+            column = "adata.var['feature_types']"
+            advice = f"keep the others: `adata[:, {column} == {others[0]!r}].copy()`"
         msg = (
-            f"The matrix holds {' and '.join(sorted(set(kinds)))}: {int(genes.sum()):,} of its {len(var):,} columns are genes, not peaks; "
-            f"{cure}, or read the file with muon, which parts them."
+            f"The matrix holds {' and '.join(sorted(set(kinds)))}: {int(is_gene.sum()):,} of its "
+            f"{len(var):,} columns are genes, not peaks; {advice}, or read the file with muon, "
+            "which separates them."
         )
         raise ValueError(msg)
     return parse_intervals(var["interval"] if "interval" in var.columns else var.index)
@@ -107,7 +109,7 @@ def overlaps(query: pd.DataFrame, target: pd.DataFrame, *, min_fraction: float =
     query, target
         Columns ``chrom``, ``start``, ``end``.
     min_fraction
-        Least overlap, as a fraction of the shorter of the two intervals. 0 asks for one base.
+        Minimal overlap, as a fraction of the shorter of the two intervals. 0: one base.
 
     Returns
     -------
@@ -131,23 +133,25 @@ def overlaps(query: pd.DataFrame, target: pd.DataFrame, *, min_fraction: float =
     i, j = axis.overlaps(contig[known], start, end)
     first, last = (target[side].to_numpy(np.int64)[j] for side in ("start", "end"))
     shared = np.minimum(end[i], last) - np.maximum(start[i], first)
-    enough = shared >= min_fraction * np.minimum(end[i] - start[i], last - first)
-    found = np.column_stack([known[i], j])[enough]
+    is_enough = shared >= min_fraction * np.minimum(end[i] - start[i], last - first)
+    found = np.column_stack([known[i], j])[is_enough]
     return found[np.lexsort((found[:, 1], found[:, 0]))]
 
 
 class Axis:
-    """Contigs end to end, so that one search serves them all; 64-bit, since a genome has more than 2^31 bases.
+    """Intervals on concatenated contigs, so that one search covers the genome.
+
+    Positions are 64-bit, since a genome has more than 2^31 bases.
 
     Parameters
     ----------
     intervals
-        Those to be found: columns ``chrom``, ``start``, ``end``.
+        Intervals to search: columns ``chrom``, ``start``, ``end``.
 
     Attributes
     ----------
     contigs
-        Names of the contigs that they are on.
+        Names of their contigs.
     """
 
     def __init__(self, intervals: pd.DataFrame) -> None:
@@ -155,40 +159,49 @@ class Axis:
         start, end = (intervals[side].to_numpy(np.int64) for side in ("start", "end"))
         self.contigs = pd.Index(names)
         self._length = pd.Series(end).groupby(code).max().to_numpy(np.int64)
-        room = self._length + 2  # one base before and after each contig: what lies outside of it is moved there
+        # One more base before and after each contig, for intervals that lie outside of it
+        room = self._length + 2
         self._offset = np.cumsum(room) - room + 1
         self.start, self.end = self._offset[code] + start, self._offset[code] + end
 
-    def overlaps(self, contig: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All pairs of overlapping intervals: of those that are asked for, on ``contigs[contig]``, and of those of the axis."""
+    def overlaps(
+        self,
+        contig: np.ndarray,
+        start: np.ndarray,
+        end: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """All overlapping pairs of the given intervals, on ``contigs[contig]``, and these."""
         from bioframe.core.arrops import overlap_intervals
 
         offset, length = self._offset[contig], self._length[contig]
-        here = (offset + np.clip(side, -1, length) for side in (start, end))
-        return overlap_intervals(*here, self.start, self.end)
+        clipped = (offset + np.clip(side, -1, length) for side in (start, end))
+        return overlap_intervals(*clipped, self.start, self.end)
 
 
 def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.DataFrame:
-    """Make the table of intervals, all of them with a chromosome, a length and no negative start."""
-    # Text, nullable or not: float64 holds whole numbers up to 2^53, and NaN compares as false.
-    first, last = (pd.to_numeric(column.astype(object), errors="coerce").astype(float) for column in (start, end))
+    """The table of intervals; ValueError unless each has a chromosome, a length, a valid start."""
+    # Columns may be text, nullable or not. float64 is exact up to 2^53, and NaN compares as False
+    sides = (column.astype(object) for column in (start, end))
+    first, last = (pd.to_numeric(side, errors="coerce").astype(float) for side in sides)
     whole = (first % 1 == 0) & (last % 1 == 0)
-    wrong = chrom.isna() | (chrom.astype(str) == "") | ~((first >= 0) & (last > first) & (last < 2**53) & whole)
+    is_valid = chrom.notna() & (chrom.astype(str) != "") & whole
+    wrong = ~(is_valid & (first >= 0) & (last > first) & (last < 2**53))
     if wrong.any():
         i = int(np.flatnonzero(wrong)[0])
         msg = (
-            f"{int(wrong.sum()):,} of {len(wrong):,} intervals are empty, reversed, negative or no numbers, "
-            f"first {chrom[i]}:{start[i]}-{end[i]}. Expected 0 <= start < end (0-based, half-open)."
+            f"{int(wrong.sum()):,} of {len(wrong):,} intervals are empty, reversed, negative or no "
+            f"numbers, first {chrom[i]}:{start[i]}-{end[i]}. "
+            "Expected 0 <= start < end (0-based, half-open)."
         )
         raise ValueError(msg)
-    return pd.DataFrame(
-        {"chrom": with_prefix(chrom.astype(str)), "start": first.astype("int64"), "end": last.astype("int64")}
-    )
+    chrom, start, end = with_prefix(chrom.astype(str)), first.astype("int64"), last.astype("int64")
+    return pd.DataFrame({"chrom": chrom, "start": start, "end": end})
 
 
 def with_prefix(chrom: pd.Series) -> pd.Series:
-    """1, X, MT -> chr1, chrX, chrM; names of contigs stay as they are."""
-    codes, names = pd.factorize(chrom)  # few names, many peaks; -1 is a missing one
+    """1, X, MT -> chr1, chrX, chrM; other names are unchanged."""
+    codes, names = pd.factorize(chrom)  # -1 if missing
     bare = re.compile(r"\d{1,2}|[XYM]|MT")
     full = ["chr" + name.replace("MT", "M") if bare.fullmatch(name) else name for name in names]
-    return pd.Series(np.array([*full, None], dtype=object)[codes], index=chrom.index, dtype=object)
+    values = np.array([*full, None], dtype=object)[codes]
+    return pd.Series(values, index=chrom.index, dtype=object)

@@ -13,7 +13,7 @@ from anndata import AnnData
 from .._keys import Keys
 from .._version import __version__
 from ..models import EpiFoundation
-from ..pp._map_peaks import is_of
+from ..pp._map_peaks import was_written_by
 from ..tokens import Tokens
 from .expression import scale_of
 from .reader import Block, Readout, Recording
@@ -51,7 +51,7 @@ class Embedding(Readout):
         names = (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty)
         places = [f"obs/{name}" for name in names] + [f"obsm/{keys.probabilities}", f"uns/{keys.annotation}"]
         mapped = dict(report.get("peaks", {})) if isinstance(report, Mapping) else {}
-        if not is_of(self.model, report) or mapped.get("vocabulary") != len(self.model.peaks):
+        if not was_written_by(self.model, report) or mapped.get("vocabulary") != len(self.model.peaks):
             places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]  # of `pp.map_peaks` with another model
         of_model = dict(uns.get(keys.expression, {})).get("revision") == self.model.revision
         if self._predicts or not of_model:

@@ -88,7 +88,7 @@ def apply(
     tally.warn(reader.model, reader.batch_key, 4)
     if len(named) == 1 and tally.cells:
         plan.mappings[0].count(tally.n_open, tally.n_known, tally.total, tally.matched)
-        plan.mappings[0].tell()
+        plan.mappings[0].log()
     return target.path
 
 
@@ -105,7 +105,7 @@ def _in_memory(
     tally = found.tally
     tally.warn(reader.model, reader.batch_key, 4)
     mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
-    mapping.tell()
+    mapping.log()
     target = copy_of(data) if copy else data
     atac, rna = get_atac(target, modality), getattr(target, "mod", {}).get(rna_modality)
     for place in reader.stale(atac.uns):

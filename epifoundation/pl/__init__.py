@@ -1,4 +1,4 @@
-"""Plots: they read what the tools wrote, and lean on scanpy."""
+"""Plots of the results of ``ep.tl`` and ``ep.pp``."""
 
 from ._annotation import annotation
 from ._composition import composition
@@ -10,4 +10,14 @@ from ._report import report
 from ._training import training
 from ._umap import umap
 
-__all__ = ["annotation", "composition", "coverage", "expression", "integration", "links", "report", "training", "umap"]
+__all__ = [
+    "annotation",
+    "composition",
+    "coverage",
+    "expression",
+    "integration",
+    "links",
+    "report",
+    "training",
+    "umap",
+]

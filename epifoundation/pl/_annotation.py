@@ -1,4 +1,4 @@
-"""``ep.pl.annotation``: how sure the labels are, and with true labels, how right."""
+"""``ep.pl.annotation``: confidence of labels and, with true labels, their accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._validate import Data, get_atac, integer, obs_column
 from ..metrics import area_under_risk_coverage, expected_calibration_error, risk_coverage
 
 RIGHT, WRONG = "#3b6fb6", "#c8553d"
-MOST_NUMBERS = 16  # labels up to which the confusion matrix has numbers in it
+MAX_NUMBERED_LABELS = 16  # labels up to which the confusion matrix shows numbers
 
 
 def annotation(
@@ -25,24 +25,25 @@ def annotation(
     modality: str = "atac",
     key_added: str | None = None,
 ) -> Any:
-    """Draw the confidence of an annotation; with true labels also confusion, calibration, and risk against coverage.
+    """Plot the confidence of an annotation and, with true labels, its accuracy and calibration.
 
-    Without `label_key` there are two panels, the confidence of all cells and the sizes of their sets. With it there are four: which label
-    is taken for which (rows are true labels and sum to one), the confidence of right and of wrong labels, the share of right labels
-    among cells of like confidence, and the share of wrong ones among the surest cells.
+    Without `label_key` there are two panels: the confidence of all cells and the sizes of their
+    prediction sets. With it there are four: the confusion matrix (rows are true labels and sum to
+    one), the confidence of right and of wrong labels, the fraction of right labels by confidence,
+    and the fraction of wrong labels among the most confident cells.
 
     Parameters
     ----------
     data
         A MuData or AnnData after :func:`epifoundation.tl.annotate`.
     label_key
-        Column of ``obs`` with the true labels; cells with a missing one are left out.
+        Column of ``obs`` with the true labels; cells without one are ignored.
     n_bins
-        Bins of confidence.
+        Number of bins of confidence.
     modality
         Name of the ATAC modality.
     key_added
-        What :func:`epifoundation.tl.annotate` was given.
+        The same as in :func:`epifoundation.tl.annotate`.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def annotation(
     Raises
     ------
     ValueError
-        There is no annotation yet, no such column, or no cell with a true label.
+        There is no annotation, no such column, or no cell with a true label.
 
     Examples
     --------
@@ -66,9 +67,10 @@ def annotation(
     n_bins = integer(n_bins, "n_bins", least=2)
     missing = [name for name in (keys.cell_type, keys.confidence) if name not in atac.obs]
     if missing:
-        msg = f"No {missing} in `obs`: run `epifoundation.tl.annotate` first, or say with `key_added=` where its results are."
+        msg = f"No {missing} in `obs`: run `epifoundation.tl.annotate` first, "
+        msg += "or pass the `key_added=` of its results."
         raise ValueError(msg)
-    cells = _cells(data, atac, keys, label_key)
+    cells = _annotated_cells(data, atac, keys, label_key)
     if label_key is None:
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
         _confidence(axes[0], cells, n_bins)
@@ -87,19 +89,25 @@ def annotation(
     return figure
 
 
-def _cells(data: Data, atac: AnnData, keys: Keys, label_key: str | None) -> pd.DataFrame:
-    """Most probable label, confidence, whether it is called unknown, and the true label of the cells that have all."""
+def _annotated_cells(data: Data, atac: AnnData, keys: Keys, label_key: str | None) -> pd.DataFrame:
+    """Assigned, most probable and true label, and confidence, of the cells that have all."""
     probabilities = atac.obsm.get(keys.probabilities)
-    cells = pd.DataFrame({"called": atac.obs[keys.cell_type].astype(object), "confidence": atac.obs[keys.confidence]})
-    # What is called unknown has a most probable label too, which is what the confidence is of.
-    told = cells["confidence"].notna()
-    cells["guess"] = (
-        cells["called"] if probabilities is None else probabilities[told].idxmax(axis=1).reindex(cells.index)
-    )
-    cells["true"] = "" if label_key is None else obs_column(data, atac, label_key, "label_key").astype(object)
-    cells = cells[told & cells["guess"].notna() & cells["true"].notna()].astype({"guess": str, "true": str})
+    confidence = atac.obs[keys.confidence]
+    cells = pd.DataFrame({"called": atac.obs[keys.cell_type].astype(object)})
+    cells["confidence"] = confidence
+    # Confidence is that of the most probable label, also in cells that are labelled as unknown
+    has_confidence = confidence.notna()
+    cells["guess"] = cells["called"]
+    if probabilities is not None:
+        cells["guess"] = probabilities[has_confidence].idxmax(axis=1).reindex(cells.index)
+    cells["true"] = ""
+    if label_key is not None:
+        cells["true"] = obs_column(data, atac, label_key, "label_key").astype(object)
+    complete = has_confidence & cells["guess"].notna() & cells["true"].notna()
+    cells = cells[complete].astype({"guess": str, "true": str})
     if cells.empty:
-        msg = "No cell has an annotation" + (f" and a true label in {label_key!r}." if label_key else ".")
+        also = f" and a true label in {label_key!r}" if label_key else ""
+        msg = f"No cell has an annotation{also}."
         raise ValueError(msg)
     return cells
 
@@ -107,19 +115,18 @@ def _cells(data: Data, atac: AnnData, keys: Keys, label_key: str | None) -> pd.D
 def _confusion(ax: Any, cells: pd.DataFrame) -> None:
     called = cells["called"].astype(str)
     table = pd.crosstab(cells["true"], called, normalize="index")
-    # Labels that both have come first and in the same order, so that what is right lies on the diagonal.
+    # Shared labels come first, in the same order, so that correct cells lie on the diagonal
     shared = [label for label in table.index if label in table.columns]
-    table = table.reindex(
-        index=shared + [label for label in table.index if label not in shared],
-        columns=shared
-        + [label for label in table.columns if label not in (*shared, UNKNOWN)]
-        + [UNKNOWN] * (UNKNOWN in table.columns and UNKNOWN not in shared),
-    )
+    only_true = [label for label in table.index if label not in shared]
+    only_called = [label for label in table.columns if label not in (*shared, UNKNOWN)]
+    if UNKNOWN in table.columns and UNKNOWN not in shared:
+        only_called.append(UNKNOWN)
+    table = table.reindex(index=shared + only_true, columns=shared + only_called)
     image = ax.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     ax.set_xticks(range(table.shape[1]), table.columns, rotation=90, fontsize="small")
     ax.set_yticks(range(table.shape[0]), table.index, fontsize="small")
     ax.set(xlabel="annotated", ylabel="true")
-    if max(table.shape) <= MOST_NUMBERS:
+    if max(table.shape) <= MAX_NUMBERED_LABELS:
         for (i, j), value in np.ndenumerate(table.to_numpy()):
             if value >= 0.005:
                 ax.text(
@@ -131,7 +138,7 @@ def _confusion(ax: Any, cells: pd.DataFrame) -> None:
                     fontsize="x-small",
                     color="w" if value > 0.5 else "k",
                 )
-    ax.figure.colorbar(image, ax=ax, shrink=0.4, label="share of the true label's cells")
+    ax.figure.colorbar(image, ax=ax, shrink=0.4, label="fraction of the true label's cells")
     right = (called == cells["true"]).mean()
     ax.set_title(f"{len(cells):,} cells, {right:.1%} right", fontsize="medium")
 
@@ -153,43 +160,48 @@ def _confidence(ax: Any, cells: pd.DataFrame, n_bins: int) -> None:
         ax.legend(frameon=False, fontsize="small", loc="upper left")
     ax.set(xlabel="confidence", ylabel="cells", xlim=(0, 1))
     n_unknown = int((cells["called"].astype(str) == UNKNOWN).sum())
-    ax.set_title(f"mean confidence {confidence.mean():.2f}, {n_unknown:,} called unknown", fontsize="medium")
+    title = f"mean confidence {confidence.mean():.2f}, {n_unknown:,} called unknown"
+    ax.set_title(title, fontsize="medium")
 
 
 def _set_sizes(ax: Any, atac: AnnData, keys: Keys) -> None:
     if keys.prediction_set not in atac.obs:
         ax.set_axis_off()
-        ax.text(0.5, 0.5, "no sets: `epifoundation.tl.annotate` writes them", ha="center", transform=ax.transAxes)
+        reason = "no prediction sets: `epifoundation.tl.annotate` writes them"
+        ax.text(0.5, 0.5, reason, ha="center", transform=ax.transAxes)
         return
     sets = atac.obs[keys.prediction_set].astype(str)
     sizes = np.where(sets == "", 0, sets.str.count(re.escape(SEPARATOR)) + 1)
-    numbers = np.bincount(sizes)
-    ax.bar(range(len(numbers)), numbers, color="0.4")
+    counts = np.bincount(sizes)
+    ax.bar(range(len(counts)), counts, color="0.4")
     alpha = atac.uns.get(keys.annotation, {}).get("alpha")
-    ax.set(xlabel="labels that cannot be excluded", ylabel="cells")
-    ax.set_title(f"mean size {sizes.mean():.2f}" + ("" if alpha is None else f" at {1 - alpha:.0%}"), fontsize="medium")
+    ax.set(xlabel="labels in the prediction set", ylabel="cells")
+    level = "" if alpha is None else f" at {1 - alpha:.0%}"
+    ax.set_title(f"mean size {sizes.mean():.2f}{level}", fontsize="medium")
 
 
 def _reliability(ax: Any, cells: pd.DataFrame, n_bins: int) -> None:
     right = (cells["guess"] == cells["true"]).to_numpy()
     confidence = cells["confidence"].to_numpy(dtype=float)
-    # Bins of as many cells each: none is too small to say anything.
+    # Bins with equal numbers of cells, at least ten
     order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, min(n_bins, max(len(order) // 10, 1))) if len(part)]
+    parts = np.array_split(order, max(min(n_bins, len(order) // 10), 1))
     x, y = np.array([[confidence[part].mean(), right[part].mean()] for part in parts]).T
     spread = np.sqrt(y * (1 - y) / [len(part) for part in parts])
     ax.plot([0, 1], [0, 1], color="0.7", lw=1, zorder=0)
     ax.errorbar(x, y, yerr=spread, color=RIGHT, marker="o", ms=4, lw=1.2)
-    error = expected_calibration_error(cells["true"].to_numpy(), cells["guess"].to_numpy(), confidence)
-    ax.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
+    true, guess = (cells[name].to_numpy() for name in ("true", "guess"))
+    error = expected_calibration_error(true, guess, confidence)
+    ax.set(xlabel="confidence", ylabel="fraction right", xlim=(0, 1), ylim=(0, 1))
     ax.set_title(f"expected calibration error {error:.3f}", fontsize="medium")
 
 
 def _risk_coverage(ax: Any, cells: pd.DataFrame) -> None:
-    arrays = (cells[name].to_numpy() for name in ("true", "guess", "confidence"))
-    true, guess, confidence = arrays
+    true, guess, confidence = (cells[name].to_numpy() for name in ("true", "guess", "confidence"))
     coverage, risk = risk_coverage(true, guess, confidence)
     ax.plot(coverage, risk, color=RIGHT, lw=1.5)
     ax.axhline(float(np.mean(true != guess)), color="0.7", lw=1, zorder=0)
-    ax.set(xlabel="share of cells, the surest first", ylabel="share wrong", xlim=(0, 1), ylim=(0, None))
-    ax.set_title(f"area under the curve {area_under_risk_coverage(true, guess, confidence):.3f}", fontsize="medium")
+    ax.set(xlabel="fraction of cells, by confidence", ylabel="fraction wrong")
+    ax.set(xlim=(0, 1), ylim=(0, None))
+    area = area_under_risk_coverage(true, guess, confidence)
+    ax.set_title(f"area under the curve {area:.3f}", fontsize="medium")

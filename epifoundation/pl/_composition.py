@@ -1,4 +1,4 @@
-"""``ep.pl.composition``: of which labels each batch is made."""
+"""``ep.pl.composition``: fractions of labels in each batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def composition(
     key_added: str | None = None,
     ax: Any = None,
 ) -> Any:
-    """Draw the share of each label in each batch.
+    """Plot the fraction of each label in each batch.
 
     Parameters
     ----------
@@ -29,13 +29,14 @@ def composition(
     batch_key
         Column of ``obs`` with batches, donors or conditions: one bar each.
     color
-        Column of ``obs`` with labels; None is that of :func:`epifoundation.tl.annotate`. Cells with a missing one are left out.
+        Column of ``obs`` with labels; None: those of :func:`epifoundation.tl.annotate`. Cells
+        without a label are ignored.
     modality
         Name of the ATAC modality.
     key_added
-        What :func:`epifoundation.tl.annotate` was given.
+        The same as in :func:`epifoundation.tl.annotate`.
     ax
-        Matplotlib axes to draw into; None makes a figure.
+        Matplotlib axes to draw into; None: a new figure.
 
     Returns
     -------
@@ -44,7 +45,7 @@ def composition(
     Raises
     ------
     ValueError
-        No such column, or no cell with both.
+        There is no such column, or no cell with both a batch and a label.
 
     Examples
     --------
@@ -56,26 +57,32 @@ def composition(
 
     atac, keys = get_atac(data, modality, peaks=False), Keys.of(key_added)
     if color is None and keys.cell_type not in atac.obs:
-        msg = f"No {keys.cell_type!r} in `obs`: run `epifoundation.tl.annotate` first, or name labels with `color=`."
+        msg = f"No {keys.cell_type!r} in `obs`: run `epifoundation.tl.annotate` first, "
+        msg += "or name labels with `color=`."
         raise ValueError(msg)
-    labels = atac.obs[keys.cell_type] if color is None else obs_column(data, atac, color, "color")
+    color = keys.cell_type if color is None else color
+    labels = obs_column(data, atac, color, "color")
     batch = obs_column(data, atac, batch_key, "batch_key")
-    there = (labels.notna() & batch.notna()).to_numpy()
-    if not there.any():
-        msg = f"No cell has both a batch in {batch_key!r} and a label in {color or keys.cell_type!r}."
+    is_complete = (labels.notna() & batch.notna()).to_numpy()
+    if not is_complete.any():
+        msg = f"No cell has both a batch in {batch_key!r} and a label in {color!r}."
         raise ValueError(msg)
-    shares = pd.crosstab(batch[there].astype(str).to_numpy(), labels[there].astype(str).to_numpy(), normalize="index")
-    order = shares.mean().sort_values(ascending=False).index
-    shares = shares[[*order.drop(UNKNOWN, errors="ignore"), *([UNKNOWN] if UNKNOWN in order else [])]]
-    counts = batch[there].astype(str).value_counts()
+    labels, batch = (column[is_complete].astype(str) for column in (labels, batch))
+    fractions = pd.crosstab(batch.to_numpy(), labels.to_numpy(), normalize="index")
+    order = fractions.mean().sort_values(ascending=False).index
+    unknown = [UNKNOWN] if UNKNOWN in order else []
+    fractions = fractions[[*order.drop(UNKNOWN, errors="ignore"), *unknown]]
+    counts = batch.value_counts()
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.5, 1.4 + 0.32 * max(len(shares), 0.75 * shares.shape[1])), layout="constrained")
-    palette = [*plt.get_cmap("tab20")(np.r_[0:20:2, 1:20:2]), *plt.get_cmap("tab20b")(np.arange(20))]
-    left = np.zeros(len(shares))
-    places = np.arange(len(shares))[::-1]
-    for i, (name, values) in enumerate(shares.items()):
+        height = 1.4 + 0.32 * max(len(fractions), 0.75 * fractions.shape[1])
+        _, ax = plt.subplots(figsize=(6.5, height), layout="constrained")
+    many, more = plt.get_cmap("tab20"), plt.get_cmap("tab20b")
+    palette = [*many(np.r_[0:20:2, 1:20:2]), *more(np.arange(20))]
+    left = np.zeros(len(fractions))
+    positions = np.arange(len(fractions))[::-1]
+    for i, (name, values) in enumerate(fractions.items()):
         ax.barh(
-            places,
+            positions,
             values,
             left=left,
             height=0.8,
@@ -83,8 +90,8 @@ def composition(
             color="0.85" if name == UNKNOWN else palette[i % len(palette)],
         )
         left += values.to_numpy()
-    ax.set_yticks(places, [f"{name} ({counts[name]:,})" for name in shares.index])
-    ax.set(xlim=(0, 1), xlabel="share of cells")
+    ax.set_yticks(positions, [f"{name} ({counts[name]:,})" for name in fractions.index])
+    ax.set(xlim=(0, 1), xlabel="fraction of cells")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small")
     ax.spines[["top", "right", "left"]].set_visible(False)
     return ax

@@ -1,4 +1,4 @@
-"""``ep.pl.coverage``: how much of the data the model reads."""
+"""``ep.pl.coverage``: fraction of a cell's open peaks that the model knows."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ from .._keys import Keys
 from .._validate import Data, get_atac
 
 
-def coverage(data: Data, *, modality: str = "atac", key_added: str | None = None, ax: Any = None) -> Any:
-    """Draw what fraction of each cell's open peaks the model knows; the title gives the numbers of the mapping.
+def coverage(
+    data: Data,
+    *,
+    modality: str = "atac",
+    key_added: str | None = None,
+    ax: Any = None,
+) -> Any:
+    """Plot the fraction of each cell's open peaks that the model knows.
+
+    The title gives the numbers of mapped peaks.
 
     Parameters
     ----------
     data
-        A MuData or AnnData after :func:`epifoundation.tl.embed` or :func:`epifoundation.pp.map_peaks`.
+        A MuData or AnnData after :func:`epifoundation.tl.embed` or
+        :func:`epifoundation.pp.map_peaks`.
     modality
         Name of the ATAC modality.
     key_added
-        What they were given.
+        The same as in these functions.
     ax
-        Matplotlib axes to draw into; None makes a figure.
+        Matplotlib axes to draw into; None: a new figure.
 
     Returns
     -------
@@ -29,7 +38,7 @@ def coverage(data: Data, *, modality: str = "atac", key_added: str | None = None
     Raises
     ------
     ValueError
-        The peaks have not been mapped yet.
+        The peaks are not mapped yet.
 
     Examples
     --------
@@ -43,13 +52,14 @@ def coverage(data: Data, *, modality: str = "atac", key_added: str | None = None
     atac, keys = get_atac(data, modality, peaks=False), Keys.of(key_added)
     report = atac.uns.get(keys.uns, {}).get("peaks")
     if report is None or keys.coverage not in atac.obs:
-        msg = f"No coverage in `obs[{keys.coverage!r}]`: run `epifoundation.tl.embed` or `epifoundation.pp.map_peaks` first."
+        msg = f"No coverage in `obs[{keys.coverage!r}]`: run `epifoundation.tl.embed` or "
+        msg += "`epifoundation.pp.map_peaks` first."
         raise ValueError(msg)
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
     known = atac.obs[keys.coverage].dropna()
     ax.hist(known, bins=40, range=(0, 1), color="0.4")
-    ax.set(xlabel="fraction of a cell's open peaks that the model knows", ylabel="cells", xlim=(0, 1))
+    ax.set(xlabel="fraction of open peaks that the model knows", ylabel="cells", xlim=(0, 1))
     ax.set_title(
         f"{report['matched']:,} of {report['data']:,} peaks matched, "
         f"{report['vocabulary_matched']:,} of {report['vocabulary']:,} of the model reached",

@@ -1,4 +1,4 @@
-"""``ep.pl.integration``: the scores of embeddings as a table to look at."""
+"""``ep.pl.integration``: a table of the scores of embeddings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from .._validate import Data, get_atac
 SUMMARIES = ("Bio conservation", "Batch correction", "Total")
 
 
-def integration(data: Data, *, modality: str = "atac", key_added: str | None = None, ax: Any = None) -> Any:
-    """Draw what :func:`epifoundation.tl.score_integration` wrote: embeddings in rows, the best above, metrics in columns.
+def integration(
+    data: Data,
+    *,
+    modality: str = "atac",
+    key_added: str | None = None,
+    ax: Any = None,
+) -> Any:
+    """Plot the scores of embeddings: embeddings in rows, the best first, metrics in columns.
 
     Parameters
     ----------
@@ -22,9 +28,9 @@ def integration(data: Data, *, modality: str = "atac", key_added: str | None = N
     modality
         Name of the ATAC modality.
     key_added
-        What :func:`epifoundation.tl.score_integration` was given.
+        The same as in :func:`epifoundation.tl.score_integration`.
     ax
-        Matplotlib axes to draw into; None makes a figure.
+        Matplotlib axes to draw into; None: a new figure.
 
     Returns
     -------
@@ -33,36 +39,42 @@ def integration(data: Data, *, modality: str = "atac", key_added: str | None = N
     Raises
     ------
     ValueError
-        There are no scores yet.
+        There are no scores.
 
     Examples
     --------
     >>> import epifoundation as ep
     >>> import pandas as pd
     >>> adata = ep.datasets.simulate_multiome(50, 100, 10)["atac"]
-    >>> scores = {"Bio conservation": [0.7, 0.5], "Batch correction": [0.6, 0.6], "Total": [0.66, 0.54]}
-    >>> adata.uns["epifoundation_integration"] = pd.DataFrame(scores, index=["X_epifoundation", "LSI"])
+    >>> scores = {
+    ...     "Bio conservation": [0.7, 0.5],
+    ...     "Batch correction": [0.6, 0.6],
+    ...     "Total": [0.66, 0.54],
+    ... }
+    >>> index = ["X_epifoundation", "LSI"]
+    >>> adata.uns["epifoundation_integration"] = pd.DataFrame(scores, index=index)
     >>> axes = ep.pl.integration(adata)
     """
     import matplotlib.pyplot as plt
 
     atac, keys = get_atac(data, modality), Keys.of(key_added)
     if keys.integration not in atac.uns:
-        msg = f"No scores in `uns[{keys.integration!r}]`: run `epifoundation.tl.score_integration` first."
+        msg = f"No scores in `uns[{keys.integration!r}]`: "
+        msg += "run `epifoundation.tl.score_integration` first."
         raise ValueError(msg)
     table = atac.uns[keys.integration].sort_values("Total", ascending=False)
     n_rows, n_columns = table.shape
     n_metrics = n_columns - sum(name in SUMMARIES for name in table.columns)
     if ax is None:
-        _, ax = plt.subplots(figsize=(2 + 0.62 * n_columns, 1.8 + 0.42 * n_rows), layout="constrained")
+        size = (2 + 0.62 * n_columns, 1.8 + 0.42 * n_rows)
+        _, ax = plt.subplots(figsize=size, layout="constrained")
     values = table.to_numpy(dtype=float)
     ax.imshow(values, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
     best = values >= values.max(axis=0) - 5e-4
     for (i, j), value in np.ndenumerate(values):
-        ax.text(
-            j, i, f"{value:.2f}", ha="center", va="center", fontsize="small", color="w" if value > 0.7 else "k",
-            fontweight="bold" if best[i, j] else "normal",
-        )  # fmt: skip
+        colour, weight = "w" if value > 0.7 else "k", "bold" if best[i, j] else "normal"
+        style = {"ha": "center", "va": "center", "fontsize": "small"}
+        ax.text(j, i, f"{value:.2f}", color=colour, fontweight=weight, **style)
     ax.axvline(n_metrics - 0.5, color="w", lw=4)
     ax.set_yticks(range(n_rows), table.index)
     ax.set_xticks(range(n_columns), table.columns, rotation=40, ha="left", fontsize="small")

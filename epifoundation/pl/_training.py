@@ -17,28 +17,31 @@ def training(
     *,
     ax: Any = None,
 ) -> Any:
-    """Draw the losses of training and validation cells, epoch by epoch, of models trained by gradient.
+    """Plot the training and validation losses by epoch of models trained by gradient.
 
     Parameters
     ----------
     models
-        A model, its name or directory; or several to compare, by the names to show.
+        A model, its name or directory; or a mapping from names to several models to compare.
     ax
-        Matplotlib axes to draw into; None makes a figure.
+        Matplotlib axes to draw into; None: a new figure.
 
     Returns
     -------
-    The axes. A dot marks the epoch with the least validation loss. Losses of models with other objectives, genes or peaks cannot be compared.
+    The axes. A dot marks the epoch with the lowest validation loss. Losses of models with other
+    objectives, genes or peaks are not comparable.
 
     Raises
     ------
     ValueError
-        No model, or one without losses: a set encoder, which is measured and not trained, or a model that was converted.
+        There is no model, or one without losses: a set encoder, which is measured and not trained,
+        or a converted model.
 
     Notes
     -----
-    In training, peaks are held out of the cells and the loss of predicting them is added, so the two losses of a model differ even
-    on the same cells. What is drawn is in ``model.training["history"]``.
+    In training, some peaks are dropped from the cells and the loss of predicting them is added, so
+    the two losses of a model differ even on the same cells. The losses are in
+    ``model.training["history"]``.
 
     Examples
     --------
@@ -52,7 +55,7 @@ def training(
 
     named = dict(models) if isinstance(models, Mapping) else {"": models}
     if not named:
-        msg = "There is no model to draw: `models` is empty."
+        msg = "There is no model to plot: `models` is empty."
         raise ValueError(msg)
     histories: dict[str, list[dict[str, float]]] = {}
     for name, each in named.items():
@@ -60,11 +63,12 @@ def training(
         histories[name] = model.training.get("history", [])
         if not histories[name]:
             why = (
-                "models have them that were trained with `ep.tl.pretrain` or `ep.tl.finetune`"
+                "only models trained with `ep.tl.pretrain` or `ep.tl.finetune` have them"
                 if model.config.encoder == "transformer"
                 else "a set encoder is measured in closed form, not trained by gradient"
             )
-            msg = f"The model {name or model.name!r} has no losses (`model.training['history']`): {why}."
+            msg = f"The model {name or model.name!r} has no losses "
+            msg += f"(`model.training['history']`): {why}."
             raise ValueError(msg)
     if ax is None:
         _, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
@@ -73,7 +77,8 @@ def training(
         losses = {part: [epoch[part] for epoch in history] for part in ("train", "validation")}
         marker = "." if len(epochs) == 1 else None
         for part, style in (("train", "--"), ("validation", "-")):
-            ax.plot(epochs, losses[part], style, color=f"C{i}", marker=marker, label=f"{name} {part}".strip())
+            label = f"{name} {part}".strip()
+            ax.plot(epochs, losses[part], style, color=f"C{i}", marker=marker, label=label)
         best = int(np.argmin(losses["validation"]))
         ax.plot(epochs[best], losses["validation"][best], "o", color=f"C{i}")
     ax.set(xlabel="epoch", ylabel="loss")

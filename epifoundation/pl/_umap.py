@@ -1,4 +1,4 @@
-"""``ep.pl.umap``: the embedding, coloured by what was written."""
+"""``ep.pl.umap``: the UMAP, coloured by results."""
 
 from __future__ import annotations
 
@@ -20,31 +20,34 @@ def umap(
     key_added: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Draw the UMAP of the ATAC modality, by default coloured by cell type and confidence.
+    """Plot the UMAP of the ATAC modality, by default coloured by cell type and confidence.
 
     Parameters
     ----------
     data
         A MuData or AnnData with a UMAP in ``obsm``, from ``scanpy.tl.umap`` on the ATAC modality.
     color
-        Columns of ``obs`` or peaks; default the annotation and its confidence. ``"rna:leiden"`` is a column of another modality.
+        Columns of ``obs`` or peaks; None: the annotation and its confidence. ``"rna:leiden"`` is a
+        column of another modality.
     basis
-        Where the coordinates are in ``obsm``, with or without ``"X_"``: ``"umap"`` finds ``"X_umap"`` and ``"umap"``, whichever scanpy wrote.
+        Key of the coordinates in ``obsm``, with or without ``"X_"``: ``"umap"`` finds ``"X_umap"``
+        and ``"umap"``.
     modality
         Name of the ATAC modality.
     key_added
-        What :func:`epifoundation.tl.embed` was given.
+        The same as in :func:`epifoundation.tl.embed`.
     kwargs
         Passed to :func:`scanpy.pl.embedding`.
 
     Returns
     -------
-    What :func:`scanpy.pl.embedding` returns: axes or figure with ``show=False`` or ``return_fig=True``, else None.
+    The value of :func:`scanpy.pl.embedding`: axes or figure with ``show=False`` or
+    ``return_fig=True``, else None.
 
     Raises
     ------
     ValueError
-        There is no UMAP or no annotation yet, or no such column.
+        There is no UMAP, no annotation or no such column.
 
     Examples
     --------
@@ -62,29 +65,29 @@ def umap(
     key = find_basis(atac, basis)
     if key is None:
         msg = (
-            f"No {basis!r} in `obsm` (there is {list(atac.obsm)}): run `scanpy.pp.neighbors(adata, use_rep={keys.embedding!r})` "
-            "and `scanpy.tl.umap(adata)` on the ATAC modality, or name other coordinates with `basis=`."
+            f"No {basis!r} in `obsm` (available: {list(atac.obsm)}): run "
+            f"`scanpy.pp.neighbors(adata, use_rep={keys.embedding!r})` and "
+            "`scanpy.tl.umap(adata)` on the ATAC modality, or name other coordinates with `basis=`."
         )
         raise ValueError(msg)
     if color is None:
         color = [keys.cell_type, keys.confidence]
         missing = [name for name in color if name not in atac.obs]
         if missing:
-            msg = (
-                f"No {missing} in `obs`: run `epifoundation.tl.embed` with a model that has labels, or choose `color`."
-            )
+            msg = f"No {missing} in `obs`: run `epifoundation.tl.embed` with a model that has "
+            msg += "labels, or choose `color`."
             raise ValueError(msg)
     named = [color] if isinstance(color, str) else list(color)
     elsewhere = [name for name in named if name not in atac.obs and name not in atac.var_names]
-    if (
-        elsewhere
-    ):  # columns of the MuData or of another modality, beside those of ATAC, without changing the caller's object
-        obs = atac.obs.assign(**{name: obs_column(data, atac, name, "color") for name in elsewhere})
-        atac = AnnData(atac.X, obs=obs, var=atac.var, obsm={key: atac.obsm[key]}, uns=dict(atac.uns))
+    if elsewhere:
+        # Columns of the MuData or of another modality are added to a copy of `obs`
+        columns = {name: obs_column(data, atac, name, "color") for name in elsewhere}
+        obs, obsm = atac.obs.assign(**columns), {key: atac.obsm[key]}
+        atac = AnnData(atac.X, obs=obs, var=atac.var, obsm=obsm, uns=dict(atac.uns))
     return sc.pl.embedding(atac, basis=key, color=color, **kwargs)
 
 
 def find_basis(adata: AnnData, basis: str) -> str | None:
-    """The key in ``obsm`` of coordinates that are named with or without ``"X_"``; None where there are none."""
+    """The key of coordinates in ``obsm``, with or without ``"X_"``; None if there are none."""
     plain = basis.removeprefix("X_")
     return next((key for key in (basis, f"X_{plain}", plain) if key in adata.obsm), None)

@@ -1,4 +1,4 @@
-"""The way in: fragments or peaks of data onto the peaks of a model."""
+"""Preprocessing: fragments or peaks of data onto the peaks of a model."""
 
 from ._consensus_peaks import consensus_peaks
 from ._count_fragments import count_fragments

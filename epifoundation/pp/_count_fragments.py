@@ -1,4 +1,4 @@
-"""``ep.pp.count_fragments``: from a fragments file to cells x peaks, without calling peaks."""
+"""``ep.pp.count_fragments``: from a fragments file to cells x peaks, without peak calling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ._fragment_counter import Counting, FragmentCounter
 from ._read_fragments import check_file, read_fragments
 
 Peaks: TypeAlias = EpiFoundation | PeakVocabulary | pd.DataFrame | str | Path | None
-MIN_FRAGMENTS = 1000  # of a barcode in a whole genome, below which it is taken for background
+MIN_FRAGMENTS = 1000  # barcodes with fewer are background
 
 
 def count_fragments(
@@ -32,54 +32,61 @@ def count_fragments(
     counting: Counting = "insertion",
     separator: str = "_",
 ) -> AnnData:
-    """Count the fragments of cells on the peaks of a model, or on any others.
+    """Count the fragments of cells on the peaks of a model, or on other peaks.
 
-    No peaks need to be called: the cells come out on the peaks that the model reads. The file is read once from front to end; an
-    index (tabix) is not needed, the lines may be in any order, and the memory is that of the result and of one block of lines.
-    Each line counts once: the fifth column (how often it was sequenced) is not used. Intervals are 0-based and half-open.
+    No peak calling is needed: the result has the peaks that the model reads. The file is read once
+    from start to end; it needs no index (tabix) and no sorting, and the memory is that of the
+    result and one block of lines. Each line counts once: the fifth column (number of reads) is
+    ignored. Intervals are 0-based and half-open.
 
     Parameters
     ----------
     fragments
-        A fragments file (``fragments.tsv.gz``): chromosome, start, end, barcode, as 10x, SnapATAC2 and others write it; bgzip, gzip or
-        plain, with or without comment lines. Several samples: a mapping from their names to their files.
+        A fragments file (``fragments.tsv.gz``): chromosome, start, end, barcode, as written by 10x,
+        SnapATAC2 and others; bgzip, gzip or plain, with or without comment lines. For several
+        samples, a mapping from sample names to files.
     peaks
-        A model, its name or directory (see :func:`epifoundation.models.from_pretrained`), None for the bundled one; a BED file; a
-        :class:`~epifoundation.PeakVocabulary`; or a table of peaks such as ``adata.var``.
+        A model, its name or directory (see :func:`epifoundation.models.from_pretrained`), None for
+        the bundled model; a BED file; a :class:`~epifoundation.PeakVocabulary`; or a table of peaks
+        such as ``adata.var``.
     barcodes
-        Those of the cells, or a file with one a line (such as ``barcodes.tsv.gz``): the rows of the result, in this order. With several
-        samples, their names as they come out, or a mapping by sample. Default: all with at least `min_fragments`, by name.
+        Barcodes of the cells, or a file with one per line (such as ``barcodes.tsv.gz``): the rows
+        of the result, in this order. For several samples, with their prefix, or a mapping by
+        sample. Default: all barcodes with at least `min_fragments`, sorted.
     min_fragments
-        Least fragments of a cell, in the whole file. Default: 1,000 without `barcodes`, else 0.
+        Minimal number of fragments of a cell in the file; default 1,000, and 0 with `barcodes`.
     counting
-        ``"insertion"``: cuts in the peak, up to two a fragment, at its first and its last base. ``"fragment"``: fragments that overlap
-        the peak, if only between their cuts.
+        ``"insertion"``: number of cuts in the peak, up to two per fragment, at its first and its
+        last base. ``"fragment"``: number of fragments that overlap the peak, even if both cuts are
+        outside.
     separator
-        Stands between sample and barcode in the names of the cells: ``sample_barcode``.
+        Joins sample and barcode in the names of the cells: ``sample_barcode``.
 
     Returns
     -------
     AnnData of cells x peaks:
 
     - ``X``: counts, float32, CSR;
-    - ``obs``: ``n_fragments`` (in the file), ``fraction_in_peaks`` (of these, with a count in any peak; NaN without any), with several
-      samples also ``sample`` and ``barcode``;
+    - ``obs``: ``n_fragments`` (in the file), ``fraction_in_peaks`` (of these, those counted in a
+      peak; NaN without fragments), and for several samples ``sample`` and ``barcode``;
     - ``var``: ``chrom``, ``start``, ``end``;
-    - ``uns["epifoundation_fragments"]``: ``files``, ``counting``, ``genome``, and ``n_fragments``, ``in_cells``, ``in_peaks`` and
-      ``unknown_contigs`` (on contigs without a peak);
-    - ``uns["files"]["fragments"]``, with one sample: the file, where muon looks for it (TSS enrichment, nucleosome signal).
+    - ``uns["epifoundation_fragments"]``: ``files``, ``counting``, ``genome``, and ``n_fragments``,
+      ``in_cells``, ``in_peaks`` and ``unknown_contigs`` (on contigs without a peak);
+    - ``uns["files"]["fragments"]``, for one sample: the file, where muon looks for it (TSS
+      enrichment, nucleosome signal).
 
     Raises
     ------
     FileNotFoundError
-        A file is not there.
+        A file does not exist.
     ValueError
-        A line is no fragment (its number is told), the file is truncated or empty, it is of another genome build than the peaks,
-        no barcode is found or has enough fragments, no fragment lies on a contig of the peaks.
+        A line is not a fragment (the error gives its number); the file is truncated or empty; it
+        is of another genome build than the peaks; no barcode is found or has enough fragments; or
+        no fragment lies on a contig of the peaks.
 
     See Also
     --------
-    epifoundation.pp.map_peaks : for cells that have been counted already, on other peaks.
+    epifoundation.pp.map_peaks : for cells that are already counted on other peaks.
 
     Examples
     --------
@@ -93,52 +100,59 @@ def count_fragments(
     ((50, 5724), False)
     """
     one_of(counting, get_args(Counting), "counting")
-    least = MIN_FRAGMENTS if min_fragments is None and barcodes is None else 0
-    least = least if min_fragments is None else integer(min_fragments, "min_fragments", least=0)
+    if min_fragments is None:
+        min_fragments = MIN_FRAGMENTS if barcodes is None else 0
+    min_fragments = integer(min_fragments, "min_fragments", least=0)
     files = _by_prefix(fragments, separator)
     vocabulary = _vocabulary(peaks)
     counter = FragmentCounter(vocabulary, _names(barcodes, files, separator), counting)
     for prefix, path in files.items():
         for block in read_fragments(path):
             counter.add(block, prefix)
-    counter.check(list(files), kept="left out" if least else "empty")
+    counter.check(list(files), kept="left out" if min_fragments else "empty")
     counts = counter.counts()
     names = pd.Index(list(counter.rows), dtype=object)
-    kept = np.flatnonzero(counter.n_fragments >= least)
+    kept = np.flatnonzero(counter.n_fragments >= min_fragments)
     if not len(kept):
-        most = int(counter.n_fragments.argmax())
+        best = int(counter.n_fragments.argmax())
         msg = (
-            f"None of the {len(names):,} barcodes has {least:,} fragments (`min_fragments`): the most, {counter.n_fragments[most]:,}, has "
-            f"{names[most]!r}. Lower it, or name the cells with `barcodes=`."
+            f"None of the {len(names):,} barcodes has {min_fragments:,} fragments "
+            f"(`min_fragments`): the most, {counter.n_fragments[best]:,}, has {names[best]!r}. "
+            "Lower it, or name the cells with `barcodes=`."
         )
         raise ValueError(msg)
     if barcodes is None:
-        kept = kept[np.argsort(names[kept])]  # by name, whatever the order of the lines
+        kept = kept[np.argsort(names[kept])]  # independent of the order of the lines
     n_fragments, n_in_peaks = counter.n_fragments[kept], counter.n_in_peaks[kept]
     obs = pd.DataFrame({"n_fragments": n_fragments}, index=names[kept])
-    obs["fraction_in_peaks"] = np.where(n_fragments > 0, n_in_peaks / np.maximum(n_fragments, 1), np.nan)
+    in_peaks = n_in_peaks / np.maximum(n_fragments, 1)
+    obs["fraction_in_peaks"] = np.where(n_fragments > 0, in_peaks, np.nan)
     if isinstance(fragments, Mapping):
         prefix = pd.Series("", index=obs.index, dtype=object)
         for name in files:
             prefix[obs.index.str.startswith(name)] = name
-        obs["sample"] = pd.Categorical(prefix.str.removesuffix(separator), [str(sample) for sample in fragments])
+        samples = [str(sample) for sample in fragments]
+        obs["sample"] = pd.Categorical(prefix.str.removesuffix(separator), samples)
         obs["barcode"] = [name[len(start) :] for name, start in prefix.items()]
-    atac = AnnData(counts[kept].astype(np.float32), obs=obs, var=vocabulary.intervals.set_axis(vocabulary.names))
+    var = vocabulary.intervals.set_axis(vocabulary.names)
+    atac = AnnData(counts[kept].astype(np.float32), obs=obs, var=var)
     paths = [str(path) for path in files.values()]
-    report = {"files": paths, "counting": counting, "genome": vocabulary.genome, "n_fragments": counter.n_lines}
-    report |= {
+    atac.uns[Keys().fragments] = {
+        "files": paths,
+        "counting": counting,
+        "genome": vocabulary.genome,
+        "n_fragments": counter.n_lines,
         "in_cells": int(n_fragments.sum()),
         "in_peaks": int(n_in_peaks.sum()),
         "unknown_contigs": counter.n_unknown,
     }
-    atac.uns[Keys().fragments] = report
     if len(paths) == 1:
         atac.uns["files"] = {"fragments": paths[0]}
     return atac
 
 
 def _vocabulary(peaks: Peaks) -> PeakVocabulary:
-    """The peaks that the user means."""
+    """The peaks to count on, from any form of the argument `peaks`."""
     if isinstance(peaks, pd.DataFrame):
         peaks = PeakVocabulary.from_var(peaks)
     elif isinstance(peaks, str | Path) and Path(peaks).is_file():
@@ -150,37 +164,40 @@ def _vocabulary(peaks: Peaks) -> PeakVocabulary:
             return peaks
         msg = "`peaks` is empty."
         raise ValueError(msg)
-    msg = f"`peaks` must be a model, its name or path, a BED file, a PeakVocabulary or a table, got {type(peaks).__name__}."
+    msg = "`peaks` must be a model, its name or path, a BED file, a PeakVocabulary or a table, "
+    msg += f"got {type(peaks).__name__}."
     raise TypeError(msg)
 
 
 def _by_prefix(fragments: Any, separator: str) -> dict[str, Path]:
-    """The file of each sample, by what the names of its cells begin with."""
+    """The file of each sample, by the prefix of its cell names."""
     if isinstance(fragments, str | Path):
         return {"": check_file(Path(fragments))}
     if not isinstance(fragments, Mapping) or not fragments:
-        msg = f"`fragments` must be a path, or a mapping from sample names to paths such as {{'donor1': 'fragments.tsv.gz'}}, got {fragments!r}."
+        msg = "`fragments` must be a path, or a mapping from sample names to paths such as "
+        msg += f"{{'donor1': 'fragments.tsv.gz'}}, got {fragments!r}."
         raise TypeError(msg)
     files = {f"{sample}{separator}": check_file(Path(path)) for sample, path in fragments.items()}
     if len(files) < len(fragments):
-        msg = f"Names of samples must differ as text, got {list(fragments)}."
+        msg = f"Sample names must differ as text, got {list(fragments)}."
         raise ValueError(msg)
     for one in files:
         for other in files:
             if one != other and other.startswith(one):
-                msg = f"Cells of the samples {one!r} and {other!r} could not be told apart: choose another `separator`."
+                msg = f"Cells of the samples {one!r} and {other!r} cannot be distinguished: "
+                msg += "choose another `separator`."
                 raise ValueError(msg)
     return files
 
 
 def _names(barcodes: Any, files: dict[str, Path], separator: str) -> pd.Index | None:
-    """Names of the cells that are asked for; None is all."""
+    """Names of the cells to count, or None for all."""
     if barcodes is None:
         return None
     if isinstance(barcodes, Mapping):
         given = {f"{sample}{separator}": part for sample, part in barcodes.items()}
         if set(given) != set(files):
-            msg = f"`barcodes` names the samples {sorted(given)}, `fragments` {sorted(files)}."
+            msg = f"`barcodes` has the samples {sorted(given)}, `fragments` has {sorted(files)}."
             raise ValueError(msg)
         listed = [prefix + name for prefix, part in given.items() for name in _read_barcodes(part)]
     else:
@@ -190,9 +207,10 @@ def _names(barcodes: Any, files: dict[str, Path], separator: str) -> pd.Index | 
         msg = "`barcodes` is empty."
         raise ValueError(msg)
     check_unique(names, "barcodes", "drop the copies")
-    stray = names[~names.str.startswith(tuple(files))]
-    if len(stray):
-        msg = f"{len(stray):,} of {len(names):,} barcodes begin with no sample name, first {stray[0]!r}; expected one of {list(files)}."
+    unprefixed = names[~names.str.startswith(tuple(files))]
+    if len(unprefixed):
+        msg = f"{len(unprefixed):,} of {len(names):,} barcodes begin with no sample name, "
+        msg += f"first {unprefixed[0]!r}; expected one of {list(files)}."
         raise ValueError(msg)
     return names
 
@@ -203,6 +221,7 @@ def _read_barcodes(barcodes: Iterable[str] | str | Path) -> list[str]:
     if not isinstance(barcodes, str | Path):
         return [name.decode() if isinstance(name, bytes) else str(name) for name in barcodes]
     if not Path(barcodes).is_file():
-        msg = f"`barcodes` is a list of names or a file with one a line; the file {str(barcodes)!r} is not there."
+        msg = "`barcodes` is a list of names or a file with one a line; "
+        msg += f"the file {str(barcodes)!r} is not there."
         raise FileNotFoundError(msg)
     return [name for (name,) in read_columns(barcodes, 1)]

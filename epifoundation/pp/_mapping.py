@@ -1,4 +1,4 @@
-"""The peaks of data on the peaks of a model: which build, which overlap, and how much of either is covered."""
+"""Map the peaks of data onto those of a model: check the build, find overlaps, measure coverage."""
 
 from __future__ import annotations
 
@@ -15,14 +15,25 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import fraction
-from ..genome import BUILDS, canonical_build, detect_build, lift_over, misplaced, overlaps, read_intervals
-from ..genome._builds import n_misplaced
+from ..genome import (
+    BUILDS,
+    canonical_build,
+    detect_build,
+    lift_over,
+    misplaced,
+    overlaps,
+    read_intervals,
+)
+from ..genome._builds import count_misplaced
 from ..vocabulary import PeakVocabulary
 
-FAR = 250_000  # bases by which peaks are moved to see what overlaps by chance: farther than peaks crowd, nearer than a band
-BY_CHANCE = 1.5  # times as many overlaps as that are as good as chance: on the right build it is 2.5 and more, on a wrong one 0.9-1.2
-ENOUGH = 30  # overlaps by chance, lest so few peaks be judged
-WARN_BELOW = 0.5  # fraction of the model's peaks that data should reach, lest its cells look sparser than in training
+# Peaks are shifted by this many bases to count overlaps by chance: farther than clusters of peaks
+# extend, nearer than the size of a chromosome band
+SHIFT = 250_000
+# Ratio of overlaps to those by chance: at least 2.5 on the right build, 0.9 to 1.2 on a wrong one
+MAX_CHANCE_RATIO = 1.5
+MIN_CHANCE_OVERLAPS = 30  # with fewer overlaps by chance, there is no test
+WARN_BELOW = 0.5  # of the model's peaks; with less, cells look sparser than in training
 
 
 @dataclass
@@ -32,43 +43,49 @@ class PeakMap:
     Attributes
     ----------
     projection
-        Peaks of the data x vocabulary, ones; None where they are the same.
+        Peaks of the data x vocabulary, ones; None if they are the same.
     report
-        Plain numbers and strings, for ``uns``.
+        Numbers and strings to write to ``uns``.
     """
 
     projection: sp.csr_matrix | None
     report: dict[str, Any] = field(default_factory=dict)
 
     def count(self, n_open: int, n_known: int, total: float, matched: float) -> None:
-        """Add what the cells tell: open peaks and counts, all of them and those in matched peaks."""
+        """Add the fractions of open peaks and of counts that are in matched peaks."""
         self.report["open_fraction_matched"] = float(n_known / max(n_open, 1))
         self.report["counts_fraction_matched"] = float(matched / total) if total else 0.0
 
     def check(self, least: float) -> None:
-        """Raise where less than `least` of the vocabulary is seen, warn where it is little."""
+        """Raise ValueError if less than `least` of the vocabulary is reached; warn if little is."""
         fraction(least, "min_coverage")
-        seen, total = self.report["vocabulary_matched"], self.report["vocabulary"]
-        told = (
-            f"the data's peaks reach {seen:,} of the {total:,} peaks of the model ({seen / total:.1%}), and "
-            f"{self.report['matched']:,} of the {self.report['data']:,} peaks of the data are known to it"
+        reached, total = self.report["vocabulary_matched"], self.report["vocabulary"]
+        summary = (
+            f"the data's peaks reach {reached:,} of the {total:,} peaks of the model "
+            f"({reached / total:.1%}), and {self.report['matched']:,} of the "
+            f"{self.report['data']:,} peaks of the data are known to it"
         )
-        if seen < least * total:
+        if reached < least * total:
             msg = (
-                f"Too little in common: {told}; at least {100 * least:.3g}% is asked for. Embeddings from so few peaks mean little: "
-                f"count the fragments on the model's peaks, pretrain on your own, or pass `min_coverage={seen / total / 2:.2g}`."
+                f"Too little in common: {summary}; at least {100 * least:.3g}% is required. "
+                "Embeddings from so few peaks mean little: count the fragments on the model's "
+                "peaks, pretrain on your own data, or pass "
+                f"`min_coverage={reached / total / 2:.2g}`."
             )
             raise ValueError(msg)
-        if seen < WARN_BELOW * total:
-            msg = f"Little in common: {told}. Results may be worse than the model can give."
+        if reached < WARN_BELOW * total:
+            msg = f"Little in common: {summary}. Results may be worse than the model can give."
             warnings.warn(msg, UserWarning, stacklevel=3)
 
-    def tell(self) -> None:
-        """One line, where progress is shown."""
+    def log(self) -> None:
+        """Write a line of summary if progress is shown."""
         if not settings.progress:
             return
         report = self.report
-        line = f"{report['matched']:,} of {report['data']:,} peaks known to the model, {report['vocabulary_matched']:,} of its {report['vocabulary']:,} reached"
+        line = (
+            f"{report['matched']:,} of {report['data']:,} peaks known to the model, "
+            f"{report['vocabulary_matched']:,} of its {report['vocabulary']:,} reached"
+        )
         if "counts_fraction_matched" in report:
             line += f"; {report['counts_fraction_matched']:.1%} of the counts in known peaks"
         tqdm.write(line, file=sys.stderr)
@@ -82,105 +99,131 @@ def map_onto(
     genome: str | None = None,
     liftover: str | Path | None = None,
 ) -> PeakMap:
-    """Map the peaks of `var` onto a vocabulary; arguments as in :func:`epifoundation.pp.map_peaks`."""
+    """Map the peaks of `var` onto a vocabulary; see :func:`epifoundation.pp.map_peaks`."""
     fraction(min_overlap, "min_overlap")
-    is_named = not ({"start", "end", "interval", "feature_types"} & set(var.columns)) and var.index.equals(peaks.names)
-    own = peaks.intervals if is_named else read_intervals(var)  # text takes a second to read
-    first = "{chrom}:{start}-{end}".format(**own.iloc[0])
-    build, stated = told_build(peaks), None if genome is None else canonical_build(genome)
-    possible = detect_build(own)
-    report: dict[str, Any] = {"genome": peaks.genome, "data": len(own), "vocabulary": len(peaks)}
+    has_columns = bool({"start", "end", "interval", "feature_types"} & set(var.columns))
+    # Parsing the names takes a second, so they are compared first
+    is_same = not has_columns and var.index.equals(peaks.names)
+    given = peaks.intervals if is_same else read_intervals(var)
+    first = "{chrom}:{start}-{end}".format(**given.iloc[0])
+    build, stated = genome_build(peaks), None if genome is None else canonical_build(genome)
+    possible = detect_build(given)
+    report: dict[str, Any] = {
+        "genome": peaks.genome,
+        "data": len(given),
+        "vocabulary": len(peaks),
+    }
     report["data_genome"] = stated or (possible[0] if len(possible) == 1 else "unknown")
     if stated is not None and build != "unknown" and stated != build and liftover is None:
-        msg = f"The peaks are of {stated} (`genome`), the model is of {build}. {_cure(build, lifted=False)} Builds are called {list(BUILDS)}."
+        msg = (
+            f"The peaks are of {stated} (`genome`), the model is of {build}. "
+            f"{_advice(build, lifted=False)} Builds are called {list(BUILDS)}."
+        )
         raise ValueError(msg)
-    intervals, kept = own, np.arange(len(own))
+    intervals, kept = given, np.arange(len(given))
     if liftover is not None:
         if report["data_genome"] == build != "unknown":
-            msg = f"The peaks are of {build} already, as the model is: leave out `liftover`."
+            msg = f"The peaks are of {build} already, like the model: leave out `liftover`."
             raise ValueError(msg)
-        intervals, status = lift_over(own, liftover)
+        intervals, status = lift_over(given, liftover)
         kept = np.flatnonzero(status == "lifted")
         report |= {name: int((status == name).sum()) for name in ("lifted", "split", "lost")}
         if not len(intervals):
-            msg = f"None of the {len(own):,} peaks could be lifted over with {str(liftover)!r}, first {first}; is it the chain from their build?"
+            msg = f"None of the {len(given):,} peaks could be lifted over with {str(liftover)!r}, "
+            msg += f"first {first}; is it the chain from their build?"
             raise ValueError(msg)
         intervals = intervals.reset_index(drop=True)
     report |= _check_build(intervals, build, lifted=liftover is not None)
     if liftover is None and peaks.same_as(intervals):
-        return PeakMap(None, report | {"matched": len(own), "vocabulary_matched": len(peaks)})
+        return PeakMap(None, report | {"matched": len(given), "vocabulary_matched": len(peaks)})
     part = peaks.projection(intervals, min_fraction=min_overlap).tocoo()
-    shape = (len(own), len(peaks))
+    shape = (len(given), len(peaks))
     projection = sp.csr_matrix((part.data, (kept[part.row], part.col)), shape=shape)
     projection.sort_indices()
     if not projection.nnz:
         msg = (
-            f"None of the {len(own):,} peaks of the data overlaps the {len(peaks):,} peaks of the model ({peaks.genome}): "
-            f"{first} against {peaks.names[0]}. Is it the right genome build and organism? "
-            "Otherwise pretrain on your own peaks with `ep.tl.pretrain`."
+            f"None of the {len(given):,} peaks of the data overlaps the {len(peaks):,} peaks of "
+            f"the model ({peaks.genome}): {first} against {peaks.names[0]}. Is it the right genome "
+            "build and organism? Otherwise pretrain on your own peaks with `ep.tl.pretrain`."
         )
         raise ValueError(msg)
     report["matched"] = int((projection.getnnz(axis=1) > 0).sum())
     report["vocabulary_matched"] = int((projection.getnnz(axis=0) > 0).sum())
-    report["unknown_contigs"] = int((~intervals["chrom"].isin(set(peaks.intervals["chrom"]))).sum())
+    is_known = intervals["chrom"].isin(set(peaks.intervals["chrom"]))
+    report["unknown_contigs"] = int((~is_known).sum())
     if genome is None or liftover is not None:
         _check_overlap(intervals, peaks, build, report, lifted=liftover is not None)
     return PeakMap(projection, report)
 
 
-def _cure(model: str, *, lifted: bool) -> str:
+def _advice(model: str, *, lifted: bool) -> str:
     if lifted:
         return f"The chain does not lead to {model}."
-    return f"Lift them over with `liftover=` and the chain file to {model}, or use a model of their build."
+    cure = f"Lift them over with `liftover=` and the chain file to {model}, "
+    return cure + "or use a model of their build."
 
 
 def _check_overlap(
-    intervals: pd.DataFrame, peaks: PeakVocabulary, build: str, report: dict[str, Any], *, lifted: bool
+    intervals: pd.DataFrame,
+    peaks: PeakVocabulary,
+    build: str,
+    report: dict[str, Any],
+    *,
+    lifted: bool,
 ) -> None:
-    """Raise where peaks that can be of another build overlap those of the model as little as they would anywhere else."""
+    """Raise ValueError if peaks may be of another build and overlap no more than by chance."""
     n, size = len(intervals), len(peaks)
-    others = [name for name in detect_build(intervals) if name != build] if build in BUILDS else []
-    if not others or report["matched"] > n / 2 or report["vocabulary_matched"] > size / 2:
+    if build not in BUILDS or report["matched"] > n / 2 or report["vocabulary_matched"] > size / 2:
+        return
+    others = [name for name in detect_build(intervals) if name != build]
+    if not others:
         return
     chance = 0.0
-    for distance in (-FAR, FAR):
-        moved = intervals.assign(start=intervals["start"] + distance, end=intervals["end"] + distance)
-        chance += len(np.unique(overlaps(moved, peaks.intervals)[:, 0])) / 2
-    if chance >= ENOUGH and report["matched"] <= BY_CHANCE * chance:
-        advice = "" if lifted else f" If they are of {build} all the same, say so with `genome={build!r}`."
+    for distance in (-SHIFT, SHIFT):
+        start, end = intervals["start"] + distance, intervals["end"] + distance
+        shifted = intervals.assign(start=start, end=end)
+        chance += len(np.unique(overlaps(shifted, peaks.intervals)[:, 0])) / 2
+    if chance >= MIN_CHANCE_OVERLAPS and report["matched"] <= MAX_CHANCE_RATIO * chance:
+        hint = "" if lifted else f" If they are of {build} after all, pass `genome={build!r}`."
         msg = (
-            f"The peaks are of {' or '.join(others)}, the model is of {build}: {report['matched']:,} of {n:,} overlap a peak of the "
-            f"model, and {chance:,.0f} do when all are moved by {FAR:,} bases, so this is chance. {_cure(build, lifted=lifted)}{advice}"
+            f"The peaks are of {' or '.join(others)}, the model is of {build}: "
+            f"{report['matched']:,} of {n:,} overlap a peak of the model, and {chance:,.0f} do "
+            f"when all are shifted by {SHIFT:,} bases, so this is chance. "
+            f"{_advice(build, lifted=lifted)}{hint}"
         )
         raise ValueError(msg)
 
 
 def _check_build(intervals: pd.DataFrame, model: str, *, lifted: bool) -> dict[str, Any]:
-    """How many peaks have no place on the model's build; an error when they are of another."""
-    cure = _cure(model, lifted=lifted)
-    found, wrong = foreign_to(intervals, model)
+    """Number of peaks without a place on the model's build; ValueError if they fit another one."""
+    advice = _advice(model, lifted=lifted)
+    found, wrong = incompatible_builds(intervals, model)
     if found:
-        if found[0][0] != model[0]:  # h for human, m for mouse
-            cure = "That is another organism: use a model of it, or pretrain on your own cells with `ep.tl.pretrain`."
+        if found[0][0] != model[0]:  # h: human, m: mouse
+            advice = "That is another organism: use a model of it, or pretrain on your own cells "
+            advice += "with `ep.tl.pretrain`."
         chrom, start, end = intervals[wrong].iloc[0][["chrom", "start", "end"]]
         msg = (
-            f"The peaks are of {' or '.join(found)}, the model is of {model}: {int(wrong.sum()):,} of {len(intervals):,} have no place "
-            f"there, first {chrom}:{start}-{end}. {cure}"
+            f"The peaks are of {' or '.join(found)}, the model is of {model}: "
+            f"{int(wrong.sum()):,} of {len(intervals):,} have no place there, first "
+            f"{chrom}:{start}-{end}. {advice}"
         )
         raise ValueError(msg)
     return {"misplaced": int(wrong.sum())} if model in BUILDS else {}
 
 
-def told_build(peaks: PeakVocabulary) -> str:
-    """The build of a vocabulary: that of its name, or the only one on which each of its peaks has a place."""
+def genome_build(peaks: PeakVocabulary) -> str:
+    """The build of a vocabulary: the stated one, or the only one with a place for all peaks."""
     if peaks.genome != "unknown":
         return peaks.genome
-    room = [build for build, n in n_misplaced(peaks.intervals).items() if not n]
-    return room[0] if len(room) == 1 else "unknown"
+    fitting = [build for build, n in count_misplaced(peaks.intervals).items() if not n]
+    return fitting[0] if len(fitting) == 1 else "unknown"
 
 
-def foreign_to(intervals: pd.DataFrame, build: str) -> tuple[list[str], np.ndarray]:
-    """The builds that intervals can be of if `build` is none of them, else an empty list; and which have no place on `build`."""
-    wrong = misplaced(intervals, build) if build in BUILDS else np.zeros(len(intervals), dtype=bool)
+def incompatible_builds(intervals: pd.DataFrame, build: str) -> tuple[list[str], np.ndarray]:
+    """Builds that intervals fit if they do not fit `build`; and which have no place on `build`."""
+    wrong = np.zeros(len(intervals), dtype=bool)
+    if build in BUILDS:
+        wrong = misplaced(intervals, build)
     possible = detect_build(intervals) if wrong.any() else []
     return ([] if build in possible else possible), wrong

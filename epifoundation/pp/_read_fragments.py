@@ -1,4 +1,4 @@
-"""Fragment files, read in blocks: bgzip, gzip or plain text."""
+"""Read fragment files in blocks: bgzip, gzip or plain text."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .._files import DAMAGED, open_text
+from .._files import DECODE_ERRORS, open_text
 from .._settings import settings
 from ..genome._intervals import with_prefix
 
-BLOCK = 1 << 25  # bytes of text held at a time: about 700,000 lines
-EXPECTED = "chromosome, start, end and barcode, separated by tabs"
+BLOCK_BYTES = 1 << 25  # about 700,000 lines
+FORMAT = "chromosome, start, end and barcode, separated by tabs"
 NUMBER = re.compile(rb"\s*[-+]?\d+(\.\d*)?(e[-+]?\d+)?\s*", re.IGNORECASE)  # R writes 1e+05
 COMMENT = re.compile(rb"(?m)^#[^\n]*")
 
 
 class Fragments(NamedTuple):
-    """Fragments of one block; 0-based, half-open. ``chroms[chrom]`` and ``barcodes[barcode]`` are the names."""
+    """Fragments of a block of lines; 0-based, half-open.
+
+    `chrom` and `barcode` are codes, `chroms` and `barcodes` their names.
+    """
 
     chrom: np.ndarray
     chroms: pd.Index
@@ -35,23 +38,25 @@ class Fragments(NamedTuple):
 
 
 def read_fragments(path: str | Path) -> Iterator[Fragments]:
-    """Fragments of a file, by blocks of lines, in its order.
+    """Yield the fragments of a file, in blocks of lines, in its order.
 
-    Errors name the file and the line. An index beside it is not needed, and the lines need not be sorted.
+    Errors name the file and the line. The file needs no index and no sorting.
     """
     path = check_file(Path(path))
     n_lines, found = 0, False
-    with (
-        path.open("rb") as raw,
-        tqdm(
-            total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=not settings.progress
-        ) as bar,
-    ):
+    progress = tqdm(
+        total=path.stat().st_size,
+        unit="B",
+        unit_scale=True,
+        desc=path.name,
+        disable=not settings.progress,
+    )
+    with path.open("rb") as raw, progress as bar:
         stream, rest = open_text(raw, path), b""
         while True:
             try:
-                text = stream.read(BLOCK)
-            except DAMAGED as error:
+                text = stream.read(BLOCK_BYTES)
+            except DECODE_ERRORS as error:
                 msg = f"{str(path)!r} is truncated or damaged: {error}. Copy it again."
                 raise ValueError(msg) from error
             block = rest + text
@@ -70,7 +75,7 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
 
 
 def check_file(path: Path) -> Path:
-    """The path, or an error when there is no such file."""
+    """The path; FileNotFoundError if there is no such file."""
     if not path.is_file():
         msg = f"The fragments file {str(path)!r} is not there."
         raise FileNotFoundError(msg)
@@ -78,10 +83,11 @@ def check_file(path: Path) -> Path:
 
 
 def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
-    """Columns of a block of whole lines."""
-    text = COMMENT.sub(b"", block) if b"#" in block else block  # line by line, since a barcode may hold one
+    """The columns of a block of whole lines."""
+    # Comments are matched at the start of lines only: barcodes may hold "#"
+    text = COMMENT.sub(b"", block) if b"#" in block else block
     try:
-        with np.errstate(invalid="ignore"):  # infinite numbers are told below
+        with np.errstate(invalid="ignore"):  # infinite numbers raise below
             frame = pd.read_csv(
                 io.BytesIO(text),
                 sep="\t",
@@ -100,19 +106,20 @@ def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
     barcode, barcodes = pd.factorize(frame["barcode"])
     if ((start < 0) | (end <= start)).any() or "" in chroms or "" in barcodes:
         _raise_for_line(block, path, n_before, None)
-    return Fragments(chrom, pd.Index(with_prefix(pd.Series(chroms))), start, end, barcode, pd.Index(barcodes))
+    chroms, barcodes = pd.Index(with_prefix(pd.Series(chroms))), pd.Index(barcodes)
+    return Fragments(chrom, chroms, start, end, barcode, barcodes)
 
 
 def _raise_for_line(block: bytes, path: Path, n_before: int, error: Exception | None) -> NoReturn:
-    """Raise for the first line that is no fragment."""
+    """Raise ValueError for the first line that is not a fragment."""
     for i, line in enumerate(block.split(b"\n"), start=n_before + 1):
         line = line.rstrip(b"\r")
         fault = None if not line or line.startswith(b"#") else _fault(line)
         if fault:
             shown = line[:80].decode(errors="replace")
-            msg = f"{str(path)!r}, line {i:,}: {fault}, in {shown!r}. Expected {EXPECTED}."
+            msg = f"{str(path)!r}, line {i:,}: {fault}, in {shown!r}. Expected {FORMAT}."
             raise ValueError(msg) from error
-    msg = f"{str(path)!r}, after line {n_before:,}: {error}. Expected {EXPECTED}."
+    msg = f"{str(path)!r}, after line {n_before:,}: {error}. Expected {FORMAT}."
     raise ValueError(msg) from error
 
 
@@ -121,19 +128,20 @@ def _fault(line: bytes) -> str | None:
     fields = line.split(b"\t")
     if len(fields) < 4:
         return f"{len(fields)} of 4 fields"
-    places = []
-    for name, value in zip(("start", "end"), fields[1:3], strict=True):
-        if not NUMBER.fullmatch(value) or not float(value).is_integer() or abs(float(value)) >= 2**62:
-            return f"the {name} is no integer"
-        places.append(int(float(value)))
-    if places[0] < 0:
+    positions = []
+    for name, text in zip(("start", "end"), fields[1:3], strict=True):
+        value = float(text) if NUMBER.fullmatch(text) else np.nan
+        if not value.is_integer() or abs(value) >= 2**62:
+            return f"the {name} is not an integer"
+        positions.append(int(value))
+    if positions[0] < 0:
         return "the start is negative"
-    if places[1] <= places[0]:
+    if positions[1] <= positions[0]:
         return "the end does not come after the start"
     if not fields[0] or not fields[3]:
         return f"no {'barcode' if fields[0] else 'chromosome'}"
     try:
         line.decode()
     except UnicodeDecodeError:
-        return "this is no text"
+        return "it is not text"
     return None

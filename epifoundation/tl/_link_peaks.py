@@ -30,7 +30,7 @@ from ..inference.expression import asked_genes, batch_codes, expression_head, rn
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import foreign_to, map_onto, told_build
+from ..pp._mapping import genome_build, incompatible_builds, map_onto
 from ..vocabulary import GeneVocabulary
 from ._gene_table import gene_table
 from ._link_effects import Cells, family_of, gene_directions, measured_effects, model_effects
@@ -260,8 +260,8 @@ def _placed(
 
 def _check_annotation(table: pd.DataFrame, build: str, model: EpiFoundation, *, lifted: bool) -> None:
     """Genes must be on the build of the peaks."""
-    build = build if build in BUILDS or lifted else told_build(model.peaks)
-    found, wrong = foreign_to(table.reset_index(drop=True), build) if build in BUILDS else ([], np.zeros(0))
+    build = build if build in BUILDS or lifted else genome_build(model.peaks)
+    found, wrong = incompatible_builds(table.reset_index(drop=True), build) if build in BUILDS else ([], np.zeros(0))
     if found:
         gene = table.index[np.flatnonzero(wrong)[0]]
         msg = (

@@ -1,4 +1,4 @@
-"""The simulator plants what it says, and the bundled data are what they are said to be."""
+"""The simulator follows its truth, and the bundled data are as documented."""
 
 import gzip
 from importlib.resources import files
@@ -27,14 +27,14 @@ def test_sizes_names_and_truth(simulated):
     assert truth["second_fraction"].max() <= 1
 
 
-def test_the_seed_decides_and_chunks_do_not_show():
+def test_results_depend_on_the_seed_and_not_on_chunks():
     a, b = (ep.datasets.simulate_multiome(60, 300, 10, rng=7) for _ in range(2))
     assert (a["atac"].X != b["atac"].X).nnz == (a["rna"].X != b["rna"].X).nnz == 0
     other = ep.datasets.simulate_multiome(60, 300, 10, rng=8)
     assert (a["atac"].X != other["atac"].X).nnz > 0
 
 
-def test_types_and_batches_differ_and_depth_is_as_asked():
+def test_types_and_batches_differ_and_depth_is_as_requested():
     mdata = ep.datasets.simulate_multiome(600, 1000, 50, n_types=3, median_fragments=200, median_counts=800, rng=0)
     assert np.median(mdata["atac"].X.sum(axis=1).A1) == pytest.approx(200, rel=0.1)
     assert np.median(mdata["rna"].X.sum(axis=1).A1) == pytest.approx(800, rel=0.1)

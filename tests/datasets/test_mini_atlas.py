@@ -15,7 +15,7 @@ REPO = "UCSC-VLAA/MiniAtlas"
 
 
 def write(folder, n_cells=60, seed=0, rename=None):
-    """A pair as the original writes them: binary peaks ``chr-start-end``, expression in bins 0 and 1."""
+    """A pair of files as published: binary peaks ``chr-start-end``, expression in bins 0 and 1."""
     mdata = ep.datasets.simulate_multiome(n_cells, 200, 20, n_types=3, median_counts=30, rng=seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     for modality in ("atac", "rna"):
@@ -62,7 +62,7 @@ def test_pretraining_and_embedding_take_it(hub, repo):
     assert query["rna"].layers["epifoundation"].shape == (60, 20)
 
 
-def test_files_that_are_no_h5ad_or_not_paired_are_named(hub, repo):
+def test_files_that_are_not_h5ad_or_not_paired_are_named(hub, repo):
     (repo / "pbmc_atlas_rna.h5ad").write_bytes(b"no such thing")
     with pytest.raises(ValueError, match=r"'pbmc_atlas_rna.h5ad' of MiniAtlas cannot be read .*remove '") as error:
         ep.datasets.mini_atlas("pbmc")
@@ -82,7 +82,7 @@ def test_without_a_network_the_files_and_the_folder_are_named(hub, repo, offline
         ep.datasets.mini_atlas("kidney")
 
 
-def test_names_of_features_come_first_as_in_the_original(hub, repo):
+def test_names_of_features_are_preferred_as_in_the_original(hub, repo):
     import anndata
 
     path = repo / "pbmc_atlas_atac.h5ad"
@@ -120,20 +120,20 @@ FILES = [
         ("bmmc", "valid", FILES[9:11]),
     ],
 )
-def test_pairs_are_told_by_their_names(tissue, split, expected):
+def test_pairs_are_found_by_their_names(tissue, split, expected):
     assert list(_pair(FILES, tissue, split)) == expected
 
 
 @pytest.mark.parametrize(
-    ("tissue", "split", "said"),
+    ("tissue", "split", "message"),
     [
         ("brain", None, r"`tissue` must be one of \['bmmc', 'kidney', 'mini'\], got 'brain'"),
         ("kidney", None, r"`split` must be one of \['test', 'train'\] for the tissue 'kidney', got None"),
         ("kidney", "valid", r"got 'valid'"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(tissue, split, said):
-    with pytest.raises(ValueError, match=said):
+def test_the_error_for_a_missing_file_lists_the_others(tissue, split, message):
+    with pytest.raises(ValueError, match=message):
         _pair(FILES, tissue, split)
 
 
@@ -142,13 +142,13 @@ PUBLISHED = [
 ]
 
 
-def test_the_published_files_are_told_by_tissue_alone():
+def test_the_published_files_are_found_by_tissue():
     assert _pair(PUBLISHED, None, None) == ("full_atlas_atac.h5ad", "full_atlas_rna.h5ad")
     assert _pair(PUBLISHED, "kidney", None) == ("kidney_atlas_atac.h5ad", "kidney_atlas_rna.h5ad")
     with pytest.raises(ValueError, match=r"files of 'kidney' are not split, so `split` must be None, got 'train'"):
         _pair(PUBLISHED, "kidney", "train")
 
 
-def test_what_cannot_be_told_apart_is_listed():
-    with pytest.raises(ValueError, match="Several files are there for 'mini'"):
+def test_ambiguous_files_are_listed():
+    with pytest.raises(ValueError, match="Several files match 'mini'"):
         _pair([*FILES, "mini_atlas_rna.h5ad"], None, None)

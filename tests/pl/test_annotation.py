@@ -39,7 +39,7 @@ def test_with_true_labels_there_are_confusion_calibration_and_risk(annotated):
     assert confusion.get_xticklabels()[-1].get_text() == "unknown"
 
 
-def test_without_them_there_are_confidence_and_sets(annotated):
+def test_without_true_labels_there_are_confidence_and_sets(annotated):
     figure = ep.pl.annotation(annotated["atac"])
     assert len(figure.axes) == 2
     sizes = annotated["atac"].obs["epifoundation_set"].str.split(" | ", regex=False).str.len()
@@ -48,18 +48,18 @@ def test_without_them_there_are_confidence_and_sets(annotated):
 
 def test_after_embed_alone_there_are_no_sets(mdata, model):
     ep.tl.embed(mdata, model)
-    assert "no sets" in ep.pl.annotation(mdata).axes[1].texts[0].get_text()
+    assert "no prediction sets" in ep.pl.annotation(mdata).axes[1].texts[0].get_text()
     ep.pl.annotation(mdata, label_key="cell_type")
     plt.close("all")
 
 
-def test_cells_without_a_true_label_are_left_out(annotated):
+def test_cells_without_a_true_label_are_ignored(annotated):
     atac = annotated["atac"]
     atac.obs["partly"] = atac.obs["cell_type"].astype(object).where(np.arange(400) < 100)
     assert ep.pl.annotation(atac, label_key="partly").axes[0].get_title().startswith("100 cells")
 
 
-def test_composition_is_that_of_each_batch(annotated):
+def test_composition_of_each_batch(annotated):
     ax = ep.pl.composition(annotated, batch_key="batch", color="cell_type")
     counts = annotated["atac"].obs["batch"].value_counts()
     assert [label.get_text() for label in ax.get_yticklabels()] == [
@@ -68,14 +68,16 @@ def test_composition_is_that_of_each_batch(annotated):
     shares = pd.crosstab(annotated["atac"].obs["batch"], annotated["atac"].obs["cell_type"], normalize="index")
     for bars in ax.containers:
         np.testing.assert_allclose([bar.get_width() for bar in bars], shares[bars.get_label()])
-    _, own = plt.subplots()
-    assert ep.pl.composition(annotated, batch_key="batch", ax=own) is own  # by default of the annotation
-    assert own.get_legend_handles_labels()[1][-1] == "unknown"
+    _, ax = plt.subplots()
+    assert ep.pl.composition(annotated, batch_key="batch", ax=ax) is ax  # default: annotation
+    assert ax.get_legend_handles_labels()[1][-1] == "unknown"
 
 
-def test_what_is_missing_is_said(mdata):
+def test_missing_results_are_named(mdata):
     with pytest.raises(
-        ValueError, match=r"No \['mine_cell_type', 'mine_confidence'\] in `obs`: run `epifoundation.tl.annotate`"
+        ValueError,
+        match=r"No \['mine_cell_type', 'mine_confidence'\] in `obs`: "
+        "run `epifoundation.tl.annotate`",
     ):
         ep.pl.annotation(mdata, key_added="mine")
     with pytest.raises(ValueError, match="name labels with `color=`"):

@@ -13,13 +13,13 @@ def test_every_cell_is_in_the_histogram(mdata, model):
     ep.pp.map_peaks(mdata, model)
     ax = ep.pl.coverage(mdata)
     assert sum(bar.get_height() for bar in ax.patches) == 400
-    n = len(model.peaks)  # of the 600, those that a training cell has open
+    n = len(model.peaks)  # of 600, those open in a training cell
     assert ax.get_title().startswith(f"{n} of 600 peaks matched, {n} of {n}")
-    _, own = plt.subplots()
-    assert ep.pl.coverage(mdata, ax=own) is own
+    _, ax = plt.subplots()
+    assert ep.pl.coverage(mdata, ax=ax) is ax
     plt.close("all")
 
 
-def test_what_is_missing_is_said(mdata):
+def test_missing_results_are_named(mdata):
     with pytest.raises(ValueError, match=r"No coverage in `obs\['mine_coverage'\]`: run `epifoundation.tl.embed`"):
         ep.pl.coverage(mdata, key_added="mine")

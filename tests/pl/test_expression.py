@@ -30,7 +30,7 @@ def test_means_of_groups_and_correlations_are_drawn(mdata, model, tmp_path):
     plt.close("all")
 
 
-def test_atac_alone_with_what_was_measured_elsewhere(mdata, model):
+def test_atac_with_expression_measured_elsewhere(mdata, model):
     atac = mdata["atac"].copy()
     ep.tl.predict_expression(atac, model)
     with pytest.raises(ValueError, match="pass `measured`, cells x genes, or a MuData"):
@@ -40,7 +40,7 @@ def test_atac_alone_with_what_was_measured_elsewhere(mdata, model):
     plt.close("all")
 
 
-def test_bad_input_is_told(mdata, model):
+def test_bad_input_is_refused(mdata, model):
     with pytest.raises(ValueError, match="run `epifoundation.tl.embed` or"):
         ep.pl.expression(mdata, groupby="cell_type")
     ep.tl.predict_expression(mdata, model)

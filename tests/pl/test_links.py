@@ -12,7 +12,7 @@ KEY = "epifoundation_links"
 
 @pytest.fixture
 def linked(simulated):
-    """Links that were not found but made up: one to each side, and one that is none."""
+    """Constructed results: a link on each side, and a pair that is not a link."""
     data = simulated.copy()
     site = data["rna"].var.loc["gene5"]
     here = data["atac"].var[data["atac"].var["chrom"] == site["chrom"]]
@@ -43,7 +43,7 @@ def test_links_are_drawn_with_groups_and_genes(linked, tmp_path, ending):
     assert axes[0].get_title(loc="left") == "gene5: 2 links of 3 peaks"
     colours = [patch.get_edgecolor() for patch in axes[0].patches]
     assert len(colours) == 3
-    red, blue = colours[1], colours[2]  # those that are no links come first
+    red, blue = colours[1], colours[2]  # other pairs come first
     assert red[0] > red[2]
     assert blue[0] < blue[2]
     # The bars are the fraction of cells with the peak open

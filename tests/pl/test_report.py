@@ -16,11 +16,11 @@ from anndata import AnnData
 
 import epifoundation as ep
 from epifoundation.pl._report import _links, _palette
-from epifoundation.pl._report_page import DPI, Section, page, said, table
+from epifoundation.pl._report_page import DPI, Section, format_value, page, table
 
 
 class Parsed(HTMLParser):
-    """Tags, texts by tag, and what is left open."""
+    """Tags, texts by tag, and unclosed tags."""
 
     VOID = ("meta", "link", "img", "input", "br")
 
@@ -43,7 +43,7 @@ class Parsed(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def reported(tmp_path_factory):
     mdata = ep.datasets.pbmc_multiome()[:600].copy()
     ep.tl.embed(mdata)
     ep.tl.annotate(mdata)
@@ -54,8 +54,8 @@ def told(tmp_path_factory):
     return before, mdata, path
 
 
-def test_it_stands_alone_is_small_and_whole(told):
-    _, _, path = told
+def test_the_page_is_self_contained_small_and_complete(reported):
+    _, _, path = reported
     content = path.read_text()
     parsed = Parsed(content)
     assert parsed.open == []
@@ -79,8 +79,8 @@ def test_it_stands_alone_is_small_and_whole(told):
     assert not list(path.parent.glob("*.part"))
 
 
-def test_it_says_what_was_found(told):
-    _, mdata, path = told
+def test_the_page_shows_the_results(reported):
+    _, mdata, path = reported
     text = " ".join(Parsed(path.read_text()).texts)
     atac = mdata["atac"]
     assert f"{atac.n_obs:,} cells, read by pbmc-51loci" in text
@@ -91,8 +91,8 @@ def test_it_says_what_was_found(told):
     assert atac.uns["epifoundation"]["revision"] in text
 
 
-def test_the_data_are_left_alone(told):
-    before, mdata, _ = told
+def test_the_data_are_not_changed(reported):
+    before, mdata, _ = reported
     for name in ("atac", "rna"):
         ours, theirs = mdata[name], before[name]
         pd.testing.assert_frame_equal(ours.obs, theirs.obs)
@@ -101,16 +101,16 @@ def test_the_data_are_left_alone(told):
         assert set(ours.layers) == set(theirs.layers)
 
 
-def test_the_same_cells_make_the_same_page(told, tmp_path):
-    _, mdata, _ = told
+def test_the_same_cells_make_the_same_page(reported, tmp_path):
+    _, mdata, _ = reported
     atac = mdata["atac"][:300].copy()
     ep.tl.embed(atac)
     pages = [ep.pl.report(atac, tmp_path / f"{i}.html").read_text() for i in range(2)]
     assert pages[0] == pages[1]
-    assert "nothing was measured to hold it against" in pages[0]
+    assert "there is no measured expression to compare" in pages[0]
 
 
-def test_of_little_it_tells_little(tmp_path):
+def test_few_results_give_a_short_page(tmp_path):
     atac = ep.datasets.simulate_multiome(8, 60, 5)["atac"]
     model = ep.tl.pretrain(
         ep.datasets.simulate_multiome(120, 60, 5)["atac"],
@@ -119,13 +119,13 @@ def test_of_little_it_tells_little(tmp_path):
     )
     ep.tl.embed(atac, model, key_added="mine")
     text = ep.pl.report(atac, tmp_path / "few.html", key_added="mine").read_text()
-    assert "too few to draw" in text
+    assert "too few to plot" in text
     assert 'id="labels"' not in text
     assert 'id="expression"' not in text
 
 
-def test_bad_input_is_told_and_nothing_written(told, tmp_path):
-    _, mdata, path = told
+def test_bad_input_is_refused_and_nothing_written(reported, tmp_path):
+    _, mdata, path = reported
     with pytest.raises(FileExistsError, match="pass `overwrite=True`"):
         ep.pl.report(mdata, path)
     for options, match in (
@@ -149,7 +149,7 @@ def test_bad_input_is_told_and_nothing_written(told, tmp_path):
 
 
 def few(n=60, **columns):
-    """Cells with an embedding and a label each, without a model."""
+    """Cells with an embedding and labels, without a model."""
     rng = np.random.default_rng(0)
     obs = pd.DataFrame(columns, index=[f"c{i}" for i in range(n)])
     obs["epifoundation_cell_type"] = pd.Categorical(rng.choice(["a", "b", "NA"], n))
@@ -172,26 +172,26 @@ def test_results_in_files_and_backed_cells_have_a_report(model, mdata, tmp_path)
     backed.file.close()
 
 
-def test_what_there_is_nothing_to_draw_of_is_told(tmp_path):
+def test_the_page_says_what_could_not_be_plotted(tmp_path):
     cells = few(batch=np.nan, truth=pd.Categorical([np.nan] * 60, ["a"]))
     figures = plt.get_fignums()
     text = ep.pl.report(cells, tmp_path / "a.html", label_key="truth", batch_key="batch").read_text()
-    assert "Not drawn: No cell has an annotation and a true label in" in text
-    assert "Not drawn: No cell has both a batch" in text
+    assert "Not plotted: No cell has an annotation and a true label in" in text
+    assert "Not plotted: No cell has both a batch" in text
     assert plt.get_fignums() == figures
 
 
-def test_missing_labels_and_many_of_them_are_drawn(tmp_path):
+def test_missing_and_many_labels_are_plotted(tmp_path):
     names = np.array([f"type {i}" for i in range(120)], dtype=object)
     truth = pd.Series(np.r_[names, names], dtype=object).where(np.arange(240) % 7 > 0)
     cells = few(240, truth=truth.to_numpy(), number=np.arange(240) % 3)
     text = ep.pl.report(cells, tmp_path / "a.html", label_key="truth", batch_key="number").read_text()
     assert "coloured by truth" in text
     assert "coloured by number" in text
-    assert "Not drawn" not in text
+    assert "Not plotted" not in text
 
 
-def test_a_umap_of_something_else_is_not_taken(tmp_path):
+def test_a_umap_of_another_embedding_is_not_used(tmp_path):
     cells = few()
     cells.obsm["X_umap"] = np.zeros((60, 2))
     with_other = ep.pl.report(cells, tmp_path / "a.html").read_text()
@@ -211,7 +211,7 @@ def test_the_style_of_the_caller_does_not_matter(tmp_path):
         assert dict(plt.rcParams) == before
 
 
-def test_labels_that_are_called_the_same_have_the_same_colour():
+def test_equal_labels_have_the_same_colour():
     columns = pd.DataFrame({"a": pd.Categorical(["x", "z"]), "b": pd.Categorical(["y", "unknown"])})
     palette = _palette(columns)
     assert list(palette) == ["x", "y", "z", "unknown"]
@@ -220,14 +220,22 @@ def test_labels_that_are_called_the_same_have_the_same_colour():
     assert len(set(many.values())) > 100
 
 
-def test_the_surest_links_come_first():
-    links = pd.DataFrame({"gene": list("abc"), "peak": list("xyz"), "group": ["all", "T", "T"], "pvalue": [0.001, 0.01, np.nan], "qvalue": [0.5, 0.05, np.nan]})  # fmt: skip
+def test_the_most_significant_links_come_first():
+    links = pd.DataFrame(
+        {
+            "gene": list("abc"),
+            "peak": list("xyz"),
+            "group": ["all", "T", "T"],
+            "pvalue": [0.001, 0.01, np.nan],
+            "qvalue": [0.5, 0.05, np.nan],
+        }
+    )
     text = " ".join(Parsed(_links(links)).texts)
     assert "2 pairs of a peak and a gene were tested in 2 groups of cells; 1 are links" in text
     assert text.index("b y T") < text.index("a x all")
 
 
-def test_tables_hold_what_they_are_given():
+def test_tables_show_their_values():
     frame = pd.DataFrame({"name": ["a<b", None], "n": [12_345, 6], "x": [0.123456, np.nan]})
     parsed = Parsed(page("t", "s", [Section("One two", table(frame))], "f"))
     assert "a<b" in parsed.texts
@@ -240,7 +248,9 @@ def test_tables_hold_what_they_are_given():
     assert {"∞", "-∞", "yes", "no"} <= set(odd.texts)
     long = Parsed(table(pd.DataFrame({"n": range(50)})))
     assert [attributes["placeholder"] for tag, attributes in long.tags if tag == "input"] == ["Search 50 rows"]
-    assert [said(value) for value in (True, None, [], ["a", 1], np.float32(0.5), 12345.6)] == ["yes", "–", "–", "a, 1", "0.5", "12,346"]  # fmt: skip
+    values = (True, None, [], ["a", 1], np.float32(0.5), 12345.6)
+    expected = ["yes", "–", "–", "a, 1", "0.5", "12,346"]
+    assert [format_value(value) for value in values] == expected
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -249,22 +259,28 @@ CHECK = r"""
 addEventListener("load", () => {
   const images = [...document.images], table = document.querySelector("table.sortable");
   const head = [...table.querySelectorAll("th.number")][0], column = head.cellIndex;
-  const values = () => [...table.tBodies[0].rows].map((row) => Number(row.cells[column].dataset.value));
+  const number = (row) => Number(row.cells[column].dataset.value);
+  const values = () => [...table.tBodies[0].rows].map(number);
   head.querySelector("button").click();
   const up = values();
   head.querySelector("button").click();
   const down = values();
   const field = [...document.querySelectorAll("input")].at(-1);
   field.value = "revision"; field.dispatchEvent(new Event("input"));
-  const found = [...field.nextElementSibling.querySelectorAll("tbody tr")].filter((row) => !row.hidden).length;
+  const rows = [...field.nextElementSibling.querySelectorAll("tbody tr")];
+  const found = rows.filter((row) => !row.hidden).length;
   const phone = document.createElement("iframe");  // a window cannot be as narrow as a phone
   phone.style = "width: 360px; height: 800px";
   phone.srcdoc = document.documentElement.outerHTML.replace(/<script>[^]*?<\/script>/g, "");
   document.body.append(phone);
-  phone.addEventListener("load", () => { document.body.dataset.phone = phone.contentDocument.documentElement.scrollWidth; });
-  document.body.dataset.told = JSON.stringify({
-    images: images.length, loaded: images.filter((image) => image.complete && image.naturalWidth > 0).length,
-    up: up.every((value, i) => !i || up[i - 1] <= value), down: down.every((value, i) => !i || down[i - 1] >= value),
+  phone.addEventListener("load", () => {
+    document.body.dataset.phone = phone.contentDocument.documentElement.scrollWidth;
+  });
+  document.body.dataset.found = JSON.stringify({
+    images: images.length,
+    loaded: images.filter((image) => image.complete && image.naturalWidth > 0).length,
+    up: up.every((value, i) => !i || up[i - 1] <= value),
+    down: down.every((value, i) => !i || down[i - 1] >= value),
     found, wide: document.documentElement.scrollWidth - innerWidth,
   });
 });
@@ -273,10 +289,10 @@ addEventListener("load", () => {
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-def test_in_a_browser(told, tmp_path):
+def test_in_a_browser(reported, tmp_path):
     import json
 
-    _, _, path = told
+    _, _, path = reported
     checked = tmp_path / "checked.html"
     checked.write_text(path.read_text().replace("</body>", CHECK + "</body>"))
     done = subprocess.run(
@@ -285,10 +301,10 @@ def test_in_a_browser(told, tmp_path):
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
     (attributes,) = [attributes for tag, attributes in Parsed(done.stdout).tags if tag == "body"]
-    told_of = json.loads(attributes["data-told"])
-    assert told_of["images"] == told_of["loaded"] == 9
-    assert told_of["up"]
-    assert told_of["down"]
-    assert 1 <= told_of["found"] < 10
-    assert told_of["wide"] <= 0
+    found = json.loads(attributes["data-found"])
+    assert found["images"] == found["loaded"] == 9
+    assert found["up"]
+    assert found["down"]
+    assert 1 <= found["found"] < 10
+    assert found["wide"] <= 0
     assert int(attributes["data-phone"]) <= 360

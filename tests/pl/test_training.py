@@ -15,7 +15,7 @@ def _close():
     plt.close("all")
 
 
-def test_what_was_recorded_is_drawn_and_the_best_epoch_marked(simulated, tmp_path):
+def test_losses_are_plotted_and_the_best_epoch_is_marked(simulated, tmp_path):
     model = ep.tl.pretrain(simulated, config=SMALL, training=ep.TrainingConfig(max_epochs=3, batch_size=128))
     model.save_pretrained(tmp_path / "m")
     for given in (model, tmp_path / "m"):
@@ -27,7 +27,7 @@ def test_what_was_recorded_is_drawn_and_the_best_epoch_marked(simulated, tmp_pat
         assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (best + 1, validation.get_ydata()[best])
 
 
-def test_several_are_named_and_drawn_into_given_axes(simulated, tmp_path):
+def test_several_models_are_named_and_plotted_into_given_axes(simulated, tmp_path):
     _, ax = plt.subplots()
     model = ep.tl.pretrain(simulated, config=SMALL, training=ep.TrainingConfig(max_epochs=1, batch_size=128))
     assert ep.pl.training({"old": model, "new": model}, ax=ax) is ax
@@ -44,5 +44,5 @@ def test_bad_input(simulated, model):
         ep.pl.training({"mine": model})
     trained = ep.tl.pretrain(simulated, config=SMALL, training=ep.TrainingConfig(max_epochs=1, batch_size=128))
     trained.training.pop("history")
-    with pytest.raises(ValueError, match="'mine' has no losses .*: models have them that were trained"):
+    with pytest.raises(ValueError, match="'mine' has no losses .*: only models trained with"):
         ep.pl.training({"mine": trained})

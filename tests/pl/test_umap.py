@@ -30,7 +30,7 @@ def test_any_column(embedded):
     ("key", "basis"), [("X_umap", "umap"), ("umap", "umap"), ("umap", "X_umap"), ("X_tsne", "tsne")]
 )
 def test_coordinates_by_either_name(embedded, key, basis):
-    """scanpy 1.13 can be set to call them without X_."""
+    """scanpy 1.13 has an option to drop the prefix "X_"."""
     atac = embedded["atac"]
     atac.obsm[key] = atac.obsm.pop("X_umap")
     axes = ep.pl.umap(embedded, color="batch", basis=basis, show=False)
@@ -47,7 +47,7 @@ def test_columns_of_other_tables(embedded):
         ep.pl.umap(embedded, color="nothing")
 
 
-def test_what_is_missing_is_said(embedded, mdata, model):
+def test_missing_results_are_named(embedded, mdata, model):
     with pytest.raises(ValueError, match=r"No \['mine_cell_type', 'mine_confidence'\] in `obs`"):
         ep.pl.umap(embedded, key_added="mine")
     del embedded["atac"].obsm["X_umap"]

@@ -1,4 +1,4 @@
-"""Consensus peaks: against brute force and bioframe, of any order, from every kind of file, and what bad input gets."""
+"""Consensus peaks: brute force, bioframe, order of sources, all kinds of files, bad input."""
 
 import gzip
 import shutil
@@ -32,7 +32,7 @@ WIDTHS = st.integers(1, 30)
 
 
 def tables_of(sources):
-    """Tables of peaks, which may occur twice, with small scores that tie, and summits that may be none or lie outside."""
+    """Tables of peaks with duplicates, tied scores, and summits that are missing or outside."""
     frames = (pd.DataFrame(rows, columns=["chrom", "start", "end", "score", "relSummit"]) for rows in sources)
     return [frame.assign(end=frame["start"] + frame["end"]) for frame in frames]
 
@@ -54,7 +54,7 @@ def n_sources(peak, tables):
 
 
 def union_by_brute_force(tables, min_sources):
-    """Any two that overlap are made one, until none do."""
+    """Merge any two overlapping peaks until none overlap."""
     left = [peak for table in tables for peak in intervals_of(table)]
     done = []
     while left:
@@ -69,7 +69,7 @@ def union_by_brute_force(tables, min_sources):
 
 
 def windows_by_brute_force(tables, width, score):
-    """Each window with what it is ranked by, best first."""
+    """Windows sorted by rank, the best first."""
     ranks = {}
     for table in tables:
         scores = np.zeros(len(table)) if score is None else rankdata(table[score]) / len(table)
@@ -95,7 +95,7 @@ def best_by_brute_force(tables, width, score, min_sources):
 
 
 def consensus(tables, **options):
-    """None where no peak is left."""
+    """The consensus, or None if no peak is left."""
     try:
         return ep.pp.consensus_peaks(tables, **options)
     except ValueError as error:
@@ -136,14 +136,14 @@ def test_unions_are_disjoint_and_hold_every_base(sources):
 
 
 @given(SOURCES, WIDTHS, st.sampled_from([None, "score"]))
-def test_peaks_of_fixed_width_are_disjoint_and_each_other_one_meets_a_better(sources, width, score):
+def test_peaks_of_fixed_width_are_disjoint_and_dropped_ones_overlap_a_better(sources, width, score):
     tables = tables_of(sources)
     kept = rows(ep.pp.consensus_peaks(tables, width=width, score=score))
     assert {end - start for _, start, end in kept} == {width}
     order = windows_by_brute_force(tables, width, score)
     for i, window in enumerate(order):
         better = [other for other in order[:i] if other in kept and meet(window, other)]
-        # what lies off the peaks, by being moved to the start of its contig, is of no source
+        # windows that were shifted away from their peaks overlap no source
         assert (window in kept) == (not better and n_sources(window, tables) > 0)
 
 
@@ -177,7 +177,7 @@ def test_unions_are_those_of_bioframe():
     assert (bioframe.count_overlaps(fixed, fixed)["count"] == 1).all()
     middle = pooled.assign(start=(pooled["start"] + pooled["end"]) // 2 - 250)
     middle = middle.assign(start=middle["start"].clip(lower=0), end=middle["start"].clip(lower=0) + 501)
-    assert (bioframe.count_overlaps(middle, fixed)["count"] > 0).all()  # none could be added
+    assert (bioframe.count_overlaps(middle, fixed)["count"] > 0).all()  # none can be added
 
 
 def names(found):
@@ -195,7 +195,7 @@ def test_peaks_that_merely_touch_stay_apart():
     ]
     tiles = [vocabulary("chr1:0-10", "chr1:10-20"), vocabulary("chr1:20-30")]
     assert len(ep.pp.consensus_peaks(tiles, width=10)) == 3
-    assert names(ep.pp.consensus_peaks(tiles, width=11)) == ["chr1:10-21"]  # the one that both sources have
+    assert names(ep.pp.consensus_peaks(tiles, width=11)) == ["chr1:10-21"]  # the one in both sources
 
 
 def test_chromosomes_come_in_natural_order():
@@ -205,20 +205,20 @@ def test_chromosomes_come_in_natural_order():
 
 
 def test_a_long_chain_drops_every_second_tile():
-    """Equal tiles, each of which overlaps the next: rounds of a vectorised removal would be as many."""
+    """A chain of equal tiles: vectorised removal would need as many rounds as there are tiles."""
     start = np.arange(0, 200_000 * 500, 500)
     tiles = pd.DataFrame({"chrom": "chr1", "start": start, "end": start + 500})
     found = ep.pp.consensus_peaks([tiles, tiles], width=501)
     np.testing.assert_array_equal(found.intervals["start"], start[::2])
 
 
-def test_the_peak_that_most_sources_have_is_kept_and_of_these_the_most_central():
+def test_the_peak_of_most_sources_is_kept_and_of_these_the_most_central():
     sources = [vocabulary(f"chr1:{start}-{start + 100}") for start in (100, 120, 140)]
     assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:120-220"]
     sources += [vocabulary("chr1:215-315"), vocabulary("chr1:216-316")]
-    assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:140-240"]  # as 120-220, it meets all of them
+    assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:140-240"]  # like 120-220, it overlaps all
     sources += [vocabulary("chr1:230-330")]
-    assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:140-240"]  # 120-220 no longer does
+    assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:140-240"]  # 120-220 does not
 
 
 def scored(peaks):
@@ -251,13 +251,13 @@ def test_peaks_at_the_ends_of_a_chromosome_are_moved_inside():
 
 @pytest.fixture
 def peaks():
-    """Cells x peaks with columns of all kinds beside the positions, of which the names tell."""
+    """Cells x peaks with positions in the names, and other columns."""
     atac = ep.datasets.pbmc_multiome()["atac"][:5, :300].copy()
     return anndata.AnnData(atac.X, var=pd.DataFrame({"score": np.arange(300.0), "kind": "peak"}, index=atac.var_names))
 
 
 def write(atac, kind, folder):
-    """The file of that kind, with these peaks."""
+    """A file of this kind with these peaks."""
     mdata = mudata.MuData({"rna": anndata.AnnData(np.ones((atac.n_obs, 2), dtype=np.float32)), "atac": atac})
     if kind == "h5ad":
         atac.write_h5ad(folder / "peaks.h5ad")
@@ -277,7 +277,7 @@ def write(atac, kind, folder):
     return path
 
 
-quiet = pytest.mark.filterwarnings(  # what anndata and zarr say as they write stores of either format
+quiet = pytest.mark.filterwarnings(  # warnings of anndata and zarr
     "ignore:Writing zarr v2", "ignore:zarr v3 autosharding", "ignore:Consolidated metadata"
 )
 KINDS = ["h5ad", "h5mu", "zarr", "zarr v3", "zarr of a MuData", "bed", "bed.gz"]
@@ -303,7 +303,7 @@ def test_objects_of_every_kind_give_the_same(peaks):
 
 @quiet
 def test_only_the_peaks_of_a_file_are_read(peaks, tmp_path):
-    """Neither a matrix of 40 TB nor damage elsewhere matters."""
+    """A matrix of 40 TB and damage elsewhere do not matter."""
     expected = rows(ep.pp.consensus_peaks(peaks))
     file, store = (write(peaks, kind, tmp_path) for kind in ("h5ad", "zarr"))
     with h5py.File(file, "r+") as opened:
@@ -312,7 +312,7 @@ def test_only_the_peaks_of_a_file_are_read(peaks, tmp_path):
         opened["obs"] = b"no table"
     shutil.rmtree(store / "X")
     shutil.rmtree(store / "obs")
-    with pytest.raises(Exception):  # noqa: B017 # whatever it is, the whole cannot be read
+    with pytest.raises(Exception):  # noqa: B017 # of any type: the file cannot be read
         anndata.read_h5ad(file, backed="r")
     assert rows(ep.pp.consensus_peaks([file, store], min_sources=2)) == expected
 
@@ -325,13 +325,13 @@ def test_summits_and_columns_of_a_narrow_peak(tmp_path):
     lines = [NARROW, ["chr1", "1000", "1300", *NARROW[3:9], "-1"]]
     path.write_bytes(gzip.compress("\n".join(map("\t".join, lines)).encode()))
     found = ep.pp.consensus_peaks(path, width=11, score="-log10q")
-    assert names(found) == ["chr1:115-126", "chr1:1145-1156"]  # the first around base 120, the other without summit
+    assert names(found) == ["chr1:115-126", "chr1:1145-1156"]  # summit 120, no summit
     table = bioframe.read_table(path, schema="narrowPeak")
     assert names(ep.pp.consensus_peaks(table, width=11)) == names(found)
 
 
 @pytest.mark.parametrize(("n_columns", "known"), [(3, 3), (4, 4), (6, 6), (9, 6), (10, 10), (12, 6)])
-def test_columns_of_a_bed_file_have_names_where_these_are_certain(tmp_path, n_columns, known):
+def test_columns_of_a_bed_file_are_named_if_known(tmp_path, n_columns, known):
     """A BED9 has colours where a broadPeak has scores."""
     (tmp_path / "peaks.bed").write_text("\t".join([*NARROW, "x", "y"][:n_columns]) + "\n")
     var = read_var(tmp_path / "peaks.bed", "atac")
@@ -339,12 +339,12 @@ def test_columns_of_a_bed_file_have_names_where_these_are_certain(tmp_path, n_co
     assert var.iloc[0].tolist() == NARROW[:known]
 
 
-HG38 = "chr1:248956000-248956400"  # past the end of chr1 elsewhere, but for hg19
+HG38 = "chr1:248956000-248956400"  # past the end of chr1 in all builds except hg19
 HG19 = "chr1:249250000-249250500"
 MM10 = "chr19:61431000-61431500"  # in hs1 too
 
 
-def test_the_build_is_that_which_all_can_be_of():
+def test_the_build_is_common_to_all_sources():
     assert ep.pp.consensus_peaks(vocabulary("chr1:1-2")).genome == "unknown"
     assert ep.genome.detect_build(vocabulary(HG19).intervals) == ["hg19"]
     assert ep.pp.consensus_peaks([vocabulary(HG19), vocabulary("chr1:1-2")]).genome == "hg19"
@@ -359,18 +359,18 @@ def test_the_build_is_that_which_all_can_be_of():
     ]
 
 
-def test_an_organism_that_is_not_known_is_not_judged():
+def test_the_build_of_an_unknown_organism_is_not_checked():
     foreign = vocabulary("chr25:1-1000", "chr24:5-10")
     assert ep.genome.detect_build(foreign.intervals) == []
     assert ep.pp.consensus_peaks([foreign, foreign]).genome == "unknown"
     found = ep.pp.consensus_peaks([foreign, vocabulary(HG19)], genome="danRer11")
     assert found.genome == "danRer11"
-    for source in (foreign, vocabulary("chr1:1-2")):  # of no build that is known, of each of them
+    for source in (foreign, vocabulary("chr1:1-2")):  # of an unknown build, of any build
         assert ep.pp.consensus_peaks([source, vocabulary("chr4:1-2", genome="danRer11")]).genome == "danRer11"
 
 
 @pytest.mark.parametrize(
-    ("sources", "options", "said"),
+    ("sources", "options", "message"),
     [
         (
             {
@@ -379,7 +379,10 @@ def test_an_organism_that_is_not_known_is_not_judged():
                 "other": vocabulary("chr1:5-9", genome="GRCh38"),
             },
             {},
-            r"differ: hg19 for 'first', hg38 for 'other'\. Lift one over, `ep\.genome\.lift_over\(.*\)\[0\]`, and pass",
+            (
+                r"differ: hg19 for 'first', hg38 for 'other'\. Lift one over, "
+                r"`ep\.genome\.lift_over\(.*\)\[0\]`, and pass"
+            ),
         ),
         (
             [vocabulary(HG19), vocabulary(MM10)],
@@ -390,8 +393,8 @@ def test_an_organism_that_is_not_known_is_not_judged():
         ([vocabulary("chr1:1-2", genome="rn7")], {"genome": "rn6"}, "rn6 for `genome`, rn7 for source 0"),
     ],
 )
-def test_different_builds_are_told_by_source(sources, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_the_error_for_different_builds_names_the_sources(sources, options, message):
+    with pytest.raises(ValueError, match=message):
         ep.pp.consensus_peaks(sources, **options)
 
 
@@ -399,7 +402,7 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
 
 
 @pytest.mark.parametrize(
-    ("sources", "options", "error", "said"),
+    ("sources", "options", "error", "message"),
     [
         ([], {}, ValueError, "`sources` is empty"),
         ({}, {}, ValueError, "`sources` is empty"),
@@ -412,13 +415,19 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
             {"one": TABLE, "two": vocabulary("chr1:1-2")},
             {"score": "score", "width": 9},
             ValueError,
-            r"`score='score'` is no column of the peaks of 'two'; there are \['chrom', 'start', 'end'\]",
+            (
+                r"`score='score'` is not a column of the peaks of 'two'; "
+                r"available: \['chrom', 'start', 'end'\]"
+            ),
         ),
         (
             [TABLE.assign(score=["high", "3"])],
             {"score": "score", "width": 9},
             ValueError,
-            r"Column 'score' of source 0 \(DataFrame\): 1 of 2 scores are no numbers, first 'high'",
+            (
+                r"Column 'score' of source 0 \(DataFrame\): 1 of 2 scores are not numbers, "
+                "first 'high'"
+            ),
         ),
         (
             [TABLE, TABLE.set_axis(["CD3D", "chr1:5-9"])],
@@ -438,14 +447,14 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
         ("peaks.bed", {}, FileNotFoundError, "The file 'peaks.bed' is not there"),
     ],
 )
-def test_what_cannot_be_merged_is_told(sources, options, error, said):
-    with pytest.raises(error, match=said):
+def test_bad_input_is_refused(sources, options, error, message):
+    with pytest.raises(error, match=message):
         ep.pp.consensus_peaks(sources, **options)
 
 
 @quiet
 @pytest.mark.parametrize("kind", ["h5mu", "zarr of a MuData"])
-def test_a_modality_that_is_not_there_is_told(peaks, tmp_path, kind):
+def test_a_missing_modality_is_named(peaks, tmp_path, kind):
     path = write(peaks, kind, tmp_path)
     with pytest.raises(
         ValueError, match=r"No modality 'ATAC' in '.*'; it has \[.*'atac'.*\]. Name one with `modality="
@@ -455,7 +464,7 @@ def test_a_modality_that_is_not_there_is_told(peaks, tmp_path, kind):
         ep.pp.consensus_peaks(mudata.MuData({"atac": peaks}), modality="ATAC")
 
 
-def test_damaged_files_are_told(peaks, tmp_path):
+def test_damaged_files_are_refused(peaks, tmp_path):
     whole = write(peaks, "h5ad", tmp_path).read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"no HDF5"):
         (tmp_path / "cut.h5ad").write_bytes(content)
@@ -476,7 +485,7 @@ def test_damaged_files_are_told(peaks, tmp_path):
         ep.pp.consensus_peaks(tmp_path / "10x.h5")
 
 
-def test_progress_is_shown_where_it_is_wanted(monkeypatch, capsys):
+def test_progress_is_shown_if_it_is_set(monkeypatch, capsys):
     ep.pp.consensus_peaks([TABLE, TABLE])
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(ep.settings, "progress", True)
@@ -485,7 +494,7 @@ def test_progress_is_shown_where_it_is_wanted(monkeypatch, capsys):
 
 
 def test_cells_are_counted_on_a_consensus(simulated, tmp_path):
-    """From two halves of the peaks, which were called with other borders."""
+    """The consensus of two halves of the peaks with shifted borders."""
     atac = simulated["atac"]
     var = atac.var[COLUMNS]
     wider = var[250:].assign(start=var["start"][250:] - 20, end=var["end"][250:] + 30)

@@ -1,4 +1,4 @@
-"""Counting fragments: against brute force and real counts, formats, several samples, and what bad input gets."""
+"""Counting fragments: brute force, real counts, file formats, several samples, bad input."""
 
 import gzip
 import struct
@@ -40,7 +40,7 @@ def bgzip(text, block=40):
 
 @pytest.fixture
 def file(tmp_path):
-    """Writes lines or text to a fragments file."""
+    """A function that writes lines or text to a fragments file."""
 
     def write(content=LINES, name="fragments.tsv", compress=lambda text: text):
         text = content if isinstance(content, str) else text_of(content)
@@ -57,7 +57,7 @@ def count(path, peaks=PEAKS, **options):
 
 
 def brute_force(lines, peaks, cells, counting):
-    """One loop over everything."""
+    """Counts by one loop over all fragments and peaks."""
     expected = np.zeros((len(cells), len(peaks)))
     intervals = list(ep.genome.parse_intervals(peaks).itertuples(index=False))
     for chrom, start, end, barcode in lines:
@@ -105,14 +105,14 @@ INTERVALS = st.lists(
 
 
 @given(FRAGMENTS, INTERVALS, st.sampled_from(["insertion", "fragment"]), st.integers(1, 100))
-def test_any_file_onto_any_peaks_is_brute_force(tmp_path_factory, lines, peaks, counting, block):
-    """Overlapping and nested peaks, unsorted lines, unknown contigs, and blocks that cut anywhere."""
+def test_counts_agree_with_brute_force(tmp_path_factory, lines, peaks, counting, block):
+    """Overlapping and nested peaks, unsorted lines, unknown contigs, blocks that end anywhere."""
     path = tmp_path_factory.mktemp("fragments") / "f.tsv"
     path.write_text(text_of(lines))
     cells = ["C", "A"]
     expected = brute_force(lines, peaks, cells, counting)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_read_fragments, "BLOCK", block)
+        patch.setattr(_read_fragments, "BLOCK_BYTES", block)
         if not any(line[3] in cells for line in lines):
             with pytest.raises(ValueError, match="None of the 2 barcodes is in the file"):
                 count(path, peaks, barcodes=cells)
@@ -123,7 +123,7 @@ def test_any_file_onto_any_peaks_is_brute_force(tmp_path_factory, lines, peaks, 
             np.testing.assert_array_equal(count(path, peaks, barcodes=cells, counting=counting).X.toarray(), expected)
 
 
-def test_real_fragments_give_the_counts_that_came_with_them(shared_data):
+def test_real_fragments_give_the_published_counts(shared_data):
     import mudata
 
     atac = mudata.read_h5mu(shared_data / "pbmc10k_51loci_hg38.h5mu")["atac"]
@@ -140,7 +140,7 @@ def test_real_fragments_give_the_counts_that_came_with_them(shared_data):
 
 @pytest.mark.parametrize("counting", ["insertion", "fragment"])
 def test_real_fragments_by_an_independent_count(shared_data, counting):
-    """Every fragment of some cells against every called peak of another experiment, by bioframe."""
+    """All fragments of some cells against called peaks of another experiment, by bioframe."""
     import bioframe
 
     peaks = ep.PeakVocabulary.read_bed(shared_data.parent / "annotation" / "pbmc_unsorted_10k_peaks_hg38.bed.gz")
@@ -159,7 +159,7 @@ def test_real_fragments_by_an_independent_count(shared_data, counting):
 
 
 @pytest.mark.parametrize("counting", ["insertion", "fragment"])
-def test_simulated_fragments_count_to_what_was_planted(simulated, tmp_path, counting):
+def test_simulated_fragments_give_the_simulated_counts(simulated, tmp_path, counting):
     atac = simulated["atac"]
     path = ep.datasets.simulate_fragments(simulated, tmp_path / "f.tsv.gz", background=0.5, n_empty=30)
     counted = ep.pp.count_fragments(path, atac.var, barcodes=atac.obs_names, counting=counting)
@@ -195,7 +195,7 @@ FORMATS = {
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_gives_the_same(file, monkeypatch, kind, block):
     expected = count(file(), barcodes=["CC-1", "AA-1"])
-    monkeypatch.setattr(_read_fragments, "BLOCK", block)
+    monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", block)
     name, change = FORMATS[kind]
     counted = count(file(name=name, compress=change), barcodes=["CC-1", "AA-1"])
     assert (counted.X != expected.X).nnz == 0
@@ -264,43 +264,43 @@ def test_peaks_are_a_model_a_table_or_a_bed_file(file, tmp_path, model):
 BAD_LINES = {
     "missing": ("chr1\t5\t9\n", "3 of 4 fields, in 'chr1"),
     "spaces": ("chr1 5 9 AA\n", "1 of 4 fields"),
-    "float": ("chr1\t5.5\t9\tAA\t1\n", "the start is no integer"),
-    "word": ("chr1\t5\tx\tAA\t1\n", "the end is no integer"),
-    "empty number": ("chr1\t\t9\tAA\t1\n", "the start is no integer"),
-    "infinite": ("chr1\t5\tinf\tAA\t1\n", "the end is no integer"),
-    "huge": ("chr1\t5\t99999999999999999999\tAA\t1\n", "the end is no integer"),
+    "float": ("chr1\t5.5\t9\tAA\t1\n", "the start is not an integer"),
+    "word": ("chr1\t5\tx\tAA\t1\n", "the end is not an integer"),
+    "empty number": ("chr1\t\t9\tAA\t1\n", "the start is not an integer"),
+    "infinite": ("chr1\t5\tinf\tAA\t1\n", "the end is not an integer"),
+    "huge": ("chr1\t5\t99999999999999999999\tAA\t1\n", "the end is not an integer"),
     "negative": ("chr1\t-5\t9\tAA\t1\n", "the start is negative"),
     "reversed": ("chr1\t9\t5\tAA\t1\n", "the end does not come after the start"),
     "empty": ("chr1\t9\t9\tAA\t1\n", "the end does not come after the start"),
     "no barcode": ("chr1\t5\t9\t\t1\n", "no barcode"),
     "no chromosome": ("\t5\t9\tAA\t1\n", "no chromosome"),
-    "names": ("chrom\tstart\tend\tbarcode\tcount\n", "the start is no integer"),
+    "names": ("chrom\tstart\tend\tbarcode\tcount\n", "the start is not an integer"),
 }
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("block", [1 << 25, 37])
 @pytest.mark.parametrize("kind", BAD_LINES)
-def test_a_line_that_is_no_fragment_is_told_by_its_number(file, monkeypatch, kind, block, end):
-    monkeypatch.setattr(_read_fragments, "BLOCK", block)
-    line, said = BAD_LINES[kind]
+def test_the_error_for_a_bad_line_gives_its_number(file, monkeypatch, kind, block, end):
+    monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", block)
+    line, message = BAD_LINES[kind]
     path = file(("# header\n\n" + text_of(LINES) + line + text_of(LINES)).replace("\n", end))
     with pytest.raises(
-        ValueError, match=f"fragments.tsv', line 7: {said}.*Expected chromosome, start, end and barcode"
+        ValueError, match=f"fragments.tsv', line 7: {message}.*Expected chromosome, start, end and barcode"
     ):
         count(path, min_fragments=1)
 
 
 @pytest.mark.parametrize("content", [b"", b"# only\n# comments\n", b"\n\n"])
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, bgzip])
-def test_an_empty_file_is_told(tmp_path, content, compress):
+def test_an_empty_file_is_refused(tmp_path, content, compress):
     path = tmp_path / "f.tsv.gz"
     path.write_bytes(compress(content))
     with pytest.raises(ValueError, match=r"f\.tsv\.gz' holds no fragments"):
         count(path)
 
 
-def test_a_truncated_file_is_told(tmp_path):
+def test_a_truncated_file_is_refused(tmp_path):
     text = text_of([("chr1", i, i + 50, f"A{i}") for i in range(2000)]).encode()
     path = tmp_path / "f.tsv.gz"
     for whole in (gzip.compress(text), bgzip(text, 5000)):
@@ -308,7 +308,7 @@ def test_a_truncated_file_is_told(tmp_path):
             path.write_bytes(whole[:size])
             with pytest.raises(ValueError, match=r"f\.tsv\.gz' is truncated"):
                 count(path)
-    path.write_bytes(bgzip(text, 5000)[: -len(BGZIP_END)])  # between two blocks: only the end mark tells
+    path.write_bytes(bgzip(text, 5000)[: -len(BGZIP_END)])  # between blocks: only the end mark is missing
     with pytest.raises(ValueError, match="it lacks the end mark of bgzip"):
         count(path)
     damaged = bytearray(gzip.compress(text))
@@ -318,13 +318,13 @@ def test_a_truncated_file_is_told(tmp_path):
         count(path)
 
 
-def test_what_is_no_text_is_told(tmp_path):
+def test_binary_files_are_refused(tmp_path):
     path = tmp_path / "f.tsv"
     path.write_bytes(bytes(range(256)) * 10)
     with pytest.raises(ValueError, match=r"f\.tsv', line 1: 2 of 4 fields"):
         count(path)
     path.write_bytes(b"chr1\t1\t5\t\xff\xfe\t1\n")
-    with pytest.raises(ValueError, match=r"f\.tsv', line 1: this is no text"):
+    with pytest.raises(ValueError, match=r"f\.tsv', line 1: it is not text"):
         count(path)
     with pytest.raises(FileNotFoundError, match="The fragments file .*nothing.tsv' is not there"):
         count(tmp_path / "nothing.tsv")
@@ -333,7 +333,7 @@ def test_what_is_no_text_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"barcodes": ["AA", "CC"]}, "None of the 2 barcodes is in the file: first 'AA', and 'AA-1' there.*suffix"),
         ({"barcodes": []}, "`barcodes` is empty"),
@@ -348,16 +348,16 @@ def test_what_is_no_text_is_told(tmp_path):
         ({"min_fragments": 1, "peaks": ["chr1:5-10"]}, "None of the 4 fragments of the cells falls into a peak"),
     ],
 )
-def test_what_cannot_be_counted_is_told(file, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_input_is_refused(file, options, message):
+    with pytest.raises(ValueError, match=message):
         count(file(), **options)
 
 
-def test_what_cannot_work_is_told_before_anything_is_read(file, tmp_path, monkeypatch):
+def test_bad_options_are_refused_before_the_file_is_read(file, tmp_path, monkeypatch):
     monkeypatch.setattr(_read_fragments, "_parse", lambda *_: pytest.fail("read"))
     with pytest.raises(FileNotFoundError, match="nothing' is not there"):
         count({"a": file(), "b": tmp_path / "nothing"})
-    with pytest.raises(ValueError, match=r"Names of samples must differ as text, got \[1, '1'\]"):
+    with pytest.raises(ValueError, match=r"Sample names must differ as text, got \[1, '1'\]"):
         count({1: file(), "1": file()})
     empty = tmp_path / "empty.bed"
     empty.write_text("# nothing\n")
@@ -375,28 +375,28 @@ def test_barcodes_in_any_form(file, form):
     assert count(file(), barcodes=pd.DataFrame({"a": [1, 2]}, index=names)).obs_names.tolist() == names
 
 
-def test_the_build_of_peaks_without_a_name_is_told(file):
-    """By peaks at the ends of chromosomes of hg38."""
+def test_the_build_of_peaks_is_detected(file):
+    """Peaks at the ends of chromosomes reveal hg38."""
     ends = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]
     peaks = ep.genome.parse_intervals([*ends, "chr19:58617000-58617600"])
     with pytest.raises(ValueError, match="fragments are of hg19, the peaks are of hg38"):
         ep.pp.count_fragments(file([("chr1", 249_200_000, 249_200_100, "A")]), peaks, min_fragments=1)
 
 
-def test_a_model_that_only_lends_its_peaks_is_not_moved(file, model, monkeypatch):
+def test_a_model_used_for_its_peaks_stays_on_its_device(file, model, monkeypatch):
     monkeypatch.setattr(type(model), "to", lambda *_: pytest.fail("moved"))
     ep.pp.count_fragments(file([("chr1", 10_100, 10_300, "A")]), model, min_fragments=1)
 
 
-def test_samples_that_do_not_fit_the_barcodes_are_told(file):
+def test_barcodes_of_other_samples_are_refused(file):
     files = {"a": file(name="a.tsv"), "b": file(name="b.tsv")}
     with pytest.raises(ValueError, match=r"None of the 1 barcodes is in the file: first 'b_X', and 'b_AA-1' there"):
         count(files, barcodes=["a_AA-1", "b_X"])
     with pytest.raises(ValueError, match=r"1 of 2 barcodes begin with no sample name, first 'AA-1'.*\['a_', 'b_'\]"):
         count(files, barcodes=["AA-1", "a_AA-1"])
-    with pytest.raises(ValueError, match=r"`barcodes` names the samples \['c_'\], `fragments` \['a_', 'b_'\]"):
+    with pytest.raises(ValueError, match=r"`barcodes` has the samples \['c_'\], `fragments` has \['a_', 'b_'\]"):
         count(files, barcodes={"c": ["AA-1"]})
-    with pytest.raises(ValueError, match="'a_' and 'a_b_' could not be told apart: choose another `separator`"):
+    with pytest.raises(ValueError, match="'a_' and 'a_b_' cannot be distinguished: choose another `separator`"):
         count({"a": files["a"], "a_b": files["b"]})
 
 
@@ -416,13 +416,14 @@ def test_barcodes_from_a_file_and_some_that_are_missing(file, tmp_path):
 
 
 def test_fragments_of_another_build_are_refused_at_once(file, monkeypatch):
-    """By the first fragment past the end of a chromosome, with the rest of the file unread."""
-    monkeypatch.setattr(_read_fragments, "BLOCK", 100)
+    """At the first fragment past the end of a chromosome, before the rest of the file is read."""
+    monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", 100)
     path = file([("chr1", 249_200_000, 249_200_100, "A"), *[("chr1", 5, 10, "A")] * 50, ("broken",)])
     peaks = ep.PeakVocabulary.from_names(["chr1:0-100"], genome="hg38")
     with pytest.raises(
         ValueError,
-        match=r"fragments are of hg19, the peaks are of hg38: on chr1 they reach to 249,200,100.*`liftover=`",
+        match=r"fragments are of hg19, the peaks are of hg38: on chr1 they reach to "
+        r"249,200,100.*`liftover=`",
     ):
         ep.pp.count_fragments(path, peaks, min_fragments=1)
     with pytest.raises(ValueError, match="line 52"):
@@ -430,7 +431,7 @@ def test_fragments_of_another_build_are_refused_at_once(file, monkeypatch):
 
 
 def test_cells_times_peaks_past_two_to_the_31(file):
-    """A matrix with more places than 32 bits count: the last cell and the last peak are still told apart."""
+    """A matrix with more than 2^32 entries: the last cell and peak are still distinguished."""
     n_peaks, n_cells = 70_000, 40_000
     start = 10 * np.arange(n_peaks)
     peaks = ep.PeakVocabulary(pd.DataFrame({"chrom": "chr1", "start": start, "end": start + 5}))
@@ -444,7 +445,7 @@ def test_cells_times_peaks_past_two_to_the_31(file):
 
 
 def test_sums_of_blocks_stay_few(file, monkeypatch):
-    monkeypatch.setattr(_read_fragments, "BLOCK", 30)
+    monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", 30)
     lines = [("chr1", 100 + i % 7, 200, f"c{i % 11}") for i in range(400)]
     counter = FragmentCounter(ep.PeakVocabulary.from_names(PEAKS), None, "insertion")
     for block in read_fragments(file(lines)):

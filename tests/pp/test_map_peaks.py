@@ -25,7 +25,7 @@ def cells(names, n_cells=3, value=1.0, **var):
 
 
 def tiny(names, genome="unknown"):
-    """A model of these peaks; what it predicts is nothing."""
+    """An untrained model of these peaks."""
     peaks = ep.PeakVocabulary.from_names(names, genome=genome)
     network = Network(ep.ModelConfig(dim=8), Sizes(len(peaks)))
     return ep.EpiFoundation(network, peaks, ep.GeneVocabulary([]))
@@ -45,7 +45,7 @@ def frame(triples):
 
 
 @given(SETS, SETS, st.sampled_from([0.0, 0.5, 1.0]))
-def test_the_projection_is_all_pairs_that_overlap(data, model, fraction):
+def test_the_projection_holds_all_overlapping_pairs(data, model, fraction):
     a, b = frame(data), frame(model)
     found = ep.PeakVocabulary(b).projection(a, min_fraction=fraction).toarray()
     expected = np.zeros((len(a), len(b)))
@@ -58,7 +58,7 @@ def test_the_projection_is_all_pairs_that_overlap(data, model, fraction):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_there_is_no_projection_only_for_the_same_peaks_in_the_same_order():
+def test_only_the_same_peaks_in_the_same_order_need_no_projection():
     vocabulary = ep.PeakVocabulary.from_names(["chr1:0-10", "chr1:20-30"])
     assert map_onto(vocabulary, cells(["chr1_0_10", "1:20-30"]).var).projection is None
     swapped = map_onto(vocabulary, cells(["chr1:20-30", "chr1:0-10"]).var).projection
@@ -73,7 +73,7 @@ def test_no_overlap_is_refused():
         map_onto(vocabulary, cells(["chr2:0-10"]).var)
 
 
-def test_what_is_written():
+def test_results():
     atac = cells(["chr1:150-350", "chr1:390-450", "chr1:900-950", "chrUn_1:5-10"], value=2.0)
     atac.X[0, 0] = 0
     atac.X.eliminate_zeros()
@@ -122,7 +122,7 @@ def test_every_format_gives_the_same(tmp_path, kind):
     assert (atac.obsm["epifoundation_peaks"] != expected.obsm["epifoundation_peaks"]).nnz == 0
 
 
-def test_no_cells_are_no_error_and_no_peaks_are():
+def test_no_cells_are_fine_and_no_peaks_are_an_error():
     atac = cells(MODEL.peaks.names)[:0].copy()
     ep.pp.map_peaks(atac, MODEL)
     assert atac.obsm["epifoundation_peaks"].shape == (0, 4)
@@ -130,7 +130,7 @@ def test_no_cells_are_no_error_and_no_peaks_are():
         ep.pp.map_peaks(cells([]), MODEL)
 
 
-def test_a_minimum_overlap_leaves_out_what_only_touches():
+def test_a_minimal_overlap_excludes_peaks_that_barely_overlap():
     atac = cells(["chr1:190-290", "chr2:100-180", "chr1:310-390"])
     report = map_onto(MODEL.peaks, atac.var, min_overlap=0.5).report
     assert (report["matched"], report["vocabulary_matched"]) == (2, 2)
@@ -138,20 +138,23 @@ def test_a_minimum_overlap_leaves_out_what_only_touches():
         ep.pp.map_peaks(atac, MODEL, min_overlap=2)
 
 
-def test_little_in_common_is_told_and_next_to_nothing_refused(simulated, model):
+def test_low_coverage_warns_and_very_low_coverage_is_refused(simulated, model):
     atac = simulated["atac"][:, :200].copy()
     total, known = len(model.peaks), simulated["atac"].var_names.isin(model.peaks.names)
     reached, few_reached = int(known[:200].sum()), int(known[:5].sum())
     share = f"{reached / total:.1%}"
     with pytest.warns(
-        UserWarning, match=rf"Little in common: the data's peaks reach {reached} of the {total} peaks.*\({share}\)"
+        UserWarning,
+        match=rf"Little in common: the data's peaks reach {reached} of the {total} peaks.*"
+        rf"\({share}\)",
     ):
         ep.tl.embed(atac, model)
     few = simulated["atac"][:, :5].copy()
     least = few_reached / total / 2
     with pytest.raises(
         ValueError,
-        match=rf"Too little in common.*{few_reached} of the {total}.*at least 2%.*`min_coverage={least:.2g}`",
+        match=rf"Too little in common.*{few_reached} of the {total}.*at least 2%.*"
+        rf"`min_coverage={least:.2g}`",
     ):
         ep.tl.embed(few, model)
     assert not few.obsm
@@ -162,7 +165,7 @@ def test_little_in_common_is_told_and_next_to_nothing_refused(simulated, model):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["CD3D", "MS4A1"], "2 of 2 peak names are no genomic intervals, first 'CD3D'"),
         (["chr1:200-200"], "empty, reversed"),
@@ -171,15 +174,15 @@ def test_little_in_common_is_told_and_next_to_nothing_refused(simulated, model):
         (["chr5:1-2"], "None of the 1 peaks of the data overlaps the 4 peaks of the model"),
     ],
 )
-def test_what_are_no_peaks_is_told(names, said):
+def test_names_that_are_not_peaks_are_refused(names, message):
     atac = cells(names)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ep.pp.map_peaks(atac, MODEL)
     assert not atac.obsm
     assert UNS not in atac.uns
 
 
-def test_negative_coordinates_in_columns_are_told():
+def test_negative_coordinates_in_columns_are_refused():
     atac = cells(["a", "b"], chrom="chr1", start=[5, -5], end=[9, 9])
     with pytest.raises(ValueError, match=r"1 of 2 intervals are empty, reversed, negative.*chr1:-5-9"):
         ep.pp.map_peaks(atac, MODEL)
@@ -189,7 +192,7 @@ def test_negative_coordinates_in_columns_are_told():
     ("chrom", "build", "found"), [("chrX", "hg38", "mm10 or mm39 or mm9"), ("chr22", "mm10", "hg38 or hg19")]
 )
 def test_peaks_of_another_organism_are_refused(chrom, build, found):
-    """Mouse on human, by a longer X; human on mouse, by a chromosome that the mouse has not."""
+    """Mouse X is longer than human X, and mice have no chromosome 22."""
     start = 166_000_000 if chrom == "chrX" else 20_000_000
     model = tiny([f"chr1:{i}-{i + 50}" for i in range(0, 50_000, 500)], genome=build)
     data = [*model.peaks.names, *(f"{chrom}:{i}-{i + 50}" for i in range(start, start + 10_000, 500))]
@@ -199,7 +202,7 @@ def test_peaks_of_another_organism_are_refused(chrom, build, found):
         ep.tl.embed(cells(data), model)
 
 
-def test_peaks_that_are_there_twice_map_to_the_same():
+def test_duplicate_peaks_map_to_the_same_peak():
     atac = cells(["chr1:100-200", "chr1-100-200"])
     with pytest.warns(UserWarning, match="Little in common"):
         ep.pp.map_peaks(atac, MODEL)
@@ -213,14 +216,14 @@ def test_fractions_are_checked(value):
             ep.pp.map_peaks(cells(MODEL.peaks.names), MODEL, **{option: value})
 
 
-def test_genes_are_no_peaks():
+def test_genes_are_refused():
     atac = cells(["a", "b"], feature_types="Gene Expression", interval=["chr1:100-200", "chr1:300-400"])
     with pytest.raises(ValueError, match="holds Gene Expression: 2 of its 2 columns are genes, not peaks"):
         ep.pp.map_peaks(atac, MODEL)
 
 
-def test_what_is_written_is_of_one_model(simulated, model):
-    """Nothing of an earlier model is left under the same key, and nothing is written when `uns` is taken."""
+def test_results_are_of_one_model(simulated, model):
+    """Results of another model are removed, and nothing is written if `uns` is in use."""
     atac = simulated["atac"].copy()
     other = tiny(atac.var_names)
     ep.tl.embed(atac, model)
@@ -238,7 +241,7 @@ def test_what_is_written_is_of_one_model(simulated, model):
     assert atac.uns[UNS]["model"] == model.name
 
 
-def test_a_model_that_only_lends_its_peaks_is_not_moved(monkeypatch):
+def test_a_model_used_for_its_peaks_stays_on_its_device(monkeypatch):
     monkeypatch.setattr(type(MODEL), "to", lambda *_: pytest.fail("moved"))
     ep.pp.map_peaks(cells(MODEL.peaks.names), MODEL)
 
@@ -256,7 +259,9 @@ HG19 = ["chr1:249000000-249000500", "chr1:100000-100500", "chr20:5000-5500"]
 def test_another_build_is_refused_by_name():
     model = tiny([f"chr1:{i}-{i + 400}" for i in range(100_000, 500_000, 1000)], genome="hg38")
     with pytest.raises(
-        ValueError, match=r"The peaks are of hg19, the model is of hg38: 1 of 3.*chr1:249000000-249000500.*`liftover=`"
+        ValueError,
+        match=r"The peaks are of hg19, the model is of hg38: 1 of 3.*"
+        r"chr1:249000000-249000500.*`liftover=`",
     ):
         ep.tl.embed(cells(HG19), model)
     with pytest.raises(ValueError, match=r"The peaks are of hg19 \(`genome`\), the model is of hg38"):
@@ -283,14 +288,15 @@ def test_bone_marrow_of_another_build_is_refused_and_with_the_chain_embedded(sha
     assert (report["genome"], report["data_genome"]) == ("hg38", "hg19")
 
 
-def test_overlaps_as_by_chance_tell_another_build(shared_data, annotation):
-    """Without the peaks that hg38 has no room for: their overlap with peaks of the same tissue tells the build."""
+def test_overlap_by_chance_reveals_another_build(shared_data, annotation):
+    """Without peaks past the ends of hg38, the overlap with the same tissue reveals the build."""
     granja = ep.genome.read_intervals(anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var)
     inner = granja[~ep.genome.misplaced(granja, "hg38")].reset_index(drop=True)
     blood = ep.PeakVocabulary.read_bed(annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38")
     with pytest.raises(
         ValueError,
-        match=r"peaks are of hg19, the model is of hg38: 665 of 9,895 overlap.*chance.*`liftover=`.*genome='hg38'",
+        match=r"peaks are of hg19, the model is of hg38: 665 of 9,895 overlap.*chance.*"
+        r"`liftover=`.*genome='hg38'",
     ):
         map_onto(blood, inner)
     assert map_onto(blood, inner, genome="hg38").report["matched"] == 665
@@ -298,13 +304,13 @@ def test_overlaps_as_by_chance_tell_another_build(shared_data, annotation):
     for options in ({}, {"genome": "hg19"}, {"genome": "GRCh37"}):
         assert map_onto(blood, granja, liftover=chain, **options).report["matched"] == 2517
     for options in ({}, {"genome": "GRCh38.p14"}):
-        with pytest.raises(ValueError, match="The peaks are of hg38 already, as the model is: leave out `liftover`"):
+        with pytest.raises(ValueError, match="The peaks are of hg38 already, like the model: leave out `liftover`"):
             map_onto(blood, blood.intervals, liftover=chain, **options)
 
 
 @pytest.mark.parametrize("stated", [None, "hg19"])
-def test_a_chain_to_another_build_is_told(shared_data, annotation, tmp_path, stated):
-    """From hg19 to hg19: what is lifted overlaps as by chance, whatever was said of the data."""
+def test_a_chain_to_another_build_is_refused(shared_data, annotation, tmp_path, stated):
+    """From hg19 to hg19: the lifted peaks overlap by chance, whatever build is stated."""
     granja = ep.genome.read_intervals(anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var)
     inner = granja[~ep.genome.misplaced(granja, "hg38")].reset_index(drop=True)
     blood = ep.PeakVocabulary.read_bed(annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38")
@@ -318,23 +324,23 @@ def test_a_chain_to_another_build_is_told(shared_data, annotation, tmp_path, sta
 
 
 @pytest.mark.parametrize("name", ["hg38", "GRCh38", "grch38.p14", "HG38", "unknown"])
-def test_builds_go_by_any_of_their_names(name):
-    """Also by none, where the model's peaks fit one build alone."""
-    own = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]  # at the ends
-    model = tiny([*own, "chr19:58617000-58617600"], genome=name)
+def test_builds_have_several_names(name):
+    """An unknown build is detected if the model's peaks fit only one."""
+    at_ends = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]  # at the ends
+    model = tiny([*at_ends, "chr19:58617000-58617600"], genome=name)
     with pytest.raises(ValueError, match="peaks are of hg19, the model is of hg38: 1 of 3"):
         ep.pp.map_peaks(cells(HG19), model)
     for stated in ("hg38", "GRCh38"):
-        ep.pp.map_peaks(cells(own), model, genome=stated)
+        ep.pp.map_peaks(cells(at_ends), model, genome=stated)
     with pytest.raises(
         ValueError, match=r"peaks are of h38 \(`genome`\), the model is of hg38.*Builds are called \['hg38'"
     ):
-        ep.pp.map_peaks(cells(own), model, genome="h38")
+        ep.pp.map_peaks(cells(at_ends), model, genome="h38")
 
 
 @pytest.mark.parametrize("width", [500, 5000])
-def test_bins_of_the_whole_genome_are_not_taken_for_another_build(width):
-    """They overlap everything everywhere."""
+def test_bins_of_the_genome_pass_the_check_of_the_build(width):
+    """They overlap all peaks, also when shifted."""
     rng = np.random.default_rng(0)
     start = np.sort(rng.choice(1_000_000, 2000, replace=False)) * 100
     blood = ep.PeakVocabulary(pd.DataFrame({"chrom": "chr1", "start": start, "end": start + 300}), "hg38")
@@ -367,11 +373,13 @@ def test_lifting_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no chain", b"chr1\t1\t2\n"])
-def test_chains_that_are_none_are_named(tmp_path, content):
+def test_files_that_are_not_chains_are_named(tmp_path, content):
     path = tmp_path / "a.chain"
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"a\.chain' is no chain file, or is truncated|None of the 3 peaks could be lifted over"
+        ValueError,
+        match=r"a\.chain' is no chain file, or is truncated|"
+        "None of the 3 peaks could be lifted over",
     ):
         ep.tl.embed(cells(HG19), tiny(HG19, genome="hg38"), liftover=path)
     with pytest.raises(FileNotFoundError, match="The chain file .*nothing' is not there"):
@@ -386,7 +394,7 @@ def test_chains_that_are_none_are_named(tmp_path, content):
         ("granja_bmmc_atac_hg19.h5ad", "hg19"),
     ],
 )
-def test_the_build_of_real_peaks_is_told(shared_data, file, build):
+def test_the_build_of_real_peaks_is_detected(shared_data, file, build):
     import mudata
 
     read = mudata.read_h5mu if file.endswith("h5mu") else anndata.read_h5ad
@@ -395,7 +403,7 @@ def test_the_build_of_real_peaks_is_told(shared_data, file, build):
     assert ep.genome.detect_build(ep.genome.read_intervals(var)) == [build]
 
 
-def test_a_few_misplaced_peaks_are_counted_and_forgiven():
+def test_a_few_misplaced_peaks_are_counted_and_accepted():
     names = [f"chr1:{i}-{i + 400}" for i in range(100_000, 500_000, 1000)]
     model = tiny(names, genome="hg38")
     atac = cells([*names, "chr1:900000000-900000500"])
@@ -405,7 +413,7 @@ def test_a_few_misplaced_peaks_are_counted_and_forgiven():
         ep.genome.misplaced(model.peaks.intervals, "hg17")
 
 
-def test_the_report_is_one_line_where_progress_is_shown(capsys, monkeypatch):
+def test_the_summary_is_one_line_if_progress_is_shown(capsys, monkeypatch):
     monkeypatch.setattr(ep.settings, "progress", True)
     ep.pp.map_peaks(cells(MODEL.peaks.names), MODEL)
     assert (
