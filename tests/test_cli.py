@@ -47,7 +47,7 @@ def resolve(name):
     return value
 
 
-FUNCTIONS = {function for function, _ in cli.COMMANDS.values()}
+FUNCTIONS = sorted({function for function, _ in cli.COMMANDS.values()})
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, "Engine", cli.SAVE, "pp.map_peaks"])
