@@ -37,6 +37,7 @@ JOBS = ("svd", "rna", "atac")
 def simulate(n_cells, path):
     """Types whose sizes fall as one over their rank."""
     import epifoundation as ep
+    import epifoundation.tl  # before a clock starts
 
     weights = 1 / np.arange(1, N_TYPES + 1)
     options = {"n_types": N_TYPES, "n_batches": N_DONORS, "type_weights": weights}
@@ -64,6 +65,7 @@ def train(mdata, device, *, with_rna):
     from sklearn.model_selection import cross_val_score
 
     import epifoundation as ep
+    import epifoundation.tl  # before a clock starts
 
     known = learned_from(mdata)
     data = mdata[known].copy() if with_rna else mdata["atac"][known].copy()
@@ -91,6 +93,7 @@ def train(mdata, device, *, with_rna):
 
 def work(job, path, device):
     import epifoundation as ep
+    import epifoundation.tl  # before a clock starts
 
     ep.settings.progress = False
     mdata = mudata.read_h5mu(path)

@@ -26,6 +26,7 @@ import numpy as np  # noqa: E402
 import scanpy as sc  # noqa: E402
 
 import epifoundation as ep  # noqa: E402
+import epifoundation.tl  # noqa: E402 # before a clock starts
 
 FOLDER = Path("demo")
 

@@ -48,6 +48,7 @@ def work(data, folder):
     import torch
 
     import epifoundation as ep
+    import epifoundation.tl  # before a clock starts
 
     ep.settings.progress = False
     torch.set_num_threads(1)

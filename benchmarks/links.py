@@ -23,6 +23,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 import epifoundation as ep
+import epifoundation.tl  # before a clock starts
 from epifoundation.nn import Network, Sizes
 
 

@@ -21,6 +21,7 @@ from sklearn.svm import LinearSVC
 from splits import Split, log_scale
 
 import epifoundation as ep
+import epifoundation.tl  # before a clock starts
 
 
 @dataclass

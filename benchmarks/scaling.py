@@ -256,6 +256,7 @@ def a_model(n_peaks, dim=128, n_genes=0, encoder="set"):
     import torch
 
     import epifoundation as ep
+    import epifoundation.tl  # before a clock starts
     from epifoundation.nn import ModelConfig, Network, Sizes
 
     torch.manual_seed(0)
@@ -276,6 +277,7 @@ def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=4096, processes=1, th
     import torch
 
     import epifoundation as ep
+    import epifoundation.tl  # before a clock starts
 
     ep.settings.progress = False
     torch.set_num_threads(threads)
@@ -331,6 +333,7 @@ def pretrain(cells, output, threads=2):
     import torch
 
     import epifoundation as ep
+    import epifoundation.tl  # before a clock starts
 
     ep.settings.progress = False
     torch.set_num_threads(threads)

@@ -30,6 +30,7 @@ import torch
 from original import SPECIAL, Original, pad
 
 import epifoundation as ep
+import epifoundation.tl  # before a clock starts
 from epifoundation.nn import Network, Sizes, add_up
 
 

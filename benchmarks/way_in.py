@@ -28,6 +28,7 @@ from anndata import AnnData
 from speed import apart, random_model
 
 import epifoundation as ep
+import epifoundation.tl  # before a clock starts
 from epifoundation.pp._mapping import map_onto
 
 
