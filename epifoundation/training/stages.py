@@ -258,7 +258,9 @@ def columns_of(
     is_known = np.stack([~np.isnan(each[:, 0]) for each in known], axis=1)
     for kind in np.unique(is_known, axis=0):
         rows = np.flatnonzero((is_known == kind).all(axis=1))
-        cells = pattern if len(rows) == len(is_known) else pattern[rows]
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        is_run = last - first == len(rows)  # training cells come first: a view instead of a copy
+        cells = read_rows(pattern, first, last) if is_run else pattern[rows]
         widths = [len(block.base) + int(there) for block, there in zip(blocks, kind, strict=True)]
         table = torch.empty(pattern.shape[1], sum(widths), device=device)
         for block, there, part in zip(blocks, kind, table.split(widths, dim=1), strict=True):
