@@ -29,14 +29,13 @@ def encode_cells(
     *,
     chunk: int | None = None,
     show: bool = True,
-    dtype: torch.dtype = torch.float32,
     folded: FoldedSums | FoldedTransformer | None = None,
 ) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
     """Rows, their tokens, and their embedding (float32, on the model's device); `folded` if that was made before.
 
     Cells that the model was measured on are recognized and left out of the vectors of their own peaks.
     """
-    folded = folded or model.network.folded(dtype)
+    folded = folded or model.network.folded()
     n_threads = torch.get_num_threads()
     shares = isinstance(folded, FoldedSums) and model.device.type == "cpu" and n_threads > 1 and chunk is None
     chunk = chunk or folded.chunk
