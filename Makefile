@@ -17,7 +17,7 @@ INSTALL := sh scripts/install.sh $(VENV)
 
 demo: THREADS = 2
 demo: $(VENV)/demo
-	$(BIN)/python benchmarks/demo.py
+	PYTHONPATH=benchmarks $(BIN)/python scripts/demo.py
 
 test: $(VENV)/test
 	$(PYTEST) tests
@@ -48,7 +48,7 @@ package: $(VENV)/package
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m venv build/alone
 	sh scripts/install.sh build/alone dist/*.whl -c constraints.txt
-	cd build && alone/bin/python ../benchmarks/quickstart.py
+	cd build && alone/bin/python ../scripts/quickstart.py
 
 # Every method on every task: about an hour. docs/benchmarks.md is made of what it measures.
 bench: THREADS = 2

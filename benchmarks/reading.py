@@ -2,7 +2,7 @@
 
     python benchmarks/reading.py [cells] [open peaks a cell]
 
-zarr v3 is sharded, as anndata 0.13 writes it. Readers: this package's (`epifoundation/stored_csr.py`), zarr's own through anndata, and the Rust
+zarr v3 is sharded, as anndata 0.13 writes it. Readers: this package's (`epifoundation/cells/zarr_csr.py`), zarr's own through anndata, and the Rust
 codecs of `zarrs`, where that is installed.
 """
 
@@ -27,7 +27,7 @@ import scipy.sparse as sp  # noqa: E402
 import zarr  # noqa: E402
 from anndata.io import sparse_dataset, write_elem  # noqa: E402
 
-from epifoundation.stored_csr import StoredCsr  # noqa: E402
+from epifoundation.cells.zarr_csr import StoredCsr  # noqa: E402
 
 N_PEAKS, ROWS, REPEATS = 200_000, 2048, 5
 RUST = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_workers": THREADS}

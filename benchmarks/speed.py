@@ -1,15 +1,15 @@
 """Speed and memory: `ep.tl.embed` end to end on simulated cells, and the paper's transformer against a plain one.
 
-    python benchmarks/speed.py                      # 20,000 cells x 200,000 peaks, median 4,000 open; then the transformer
-    python benchmarks/speed.py --cells 2000 --peaks 50000
-    python benchmarks/speed.py --only transformer --device cuda
+    PYTHONPATH=tests python benchmarks/speed.py                      # 20,000 cells x 200,000 peaks, median 4,000 open; then the transformer
+    PYTHONPATH=tests python benchmarks/speed.py --cells 2000 --peaks 50000
+    PYTHONPATH=tests python benchmarks/speed.py --only transformer --device cuda
 
 **Set encoder.** Cells are simulated once, written, and each size is read and embedded in a process of its own, whose peak resident
 memory is given (everything included: Python, torch, the cells, the results). Beside it, in the same process, the bare
 `embedding_bag` on the same tokens: what share of the hardware's speed is left. The model has random weights, d = 64,
 1,000 landmarks and 2,000 genes; speed does not depend on what it learned.
 
-**Transformer.** Eight cells with a median of 4,000 open peaks at the paper's size, through `benchmarks/original.py` (every
+**Transformer.** Eight cells with a median of 4,000 open peaks at the paper's size, through `tests/oracles/original.py` (every
 cell padded to 12,000 tokens, all layers, the full decoder on 8,000 genes) and through a converted copy of the same weights,
 each in a process of its own. `padded` masks the padding in the attention; `padded, attention unpadded` is the harder
 comparison: attention skips the padding, as flash-attn lets the original do, and the rest does not. Memory is the peak while
@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from original import SPECIAL, Original, pad
+from oracles.original import SPECIAL, Original, pad
 
 import epifoundation as ep
 import epifoundation.tl  # before a clock starts

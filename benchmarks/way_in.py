@@ -29,7 +29,7 @@ from speed import apart, random_model
 
 import epifoundation as ep
 import epifoundation.tl  # before a clock starts
-from epifoundation.pp._mapping import map_onto
+from epifoundation.peaks.mapping import map_onto
 
 
 def main():

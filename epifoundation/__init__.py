@@ -8,10 +8,10 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import datasets, genome, metrics, models, pl, pp, tl
-    from .engine import Engine
     from .models import EpiFoundation
     from .nn import ModelConfig, TrainingConfig
-    from .vocabulary import GeneVocabulary, PeakVocabulary
+    from .peaks.vocabulary import GeneVocabulary, PeakVocabulary
+    from .training.engine import Engine
 
 __all__ = [
     "Engine",
@@ -31,11 +31,11 @@ __all__ = [
     "tl",
 ]
 _MODULES = {
-    "Engine": "engine",
+    "Engine": "training.engine",
     "EpiFoundation": "models",
-    "GeneVocabulary": "vocabulary",
+    "GeneVocabulary": "peaks.vocabulary",
     "ModelConfig": "nn",
-    "PeakVocabulary": "vocabulary",
+    "PeakVocabulary": "peaks.vocabulary",
     "TrainingConfig": "nn",
 }
 

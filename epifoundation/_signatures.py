@@ -38,7 +38,7 @@ class Signature:
 
 @cache
 def read_signature(owner: str) -> Signature:
-    """The signature of ``"tl.embed"``, ``"engine.Engine"``, ``"models.EpiFoundation.embed"``..."""
+    """The signature of ``"tl.embed"``, ``"training/engine.Engine"``, ``"models.EpiFoundation.embed"``..."""
     module, *names = owner.split(".")
     file, node = _find(_file(PACKAGE / module), names[0])
     for each in names[1:]:

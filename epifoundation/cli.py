@@ -34,7 +34,7 @@ COMMANDS = {  # a function, and an example
     "report": ("pl.report", "annotated.h5mu -o report.html --gene CD79A --gene CD8A"),
     "models": ("models.available", ""),
 }
-ENGINE = "engine.Engine"  # its fields are options, where a function takes one
+ENGINE = "training/engine.Engine"  # its fields are options, where a function takes one
 SAVE = "models.EpiFoundation.save_pretrained"  # so are its parameters, where one makes a model
 LEFT_OUT = {"checkpoint", "copy", "engine"}  # unless they are required
 NAMES = {  # of options that are not called like their parameter
@@ -154,8 +154,9 @@ def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
 def run(command: str, given: dict[str, Any]) -> Any:
     """Call the function of a command; its result, or where that is saved."""
     from . import settings
-    from .engine import Engine, World
     from .models._directory import check_target
+    from .training.engine import Engine
+    from .training.processes import World
 
     if given.pop("quiet", False) or not sys.stderr.isatty():
         settings.progress = False
@@ -255,7 +256,7 @@ def _object(parameter: Parameter, value: Any, given: dict[str, Any]) -> Any:
     if kind == "Data":
         return _read(Path(value))
     if kind == "PeakVocabulary":
-        from .vocabulary import PeakVocabulary
+        from .peaks.vocabulary import PeakVocabulary
 
         return PeakVocabulary.read_bed(value, genome=given.get("genome", "unknown"))
     if isinstance(value, dict) and kind.endswith("Config | str"):
@@ -289,7 +290,7 @@ def _read(path: Path) -> Any:
     """An AnnData or MuData, whole."""
     import mudata
 
-    from ._formats import open_group
+    from .cells.formats import open_group
 
     root = open_group(path)
     if path.is_dir():

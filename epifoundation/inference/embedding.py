@@ -12,9 +12,9 @@ from anndata import AnnData
 
 from .._keys import Keys
 from .._version import __version__
+from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..pp._map_peaks import was_written_by
-from ..tokens import Tokens
 from .expression import scale_of
 from .reader import Block, Readout, Recording
 from .tally import Tally

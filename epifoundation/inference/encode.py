@@ -16,9 +16,9 @@ import torch
 from tqdm import tqdm
 
 from .._settings import settings
+from ..cells.tokens import Tokens, ahead, iter_tokens
 from ..models import EpiFoundation
 from ..nn import FoldedSums, FoldedTransformer
-from ..tokens import Tokens, ahead, iter_tokens
 
 
 def encode_cells(

@@ -14,9 +14,9 @@ import torch
 from anndata import AnnData
 
 from .._keys import SEPARATOR, UNKNOWN, Keys
+from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..nn import FoldedSums, FoldedTransformer, LabelHead, conformal_scores
-from ..tokens import Tokens
 from .encode import tensors
 from .reader import Block, Readout, Recording
 from .tally import Tally

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from .._version import __version__
+from ..cells.source import Located, Source, hash_names, opened
 from ..models import EpiFoundation
-from ..pp._mapping import PeakMap, map_onto
-from ..sources import Located, Source, hash_names, opened
+from ..peaks.mapping import PeakMap, map_onto
 from .reader import Reader
 
 # A block is what is in memory a few times, and what an interruption costs: at most so many cells, open peaks and predicted values.

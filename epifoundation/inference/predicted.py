@@ -15,10 +15,10 @@ from anndata import AnnData
 from .._keys import Keys
 from .._validate import check_unique
 from .._version import __version__
+from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, LinearMeasuredHead, MeasuredHead, QueryHead
-from ..tokens import Tokens
-from ..vocabulary import GeneVocabulary
+from ..peaks.vocabulary import GeneVocabulary
 from .expression import MEASURED, scale_of
 from .reader import Block, Readout, Recording
 from .tally import Tally

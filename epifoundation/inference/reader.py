@@ -13,10 +13,10 @@ import torch
 from anndata import AnnData
 
 from .._keys import Keys
+from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..nn import FoldedSums, FoldedTransformer, has_bfloat16
-from ..pp._mapping import PeakMap
-from ..tokens import Tokens
+from ..peaks.mapping import PeakMap
 from .encode import encode_cells
 from .expression import known_batches
 from .tally import Tally

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import layer_names
-from ..tokens import ahead
+from ..cells.tokens import ahead
 from .block_store import BlockStore
 
 INDEX, CODES, CATEGORIES = "_index", "codes", "categories"

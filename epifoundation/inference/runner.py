@@ -22,9 +22,9 @@ from .._keys import Keys
 from .._memory import copy_of
 from .._settings import settings
 from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
-from ..pp._mapping import PeakMap
-from ..sources import Located, as_sources, open_source
-from ..tokens import ahead
+from ..cells.source import Located, as_sources, open_source
+from ..cells.tokens import ahead
+from ..peaks.mapping import PeakMap
 from .block_store import BlockStore
 from .encode import threads
 from .expression import rna_of

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 
+from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..tokens import Tokens
 from .expression import warn_of_batches
 
 

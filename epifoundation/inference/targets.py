@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._formats import open_group
-from ..sources import OnDisk, open_source
+from ..cells.formats import open_group
+from ..cells.source import OnDisk, open_source
 from .block_store import BlockStore
 from .reader import Reader
 from .results import build, consolidate, remove

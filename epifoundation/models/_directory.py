@@ -17,9 +17,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .._version import __version__
-from ..counted import CountedCells
 from ..nn import ModelConfig, Network, Sizes
-from ..vocabulary import GeneVocabulary, PeakVocabulary
+from ..peaks.counted import CountedCells
+from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ._adapter import Adapter
 from ._model import EpiFoundation, revision_of
 

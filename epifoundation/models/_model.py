@@ -14,9 +14,9 @@ import torch
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from ..counted import CountedCells, hash_tokens, peak_keys
 from ..nn import ModelConfig, Network
-from ..vocabulary import GeneVocabulary, PeakVocabulary
+from ..peaks.counted import CountedCells, hash_tokens, peak_keys
+from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ._adapter import Adapter
 
 EMPTY = hashlib.sha256(b"").hexdigest()

@@ -13,7 +13,7 @@ import torch
 
 from ..nn import ModelConfig, Network, Sizes
 from ..nn.transformer_encoder import CLS, N_SPECIAL, UNKNOWN
-from ..vocabulary import GeneVocabulary, PeakVocabulary
+from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ._model import EpiFoundation
 from ._original_files import KINDS, find, read_checkpoint, read_heads, read_vocabulary, source_of
 from ._original_tensors import SPECIAL, Dimensions, translate

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine import Clock, check_run
 from ..nn import Network
+from ..training.state import Clock, check_run
 from .pretraining import gathered
 
 

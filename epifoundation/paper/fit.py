@@ -19,15 +19,17 @@ import torch
 
 from .._settings import settings
 from .._version import __version__
-from ..engine import Engine, World, make_trainer, naming_lost_processes, quiet
 from ..models import EpiFoundation
 from ..nn import ModelConfig, Network, TrainingConfig, has_bfloat16
 from ..training.components import expression_components, log_normalise
+from ..training.engine import Engine
+from ..training.processes import World, naming_lost_processes
 from .callbacks import KeepBest, KeepState
 from .cells import Loaded
 from .initial_network import N_COMPONENTS, build
 from .minibatches import Loader, MinibatchCells, from_files, in_order, shuffled
 from .pretraining import Pretraining
+from .trainer import make_trainer, quiet
 
 
 @dataclass(frozen=True)

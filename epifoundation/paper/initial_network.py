@@ -10,10 +10,19 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from ..counted import dense
 from ..models import EpiFoundation
-from ..nn import ExpressionHead, ModelConfig, Network, PeakHead, QueryHead, Sizes, TrainingConfig, TransformerEncoder
+from ..nn import (
+    ExpressionHead,
+    ModelConfig,
+    Network,
+    PeakHead,
+    QueryHead,
+    Sizes,
+    TrainingConfig,
+    TransformerEncoder,
+)
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
+from ..peaks.counted import dense
 from ..training.clusters import find_clusters
 from ..training.components import expression_components, log_normalise, semantic_components
 from .cells import Loaded

@@ -12,8 +12,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..engine import World
-from ..tokens import ahead
+from ..cells.tokens import ahead
+from ..training.processes import World
 from ..training.rows import Rows
 
 RUN = 256  # cells that lie together are read together: chunks on disk hold about as many

@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..engine import Engine, World
 from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..nn import ModelConfig, Network, TrainingConfig, adapt, blend, merge
 from ..training.batch_effects import batch_directions, batch_means, project_out
 from ..training.data import TrainingData
+from ..training.engine import Engine
 from ..training.features import embedding_of
 from ..training.label_head import check_labels, fit_label_head
+from ..training.processes import World
 from .cells import Loaded, load
 from .fit import fit
 from .measured_head import has_counts, with_measured_head

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import get_modality, integer
+from ..cells.read_var import read_var
 from ..genome import BUILDS, canonical_build, detect_build, read_intervals
 from ..genome._builds import chromosome_lengths
-from ..vocabulary import PeakVocabulary
+from ..peaks.vocabulary import PeakVocabulary
 from ._merge_peaks import merge_peaks
-from ._read_var import read_var
 
 PeakSource: TypeAlias = AnnData | MuData | PeakVocabulary | pd.DataFrame | str | Path
 SUMMIT = "relSummit"  # column 10 of a narrowPeak in bioframe: offset from the start, -1 if none

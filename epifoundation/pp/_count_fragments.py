@@ -15,7 +15,7 @@ from .._keys import Keys
 from .._validate import check_unique, integer, one_of
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..vocabulary import PeakVocabulary
+from ..peaks.vocabulary import PeakVocabulary
 from ._fragment_counter import Counting, FragmentCounter
 from ._read_fragments import check_file, read_fragments
 

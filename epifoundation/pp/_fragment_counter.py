@@ -10,8 +10,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ..genome import Axis
-from ..vocabulary import PeakVocabulary
-from ._mapping import genome_build, incompatible_builds
+from ..peaks.mapping import genome_build, incompatible_builds
+from ..peaks.vocabulary import PeakVocabulary
 from ._read_fragments import Fragments
 
 Counting = Literal["insertion", "fragment"]

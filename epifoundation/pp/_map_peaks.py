@@ -12,10 +12,10 @@ import scipy.sparse as sp
 from .._keys import Keys
 from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac, get_matrix
+from ..cells.tokens import iter_tokens
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..tokens import iter_tokens
-from ._mapping import map_onto
+from ..peaks.mapping import map_onto
 
 MIN_COVERAGE = 0.02
 

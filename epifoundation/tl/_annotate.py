@@ -22,8 +22,8 @@ from ..inference.runner import Cells, apply, by_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import TrainingConfig
+from ..peaks.mapping import PeakMap, map_onto
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import PeakMap, map_onto
 from ..training.data import held_out, prepare
 from ..training.labels import with_labels
 

@@ -15,15 +15,15 @@ from mudata import MuData
 
 from .._validate import RNG, Data, get_atac, integer, obs_column
 from .._version import __version__
-from ..engine import Engine
 from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
+from ..peaks.mapping import PeakMap, map_onto
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import PeakMap, map_onto
 from ..training.batches import without_batches
 from ..training.data import held_out, prepare
+from ..training.engine import Engine
 from ..training.labels import with_labels, without_labels
 
 RANK = 8

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import Data, check_values, get_atac, get_matrix, integer
+from ..cells.tokens import CHUNK, read_rows, row_reader
 from ..genome import BUILDS, detect_build, overlaps, read_intervals
+from ..genome._gene_table import gene_table
 from ..inference.expression import rna_of
-from ..tokens import CHUNK, read_rows, row_reader
-from ._gene_table import gene_table
 
 
 def gene_activity(

@@ -17,8 +17,8 @@ from ..inference.encode import encode_cells
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import MeasuredPeakHead, PeakHead
+from ..peaks.mapping import map_onto
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import map_onto
 from ._knock_out import peak_columns
 
 CELLS = 64  # whose peaks are held at once: cells x vocabulary

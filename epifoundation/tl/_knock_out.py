@@ -17,16 +17,16 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import Data, get_atac, get_matrix
+from ..cells.tokens import Tokens, iter_tokens, read_rows, row_reader
 from ..genome import overlaps, parse_intervals, read_intervals
 from ..inference.encode import tensors
 from ..inference.expression import asked_genes, batch_codes, expression_head, scale_of
+from ..inference.removals import iter_removals
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import Known
+from ..peaks.mapping import map_onto
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import map_onto
-from ..tokens import Tokens, iter_tokens, read_rows, row_reader
-from ._removals import iter_removals
 
 
 @dataclass(frozen=True)

@@ -15,27 +15,19 @@ from anndata import AnnData
 
 from .._keys import Keys
 from .._memory import copy_of, in_memory
-from .._validate import (
-    RNG,
-    Data,
-    check_writable,
-    get_atac,
-    get_matrix,
-    integer,
-    obs_column,
-)
+from .._validate import RNG, Data, check_writable, get_atac, get_matrix, integer, obs_column
 from .._version import __version__
 from ..genome import BUILDS, read_intervals, transcription_start
+from ..genome._gene_table import gene_table
 from ..inference.expression import asked_genes, batch_codes, expression_head, rna_of
+from ..links.effects import Cells, family_of, gene_directions, measured_effects, model_effects
+from ..links.pairs import Pairs, find_pairs
+from ..links.pvalues import either, embedding_pvalues, measured_pvalues, stratified_qvalues
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
+from ..peaks.mapping import genome_build, incompatible_builds, map_onto
+from ..peaks.vocabulary import GeneVocabulary
 from ..pp._map_peaks import MIN_COVERAGE
-from ..pp._mapping import genome_build, incompatible_builds, map_onto
-from ..vocabulary import GeneVocabulary
-from ._gene_table import gene_table
-from ._link_effects import Cells, family_of, gene_directions, measured_effects, model_effects
-from ._link_pairs import Pairs, find_pairs
-from ._link_pvalues import either, embedding_pvalues, measured_pvalues, stratified_qvalues
 
 LEAST = 10  # cells of a group that is tested
 EFFECTS = {

@@ -13,18 +13,18 @@ import torch
 
 from .._validate import RNG, integer, one_of
 from .._version import __version__
-from ..engine import Engine, World
 from ..inference.runner import Cells
 from ..models import EpiFoundation
 from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
 from ..nn.config import FORMAT_1, OBJECTIVES
+from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ..training.data import TrainingData, held_out, prepare
+from ..training.engine import Engine
 from ..training.measure import measure
-from ..training.processes import connected
+from ..training.processes import World, connected
 from ..training.state import State
-from ..vocabulary import GeneVocabulary, PeakVocabulary
 
 
 def pretrain(

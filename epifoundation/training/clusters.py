@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..counted import WEIGHT
+from ..peaks.counted import WEIGHT
 from .components import same_bits
 
 MIN_CELLS = 5  # per cluster, on average

@@ -14,13 +14,13 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._validate import check_paired, check_unique
+from ..cells.source import InMemory, Located, Source, as_sources, opened
 from ..genome import read_intervals
 from ..genome._intervals import with_prefix
 from ..models import EpiFoundation
+from ..peaks.mapping import PeakMap, map_onto
+from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ..pp._consensus_peaks import consensus_peaks
-from ..pp._mapping import PeakMap, map_onto
-from ..sources import InMemory, Located, Source, as_sources, opened
-from ..vocabulary import GeneVocabulary, PeakVocabulary
 from .rows import BLOCK_CELLS, Piece, Rows, as_float
 
 OF_LABEL = 20  # cells of each label that are drawn at least, if there are as many

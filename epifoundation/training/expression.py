@@ -7,8 +7,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..counted import WEIGHT
 from ..nn import ModelConfig, Sizes
+from ..peaks.counted import WEIGHT
 from .statistics import FIXED, Statistics
 
 PSEUDO_CELLS = 5.0  # like the mean of all cells, that the profile of a cluster is shrunken by

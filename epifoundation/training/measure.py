@@ -14,20 +14,19 @@ import torch
 from tqdm import tqdm
 
 from .._settings import settings
-from ..counted import CountedCells, peak_keys
+from ..cells.tokens import read_rows
 from ..models import EpiFoundation
-from ..nn import (
-    ENCODER,
-    LABELS,
-    ModelConfig,
-    Network,
-    Sizes,
-    TrainingConfig,
-)
-from ..tokens import read_rows
-from ..vocabulary import PeakVocabulary
+from ..nn import ENCODER, LABELS, ModelConfig, Network, Sizes, TrainingConfig
+from ..peaks.counted import CountedCells, peak_keys
+from ..peaks.vocabulary import PeakVocabulary
 from .clusters import Clusters, find_clusters
-from .components import Components, expression_components, log_normalise, same_bits, semantic_components
+from .components import (
+    Components,
+    expression_components,
+    log_normalise,
+    same_bits,
+    semantic_components,
+)
 from .data import TrainingData, check_split, draw, is_among, warn_unusable
 from .expression import expression_tensors
 from .kernel_ridge import MIN_HELD

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..engine import Engine, World, naming_lost_processes
+from .engine import Engine
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together: which one this is, and how many there are, here and on all machines."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    by_slurm: bool = False
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """What the launcher put into the environment."""
+
+        def number(name: str, default: int) -> int:
+            return int(os.environ.get(name, default))
+
+        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+            rank, size = number("RANK", 0), number("WORLD_SIZE", 1)
+            return cls(rank, size, number("LOCAL_RANK", rank), number("LOCAL_WORLD_SIZE", size))
+        is_step = os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") and "SLURM_PROCID" in os.environ
+        if is_step and number("SLURM_NTASKS", 1) > 1:
+            size, nodes = number("SLURM_NTASKS", 1), number("SLURM_NNODES", 1)
+            local = number("SLURM_NTASKS_PER_NODE", size // nodes)
+            return cls(number("SLURM_PROCID", 0), size, number("SLURM_LOCALID", 0), local, by_slurm=True)
+        return cls()
 
 
 class Processes:
@@ -71,3 +102,23 @@ def connected(engine: Engine, world: World) -> Iterator[Processes]:
     finally:
         if begins:
             dist.destroy_process_group()
+
+
+@contextmanager
+def naming_lost_processes(engine: Engine) -> Iterator[None]:
+    """Say what happened where another process ended."""
+    import torch.distributed as dist
+
+    try:
+        yield
+    except RuntimeError as error:
+        of_peers = re.search(r"gloo|NCCL|Connection (closed|reset) by peer|Timed out waiting", str(error))
+        if not (dist.is_available() and dist.is_initialized() and of_peers):
+            raise
+        kept = (
+            f"The state of training is kept in {str(engine.state)!r}: start all of them again to go on from it."
+            if engine.state is not None
+            else "Start all of them again; with `Engine(state=...)` they would go on from where they were."
+        )
+        msg = f"Another process of this training ended, was killed, or stopped answering: {str(error).splitlines()[0]}. {kept}"
+        raise ConnectionError(msg) from error

@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._validate import check_values
-from ..sources import Located, Source, open_source
-from ..tokens import open_peaks
+from ..cells.source import Located, Source, open_source
+from ..cells.tokens import open_peaks
 
 MAX_GAP = 64  # rows that are read and dropped rather than begun anew behind them
 MAX_OPEN = 16  # files at a time

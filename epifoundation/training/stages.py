@@ -13,9 +13,17 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from ..counted import WEIGHT, dense
-from ..nn import ENCODER, LABELS, KernelReadout, LabelHead, PeakVectors, TrainingConfig, add_up
-from ..tokens import read_rows
+from ..cells.tokens import read_rows
+from ..nn import (
+    ENCODER,
+    LABELS,
+    KernelReadout,
+    LabelHead,
+    PeakVectors,
+    TrainingConfig,
+    add_up,
+)
+from ..peaks.counted import WEIGHT, dense
 from .batch_effects import batch_means, scaled_directions
 from .components import packed
 from .data import TrainingData, check_split

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..engine import Clock, check_run, replaced
 from .statistics import Statistics
 
 
@@ -62,3 +65,45 @@ class State:
         """Delete the file."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+class Clock:
+    """When the next state is due."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds = 60 * minutes
+        self.start()
+
+    def is_due(self) -> bool:
+        """Whether so much time has passed since the last state."""
+        return time.monotonic() - self.last >= self.seconds
+
+    def start(self) -> None:
+        """A state was kept."""
+        self.last = time.monotonic()
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Another path to write to, which takes the place of the file when all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.tmp")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_run(path: Path, there: dict[str, Any], run: dict[str, Any]) -> None:
+    """Raise ValueError if the state in a file is not that of this run."""
+    differ = [name for name in {**there, **run} if there.get(name) != run.get(name)]
+    if differ:
+        msg = (
+            f"{str(path)!r} is the state of another run: {differ[0]} was {there.get(differ[0])!r}, is "
+            f"{run.get(differ[0])!r}. Continue with the data, the options and the seed that it began with, delete it, or "
+            "name another `state`."
+        )
+        raise ValueError(msg)

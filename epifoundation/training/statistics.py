@@ -12,8 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from ..counted import WEIGHT, dense, hash_tokens
 from ..nn import add_up
+from ..peaks.counted import WEIGHT, dense, hash_tokens
 from .components import packed, with_values
 
 FIXED = 2.0**16  # units of expression on a logarithmic scale

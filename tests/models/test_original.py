@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from original import SPECIAL, Original, pad
+from oracles.original import SPECIAL, Original, pad
 
 import epifoundation as ep
 from epifoundation import cli

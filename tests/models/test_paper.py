@@ -16,7 +16,7 @@ PAPER = "UCSC-VLAA/EpiFoundation"
 def checkpoint(tmp_path_factory):
     import json
 
-    from original import SPECIAL, Original
+    from oracles.original import SPECIAL, Original
 
     folder = tmp_path_factory.mktemp("paper")
     torch.manual_seed(0)

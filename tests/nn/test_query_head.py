@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from original import Decoder
+from oracles.original import Decoder
 
 from epifoundation.nn import ExpressionHead, QueryHead, balance
 

@@ -12,12 +12,7 @@ from sklearn.kernel_ridge import KernelRidge
 import epifoundation as ep
 from epifoundation.nn import Network, Sizes
 from epifoundation.paper.cells import Loaded
-from epifoundation.paper.measured_head import (
-    N_LANDMARKS,
-    PENALTIES,
-    has_counts,
-    with_measured_head,
-)
+from epifoundation.paper.measured_head import N_LANDMARKS, PENALTIES, has_counts, with_measured_head
 
 KEY = "epifoundation_expression"
 DIM, N_GENES = 8, 12

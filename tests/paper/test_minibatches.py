@@ -8,9 +8,9 @@ import scipy.sparse as sp
 import torch
 
 import epifoundation as ep
-from epifoundation.engine import World
 from epifoundation.paper import minibatches
 from epifoundation.paper.minibatches import MinibatchCells, from_files, in_order, permutation, shuffled
+from epifoundation.training.processes import World
 from epifoundation.training.rows import Rows, as_float
 
 ALONE = World()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 import epifoundation as ep
+from epifoundation.cells.read_var import read_var
 from epifoundation.genome import COLUMNS
-from epifoundation.pp._read_var import read_var
 
 # stores of the older format are written, to be read
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*will be removed in 0.14:DeprecationWarning")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import epifoundation as ep
 from epifoundation.nn import Network, Sizes
-from epifoundation.pp._mapping import map_onto
+from epifoundation.peaks.mapping import map_onto
 
 UNS = "epifoundation"
 

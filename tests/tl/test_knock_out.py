@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 
 import epifoundation as ep
-from epifoundation.counted import hash_tokens, peak_keys
+from epifoundation.peaks.counted import hash_tokens, peak_keys
 
 GENES = ["gene3", "gene20", "gene39"]
 

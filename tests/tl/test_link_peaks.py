@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.metrics import average_precision_score
 
 import epifoundation as ep
-from epifoundation.tl._direct_effects import direct_effects
-from epifoundation.tl._link_pairs import find_pairs, near_sites
-from epifoundation.tl._link_pvalues import either, embedding_pvalues, measured_pvalues, stratified_qvalues
+from epifoundation.links.direct_effects import direct_effects
+from epifoundation.links.pairs import find_pairs, near_sites
+from epifoundation.links.pvalues import either, embedding_pvalues, measured_pvalues, stratified_qvalues
 
 KEY, REPORT = "epifoundation_links", "epifoundation_links_report"
 OPTIONS = {"genes": None, "max_distance": 50_000, "batch_key": "batch"}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 from thread_counts import in_one_and_two_threads
 
-from epifoundation.counted import WEIGHT, dense
+from epifoundation.peaks.counted import WEIGHT, dense
 from epifoundation.training.clusters import MIN_CELLS, N_KEPT, Clusters, find_clusters
 
 

@@ -9,8 +9,7 @@ import textwrap
 import pytest
 import torch
 
-from epifoundation.engine import World
-from epifoundation.training.processes import Processes
+from epifoundation.training.processes import Processes, World
 
 SCRIPT = """
 import os, sys

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import epifoundation as ep
-from epifoundation.sources import InMemory
+from epifoundation.cells.source import InMemory
 from epifoundation.training import rows as rows_module
 from epifoundation.training.rows import MAX_OPEN, Piece, Rows, as_float, as_pattern, in_blocks
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epifoundation.counted import WEIGHT
+from epifoundation.peaks.counted import WEIGHT
 from epifoundation.training.components import log_normalise
 from epifoundation.training.measure import BLOCK_ENTRIES, _blocks_of
 from epifoundation.training.statistics import (

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from ._files import read_columns
-from .genome import COLUMNS, canonical_build, overlaps, parse_intervals, read_intervals
+from .._files import read_columns
+from ..genome import COLUMNS, canonical_build, overlaps, parse_intervals, read_intervals
 
 GENE_IDS = ("gene_ids", "gene_id")  # columns of `var` with identifiers: 10x, others
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.core.array import ShardsConfigParam
 
-from epifoundation.sources import open_source
-from epifoundation.stored_csr import StoredArray, StoredCsr
+from epifoundation.cells.source import open_source
+from epifoundation.cells.zarr_csr import StoredArray, StoredCsr
 
 pytestmark = [
     # what anndata and zarr say of the formats that they write by default, now or later

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from ._validate import check_values
+from .._validate import check_values
 
 CHUNK = 2048  # cells read at a time: enough to hide the overhead, few enough for the memory
 

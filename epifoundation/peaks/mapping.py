@@ -25,7 +25,7 @@ from ..genome import (
     read_intervals,
 )
 from ..genome._builds import count_misplaced
-from ..vocabulary import PeakVocabulary
+from .vocabulary import PeakVocabulary
 
 # Peaks are shifted by this many bases to count overlaps by chance: farther than clusters of peaks
 # extend, nearer than the size of a chromosome band

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import check_values
+from ..cells.tokens import open_peaks, read_rows, row_reader
 from ..models import EpiFoundation
 from ..nn import FoldedSums, FoldedTransformer, Known
-from ..tokens import open_peaks, read_rows, row_reader
 
 Predictor: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 CELLS = 64  # read at a time

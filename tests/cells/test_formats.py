@@ -12,9 +12,9 @@ import scipy.sparse as sp
 import zarr
 
 import epifoundation as ep
-from epifoundation import _formats
-from epifoundation._formats import open_group
-from epifoundation.sources import open_source
+from epifoundation.cells import formats as _formats
+from epifoundation.cells.formats import open_group
+from epifoundation.cells.source import open_source
 
 
 @pytest.fixture

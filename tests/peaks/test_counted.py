@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from epifoundation import PeakVocabulary
-from epifoundation.counted import WEIGHT, CountedCells, dense, hash_tokens, peak_keys
+from epifoundation.peaks.counted import WEIGHT, CountedCells, dense, hash_tokens, peak_keys
 from epifoundation.training.clusters import Clusters
 from epifoundation.training.measure import MAX_DIM, counted_labels
 

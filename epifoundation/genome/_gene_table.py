@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._validate import check_unique
-from ..genome import read_genes
+from . import read_genes
 
 
 def gene_table(annotation: str | Path | pd.DataFrame | None, rna: AnnData | None) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import h5py
 import pandas as pd
 
 from .._files import read_columns
-from .._formats import open_group, read_element
+from .formats import open_group, read_element
 
 HDF5 = (".h5ad", ".h5mu", ".h5")
 

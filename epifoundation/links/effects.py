@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..inference.encode import encode_cells
+from ..inference.removals import iter_removals, unroll
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, FoldedSums, FoldedTransformer, QueryHead
-from ._direct_effects import direct_effects
-from ._link_pairs import Pairs
-from ._removals import iter_removals, unroll
+from .direct_effects import direct_effects
+from .pairs import Pairs
 
 
 class Cells(NamedTuple):

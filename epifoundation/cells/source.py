@@ -13,10 +13,17 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from ._formats import FORMATS, check_encoding, open_group, read_element
-from ._validate import check_unique, get_atac, get_matrix, get_modality, missing_column, obs_column
-from .stored_csr import StoredCsr
+from .._validate import (
+    check_unique,
+    get_atac,
+    get_matrix,
+    get_modality,
+    missing_column,
+    obs_column,
+)
+from .formats import FORMATS, check_encoding, open_group, read_element
 from .tokens import read_rows, row_reader
+from .zarr_csr import StoredCsr
 
 Located: TypeAlias = AnnData | MuData | str | Path
 MATRICES = ("array", "csr_matrix", "csc_matrix")  # anndata encodings with rows

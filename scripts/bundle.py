@@ -1,6 +1,6 @@
 """Make the bundled data and model again, from a seed.
 
-    python benchmarks/bundle.py ../shared/data/pbmc10k_51loci_hg38.h5mu
+    PYTHONPATH=benchmarks python scripts/bundle.py ../shared/data/pbmc10k_51loci_hg38.h5mu
 
 The source is 10x Genomics' PBMC granulocyte-sorted 10k multiome (CC BY 4.0) as distributed with chromatinhd
 0.4.3 (MIT). Writes `epifoundation/datasets/pbmc_multiome.h5mu` and `epifoundation/models/bundled/pbmc-51loci`,
@@ -118,7 +118,7 @@ types. It recognizes the cells that it was measured on by a hash of their open p
 ## Training
 
 {train:,} cells of `epifoundation.datasets.pbmc_multiome()` (10x Genomics PBMC 10k multiome, CC BY 4.0, as distributed with
-chromatinhd 0.4.3, MIT), by `benchmarks/bundle.py` with seed 0. Weights: BSD-3-Clause, like the package.
+chromatinhd 0.4.3, MIT), by `scripts/bundle.py` with seed 0. Weights: BSD-3-Clause, like the package.
 
 ## Figures
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epifoundation.genome import Axis, detect_build, lift_over, misplaced, overlaps, parse_intervals, read_intervals
+from epifoundation.genome import (
+    Axis,
+    detect_build,
+    lift_over,
+    misplaced,
+    overlaps,
+    parse_intervals,
+    read_intervals,
+)
 
 chroms = st.sampled_from(["chr1", "chr22", "chrX", "chrM", "chr1_KI270706v1_random", "GL000194.1"])
 intervals = st.lists(st.tuples(chroms, st.integers(0, 10**9), st.integers(1, 10**4)), min_size=1, max_size=20)

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 import epifoundation as ep
-from epifoundation.engine import World
 from epifoundation.paper.callbacks import KeepState
 from epifoundation.paper.pretraining import Pretraining
+from epifoundation.training.processes import World
 
 SMALL = {"config": ep.ModelConfig(encoder="transformer", dim=8, n_layers=1), "genome": "hg38"}
 
@@ -237,7 +237,7 @@ def test_compiled(few, monkeypatch):
 
 
 def test_more_processes_than_cells(few, monkeypatch):
-    monkeypatch.setattr("epifoundation.engine.World.from_environment", lambda: World(0, 100, 0, 100))
+    monkeypatch.setattr("epifoundation.training.processes.World.from_environment", lambda: World(0, 100, 0, 100))
     with pytest.raises(ValueError, match="There are 100 processes and 64 cells of a batch"):
         ep.tl.pretrain(few, **SMALL)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from epifoundation.tokens import iter_tokens
+from epifoundation.cells.tokens import iter_tokens
 
 matrices = arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 7)), elements=st.sampled_from([0, 0, 1, 2.5]))
 

@@ -1,0 +1,1 @@
+"""Links between peaks and genes: pairs, effects and their p-values."""
