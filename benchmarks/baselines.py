@@ -10,10 +10,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 def lsi(matrix, train, n_components=50, seed=0):
     """Latent semantic indexing of cells x peaks: TF-IDF, SVD of the training cells, without the first component."""
-    pattern = sp.csr_matrix((np.ones_like(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+    pattern = sp.csr_matrix(
+        (np.ones_like(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape
+    )
     pattern.eliminate_zeros()
     idf = np.log1p(train.sum() / (1 + pattern[train].getnnz(axis=0)))
-    weighted = (sp.diags(1 / np.maximum(pattern.getnnz(axis=1), 1)) @ pattern @ sp.diags(idf)).tocsr()
+    weighted = (
+        sp.diags(1 / np.maximum(pattern.getnnz(axis=1), 1)) @ pattern @ sp.diags(idf)
+    ).tocsr()
     weighted.data = np.log1p(1e4 * weighted.data)
     svd = TruncatedSVD(n_components + 1, random_state=seed).fit(weighted[train])
     return standardise(svd.transform(weighted)[:, 1:], train)
@@ -26,7 +30,11 @@ def standardise(embedding, train):
 
 def logistic(embedding, labels, train):
     """Labels of the other cells by logistic regression."""
-    return LogisticRegression(max_iter=1000).fit(embedding[train], labels[train]).predict(embedding[~train])
+    return (
+        LogisticRegression(max_iter=1000)
+        .fit(embedding[train], labels[train])
+        .predict(embedding[~train])
+    )
 
 
 def ridge(embedding, expression, train, penalty=10.0):
@@ -38,7 +46,9 @@ def harmony(embedding, obs, batch_key, seed=0):
     """Harmony of an embedding. Needs harmonypy."""
     import harmonypy
 
-    corrected = np.asarray(harmonypy.run_harmony(embedding, obs, [batch_key], random_state=seed, verbose=False).Z_corr)
+    corrected = np.asarray(
+        harmonypy.run_harmony(embedding, obs, [batch_key], random_state=seed, verbose=False).Z_corr
+    )
     return corrected if len(corrected) == len(embedding) else corrected.T
 
 

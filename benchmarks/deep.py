@@ -55,7 +55,11 @@ def svd(mdata):
     X = sp.csr_matrix(mdata["atac"].X[learned_from(mdata)] > 0, dtype=np.float32)
     began = time.perf_counter()
     frequency = np.asarray(X.mean(axis=0)).ravel()
-    scaled = sp.diags(1 / np.asarray(X.sum(axis=1)).ravel()) @ X @ sp.diags(np.log1p(1 / np.maximum(frequency, 1e-6)))
+    scaled = (
+        sp.diags(1 / np.asarray(X.sum(axis=1)).ravel())
+        @ X
+        @ sp.diags(np.log1p(1 / np.maximum(frequency, 1e-6)))
+    )
     randomized_svd(scaled.astype(np.float32), 50, random_state=0)
     return {"seconds": time.perf_counter() - began, "peak GB": peak_memory()}
 
@@ -72,22 +76,34 @@ def train(mdata, device, *, with_rna):
     options = {} if with_rna else {"objective": "peaks"}
     began = time.perf_counter()
     model = ep.tl.pretrain(
-        data, batch_key="batch", label_key="cell_type", validation=[VALIDATION], genome="hg38", device=device, **options
+        data,
+        batch_key="batch",
+        label_key="cell_type",
+        validation=[VALIDATION],
+        genome="hg38",
+        device=device,
+        **options,
     )
     found = {"seconds": time.perf_counter() - began, "peak GB": peak_memory()}
     del data
     atac = mdata["atac"]
     ep.tl.annotate(atac, model)
     ep.tl.embed(atac, model, expression=False)
-    called, true = (atac.obs[name].astype(str).to_numpy() for name in ("epifoundation_cell_type", "cell_type"))
+    called, true = (
+        atac.obs[name].astype(str).to_numpy() for name in ("epifoundation_cell_type", "cell_type")
+    )
     for name, cells in (("learned from", known), ("held out", ~known)):
         found[f"accuracy, {name}"] = float((called == true)[cells].mean())
         found[f"unknown, {name}"] = float((called == "unknown")[cells].mean())
     rng = np.random.default_rng(0)
     n_each = min(JUDGED // 2, known.sum(), (~known).sum())
-    rows = np.concatenate([rng.choice(np.flatnonzero(side), n_each, replace=False) for side in (known, ~known)])
+    rows = np.concatenate(
+        [rng.choice(np.flatnonzero(side), n_each, replace=False) for side in (known, ~known)]
+    )
     forest = RandomForestClassifier(200, n_jobs=int(THREADS), random_state=0)
-    scores = cross_val_score(forest, atac.obsm["X_epifoundation"][rows], known[rows], cv=5, scoring="roc_auc")
+    scores = cross_val_score(
+        forest, atac.obsm["X_epifoundation"][rows], known[rows], cv=5, scoring="roc_auc"
+    )
     return found | {"AUROC, learned from": float(scores.mean())}
 
 
@@ -102,11 +118,17 @@ def work(job, path, device):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", type=int, default=8_000)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
     parser.add_argument("--minutes", type=float, default=45, help="after which a job is ended")
-    parser.add_argument("--device", default="cpu", help="that the models are measured on; the SVD is always of the CPU")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="that the models are measured on; the SVD is always of the CPU",
+    )
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -120,7 +142,9 @@ def main():
     for job in options.jobs:
         command = [sys.executable, __file__, "--device", options.device, "--work", job, str(path)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60 * options.minutes, check=True)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=60 * options.minutes, check=True
+            )
             rows[job] = json.loads(done.stdout.splitlines()[-1])
         except subprocess.TimeoutExpired:
             rows[job] = {"seconds": float("inf")}
@@ -128,7 +152,9 @@ def main():
     table = pd.DataFrame(rows).T
     if "svd" in rows:
         table.insert(1, "in SVDs", table["seconds"] / rows["svd"]["seconds"])
-    print(f"\n{options.cells:,} cells; {THREADS} threads, {options.device}\n{table.round(3).to_string()}")
+    print(
+        f"\n{options.cells:,} cells; {THREADS} threads, {options.device}\n{table.round(3).to_string()}"
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ HELD_OUT, VALIDATION = "09I", "09H"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -29,15 +31,27 @@ def main():
         for processes in (1, 2):
             command = [sys.executable]
             if processes > 1:
-                command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+                command += [
+                    "-m",
+                    "torch.distributed.run",
+                    "--nproc-per-node",
+                    str(processes),
+                    "--standalone",
+                ]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-            subprocess.run([*command, __file__, options.data, "--worker", folder], check=True, env=environment)
-            told[processes] = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+            subprocess.run(
+                [*command, __file__, options.data, "--worker", folder], check=True, env=environment
+            )
+            told[processes] = [
+                json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))
+            ]
             for path in Path(folder).glob("*.json"):
                 path.unlink()
     one, *_ = told[1]
     for processes, each in told.items():
-        same = {(rank["revision"], rank["embedding"]) for rank in each} == {(one["revision"], one["embedding"])}
+        same = {(rank["revision"], rank["embedding"]) for rank in each} == {
+            (one["revision"], one["embedding"])
+        }
         print(
             f"{processes} process(es): {each[0]['seconds']:.0f} s, model and embedding of {HELD_OUT} the same bytes as of one: {same}"
         )
@@ -54,7 +68,10 @@ def work(data, folder):
     torch.set_num_threads(1)
     mdata = mudata.read(data)
     batch = mdata["atac"].obs["batch"].astype(str)
-    known, query = mdata[(batch != HELD_OUT).to_numpy()].copy(), mdata["atac"][(batch == HELD_OUT).to_numpy()].copy()
+    known, query = (
+        mdata[(batch != HELD_OUT).to_numpy()].copy(),
+        mdata["atac"][(batch == HELD_OUT).to_numpy()].copy(),
+    )
     started = time.perf_counter()
     model = ep.tl.pretrain(known, batch_key="batch", validation=[VALIDATION], genome="mm10")
     seconds = time.perf_counter() - started

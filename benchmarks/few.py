@@ -36,7 +36,9 @@ def split_of(whole: Split, size: int, seed: int) -> Split:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 300, 1_000, 3_000])
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
@@ -48,7 +50,12 @@ def main():
             for method, name in SHOWN.items():
                 score = annotation(split, METHODS[method](split, seed)[name])
                 rows.append(
-                    {"cells": size, "method": name, "accuracy": score["accuracy"], "macro-F1": score["macro-F1"]}
+                    {
+                        "cells": size,
+                        "method": name,
+                        "accuracy": score["accuracy"],
+                        "macro-F1": score["macro-F1"],
+                    }
                 )
         table = pd.DataFrame(rows).groupby(["cells", "method"]).agg(["mean", "std"]).loc[[size]]
         print(table.round(3).to_string(header=size == options.sizes[0]), flush=True)

@@ -28,10 +28,14 @@ def main():
     atac = mdata["atac"][(mdata.obs["split"] == "test").to_numpy()].copy()
     atac.obs["cell_type"] = mdata.obs["cell_type"].reindex(atac.obs_names)
     changes = {"none": lambda a, rng: a}
-    changes |= {f"moved by up to {most} bp": (lambda a, rng, most=most: moved(a, most, rng)) for most in (50, 100, 250)}
+    changes |= {
+        f"moved by up to {most} bp": (lambda a, rng, most=most: moved(a, most, rng))
+        for most in (50, 100, 250)
+    }
     changes |= {"merged to 1 kb": lambda a, rng: merged(a, 1000)}
     changes |= {
-        f"thinned to {share:.0%}": (lambda a, rng, share=share: thinned(a, share, rng)) for share in (0.75, 0.5, 0.25)
+        f"thinned to {share:.0%}": (lambda a, rng, share=share: thinned(a, share, rng))
+        for share in (0.75, 0.5, 0.25)
     }
     rows = []
     for name, change in changes.items():
@@ -39,7 +43,9 @@ def main():
             changed = change(atac, np.random.default_rng(seed))
             ep.tl.embed(changed, expression=False)
             report = changed.uns["epifoundation"]["peaks"]
-            right = changed.obs["epifoundation_cell_type"].astype(str) == changed.obs["cell_type"].astype(str)
+            right = changed.obs["epifoundation_cell_type"].astype(str) == changed.obs[
+                "cell_type"
+            ].astype(str)
             rows.append(
                 {
                     "peaks": name,
@@ -57,7 +63,9 @@ def moved(atac, most, rng):
     """Each peak shifted by itself."""
     frame = read_intervals(atac.var)
     shift = rng.integers(-most, most + 1, len(frame))
-    return renamed(atac.X, frame.assign(start=frame["start"] + shift, end=frame["end"] + shift), atac.obs)
+    return renamed(
+        atac.X, frame.assign(start=frame["start"] + shift, end=frame["end"] + shift), atac.obs
+    )
 
 
 def merged(atac, width):
@@ -84,7 +92,9 @@ def renamed(X, frame, obs):
     frame = frame.reset_index(drop=True)
     names = frame["chrom"] + ":" + frame["start"].astype(str) + "-" + frame["end"].astype(str)
     first = ~names.duplicated().to_numpy()
-    return AnnData(sp.csr_matrix(X)[:, first], obs=obs.copy(), var=pd.DataFrame(index=names[first].to_numpy()))
+    return AnnData(
+        sp.csr_matrix(X)[:, first], obs=obs.copy(), var=pd.DataFrame(index=names[first].to_numpy())
+    )
 
 
 if __name__ == "__main__":

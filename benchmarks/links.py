@@ -29,7 +29,9 @@ from epifoundation.nn import Network, Sizes
 
 def main():
     """Read arguments, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--simulate", nargs="*", type=int, default=[], help="seeds")
     parser.add_argument("--distances", nargs="+", type=int, default=[50_000, 100_000, 250_000])
     parser.add_argument("--snare")
@@ -42,7 +44,9 @@ def main():
     warnings.filterwarnings("ignore")
     ep.settings.progress = False
     if args.simulate:
-        table = pd.concat([simulated(seed, args.distances) for seed in args.simulate], ignore_index=True)
+        table = pd.concat(
+            [simulated(seed, args.distances) for seed in args.simulate], ignore_index=True
+        )
         print(table.to_string(float_format="{:.3f}".format, index=False))
         mean = table.drop(columns="seed").groupby("within").mean()
         print("\nmean of the seeds", mean.to_string(float_format="{:.3f}".format), sep="\n")
@@ -89,13 +93,18 @@ def simulated(seed, distances):
                 "by p-value": average_precision_score(true, -links["pvalue"].fillna(1)),
                 "by effect": average_precision_score(true, links["effect"].abs()),
                 "model alone": average_precision_score(true, links["by_embedding"].abs()),
-                "correlation": average_precision_score(true, np.abs(correlation(expression, share)[gene, peak])),
-                "corr. binary": average_precision_score(true, np.abs(correlation(expression, is_open)[gene, peak])),
+                "correlation": average_precision_score(
+                    true, np.abs(correlation(expression, share)[gene, peak])
+                ),
+                "corr. binary": average_precision_score(
+                    true, np.abs(correlation(expression, is_open)[gene, peak])
+                ),
                 "distance": average_precision_score(true, -links["distance"]),
                 "links": found.sum(),
                 "false": 1 - true[found].mean(),
                 "recall": true[found].sum() / true.sum(),
-                "genes linked, shuffled": none.loc[none["qvalue"] <= 0.1, "gene"].nunique() / mdata["rna"].n_vars,
+                "genes linked, shuffled": none.loc[none["qvalue"] <= 0.1, "gene"].nunique()
+                / mdata["rna"].n_vars,
                 "s": seconds,
             }
         )
@@ -112,7 +121,9 @@ def within(obs, rng):
 
 def normalised(matrix):
     """Counts as a share of those of the cell."""
-    return sp.csr_matrix(sp.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)) @ matrix)
+    return sp.csr_matrix(
+        sp.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)) @ matrix
+    )
 
 
 def correlation(expression, accessibility):
@@ -121,14 +132,21 @@ def correlation(expression, accessibility):
     mean = np.asarray(accessibility.mean(axis=0)).ravel()
     square = np.asarray(accessibility.multiply(accessibility).mean(axis=0)).ravel()
     deviation = np.sqrt(np.maximum(square - mean**2, 1e-12))
-    return np.asarray(accessibility.T @ a).T / len(a) / np.maximum(a.std(axis=0), 1e-12)[:, None] / deviation
+    return (
+        np.asarray(accessibility.T @ a).T
+        / len(a)
+        / np.maximum(a.std(axis=0), 1e-12)[:, None]
+        / deviation
+    )
 
 
 def snare(path, annotation):
     """How much nearer than by chance linked peaks lie to the transcription start site."""
     mdata = mudata.read_h5mu(path)
     obs = mdata["atac"].obs
-    mdata = mdata[((obs["cell_type"] != "Mis") & (mdata["atac"].X.getnnz(axis=1) > 0)).to_numpy()].copy()
+    mdata = mdata[
+        ((obs["cell_type"] != "Mis") & (mdata["atac"].X.getnnz(axis=1) > 0)).to_numpy()
+    ].copy()
     model = ep.tl.pretrain(mdata, batch_key="batch", validation=["09H"], genome="mm10", rng=0)
     for measured in (True, False):
         began = time.perf_counter()
@@ -150,7 +168,10 @@ def snare(path, annotation):
             f"{time.perf_counter() - began:.0f} s"
         )
         # q-values are told by distance, so the enrichment of p-values, which are not, is printed as well
-        for name, linked in (("q < 0.1", found), ("p < 0.001", (links["pvalue"] < 0.001).to_numpy())):
+        for name, linked in (
+            ("q < 0.1", found),
+            ("p < 0.001", (links["pvalue"] < 0.001).to_numpy()),
+        ):
             print(
                 f"  {name} ({linked.sum():,}): "
                 + "; ".join(enrichment(links, linked, near) for near in (5_000, 25_000, 100_000))
@@ -172,26 +193,43 @@ def enrichment(links, linked, near):
 def pbmc(annotation):
     """Whether effects have the sign of the correlation of peak and expression across labels."""
     mdata = ep.datasets.pbmc_multiome()
-    for name, options in {"with measured expression": {}, "model alone": {"measured": False}}.items():
+    for name, options in {
+        "with measured expression": {},
+        "model alone": {"measured": False},
+    }.items():
         ep.tl.link_peaks(mdata, genes=None, annotation=annotation, max_distance=100_000, **options)
         links = mdata["atac"].uns["epifoundation_links"]
         kinds = mdata["atac"].obs["cell_type"].astype("category")
         member = sp.csr_matrix((np.ones(len(kinds)), (kinds.cat.codes, np.arange(len(kinds)))))
-        peaks = np.asarray((member @ (mdata["atac"].X > 0)).todense()) / np.asarray(member.sum(axis=1))
+        peaks = np.asarray((member @ (mdata["atac"].X > 0)).todense()) / np.asarray(
+            member.sum(axis=1)
+        )
         genes = np.asarray(member @ mdata["rna"].X) / np.asarray(member.sum(axis=1))
         genes = genes.toarray() if sp.issparse(genes) else np.asarray(genes)
-        i, j = mdata["atac"].var_names.get_indexer(links["peak"]), mdata["rna"].var_names.get_indexer(links["gene"])
-        across = np.array([np.corrcoef(peaks[:, p], genes[:, g])[0, 1] for p, g in zip(i, j, strict=True)])
+        i, j = (
+            mdata["atac"].var_names.get_indexer(links["peak"]),
+            mdata["rna"].var_names.get_indexer(links["gene"]),
+        )
+        across = np.array(
+            [np.corrcoef(peaks[:, p], genes[:, g])[0, 1] for p, g in zip(i, j, strict=True)]
+        )
         agrees = np.sign(across) == np.sign(links["effect"])
         ok = np.isfinite(across) & (links["n_cells"] > 0).to_numpy()
         found = ok & (links["qvalue"] < 0.1).to_numpy()
         size = links["effect"].abs()
         large = ok & (size >= size[ok].quantile(0.9)).to_numpy()
         likely = ok & (links["pvalue"] < 0.01).to_numpy()
-        shares = {"links at q < 0.1": found, "p < 0.01": likely, "the largest tenth of effects": large, "all pairs": ok}
+        shares = {
+            "links at q < 0.1": found,
+            "p < 0.01": likely,
+            "the largest tenth of effects": large,
+            "all pairs": ok,
+        }
         print(f"\nPBMC, 51 loci, {name}: sign of effect and of correlation across labels agree for")
         for what, which in shares.items():
-            print(f"  {what}: {agrees[which].mean() if which.any() else np.nan:.3f} of {which.sum():,}")
+            print(
+                f"  {what}: {agrees[which].mean() if which.any() else np.nan:.3f} of {which.sum():,}"
+            )
 
 
 def knock_outs(n_cells=1000, n_peaks=200_000, n_open=4000, n_genes=50, n_model=50):
@@ -203,10 +241,18 @@ def knock_outs(n_cells=1000, n_peaks=200_000, n_open=4000, n_genes=50, n_model=5
         (np.ones(sizes.sum(), np.float32), np.concatenate(rows), np.append(0, np.cumsum(sizes))),
         shape=(n_cells, n_peaks),
     )
-    peaks = pd.DataFrame({"chrom": "chr1", "start": np.arange(n_peaks) * 1000, "end": np.arange(n_peaks) * 1000 + 500})
+    peaks = pd.DataFrame(
+        {
+            "chrom": "chr1",
+            "start": np.arange(n_peaks) * 1000,
+            "end": np.arange(n_peaks) * 1000 + 500,
+        }
+    )
     sizes = Sizes(n_peaks=n_peaks, n_genes=n_model, n_encoder_landmarks=1_000)
     network = Network(ep.ModelConfig(dim=128), sizes).eval()
-    model = ep.EpiFoundation(network, ep.PeakVocabulary(peaks), ep.GeneVocabulary([f"g{i}" for i in range(n_model)]))
+    model = ep.EpiFoundation(
+        network, ep.PeakVocabulary(peaks), ep.GeneVocabulary([f"g{i}" for i in range(n_model)])
+    )
     atac = ep_anndata(matrix, model.peaks.names)
     began, total = time.perf_counter(), 0
     sums = np.zeros(n_genes)

@@ -80,7 +80,9 @@ def ours(
 
 def of_model(model: ep.EpiFoundation, split: Split) -> Fitted:
     def embed(atac: AnnData) -> np.ndarray:
-        return ep.tl.embed(bare(atac), model, expression=False, annotation=False, copy=True).obsm["X_epifoundation"]
+        return ep.tl.embed(bare(atac), model, expression=False, annotation=False, copy=True).obsm[
+            "X_epifoundation"
+        ]
 
     def labels(atac: AnnData) -> tuple[np.ndarray, np.ndarray]:
         told = ep.tl.annotate(bare(atac), model, unknown=0, copy=True)
@@ -90,12 +92,19 @@ def of_model(model: ep.EpiFoundation, split: Split) -> Fitted:
     def expression(atac: AnnData, scale: str = "mean") -> np.ndarray:
         told = bare(atac)
         ep.tl.predict_expression(told, model, scale=scale)
-        return told.obsm["epifoundation_expression"].reindex(columns=split.rna.var_names).fillna(0).to_numpy()
+        return (
+            told.obsm["epifoundation_expression"]
+            .reindex(columns=split.rna.var_names)
+            .fillna(0)
+            .to_numpy()
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(f"{folder}/model")
         n_bytes = sum(file.stat().st_size for file in Path(folder, "model").iterdir())
-    return Fitted(embed, labels, expression if len(model.genes) else None, np.array(model.labels), n_bytes)
+    return Fitted(
+        embed, labels, expression if len(model.genes) else None, np.array(model.labels), n_bytes
+    )
 
 
 def epifoundation(split: Split, seed: int) -> dict[str, Fitted]:
@@ -113,16 +122,27 @@ def epifoundation(split: Split, seed: int) -> dict[str, Fitted]:
 def epifoundation_peaks(split: Split, seed: int) -> dict[str, Fitted]:
     """The same encoder without RNA; and columns for the labels measured anew by `ep.tl.finetune`."""
     fitted, model = ours(split, seed, rna=False)
-    options = {"label_key": "cell_type", "batch_key": split.batch_key, "validation": split.validation, "rng": seed}
+    options = {
+        "label_key": "cell_type",
+        "batch_key": split.batch_key,
+        "validation": split.validation,
+        "rng": seed,
+    }
     tuned = ep.tl.finetune(split.atac[split.known].copy(), model, **options)
-    return {"EpiFoundation, ATAC alone": fitted, "EpiFoundation, ATAC and labels": of_model(tuned, split)}
+    return {
+        "EpiFoundation, ATAC alone": fitted,
+        "EpiFoundation, ATAC and labels": of_model(tuned, split),
+    }
 
 
 def epifoundation_transformer(split: Split, seed: int) -> dict[str, Fitted]:
     """The paper's kind of encoder, small, trained by gradient."""
     needs_rna(split)
     config = ep.ModelConfig(
-        encoder="transformer", dim=64, n_layers=2, objective="counts" if split.counts else "gaussian"
+        encoder="transformer",
+        dim=64,
+        n_layers=2,
+        objective="counts" if split.counts else "gaussian",
     )
     return {"EpiFoundation, transformer": ours(split, seed, config=config)[0]}
 
@@ -158,7 +178,9 @@ def lsi(split: Split, seed: int) -> dict[str, Fitted]:
         return (weighted @ loadings - mean) / deviation
 
     fitted = with_probes(Fitted(embed, n_bytes=4 * (loadings.size + len(idf))), split)
-    return {"LSI": fitted} | ({} if split.rna is None else means_of(split, fitted, "LSI", by_label=False))
+    return {"LSI": fitted} | (
+        {} if split.rna is None else means_of(split, fitted, "LSI", by_label=False)
+    )
 
 
 def harmony(split: Split, seed: int) -> dict[str, Fitted]:
@@ -173,7 +195,11 @@ def harmony(split: Split, seed: int) -> dict[str, Fitted]:
 def svm(split: Split, seed: int) -> dict[str, Fitted]:
     """Linear SVM on open peaks, its penalty the best on the held cells."""
     del seed
-    return {"linear SVM": _linear(split, lambda strength: LinearSVC(C=strength), (1e-4, 1e-3, 1e-2, 1e-1))}
+    return {
+        "linear SVM": _linear(
+            split, lambda strength: LinearSVC(C=strength), (1e-4, 1e-3, 1e-2, 1e-1)
+        )
+    }
 
 
 def logistic(split: Split, seed: int) -> dict[str, Fitted]:
@@ -189,11 +215,15 @@ def logistic(split: Split, seed: int) -> dict[str, Fitted]:
 def _linear(split: Split, make: Callable, strengths: tuple[float, ...]) -> Fitted:
     X, labels = binary(split.atac.X), split.labels
     fitted = [make(strength).fit(X[split.train], labels[split.train]) for strength in strengths]
-    best = max(fitted, key=lambda model: np.mean(model.predict(X[split.held]) == labels[split.held]))
+    best = max(
+        fitted, key=lambda model: np.mean(model.predict(X[split.held]) == labels[split.held])
+    )
 
     def told(atac: AnnData) -> tuple[np.ndarray, np.ndarray | None]:
         rows = binary(onto(atac, split))
-        return best.predict(rows), best.predict_proba(rows) if hasattr(best, "predict_proba") else None
+        return best.predict(rows), best.predict_proba(rows) if hasattr(
+            best, "predict_proba"
+        ) else None
 
     return Fitted(labels=told, classes=best.classes_, n_bytes=4 * best.coef_.size)
 
@@ -231,7 +261,9 @@ def _scvi(split: Split, seed: int, name: str) -> Fitted:
     model = kind(data)
     model.train(max_epochs=epochs(data), accelerator="cpu", enable_progress_bar=False)
     n_bytes = sum(4 * tensor.numel() for tensor in model.module.state_dict().values())
-    fitted = Fitted(lambda atac: np.asarray(model.get_latent_representation(ready(atac))), n_bytes=n_bytes)
+    fitted = Fitted(
+        lambda atac: np.asarray(model.get_latent_representation(ready(atac))), n_bytes=n_bytes
+    )
     return with_probes(fitted, split)
 
 
@@ -250,17 +282,23 @@ def multivi(split: Split, seed: int) -> dict[str, Fitted]:
             obs=atac.obs.copy(),
             var=pd.DataFrame(index=split.atac.var_names),
         )
-        empty = sp.csr_matrix((atac.n_obs, split.rna.n_vars), dtype=np.float32)  # taken for cells without RNA
+        empty = sp.csr_matrix(
+            (atac.n_obs, split.rna.n_vars), dtype=np.float32
+        )  # taken for cells without RNA
         rna = AnnData(
             empty if expression is None else expression,
             obs=pd.DataFrame(index=atac.obs_names),
             var=split.rna.var[[]].copy(),
         )
         both = MuData({"rna": rna, "atac": cells})
-        both.obs["_indices"] = np.arange(both.n_obs)  # a field of its set-up, which it does not make for new cells
+        both.obs["_indices"] = np.arange(
+            both.n_obs
+        )  # a field of its set-up, which it does not make for new cells
         return both
 
-    shown = sp.csr_matrix(sp.diags(split.known.astype(np.float32)) @ sp.csr_matrix(split.rna.X, dtype=np.float32))
+    shown = sp.csr_matrix(
+        sp.diags(split.known.astype(np.float32)) @ sp.csr_matrix(split.rna.X, dtype=np.float32)
+    )
     data = ready(split.atac, shown)
     scvi.model.MULTIVI.setup_mudata(data, modalities={"rna_layer": "rna", "atac_layer": "atac"})
     model = scvi.model.MULTIVI(data, n_genes=split.rna.n_vars, n_regions=split.atac.n_vars)
@@ -269,10 +307,14 @@ def multivi(split: Split, seed: int) -> dict[str, Fitted]:
     def expression(atac: AnnData) -> np.ndarray:
         share = np.asarray(model.get_normalized_expression(ready(atac), return_numpy=True))
         depths = np.asarray(split.rna.X[split.train].sum(axis=1)).ravel()
-        return ep.metrics.expected_log1p(np.log1p(1e4 * share / share.sum(axis=1, keepdims=True)), depths)
+        return ep.metrics.expected_log1p(
+            np.log1p(1e4 * share / share.sum(axis=1, keepdims=True)), depths
+        )
 
     n_bytes = sum(4 * tensor.numel() for tensor in model.module.state_dict().values())
-    fitted = Fitted(lambda atac: np.asarray(model.get_latent_representation(ready(atac))), n_bytes=n_bytes)
+    fitted = Fitted(
+        lambda atac: np.asarray(model.get_latent_representation(ready(atac))), n_bytes=n_bytes
+    )
     return {"MultiVI": replace(with_probes(fitted, split, ridge=False), expression=expression)}
 
 
@@ -432,19 +474,23 @@ def with_probes(fitted: Fitted, split: Split, *, ridge: bool = True) -> Fitted:
     return replace(fitted, labels=labels, expression=expression, classes=classes)
 
 
-def means_of(split: Split, fitted: Fitted, name: str, *, by_label: bool = True) -> dict[str, Fitted]:
+def means_of(
+    split: Split, fitted: Fitted, name: str, *, by_label: bool = True
+) -> dict[str, Fitted]:
     """Expression as the mean of the 15 nearest training cells, and of those of the predicted label."""
     inner, measured = fitted.embed(split.atac)[split.train], split.expression[split.train]
     neighbours = NearestNeighbors(n_neighbors=15).fit(inner)
     rows = {
         f"mean of 15 nearest by {name}": Fitted(
-            expression=lambda atac: measured[neighbours.kneighbors(fitted.embed(atac), return_distance=False)].mean(
-                axis=1
-            )
+            expression=lambda atac: measured[
+                neighbours.kneighbors(fitted.embed(atac), return_distance=False)
+            ].mean(axis=1)
         )
     }
     if by_label:
         labels = split.labels[split.train]
         means = np.stack([measured[labels == label].mean(axis=0) for label in fitted.classes])
-        rows[f"mean of the label by {name}"] = Fitted(expression=lambda atac: fitted.labels(atac)[1] @ means)
+        rows[f"mean of the label by {name}"] = Fitted(
+            expression=lambda atac: fitted.labels(atac)[1] @ means
+        )
     return rows

@@ -28,7 +28,9 @@ SUMMARY = {
     "training s": "training, s",
     "embed cells/s": "cells/s",
 }
-DEFAULT = {"bone marrow": "EpiFoundation, ATAC alone"}  # the default of a data set, where it is not `OURS`
+DEFAULT = {
+    "bone marrow": "EpiFoundation, ATAC alone"
+}  # the default of a data set, where it is not `OURS`
 
 ABOUT = {
     "SNARE-seq cortex": "7,000 cells of mouse cortex in nine batches, 25,734 peaks of which a cell has about 100 open, 1,677 genes, 22 labels (GSE126074). "
@@ -74,9 +76,7 @@ TASKS = {
     "ablation": ("What the parts are worth", "The default with one choice made otherwise."),
 }  # fmt: skip
 # Why another is ahead: by data set and metric, or by who is ahead
-PLANTED = (
-    "Simulated types are independent shifts of many peaks, which is what latent semantic indexing takes cells for."
-)
+PLANTED = "Simulated types are independent shifts of many peaks, which is what latent semantic indexing takes cells for."
 REASONS: dict[tuple[str, str] | str, str] = {
     **{
         (f"simulated, {depth} fragments", metric): PLANTED
@@ -115,8 +115,12 @@ CHANGES: dict[str, str] = {
     "32 clusters": "a quarter as many clusters as by default, for a smaller and faster model.",
     "64 clusters": "half as many clusters as by default.",
     "256 clusters": "twice as many clusters as by default.",
-    "memberships twice as soft": ("memberships in clusters fall off half as fast with the squared distance."),
-    "pseudocount 15 instead of 5": ("vectors of peaks that are open in few cells are shrunken by more."),
+    "memberships twice as soft": (
+        "memberships in clusters fall off half as fast with the squared distance."
+    ),
+    "pseudocount 15 instead of 5": (
+        "vectors of peaks that are open in few cells are shrunken by more."
+    ),
     "200 landmarks": "regressions compare a cell with fewer others.",
     "2,000 landmarks, up to every second cell": (
         "regressions compare a cell with more others than a tenth of those that they are fitted to."
@@ -157,7 +161,8 @@ def excerpt(told):
     """Batches of the cortex held out: one row a method, one figure a task."""
     rows = pd.DataFrame(told["rows"])
     cortex = rows[
-        (rows["data"] == "SNARE-seq cortex") & rows["task"].isin(["annotation", "clustering", "expression", "cost"])
+        (rows["data"] == "SNARE-seq cortex")
+        & rows["task"].isin(["annotation", "clustering", "expression", "cost"])
     ]
     mean = cortex.groupby(["method", "metric"])["value"].mean().unstack()
     lines = ["| | " + " | ".join(SUMMARY.values()) + " |", "|---" * (len(SUMMARY) + 1) + "|"]
@@ -207,7 +212,13 @@ def tables(told):
                 parts.append(f"### {title}: {data}\n")
             part = some[some["data"] == data]
             parts.append(table(part, keep_order=task == "ablation"))
-            parts.append(changes(part) if task == "ablation" else told_of_others(part, data) if task != "cost" else "")
+            parts.append(
+                changes(part)
+                if task == "ablation"
+                else told_of_others(part, data)
+                if task != "cost"
+                else ""
+            )
     if "why" in rows:
         parts.append(failures(rows[rows["why"].notna()]))
     return "\n".join(part for part in parts if part)
@@ -226,10 +237,16 @@ def table(part, *, keep_order=False):
     order = mean[first].sort_values(ascending=first in LESS_IS_BETTER).index
     if keep_order:
         order = [f"{OURS}, default", *(name for name in order if name != f"{OURS}, default")]
-    best = {metric: mean[metric].min() if metric in LESS_IS_BETTER else mean[metric].max() for metric in mean}
+    best = {
+        metric: mean[metric].min() if metric in LESS_IS_BETTER else mean[metric].max()
+        for metric in mean
+    }
     lines = ["| | " + " | ".join(mean.columns) + " |", "|---" * (len(mean.columns) + 1) + "|"]
     for method in order:
-        cells = [number(mean.loc[method, m], spread.loc[method, m], mean.loc[method, m] == best[m]) for m in mean]
+        cells = [
+            number(mean.loc[method, m], spread.loc[method, m], mean.loc[method, m] == best[m])
+            for m in mean
+        ]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -259,12 +276,22 @@ def told_of_others(part, data):
             continue
         gap = abs(values[leader] - values[default])
         noise = np.nanmax([spread.loc[leader, metric], spread.loc[default, metric]])
-        within = "" if not np.isfinite(noise) else " (within the spread)" if gap <= noise else " (outside the spread)"
+        within = (
+            ""
+            if not np.isfinite(noise)
+            else " (within the spread)"
+            if gap <= noise
+            else " (outside the spread)"
+        )
         why = REASONS.get((data, metric)) or REASONS.get(leader, "")
         sentences.append(
             f"* {metric}: {leader} has {values[leader]:.3f}, {default} {values[default]:.3f}{within}. {why}".rstrip()
         )
-    return "Not first:\n\n" + "\n".join(sentences) + "\n" if sentences else f"{default} is first in every column.\n"
+    return (
+        "Not first:\n\n" + "\n".join(sentences) + "\n"
+        if sentences
+        else f"{default} is first in every column.\n"
+    )
 
 
 def changes(part):
@@ -274,7 +301,11 @@ def changes(part):
 
 
 def failures(rows):
-    told = rows.assign(task=rows["task"].fillna("")).groupby(["data", "method", "task", "why"], sort=False).size()
+    told = (
+        rows.assign(task=rows["task"].fillna(""))
+        .groupby(["data", "method", "task", "why"], sort=False)
+        .size()
+    )
     lines = ["## What could not be run", "", "| data | method | task | why |", "|---|---|---|---|"]
     return "\n".join(lines + [f"| {' | '.join(key)} |" for key in told.index]) + "\n"
 
@@ -288,41 +319,87 @@ def figure(told, path):
 
     rows = pd.DataFrame(told["rows"])
     cortex = rows[rows["data"] == "SNARE-seq cortex"]
-    shown = [OURS, "EpiFoundation, ATAC alone", "linear SVM", "logistic regression", "LSI", "PeakVI", "MultiVI"]
+    shown = [
+        OURS,
+        "EpiFoundation, ATAC alone",
+        "linear SVM",
+        "logistic regression",
+        "LSI",
+        "PeakVI",
+        "MultiVI",
+    ]
     shown = [name for name in shown if name in set(cortex["method"])]
     colours = {name: f"C{i}" for i, name in enumerate(shown)}
     drawn, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
 
     for offset, metric, marker in ((-0.12, "accuracy", "o"), (0.12, "macro-F1", "s")):
         for at, name in enumerate(shown):
-            some = cortex[(cortex["task"] == "annotation") & (cortex["method"] == name) & (cortex["metric"] == metric)]
-            axes[0].plot(some["value"], [at + offset] * len(some), marker, color=colours[name], ms=4)
+            some = cortex[
+                (cortex["task"] == "annotation")
+                & (cortex["method"] == name)
+                & (cortex["metric"] == metric)
+            ]
+            axes[0].plot(
+                some["value"], [at + offset] * len(some), marker, color=colours[name], ms=4
+            )
     axes[0].set_yticks(range(len(shown)), shown)
     axes[0].invert_yaxis()
-    axes[0].set(title="cortex, batches held out", xlabel="accuracy (round), macro-F1 (square)", xlim=(0, 1))
+    axes[0].set(
+        title="cortex, batches held out", xlabel="accuracy (round), macro-F1 (square)", xlim=(0, 1)
+    )
 
     for name in shown:
         curves = cortex[(cortex["task"] == "risk curve") & (cortex["method"] == name)].get("values")
         if curves is not None and len(curves):
-            axes[1].plot(np.arange(0.05, 1.001, 0.05), np.mean(list(curves), axis=0), color=colours[name], label=name)
-    axes[1].set(title="wrong among the surest", xlabel="share of cells", ylabel="share wrong", ylim=(0, None))
+            axes[1].plot(
+                np.arange(0.05, 1.001, 0.05),
+                np.mean(list(curves), axis=0),
+                color=colours[name],
+                label=name,
+            )
+    axes[1].set(
+        title="wrong among the surest",
+        xlabel="share of cells",
+        ylabel="share wrong",
+        ylim=(0, None),
+    )
 
     lost = {"50% fewer fragments": 50, "75% fewer fragments": 75, "90% fewer fragments": 90}
     for name in shown:
         mine = cortex[cortex["method"] == name]
-        whole = mine[(mine["task"] == "annotation") & (mine["metric"] == "accuracy")]["value"].mean()
+        whole = mine[(mine["task"] == "annotation") & (mine["metric"] == "accuracy")][
+            "value"
+        ].mean()
         thin = mine[mine["task"] == "robustness"].groupby("metric")["value"].mean()
         if len(thin):
-            axes[2].plot([0, *lost.values()], [whole, *(thin[key] for key in lost)], "o-", color=colours[name], ms=3)
+            axes[2].plot(
+                [0, *lost.values()],
+                [whole, *(thin[key] for key in lost)],
+                "o-",
+                color=colours[name],
+                ms=3,
+            )
     axes[2].set(title="fragments lost", xlabel="% of fragments", ylabel="accuracy", ylim=(0, None))
 
     for name in shown:
         points = []
         for depth in (50, 200, 800):
-            mine = rows[(rows["data"] == f"simulated, {depth} fragments") & (rows["method"] == name)]
-            points.append(mine[(mine["task"] == "annotation") & (mine["metric"] == "accuracy")]["value"].mean())
+            mine = rows[
+                (rows["data"] == f"simulated, {depth} fragments") & (rows["method"] == name)
+            ]
+            points.append(
+                mine[(mine["task"] == "annotation") & (mine["metric"] == "accuracy")][
+                    "value"
+                ].mean()
+            )
         axes[3].plot([50, 200, 800], points, "o-", color=colours[name], ms=3, label=name)
-    axes[3].set(title="simulated cells", xlabel="median fragments", ylabel="accuracy", xscale="log", ylim=(0, 1.02))
+    axes[3].set(
+        title="simulated cells",
+        xlabel="median fragments",
+        ylabel="accuracy",
+        xscale="log",
+        ylim=(0, 1.02),
+    )
     axes[3].set_xticks([50, 200, 800], ["50", "200", "800"])
     axes[3].minorticks_off()
     axes[3].legend(fontsize=7, frameon=False)

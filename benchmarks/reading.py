@@ -36,20 +36,35 @@ RUST = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_worker
 def simulate(n_cells, n_open):
     rng = np.random.default_rng(0)
     per_cell = rng.poisson(n_open, n_cells)
-    indices = np.concatenate([np.unique(rng.integers(N_PEAKS, size=n)) for n in per_cell]).astype(np.int32)
+    indices = np.concatenate([np.unique(rng.integers(N_PEAKS, size=n)) for n in per_cell]).astype(
+        np.int32
+    )
     cells = np.repeat(np.arange(n_cells), per_cell)[: len(indices)]
-    return sp.csr_matrix((np.ones(len(indices), np.float32), (np.sort(cells), indices)), shape=(n_cells, N_PEAKS))
+    return sp.csr_matrix(
+        (np.ones(len(indices), np.float32), (np.sort(cells), indices)), shape=(n_cells, N_PEAKS)
+    )
 
 
 def write(X, folder):
-    ad.AnnData(X, var=pd.DataFrame(index=np.arange(N_PEAKS).astype(str))).write_h5ad(folder / "cells.h5ad")
+    ad.AnnData(X, var=pd.DataFrame(index=np.arange(N_PEAKS).astype(str))).write_h5ad(
+        folder / "cells.h5ad"
+    )
     for zarr_format in (2, 3):
-        write_elem(zarr.open_group(folder / f"v{zarr_format}.zarr", mode="w", zarr_format=zarr_format), "X", X)
+        write_elem(
+            zarr.open_group(folder / f"v{zarr_format}.zarr", mode="w", zarr_format=zarr_format),
+            "X",
+            X,
+        )
 
 
 def readers(folder):
     """Matrices to read rows of, by format and reader."""
-    yield "h5ad", "anndata", contextlib.nullcontext(), lambda: sparse_dataset(h5py.File(folder / "cells.h5ad")["X"])
+    yield (
+        "h5ad",
+        "anndata",
+        contextlib.nullcontext(),
+        lambda: sparse_dataset(h5py.File(folder / "cells.h5ad")["X"]),
+    )
     for name in ("v2", "v3"):
 
         def group(name=name):
@@ -61,9 +76,19 @@ def readers(folder):
             contextlib.nullcontext(),
             lambda group=group: StoredCsr.of(group(), tuple(group().attrs["shape"])),
         )
-        yield f"zarr {name}", "zarr", contextlib.nullcontext(), lambda group=group: sparse_dataset(group())
+        yield (
+            f"zarr {name}",
+            "zarr",
+            contextlib.nullcontext(),
+            lambda group=group: sparse_dataset(group()),
+        )
         if find_spec("zarrs"):
-            yield f"zarr {name}", "zarrs", zarr.config.set(RUST), lambda group=group: sparse_dataset(group())
+            yield (
+                f"zarr {name}",
+                "zarrs",
+                zarr.config.set(RUST),
+                lambda group=group: sparse_dataset(group()),
+            )
 
 
 def seconds(matrix):
@@ -74,12 +99,16 @@ def seconds(matrix):
 
 
 def main():
-    n_cells, n_open = (int(each) for each in (sys.argv[1:] + ["20000", "2000"][len(sys.argv) - 1 :]))
+    n_cells, n_open = (
+        int(each) for each in (sys.argv[1:] + ["20000", "2000"][len(sys.argv) - 1 :])
+    )
     with tempfile.TemporaryDirectory() as name:
         X = simulate(n_cells, n_open)
         write(X, Path(name))
         found = {}
-        for _ in range(REPEATS):  # in turn, so that a machine that is busy for a while is so for all of them
+        for _ in range(
+            REPEATS
+        ):  # in turn, so that a machine that is busy for a while is so for all of them
             for stored, reader, configured, open_matrix in readers(Path(name)):
                 with configured:
                     found.setdefault((stored, reader), []).append(seconds(open_matrix()))

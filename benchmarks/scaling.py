@@ -28,10 +28,14 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--page", action="store_true")
-    parser.add_argument("--folder", help="where simulated cells are kept and found again; default: a temporary one")
+    parser.add_argument(
+        "--folder", help="where simulated cells are kept and found again; default: a temporary one"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -85,7 +89,10 @@ def curves(folder):
     for run in runs:
         told.append(measure("embed", **run))
         print(
-            {name: round(value, 2) if isinstance(value, float) else value for name, value in told[-1].items()},
+            {
+                name: round(value, 2) if isinstance(value, float) else value
+                for name, value in told[-1].items()
+            },
             flush=True,
         )
     save("embed", told)
@@ -100,7 +107,9 @@ def save(name, told):
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
     }
-    about |= {each: version(each) for each in ("epifoundation", "torch", "numpy", "anndata", "zarr")}
+    about |= {
+        each: version(each) for each in ("epifoundation", "torch", "numpy", "anndata", "zarr")
+    }
     path.write_text(json.dumps(there | {name: told, "about": about}, indent=1) + "\n")
 
 
@@ -161,7 +170,9 @@ def draw(told, path):
 
     def like(key):
         same = [
-            each for each in ("peaks", "median_open", "dim", "genes", "encoder", "processes", "threads") if each != key
+            each
+            for each in ("peaks", "median_open", "dim", "genes", "encoder", "processes", "threads")
+            if each != key
         ]
         near = {"median_open": 0.1 * base["median_open"]}
         return sorted(
@@ -169,7 +180,9 @@ def draw(told, path):
                 run
                 for run in runs
                 if all(
-                    run[each] == base[each] if each not in near else abs(run[each] - base[each]) < near[each]
+                    run[each] == base[each]
+                    if each not in near
+                    else abs(run[each] - base[each]) < near[each]
                     for each in same
                 )
                 and (key == "cells" or run["cells"] == base["cells"])
@@ -178,13 +191,22 @@ def draw(told, path):
         )
 
     figure, axes = plt.subplots(2, 4, figsize=(11, 4.4), layout="constrained", sharex="col")
-    titles = {"cells": "cells", "median_open": "median open peaks", "peaks": "peaks of the model", "dim": "d"}
+    titles = {
+        "cells": "cells",
+        "median_open": "median open peaks",
+        "peaks": "peaks of the model",
+        "dim": "d",
+    }
     for (upper, lower), (key, title) in zip(axes.T, titles.items(), strict=True):
         some = like(key) + (told["million"][1:] if key == "cells" else [])
         x = [run[key] for run in some]
         upper.plot(x, [run["seconds"] for run in some], "o-", color="C0")
         lower.plot(x, [run["peak_gb"] for run in some], "o-", color="C1")
-        upper.set(xscale="log", yscale="log" if key == "cells" else "linear", ylim=(1 if key == "cells" else 0, None))
+        upper.set(
+            xscale="log",
+            yscale="log" if key == "cells" else "linear",
+            ylim=(1 if key == "cells" else 0, None),
+        )
         shown = x[1::2] if len(x) > 3 else x
         lower.set(xlabel=title, ylim=(0, 3.6))
         lower.set_xticks(shown, [f"{value:,}" for value in shown])
@@ -214,7 +236,9 @@ def simulate(path, n_cells, n_peaks, median_open, seed=0):
 
     rng = np.random.default_rng(seed)
     often = rng.gamma(0.7, size=n_peaks)
-    guide = np.searchsorted(np.cumsum(often) / often.sum(), (np.arange(2**22) + 0.5) / 2**22).astype(np.int32)
+    guide = np.searchsorted(
+        np.cumsum(often) / often.sum(), (np.arange(2**22) + 0.5) / 2**22
+    ).astype(np.int32)
     drawn = median_open * 1.08  # a peak that is drawn twice counts once
 
     def chunk(k):
@@ -227,11 +251,16 @@ def simulate(path, n_cells, n_peaks, median_open, seed=0):
         place = (place - first[cell]) / (place[ends - 1] - first)[cell]
         inner = np.ones(len(place), bool)
         inner[ends - 1] = False
-        cell, peak = cell[inner], guide[np.minimum((place[inner] * 2**22).astype(np.int64), 2**22 - 1)]
+        cell, peak = (
+            cell[inner],
+            guide[np.minimum((place[inner] * 2**22).astype(np.int64), 2**22 - 1)],
+        )
         new = np.ones(len(peak), bool)
         new[1:] = (peak[1:] != peak[:-1]) | (cell[1:] != cell[:-1])
         indptr = np.searchsorted(cell[new], np.arange(k + 1))
-        return sp.csr_matrix((np.ones(new.sum(), np.float32), peak[new], indptr), shape=(k, n_peaks))
+        return sp.csr_matrix(
+            (np.ones(new.sum(), np.float32), peak[new], indptr), shape=(k, n_peaks)
+        )
 
     beside = path.with_suffix(".tmp")
     root = zarr.open_group(beside, mode="w", zarr_format=2)
@@ -261,7 +290,9 @@ def a_model(n_peaks, dim=128, n_genes=0, encoder="set"):
 
     torch.manual_seed(0)
     config = ModelConfig(encoder=encoder, dim=dim, objective="counts" if n_genes else "peaks")
-    peaks = ep.PeakVocabulary.from_names([f"chr1:{i * 1000}-{i * 1000 + 500}" for i in range(n_peaks)])
+    peaks = ep.PeakVocabulary.from_names(
+        [f"chr1:{i * 1000}-{i * 1000 + 500}" for i in range(n_peaks)]
+    )
     genes = ep.GeneVocabulary([f"gene{i}" for i in range(n_genes)])
     more = {"n_chromosomes": 1} if encoder == "transformer" else {"n_encoder_landmarks": 1_000}
     network = Network(config, Sizes(n_peaks, n_genes, **more))
@@ -271,7 +302,9 @@ def a_model(n_peaks, dim=128, n_genes=0, encoder="set"):
     return ep.EpiFoundation(network, peaks, genes)
 
 
-def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=4096, processes=1, threads=2, model=None):
+def embed(
+    cells, dim=128, n_genes=0, encoder="set", n_bare=4096, processes=1, threads=2, model=None
+):
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -297,7 +330,12 @@ def embed(cells, dim=128, n_genes=0, encoder="set", n_bare=4096, processes=1, th
             command = f"import epifoundation as ep; ep.settings.progress = False; ep.tl.embed({cells!r}, {folder + '/model'!r}, output={folder + '/results.zarr'!r})"
             with ThreadPoolExecutor(processes) as pool:
                 started = time.perf_counter()
-                list(pool.map(lambda _: subprocess.run([sys.executable, "-c", command], check=True), range(processes)))
+                list(
+                    pool.map(
+                        lambda _: subprocess.run([sys.executable, "-c", command], check=True),
+                        range(processes),
+                    )
+                )
         else:
             started = time.perf_counter()
             ep.tl.embed(cells, model, output=f"{folder}/results.zarr")
@@ -318,12 +356,17 @@ def bare(model, rows):
     import torch
 
     table = torch.rand(rows.shape[1], model.config.dim)
-    ids, offsets = torch.from_numpy(rows.indices), torch.from_numpy(rows.indptr.astype(rows.indices.dtype))
+    ids, offsets = (
+        torch.from_numpy(rows.indices),
+        torch.from_numpy(rows.indptr.astype(rows.indices.dtype)),
+    )
     found = []
     for _ in range(8):
         started = time.perf_counter()
         with torch.inference_mode():
-            torch.nn.functional.embedding_bag(ids, table, offsets, mode="sum", include_last_offset=True)
+            torch.nn.functional.embedding_bag(
+                ids, table, offsets, mode="sum", include_last_offset=True
+            )
         found.append(rows.shape[0] / (time.perf_counter() - started))
     return found[1:]
 
@@ -357,7 +400,12 @@ def measure(task, *, threads=2, **options):
         "OPENBLAS_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    command = [sys.executable, __file__, "--worker", json.dumps({"task": task, "threads": threads, **options})]
+    command = [
+        sys.executable,
+        __file__,
+        "--worker",
+        json.dumps({"task": task, "threads": threads, **options}),
+    ]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -25,7 +25,10 @@ def annotation(split: Split, fitted: Fitted) -> dict[str, float]:
     """Labels of the cells that are judged on, and whether their probabilities can be trusted."""
     true = split.labels[split.test]
     guess, probabilities = fitted.labels(split.atac[split.test].copy())
-    row = {"accuracy": ep.metrics.accuracy(true, guess), "macro-F1": ep.metrics.macro_f1(true, guess)}
+    row = {
+        "accuracy": ep.metrics.accuracy(true, guess),
+        "macro-F1": ep.metrics.macro_f1(true, guess),
+    }
     if probabilities is not None:
         confidence = np.nan_to_num(probabilities.max(axis=1))
         row["ECE"] = ep.metrics.expected_calibration_error(true, guess, confidence)
@@ -40,7 +43,9 @@ def risk_curve(split: Split, fitted: Fitted) -> list[float] | None:
     if probabilities is None:
         return None
     coverage, risk = ep.metrics.risk_coverage(true, guess, np.nan_to_num(probabilities.max(axis=1)))
-    return [float(risk[np.searchsorted(coverage, at - 1e-9)]) for at in np.arange(0.05, 1.001, 0.05)]
+    return [
+        float(risk[np.searchsorted(coverage, at - 1e-9)]) for at in np.arange(0.05, 1.001, 0.05)
+    ]
 
 
 def clustering(split: Split, fitted: Fitted) -> dict[str, float]:
@@ -50,7 +55,10 @@ def clustering(split: Split, fitted: Fitted) -> dict[str, float]:
     sc.pp.neighbors(cells, use_rep="X", n_neighbors=15, random_state=0)
     sc.tl.leiden(cells, resolution=1.0, flavor="igraph", n_iterations=2, random_state=0)
     true, found = split.labels[split.test], cells.obs["leiden"].to_numpy()
-    row = {"NMI": normalized_mutual_info_score(true, found), "ARI": adjusted_rand_score(true, found)}
+    row = {
+        "NMI": normalized_mutual_info_score(true, found),
+        "ARI": adjusted_rand_score(true, found),
+    }
     return row | neighbours(split, np.nan_to_num(fitted.embed(split.atac.copy())))
 
 
@@ -62,13 +70,22 @@ def neighbours(split: Split, embedding: np.ndarray) -> dict[str, float]:
     """
     known, test, labels = split.known, split.test, split.labels
     guess = KNeighborsClassifier(15).fit(embedding[known], labels[known]).predict(embedding[test])
-    near = NearestNeighbors(n_neighbors=16).fit(embedding).kneighbors(embedding[test], return_distance=False)[:, 1:]
+    near = (
+        NearestNeighbors(n_neighbors=16)
+        .fit(embedding)
+        .kneighbors(embedding[test], return_distance=False)[:, 1:]
+    )
     areas, rng = [], np.random.default_rng(0)
     for label in pd.Series(labels[test]).value_counts().index[:4]:
-        new, old = np.flatnonzero(test & (labels == label)), np.flatnonzero(known & (labels == label))
+        new, old = (
+            np.flatnonzero(test & (labels == label)),
+            np.flatnonzero(known & (labels == label)),
+        )
         rows = np.concatenate([new, rng.permutation(old)[: 2 * len(new)]])
         forest = RandomForestClassifier(100, random_state=0)
-        likely = cross_val_predict(forest, embedding[rows], known[rows], cv=5, method="predict_proba")[:, 1]
+        likely = cross_val_predict(
+            forest, embedding[rows], known[rows], cv=5, method="predict_proba"
+        )[:, 1]
         areas.append(roc_auc_score(known[rows], likely))
     return {
         "15-NN accuracy": ep.metrics.accuracy(labels[test], guess),
@@ -90,7 +107,9 @@ def expression(split: Split, fitted: Fitted) -> dict[str, float]:
         "per cell": ep.metrics.pearson_per_cell(true, predicted),
         "pooled": ep.metrics.pearson_pooled(true, predicted),
         "cell types": ep.metrics.pearson_pseudobulk(true, predicted, split.labels[split.test]),
-        "AUROC": float(np.mean([roc_auc_score(is_on[:, g], predicted[:, g]) for g in np.flatnonzero(scored)])),
+        "AUROC": float(
+            np.mean([roc_auc_score(is_on[:, g], predicted[:, g]) for g in np.flatnonzero(scored)])
+        ),
     }
 
 
@@ -129,7 +148,12 @@ def integration(split: Split, embeddings: dict[str, np.ndarray]) -> dict[str, di
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ep.tl.score_integration(
-            cells, batch_key="batch", label_key="cell_type", embeddings=list(names), unintegrated="before", n_jobs=1
+            cells,
+            batch_key="batch",
+            label_key="cell_type",
+            embeddings=list(names),
+            unintegrated="before",
+            n_jobs=1,
         )
     table = cells.uns["epifoundation_integration"].loc[list(names)]
     kept = ["Bio conservation", "Batch correction", "Total"]
@@ -148,9 +172,19 @@ def moved(atac: AnnData, most: int) -> AnnData:
     """Each peak shifted by itself, by up to `most` bases."""
     frame = ep.genome.parse_intervals(atac.var_names)
     shift = np.random.default_rng(0).integers(-most, most + 1, len(frame))
-    start, end = (np.maximum(frame[side].to_numpy() + shift, at) for side, at in (("start", 0), ("end", 1)))
-    names = frame["chrom"].astype(str) + ":" + pd.Series(start.astype(str)) + "-" + pd.Series(end.astype(str))
+    start, end = (
+        np.maximum(frame[side].to_numpy() + shift, at) for side, at in (("start", 0), ("end", 1))
+    )
+    names = (
+        frame["chrom"].astype(str)
+        + ":"
+        + pd.Series(start.astype(str))
+        + "-"
+        + pd.Series(end.astype(str))
+    )
     first = ~names.duplicated().to_numpy()
     return AnnData(
-        sp.csr_matrix(atac.X)[:, first], obs=atac.obs.copy(), var=pd.DataFrame(index=names[first].to_numpy())
+        sp.csr_matrix(atac.X)[:, first],
+        obs=atac.obs.copy(),
+        var=pd.DataFrame(index=names[first].to_numpy()),
     )

@@ -25,13 +25,17 @@ from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 os.environ |= dict.fromkeys(THREADS, "1")  # before anything reads them; the processes inherit it
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+)
 
 PROCESSES = 2
 RESULTS = Path(__file__).parent / "results" / "side_by_side.json"
 BUILD = Path(__file__).parents[1] / "build"
 QUICK = BUILD / "bench_quick.json"
-EMBEDDINGS = BUILD / "embeddings"  # kept, so that methods that are measured anew can be scored beside the others
+EMBEDDINGS = (
+    BUILD / "embeddings"
+)  # kept, so that methods that are measured anew can be scored beside the others
 QUICK_METHODS = ("epifoundation", "lsi", "svm", "gene_mean")
 QUICK_DATA = ("SNARE-seq cortex", "PBMC 51 loci", "simulated, 200 fragments")
 HEAVY = ("peakvi", "poissonvi", "multivi", "epifoundation_transformer")  # minutes each: first
@@ -41,7 +45,12 @@ SOME = {
     "poissonvi": ("SNARE-seq cortex", "simulated, 200 fragments"),
     "multivi": ("SNARE-seq cortex", "PBMC 51 loci", "bone marrow", "simulated, 200 fragments"),
     "harmony": ("SNARE-seq cortex", "PBMC 51 loci", "bone marrow", "simulated, 200 fragments"),
-    "gene_activity": ("SNARE-seq cortex", "PBMC 51 loci", "bone marrow", "simulated, 200 fragments"),
+    "gene_activity": (
+        "SNARE-seq cortex",
+        "PBMC 51 loci",
+        "bone marrow",
+        "simulated, 200 fragments",
+    ),
     "epifoundation_transformer": ("SNARE-seq cortex",),
     "epifoundation_bundled": ("SNARE-seq cortex", "PBMC 51 loci"),
 }
@@ -52,9 +61,13 @@ NOT_SCORES = ("cost",)  # what no seed settles
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", metavar="METHOD", help="`links` and `ablations` count as methods")
+    parser.add_argument(
+        "--only", nargs="+", metavar="METHOD", help="`links` and `ablations` count as methods"
+    )
     parser.add_argument("--data", nargs="+", metavar="NAME")
     parser.add_argument("--against", type=Path)
     parser.add_argument("--page", action="store_true")
@@ -70,14 +83,18 @@ def main():
             before = json.loads(path.read_text())
             told["rows"] = merged(before["rows"], rows)
             told["seconds"] = before["seconds"] | seconds
-            again = sorted({*before["meta"].get("measured again", []), *(options.only or options.data)})
+            again = sorted(
+                {*before["meta"].get("measured again", []), *(options.only or options.data)}
+            )
             told["meta"]["measured again"] = again
         told["meta"]["minutes"] = sum(told["seconds"].values()) / 60 / PROCESSES
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(told, indent=0, ensure_ascii=False) + "\n")
         print(f"{path}: {len(told['rows']):,} figures in {told['meta']['minutes']:.1f} minutes")
     if options.against:
-        compare(json.loads(path.read_text())["rows"], json.loads(options.against.read_text())["rows"])
+        compare(
+            json.loads(path.read_text())["rows"], json.loads(options.against.read_text())["rows"]
+        )
     from page import tables, write
 
     if options.quick:
@@ -93,25 +110,40 @@ def plan(options):
 
     jobs = []
     for data, (_, folds) in DATA.items():
-        if (options.data and data not in options.data) or (options.quick and data not in QUICK_DATA):
+        if (options.data and data not in options.data) or (
+            options.quick and data not in QUICK_DATA
+        ):
             continue
         for fold in folds[: 1 if options.quick else None]:
             methods = QUICK_METHODS if options.quick else METHODS
-            jobs += [("method", data, fold, name) for name in methods if data in SOME.get(name, DATA)]
+            jobs += [
+                ("method", data, fold, name) for name in methods if data in SOME.get(name, DATA)
+            ]
             if data == ABLATED and not options.quick:
                 jobs += [("ablation", data, fold, name) for name in ABLATIONS]
     if not options.quick and not options.data:
         jobs += [("links", "simulated, planted links", str(seed), "links") for seed in range(3)]
     if options.only:
-        jobs = [job for job in jobs if job[3] in options.only or (job[0] == "ablation" and "ablations" in options.only)]
-    return sorted(jobs, key=lambda job: HEAVY.index(job[3]) if job[3] in HEAVY else len(HEAVY) + (job[0] != "method"))
+        jobs = [
+            job
+            for job in jobs
+            if job[3] in options.only or (job[0] == "ablation" and "ablations" in options.only)
+        ]
+    return sorted(
+        jobs,
+        key=lambda job: (
+            HEAVY.index(job[3]) if job[3] in HEAVY else len(HEAVY) + (job[0] != "method")
+        ),
+    )
 
 
 def run(jobs, *, with_integration):
     """Rows of all jobs, and seconds of each; those that compare embeddings come last."""
     rows, seconds = in_two_processes(jobs)
     whole = {job[1:3] for job in jobs if job[0] == "method" and job[1] in INTEGRATION_DATA}
-    compared = [("integration", *where, "integration") for where in sorted(whole) if with_integration]
+    compared = [
+        ("integration", *where, "integration") for where in sorted(whole) if with_integration
+    ]
     last, more = in_two_processes(compared)
     return rows + last, seconds | more
 
@@ -122,11 +154,15 @@ def in_two_processes(jobs):
     seconds = {}
     context.set_forkserver_preload(["methods", "scores"])  # imported once for all processes
     with context.Pool(PROCESSES, maxtasksperchild=1) as pool:
-        for done, (job, took, found) in enumerate(pool.imap_unordered(work, jobs, chunksize=1), start=1):
+        for done, (job, took, found) in enumerate(
+            pool.imap_unordered(work, jobs, chunksize=1), start=1
+        ):
             rows += found
             seconds[", ".join(job[1:])] = round(took, 1)
             why = next((row["why"] for row in found if "why" in row), "")
-            print(f"{done}/{len(jobs)} {job[3]}, {job[1]}, {job[2]}: {took:.0f} s {why}", flush=True)
+            print(
+                f"{done}/{len(jobs)} {job[3]}, {job[1]}, {job[2]}: {took:.0f} s {why}", flush=True
+            )
     return sorted(rows, key=lambda row: (row["data"], row["fold"], row["method"])), seconds
 
 
@@ -144,13 +180,17 @@ def work(job):
     began = time.perf_counter()
     kind, data, fold, method = job
     try:
-        found = {"method": fit, "ablation": ablate, "links": links, "integration": integrate}[kind](data, fold, method)
+        found = {"method": fit, "ablation": ablate, "links": links, "integration": integrate}[kind](
+            data, fold, method
+        )
     except Exception as error:  # noqa: BLE001 # a method that fails is a row that says why
         from methods import UnfitError
 
         if not isinstance(error, UnfitError):
             traceback.print_exc(file=sys.stderr)
-        found = [{"method": method, "why": f"{error}" if isinstance(error, UnfitError) else f"{error!r}"}]
+        found = [
+            {"method": method, "why": f"{error}" if isinstance(error, UnfitError) else f"{error!r}"}
+        ]
     rows = [{"data": data, "fold": fold, "job": method, **row} for row in found]
     return job, time.perf_counter() - began, rows
 
@@ -185,7 +225,10 @@ def fit(data, fold, method):
                 continue
             if task == "cost":
                 found |= {"training s": seconds, "peak memory GB": peak}
-            rows += [{"method": name, "task": task, "metric": metric, "value": v} for metric, v in found.items()]
+            rows += [
+                {"method": name, "task": task, "metric": metric, "value": v}
+                for metric, v in found.items()
+            ]
         if fitted.labels is not None and (curve := scores.risk_curve(split, fitted)) is not None:
             rows.append({"method": name, "task": "risk curve", "values": curve})
         if fitted.embed is not None and data in INTEGRATION_DATA:
@@ -205,7 +248,10 @@ def ablate(data, fold, name):
     fitted, _ = ours(split, folds.index(fold), **ABLATIONS[name]())
     found = {"training s": time.perf_counter() - began}
     found |= scores.annotation(split, fitted) | scores.expression(split, fitted)
-    return [{"method": name, "task": "ablation", "metric": metric, "value": v} for metric, v in found.items()]
+    return [
+        {"method": name, "task": "ablation", "metric": metric, "value": v}
+        for metric, v in found.items()
+    ]
 
 
 def links(data, fold, method):
@@ -223,11 +269,21 @@ def links(data, fold, method):
         "distance": "distance",
     }
     rows = [
-        {"method": name, "task": "links", "metric": "area under precision–recall", "value": float(table[column])}
+        {
+            "method": name,
+            "task": "links",
+            "metric": "area under precision–recall",
+            "value": float(table[column]),
+        }
         for column, name in names.items()
     ]
     return rows + [
-        {"method": "EpiFoundation", "task": "links", "metric": metric, "value": float(table[column])}
+        {
+            "method": "EpiFoundation",
+            "task": "links",
+            "metric": metric,
+            "value": float(table[column]),
+        }
         for column, metric in (("false", "false among q ≤ 0.1"), ("recall", "planted ones found"))
     ]
 
@@ -262,7 +318,11 @@ def save(data, fold, name, embedding):
 
 def meta():
     processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     return {

@@ -36,7 +36,9 @@ from epifoundation.nn import Network, Sizes, add_up
 
 def main():
     """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=["set", "transformer"])
     parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--peaks", type=int, default=200_000)
@@ -46,7 +48,9 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--transformer-cells", type=int, default=8)
-    parser.add_argument("--length", type=int, default=12_000, help="tokens that a cell is padded to")
+    parser.add_argument(
+        "--length", type=int, default=12_000, help="tokens that a cell is padded to"
+    )
     parser.add_argument("--preset", default="paper")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -65,9 +69,14 @@ def apart(function, *args):
 def measure_set(folder, args):
     """Simulate, then measure each size."""
     apart(prepare, folder, args)
-    rows = [apart(measure, folder, n_cells, args) for n_cells in (args.cells // 4, args.cells // 2, args.cells)]
+    rows = [
+        apart(measure, folder, n_cells, args)
+        for n_cells in (args.cells // 4, args.cells // 2, args.cells)
+    ]
     table = pd.DataFrame(rows).set_index("cells")
-    print(f"{args.peaks:,} peaks, {args.genes:,} genes, d = {args.dim}, {args.threads} threads, {args.device}")
+    print(
+        f"{args.peaks:,} peaks, {args.genes:,} genes, d = {args.dim}, {args.threads} threads, {args.device}"
+    )
     print(table.to_string(float_format="{:,.2f}".format))
     print("linear: seconds a cell, largest size over smallest:", end=" ")
     per_cell = table["embed s"] / table.index
@@ -78,11 +87,15 @@ def prepare(folder, args):
     """Write the cells and a model."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     # A cell's fragments fall on somewhat fewer peaks than there are fragments.
-    mdata = ep.datasets.simulate_multiome(args.cells, args.peaks, 2, median_fragments=int(1.05 * args.open))
+    mdata = ep.datasets.simulate_multiome(
+        args.cells, args.peaks, 2, median_fragments=int(1.05 * args.open)
+    )
     atac = mdata["atac"]
     atac.write_h5ad(Path(folder) / "atac.h5ad")
     genes = ep.GeneVocabulary([f"gene{i}" for i in range(args.genes)])
-    random_model(ep.PeakVocabulary.from_var(atac.var), genes, args.dim).save_pretrained(Path(folder) / "model")
+    random_model(ep.PeakVocabulary.from_var(atac.var), genes, args.dim).save_pretrained(
+        Path(folder) / "model"
+    )
 
 
 def random_model(peaks, genes, dim):
@@ -92,7 +105,9 @@ def random_model(peaks, genes, dim):
     generator = torch.Generator().manual_seed(0)
     for name in ("vectors.weight", "readout.landmarks", "readout.weight"):
         network.encoder.get_buffer(name).normal_(generator=generator)
-    network.encoder.readout.width.fill_(2 * dim)  # the mean squared distance of such cells and landmarks
+    network.encoder.readout.width.fill_(
+        2 * dim
+    )  # the mean squared distance of such cells and landmarks
     return ep.EpiFoundation(network.eval(), peaks, genes)
 
 
@@ -140,7 +155,12 @@ def measure(folder, n_cells, args):
 
 
 GENES = 8_000  # of the paper's decoder
-PADDED, UNPADDED, OURS, SET = "padded", "padded, attention unpadded", "ep, transformer", "ep, set encoder"
+PADDED, UNPADDED, OURS, SET = (
+    "padded",
+    "padded, attention unpadded",
+    "ep, transformer",
+    "ep, set encoder",
+)
 
 
 def measure_transformer(folder, args):
@@ -185,7 +205,9 @@ def prepare_transformer(folder, args):
     # Their median is what was asked for; the largest still fits the padding.
     spread = torch.linspace(-1, 1, args.transformer_cells).mul(0.6).exp()
     lengths = (spread * args.open).long().clamp(max=args.length - 1)
-    cells = [torch.randperm(args.peaks, generator=generator)[:n].sort().values for n in lengths.tolist()]
+    cells = [
+        torch.randperm(args.peaks, generator=generator)[:n].sort().values for n in lengths.tolist()
+    ]
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
     torch.save({"ids": torch.cat(cells), "offsets": offsets}, Path(folder) / "cells.pt")
     torch.manual_seed(0)
@@ -218,7 +240,9 @@ def run_transformer(folder, kind, dtype, args):
     cells = torch.load(Path(folder) / "cells.pt")
     ids, offsets = cells["ids"].to(device), cells["offsets"].to(device)
     if kind in (OURS, SET):
-        model = ep.models.from_pretrained(Path(folder) / ("converted" if kind == OURS else "sets"), device=device)
+        model = ep.models.from_pretrained(
+            Path(folder) / ("converted" if kind == OURS else "sets"), device=device
+        )
         with torch.inference_mode():
             encoder, predict = model.network.folded(precision), model.network.expression.predictor()
 
@@ -228,7 +252,9 @@ def run_transformer(folder, kind, dtype, args):
     else:
         with torch.device("meta"):
             model = plain(args, unpad=kind == UNPADDED)
-        model.load_state_dict(torch.load(Path(folder) / "plain.pth", mmap=True)["model"], assign=True)
+        model.load_state_dict(
+            torch.load(Path(folder) / "plain.pth", mmap=True)["model"], assign=True
+        )
         model.to(device, precision)
 
         def call(ids, offsets):
@@ -247,7 +273,12 @@ def run_transformer(folder, kind, dtype, args):
             times.append(time.perf_counter() - began)
     peak = peak_of(device)
     seconds = float(np.median(times))
-    row = {"s": seconds, "cells/s": len(offsets[1:]) / seconds, "peak GB": peak, "above model GB": peak - before}
+    row = {
+        "s": seconds,
+        "cells/s": len(offsets[1:]) / seconds,
+        "peak GB": peak,
+        "above model GB": peak - before,
+    }
     return row, tuple(result.cpu() for result in results)
 
 
@@ -267,7 +298,11 @@ def peak_of(device):
 
 def status_of(field):
     """A size that Linux tells of this process, in GB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
     return int(line.split()[1]) / 1e6
 
 

@@ -57,7 +57,9 @@ class Split:
     def known_data(self) -> MuData | AnnData:
         """What is learned from."""
         atac = self.atac[self.known].copy()
-        return atac if self.rna is None else MuData({"atac": atac, "rna": self.rna[self.known].copy()})
+        return (
+            atac if self.rna is None else MuData({"atac": atac, "rna": self.rna[self.known].copy()})
+        )
 
 
 def log_scale(counts: np.ndarray) -> np.ndarray:
@@ -112,7 +114,13 @@ def simulated(median_fragments: int) -> Callable[[str], Split]:
 
     def of(fold: str) -> Split:
         mdata = ep.datasets.simulate_multiome(
-            2000, 2000, 100, n_types=8, n_batches=4, median_fragments=median_fragments, rng=100 + int(fold)
+            2000,
+            2000,
+            100,
+            n_types=8,
+            n_batches=4,
+            median_fragments=median_fragments,
+            rng=100 + int(fold),
         )
         mdata = mdata[(mdata["atac"].X.getnnz(axis=1) > 0)].copy()
         batch = mdata["atac"].obs["batch"].astype(str).to_numpy()

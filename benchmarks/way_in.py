@@ -34,24 +34,35 @@ from epifoundation.peaks.mapping import map_onto
 
 def main():
     """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=["fragments", "mapping"])
     parser.add_argument("--fragments", type=int, default=10_000_000)
     parser.add_argument("--cells", type=int, default=10_000)
     parser.add_argument("--peaks", type=int, default=200_000)
-    parser.add_argument("--open", type=int, default=4_000, help="median number of open peaks, for mapping")
+    parser.add_argument(
+        "--open", type=int, default=4_000, help="median number of open peaks, for mapping"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     if args.only != "mapping":
         with tempfile.TemporaryDirectory() as folder:
             apart(write_fragments, folder, args)
-            rows = [apart(count, folder, how, args) for how in ("insertion", "fragment", "insertion, no list")]
-        print(f"{args.fragments:,} fragments, {args.cells:,} cells, {args.peaks:,} peaks, {args.threads} threads")
+            rows = [
+                apart(count, folder, how, args)
+                for how in ("insertion", "fragment", "insertion, no list")
+            ]
+        print(
+            f"{args.fragments:,} fragments, {args.cells:,} cells, {args.peaks:,} peaks, {args.threads} threads"
+        )
         print(pd.DataFrame(rows).set_index("counting").to_string(float_format="{:,.2f}".format))
     if args.only != "fragments":
         row = apart(map_cells, args)
-        print(f"{args.cells:,} cells x {args.peaks:,} peaks onto {args.peaks * 5 // 4:,}, {args.threads} threads")
+        print(
+            f"{args.cells:,} cells x {args.peaks:,} peaks onto {args.peaks * 5 // 4:,}, {args.threads} threads"
+        )
         print(pd.DataFrame([row]).to_string(float_format="{:,.2f}".format, index=False))
 
 
@@ -60,7 +71,9 @@ def write_fragments(folder, args):
     rng = np.random.default_rng(0)
     n_inside, n_empty = int(0.735 * args.fragments), args.fragments // 100
     cells, peaks = rng.integers(args.cells, size=n_inside), rng.integers(args.peaks, size=n_inside)
-    counts = sp.coo_matrix((np.full(n_inside, 2), (cells, peaks)), shape=(args.cells, args.peaks)).tocsr()
+    counts = sp.coo_matrix(
+        (np.full(n_inside, 2), (cells, peaks)), shape=(args.cells, args.peaks)
+    ).tocsr()
     names = [f"{chr(65 + i % 23)}AGTACTAGCTA{i:06}-1" for i in range(args.cells)]
     peaks = pd.DataFrame(index=lay_out(args.peaks, rng).names)
     atac = AnnData(counts, obs=pd.DataFrame(index=names), var=peaks)
@@ -77,7 +90,9 @@ def lay_out(n_peaks, rng):
     start = 12_000 * (place % per) + rng.integers(5_000, size=n_peaks)
     chrom = "chr" + pd.Series(place // per + 1).astype(str)
     return ep.PeakVocabulary(
-        pd.DataFrame({"chrom": chrom, "start": start, "end": start + rng.integers(200, 900, n_peaks)})
+        pd.DataFrame(
+            {"chrom": chrom, "start": start, "end": start + rng.integers(200, 900, n_peaks)}
+        )
     )
 
 
@@ -121,12 +136,15 @@ def map_cells(args):
     warnings.filterwarnings("ignore", category=FutureWarning)
     ep.settings.progress = False
     rng = np.random.default_rng(0)
-    atac = ep.datasets.simulate_multiome(args.cells, args.peaks, 2, median_fragments=int(1.05 * args.open))["atac"]
+    atac = ep.datasets.simulate_multiome(
+        args.cells, args.peaks, 2, median_fragments=int(1.05 * args.open)
+    )["atac"]
     own = lay_out(args.peaks, rng)
     atac.var = pd.DataFrame(index=own.names)
     shift = rng.integers(-200, 201, len(own))
     moved = own.intervals.assign(
-        start=(own.intervals["start"] + shift).clip(lower=0), end=own.intervals["end"] + shift.clip(0)
+        start=(own.intervals["start"] + shift).clip(lower=0),
+        end=own.intervals["end"] + shift.clip(0),
     )
     far = own.intervals.iloc[: args.peaks // 4].assign(chrom="chrX")
     peaks = ep.PeakVocabulary(pd.concat([moved, far], ignore_index=True))

@@ -86,12 +86,7 @@ def check_paired(atac: AnnData, rna: AnnData) -> None:
 
 
 def check_values(
-    values: np.ndarray,
-    indptr: np.ndarray,
-    names: pd.Index,
-    what: str,
-    *,
-    signed: bool = False,
+    values: np.ndarray, indptr: np.ndarray, names: pd.Index, what: str, *, signed: bool = False
 ) -> None:
     """Raise ValueError on NaN and infinite values, and on negative ones unless `signed`.
 

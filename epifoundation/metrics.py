@@ -357,11 +357,7 @@ def _group_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(
-    true: ArrayLike,
-    predicted: ArrayLike,
-    confidence: ArrayLike,
-    *,
-    n_bins: int = 15,
+    true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike, *, n_bins: int = 15
 ) -> float:
     """Mean difference of confidence and accuracy, over bins of equal width (Guo et al. 2017).
 
@@ -393,9 +389,7 @@ def expected_calibration_error(
 
 
 def risk_coverage(
-    true: ArrayLike,
-    predicted: ArrayLike,
-    confidence: ArrayLike,
+    true: ArrayLike, predicted: ArrayLike, confidence: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
     """Error rate among the n most confident cells, for every n (El-Yaniv & Wiener 2010).
 

@@ -35,8 +35,12 @@ PROVENANCE = (
 
 def main():
     """Read arguments and make both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", help="without it, the data stay and the model is made anew")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "source", nargs="?", help="without it, the data stay and the model is made anew"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -89,7 +93,11 @@ def make_model(mdata):
     true, confidence = labels[is_test], atac.obs["epifoundation_confidence"].to_numpy()[is_test]
     head = atac.obs["epifoundation_cell_type"].astype(str).to_numpy()[is_test]
     rows = [
-        ("label head of this model", head, atac.obsm["epifoundation_expression"].to_numpy()[is_test]),
+        (
+            "label head of this model",
+            head,
+            atac.obsm["epifoundation_expression"].to_numpy()[is_test],
+        ),
         ("logistic regression on its embedding", logistic(ours, labels, ~is_test), None),
         (
             "LSI (50) + logistic regression / ridge",
@@ -99,10 +107,16 @@ def make_model(mdata):
     ]
     table = "| on the test cells | accuracy | macro-F1 | Pearson per gene |\n|---|---|---|---|\n"
     for name, guess, predicted in rows:
-        pearson = "–" if predicted is None else f"{ep.metrics.pearson_per_gene(expression[is_test], predicted):.3f}"
+        pearson = (
+            "–"
+            if predicted is None
+            else f"{ep.metrics.pearson_per_gene(expression[is_test], predicted):.3f}"
+        )
         table += f"| {name} | {ep.metrics.accuracy(true, guess):.3f} | {ep.metrics.macro_f1(true, guess):.3f} | {pearson} |\n"
     error = ep.metrics.expected_calibration_error(true, head, confidence)
-    model.card = CARD.format(table=table, error=error, train=int((~is_test).sum()), test=int(is_test.sum()))
+    model.card = CARD.format(
+        table=table, error=error, train=int((~is_test).sum()), test=int(is_test.sum())
+    )
     shutil.rmtree(MODEL, ignore_errors=True)
     model.save_pretrained(MODEL)
     size = sum(file.stat().st_size for file in MODEL.iterdir()) / 1e6

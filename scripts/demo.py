@@ -59,25 +59,37 @@ def main():
             "accuracy": [ep.metrics.accuracy(labels[~train], guess) for guess in (ours, theirs)],
             "macro-F1": [ep.metrics.macro_f1(labels[~train], guess) for guess in (ours, theirs)],
             "Pearson per gene": [
-                ep.metrics.pearson_per_gene(expression[~train], guess) for guess in (ours_expression, theirs_expression)
+                ep.metrics.pearson_per_gene(expression[~train], guess)
+                for guess in (ours_expression, theirs_expression)
             ],
         },
         index=["epifoundation", "LSI + logistic regression / ridge"],
     )
     peaks = atac.uns["epifoundation"]["peaks"]
     packages = ("epifoundation", "anndata", "mudata", "scanpy", "pandas", "zarr", "torch")
-    print(f"\nPython {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages))
+    print(
+        f"\nPython {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in packages)
+    )
     print(f"\ncells            {atac.n_obs:,} ({int((~train).sum()):,} that the model never saw)")
     print(f"peaks matched    {peaks['matched']:,} of {peaks['data']:,}")
-    print(f"embedding        {seconds:.2f} s, {atac.n_obs / seconds:,.0f} cells/s (loading the model included)")
+    print(
+        f"embedding        {seconds:.2f} s, {atac.n_obs / seconds:,.0f} cells/s (loading the model included)"
+    )
     print(f"Leiden clusters  {atac.obs['leiden'].nunique()}")
-    print(f"\non the cells never seen (a random quarter of the same sample):\n{scores.round(3).to_string()}\n")
+    print(
+        f"\non the cells never seen (a random quarter of the same sample):\n{scores.round(3).to_string()}\n"
+    )
 
     FOLDER.mkdir(exist_ok=True)
     draw(atac, FOLDER / "umap.png")
     mdata.write_h5mu(FOLDER / "pbmc_annotated.h5mu")
-    report = ep.pl.report(mdata, FOLDER / "report.html", label_key="cell_type", title="Blood cells", overwrite=True)
-    print(f"wrote {FOLDER / 'umap.png'}, {FOLDER / 'pbmc_annotated.h5mu'} and {report}, which a browser opens")
+    report = ep.pl.report(
+        mdata, FOLDER / "report.html", label_key="cell_type", title="Blood cells", overwrite=True
+    )
+    print(
+        f"wrote {FOLDER / 'umap.png'}, {FOLDER / 'pbmc_annotated.h5mu'} and {report}, which a browser opens"
+    )
 
 
 def draw(atac, path):
@@ -95,7 +107,9 @@ def draw(atac, path):
         options = {"palette": palette} if "cell_type" in column else {}
         if column == "cell_type":  # the same colours: one legend, beside the annotation
             options["legend_loc"] = None
-        sc.pl.umap(atac, color=column, ax=ax, show=False, title=title, frameon=False, size=14, **options)
+        sc.pl.umap(
+            atac, color=column, ax=ax, show=False, title=title, frameon=False, size=14, **options
+        )
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -95,7 +95,10 @@ def quick_scores(monkeypatch):
     def silhouettes(scored, names, unintegrated, n_jobs):
         rows = {}
         for name in names:
-            bio, batch = (silhouette_score(scored.obsm[name], scored.obs[column]) for column in ("label", "batch"))
+            bio, batch = (
+                silhouette_score(scored.obsm[name], scored.obs[column])
+                for column in ("label", "batch")
+            )
             rows[name] = {"Bio conservation": (1 + bio) / 2, "Batch correction": 1 - abs(batch)}
         table = pd.DataFrame(rows).T
         return table.assign(Total=0.6 * table["Bio conservation"] + 0.4 * table["Batch correction"])

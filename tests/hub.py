@@ -35,10 +35,25 @@ class Hub:
         files = {}
         for path in sorted((self.folder / repo).rglob("*")):
             if path.is_file():
-                name, size, sha256 = path.relative_to(self.folder / repo).as_posix(), path.stat().st_size, digest(path)
-                files[name] = {"type": "file", "size": size, "oid": sha256[:40], "path": name, "rfilename": name}
+                name, size, sha256 = (
+                    path.relative_to(self.folder / repo).as_posix(),
+                    path.stat().st_size,
+                    digest(path),
+                )
+                files[name] = {
+                    "type": "file",
+                    "size": size,
+                    "oid": sha256[:40],
+                    "path": name,
+                    "rfilename": name,
+                }
                 if size >= LARGE:
-                    files[name]["lfs"] = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": 134}
+                    files[name]["lfs"] = {
+                        "oid": sha256,
+                        "sha256": sha256,
+                        "size": size,
+                        "pointerSize": 134,
+                    }
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:40], files
 
     @contextmanager
@@ -64,8 +79,14 @@ class Hub:
                 if action == "resolve":
                     return self.answer_file(repo, found["file"], commit, files[found["file"]])
                 siblings = list(files.values())
-                body = siblings if action == "tree" else {"id": repo, "sha": commit, "siblings": siblings}
-                return self.answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+                body = (
+                    siblings
+                    if action == "tree"
+                    else {"id": repo, "sha": commit, "siblings": siblings}
+                )
+                return self.answer(
+                    200, {"Content-Type": "application/json"}, json.dumps(body).encode()
+                )
 
             def do_HEAD(self):
                 self.do_GET()
@@ -77,7 +98,9 @@ class Hub:
                 if self.command == "GET":
                     hub.downloads.append(name)
                 etag = entry.get("lfs", entry)["oid"]
-                start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+                start = int(
+                    self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-")
+                )
                 headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
                 return self.answer(206 if start else 200, headers, content[start:])
 

@@ -113,11 +113,41 @@ def test_options_keep_their_names():
     learned |= {"strategy", "precision", "compile", "state", "minutes", "log", "logger"}
     tools = common | {"files", "model", "key_added", "batch_key", "min_coverage"}
     assert names["embed"] >= tools | {"rna_modality", "expression", "annotation", "dtype"}
-    assert names["annotate"] >= tools | {"reference", "label_key", "calibration", "alpha", "unknown", "seed"}
-    assert names["pretrain"] >= learned | {"files", "objective", "preset", "init", "peaks", "min_cells"}
+    assert names["annotate"] >= tools | {
+        "reference",
+        "label_key",
+        "calibration",
+        "alpha",
+        "unknown",
+        "seed",
+    }
+    assert names["pretrain"] >= learned | {
+        "files",
+        "objective",
+        "preset",
+        "init",
+        "peaks",
+        "min_cells",
+    }
     assert names["finetune"] >= learned | {"file", "model", "rank", "expression", "min_coverage"}
-    assert names["convert"] >= {"checkpoint", "vocabularies", "output", "genome", "labels", "overwrite"}
-    assert names["report"] >= {"file", "output", "gene", "title", "label_key", "batch_key", "key_added", "seed"}
+    assert names["convert"] >= {
+        "checkpoint",
+        "vocabularies",
+        "output",
+        "genome",
+        "labels",
+        "overwrite",
+    }
+    assert names["report"] >= {
+        "file",
+        "output",
+        "gene",
+        "title",
+        "label_key",
+        "batch_key",
+        "key_added",
+        "seed",
+    }
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -162,14 +192,23 @@ assert not set(heavy) & set(sys.modules), sys.modules.keys() & set(heavy)
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["embedd"], "epifoundation: error: argument COMMAND: invalid choice: 'embedd' (choose from"),
+        (
+            ["embedd"],
+            "epifoundation: error: argument COMMAND: invalid choice: 'embedd' (choose from",
+        ),
         (["embed"], "epifoundation embed: error: missing FILES (see epifoundation embed --help)"),
         (["report", "a.h5ad"], "epifoundation report: error: missing --output"),
-        (["embed", "a.h5ad", "--seed", "3"], "epifoundation embed: error: unrecognized arguments: --seed 3"),
+        (
+            ["embed", "a.h5ad", "--seed", "3"],
+            "epifoundation embed: error: unrecognized arguments: --seed 3",
+        ),
         (["embed", "a.h5ad", "--over"], "unrecognized arguments: --over"),
         (["report", "a", "b", "-o", "c.html"], "unrecognized arguments: b"),
         (["annotate", "a.h5ad", "--alpha", "x"], "argument --alpha: invalid float value: 'x'"),
-        (["pretrain", "a.h5mu", "-o", "m", "--config", "no.toml"], "'no.toml' cannot be read as TOML"),
+        (
+            ["pretrain", "a.h5mu", "-o", "m", "--config", "no.toml"],
+            "'no.toml' cannot be read as TOML",
+        ),
     ],
 )
 def test_errors_in_options_take_one_line(arguments, told, run):
@@ -180,16 +219,29 @@ def test_errors_in_options_take_one_line(arguments, told, run):
 
 
 def test_embed_and_annotate(folder, mdata, model, run):
-    done = run("embed", folder / "a.h5ad", "-m", folder / "model", "-o", folder / "out.h5ad", "--no-annotation", "-q")
+    done = run(
+        "embed",
+        folder / "a.h5ad",
+        "-m",
+        folder / "model",
+        "-o",
+        folder / "out.h5ad",
+        "--no-annotation",
+        "-q",
+    )
     assert done.code == 0, done.error
     assert done.output.strip() == str(folder / "out.h5ad")
     ep.tl.embed(mdata["atac"], model)
     found = ad.read_h5ad(folder / "out.h5ad")
-    np.testing.assert_allclose(found.obsm["X_epifoundation"], mdata["atac"].obsm["X_epifoundation"], atol=1e-5)
+    np.testing.assert_allclose(
+        found.obsm["X_epifoundation"], mdata["atac"].obsm["X_epifoundation"], atol=1e-5
+    )
     assert "epifoundation_cell_type" not in found.obs
     done = run("annotate", folder / "a.h5ad", "-m", folder / "model", "-o", folder / "labels.zarr", "--reference", folder / "m.h5mu", "--label-key", "cell_type", "-q")  # fmt: skip
     assert done.code == 0, done.error
-    assert ad.read_zarr(folder / "labels.zarr").uns["epifoundation_annotation"]["calibration"] == 0.2
+    assert (
+        ad.read_zarr(folder / "labels.zarr").uns["epifoundation_annotation"]["calibration"] == 0.2
+    )
 
 
 def test_pretrain_with_a_configuration(folder, run):
@@ -223,13 +275,18 @@ def test_pretrain_with_a_configuration(folder, run):
     ("table", "said"),
     [
         ("architecture]\nn_heads = 2", "`n_heads=2` has no meaning for the encoder 'set'"),
-        ("training]\nmax_epochs = 2", "`max_epochs=2` has no meaning here: the set encoder is measured in closed form"),
+        (
+            "training]\nmax_epochs = 2",
+            "`max_epochs=2` has no meaning here: the set encoder is measured in closed form",
+        ),
         ("training]\nadversarial = 1.0", "TrainingConfig has no ['adversarial']"),
     ],
 )
 def test_options_of_a_transformer_are_refused(folder, table, said, run):
     (folder / "run.toml").write_text(f"[pretrain]\n[pretrain.{table}\n")
-    done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q")
+    done = run(
+        "pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q"
+    )
     assert done.code == 1
     assert said in done.error
     assert not (folder / "new").exists()
@@ -274,7 +331,9 @@ def test_bad_configurations(folder, content, told, run):
 
 def test_unknown_fields_of_a_table(folder, run):
     (folder / "run.toml").write_text("[pretrain]\n[pretrain.training]\nepochs = 2\n")
-    done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q")
+    done = run(
+        "pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q"
+    )
     assert done.code == 1
     assert "ValueError: TrainingConfig has no ['epochs']" in done.error
 
@@ -298,7 +357,9 @@ def test_exit_codes(folder, run):
 
     def code(*arguments):
         command = [sys.executable, "-m", "epifoundation", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
         return done.returncode, done.stderr
 
     done = run("models")
@@ -306,7 +367,10 @@ def test_exit_codes(folder, run):
     assert set(ep.models.available().index) <= set(done.output.split())
     status, told = code("embed", folder / "nowhere.h5ad")
     assert status == 1
-    assert told.strip() == f"epifoundation: FileNotFoundError: The file '{folder}/nowhere.h5ad' is not there."
+    assert (
+        told.strip()
+        == f"epifoundation: FileNotFoundError: The file '{folder}/nowhere.h5ad' is not there."
+    )
 
 
 @pytest.mark.parametrize(
@@ -343,8 +407,17 @@ def test_options_on_the_line_come_first(tmp_path):
     (tmp_path / "run.toml").write_text(
         '[report]\nfile = "b.h5ad"\noutput = "b.html"\ngene = ["CD8A"]\nseed = 3\ntitle = "Ten"\n'
     )
-    given = cli.parse("report", ["a.h5ad", "--gene", "MS4A1", "--seed", "0", "--config", str(tmp_path / "run.toml")])
-    assert given == {"file": "a.h5ad", "output": "b.html", "gene": ["MS4A1"], "seed": 0, "title": "Ten"}
+    given = cli.parse(
+        "report",
+        ["a.h5ad", "--gene", "MS4A1", "--seed", "0", "--config", str(tmp_path / "run.toml")],
+    )
+    assert given == {
+        "file": "a.h5ad",
+        "output": "b.html",
+        "gene": ["MS4A1"],
+        "seed": 0,
+        "title": "Ten",
+    }
 
 
 def test_cells_are_read_whole_from_each_format(folder, mdata):

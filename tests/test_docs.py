@@ -21,7 +21,11 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 PAGES += sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "guide").glob("*.md")])
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 OF_OTHERS = {"gex_only", "weights_only"}  # parameters of scanpy and torch
-KEYS = {value for name, value in inspect.getmembers(Keys()) if isinstance(value, str) and not name.startswith("__")}
+KEYS = {
+    value
+    for name, value in inspect.getmembers(Keys())
+    if isinstance(value, str) and not name.startswith("__")
+}
 
 
 def told(path):
@@ -83,7 +87,9 @@ def parameters_of_all():
     things = [getattr(module, name) for module in (ep.pp, ep.tl, ep.pl) for name in module.__all__]
     things += [value for module in (ep.models, ep.datasets, ep.metrics, ep.genome) for value in vars(module).values() if inspect.isfunction(value) and value.__module__.startswith(PACKAGE.name)]  # fmt: skip
     things += [ep.ModelConfig, ep.TrainingConfig, ep.Engine]
-    things += [value for _, value in inspect.getmembers(ep.EpiFoundation) if inspect.isroutine(value)]
+    things += [
+        value for _, value in inspect.getmembers(ep.EpiFoundation) if inspect.isroutine(value)
+    ]
     names = set()
     for thing in things:
         try:
@@ -95,7 +101,11 @@ def parameters_of_all():
 
 @pytest.mark.parametrize("path", PAGES + TUTORIALS, ids=lambda path: path.name)
 def test_parameters_that_are_named_alone_exist(path):
-    text = re.sub(r"```.*?```", "", told(path), flags=re.DOTALL) if path.suffix == ".md" else told(path)
+    text = (
+        re.sub(r"```.*?```", "", told(path), flags=re.DOTALL)
+        if path.suffix == ".md"
+        else told(path)
+    )
     known = parameters_of_all()
     for name in re.findall(r"`(\w+)=[^`(]*`", text):
         assert name in known | OF_OTHERS or name.isupper(), f"no function has `{name}=`"
@@ -109,7 +119,9 @@ def test_keys_that_are_named_are_written(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_commands_that_are_named_exist(path):
-    for line in re.findall(r"^epifoundation (.+)$|`epifoundation ([a-z].*?)`", path.read_text(), flags=re.MULTILINE):
+    for line in re.findall(
+        r"^epifoundation (.+)$|`epifoundation ([a-z].*?)`", path.read_text(), flags=re.MULTILINE
+    ):
         name, *rest = "".join(line).split()
         for each in [name, *(word for before, word in pairwise(rest) if before == "|")]:
             assert each in cli.COMMANDS, f"there is no command {each!r}"
@@ -130,7 +142,10 @@ def test_links_lead_somewhere_and_images_have_text(path):
         assert aim.exists() or (ROOT / "tutorials" / Path(file).name).exists(), target
         if anchor and aim.suffix == ".md":
             headings = re.findall(r"^#+ (.+)$", aim.read_text(), flags=re.MULTILINE)
-            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+            slugs = {
+                re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+                for heading in headings
+            }
             assert anchor in slugs, target
     for image in re.findall(r"```{image}.*?```", text, flags=re.DOTALL):
         assert re.search(r":alt: .{20}", image)
@@ -140,7 +155,9 @@ def test_tutorials_begin_with_a_question_and_end_with_what_is_next():
     for path in TUTORIALS:
         cells = json.loads(path.read_text())["cells"]
         assert cells[0]["cell_type"] == "markdown"
-        assert "".join(cells[0]["source"]).splitlines()[0].endswith("?"), f"{path.name} does not begin with a question"
+        assert "".join(cells[0]["source"]).splitlines()[0].endswith("?"), (
+            f"{path.name} does not begin with a question"
+        )
         assert "## What next" in "".join(cells[-1]["source"])
 
 
@@ -149,7 +166,9 @@ def messages():
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
-                yield "...".join(part.value if isinstance(part, ast.Constant) else "" for part in node.values)
+                yield "...".join(
+                    part.value if isinstance(part, ast.Constant) else "" for part in node.values
+                )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
 
@@ -160,21 +179,33 @@ def test_errors_are_quoted_as_they_are_raised():
     assert len(quoted) > 20
     for quote in quoted:
         parts = [re.escape(part.strip(" ")) for part in quote.split("...") if part.strip()]
-        assert any(re.search(".*".join(parts), message, flags=re.DOTALL) for message in every), quote
+        assert any(re.search(".*".join(parts), message, flags=re.DOTALL) for message in every), (
+            quote
+        )
 
 
 def raised():
     """Kinds of errors and warnings that the package raises."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+            if (
+                isinstance(node, ast.Raise)
+                and isinstance(node.exc, ast.Call)
+                and isinstance(node.exc.func, ast.Name)
+            ):
                 yield node.exc.func.id
 
 
 def test_every_kind_of_error_has_an_entry():
     kinds = {kind for kind in raised() if kind[0].isupper()}
     kinds -= {"SystemExit", "AttributeError"}  # of the command line, and of names that are mistyped
-    assert {"ValueError", "TypeError", "FileNotFoundError", "ConnectionError", "FloatingPointError"} <= kinds
+    assert {
+        "ValueError",
+        "TypeError",
+        "FileNotFoundError",
+        "ConnectionError",
+        "FloatingPointError",
+    } <= kinds
     text = (ROOT / "docs" / "faq.md").read_text()
     assert {kind for kind in kinds if f"`{kind}`" not in text} == set()
 
@@ -198,8 +229,13 @@ def test_what_others_read_about_the_package_is_true():
 
     recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
     assert recipe["context"]["version"] == ep.__version__
-    needs = {re.split("[ >]", need)[0]: need.replace(" ", "") for need in recipe["requirements"]["run"]}
-    renamed = {"huggingface-hub": "huggingface_hub", "torch": "pytorch"}  # as that channel calls them
+    needs = {
+        re.split("[ >]", need)[0]: need.replace(" ", "") for need in recipe["requirements"]["run"]
+    }
+    renamed = {
+        "huggingface-hub": "huggingface_hub",
+        "torch": "pytorch",
+    }  # as that channel calls them
     for need in project["dependencies"]:
         name, _, least = need.partition(">=")
         name = renamed.get(name, name)
@@ -218,7 +254,9 @@ def test_pictures_of_tutorials_have_a_text():
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_code_fits_the_width_of_a_page(path):
-    code = re.compile(r"^```(?:python|sh|text|{code-block}).*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    code = re.compile(
+        r"^```(?:python|sh|text|{code-block}).*?\n(.*?)^```", re.DOTALL | re.MULTILINE
+    )
     for block in code.findall(path.read_text()):
         long = [line for line in block.splitlines() if len(line) > 88]
         assert long == [], f"{path.name} has code wider than 88 characters"

@@ -34,7 +34,12 @@ def write_h5(path, counts, names, kinds, barcodes):
             group[key] = getattr(counts, key)
         group["shape"] = np.array(counts.shape[::-1])
         features = group.create_group("features")
-        for key, values in (("id", names), ("name", names), ("feature_type", kinds), ("interval", names)):
+        for key, values in (
+            ("id", names),
+            ("name", names),
+            ("feature_type", kinds),
+            ("interval", names),
+        ):
             features[key] = np.array(values, dtype="S")
         features["genome"] = np.array(["hg38"] * len(names), dtype="S")
 
@@ -55,7 +60,8 @@ def read(kind, path, cells, simulated):
         (write_h5 if kind == "10x h5" else write_mtx)(path, *cells)
         both = (sc.read_10x_h5 if kind == "10x h5" else sc.read_10x_mtx)(path, gex_only=False)
         with pytest.raises(
-            ValueError, match="holds Gene Expression and Peaks: 40 of its 640 columns are genes.*== 'Peaks'"
+            ValueError,
+            match="holds Gene Expression and Peaks: 40 of its 640 columns are genes.*== 'Peaks'",
         ):
             ep.pp.map_peaks(both)
         return both[:, both.var["feature_types"] == "Peaks"].copy()

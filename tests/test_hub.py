@@ -33,14 +33,18 @@ def test_files_are_downloaded_once(hub, repo, repo_type):
 
 
 def test_only_chosen_files_are_downloaded(hub, repo):
-    assert list(get(lambda paths: [path for path in paths if path.endswith(".json")])) == ["small.json"]
+    assert list(get(lambda paths: [path for path in paths if path.endswith(".json")])) == [
+        "small.json"
+    ]
     assert hub.downloads == ["small.json"]
 
 
 def test_a_download_that_breaks_off_leaves_nothing_that_is_taken_for_whole(hub, repo, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts of huggingface_hub
     hub.cut_after = 30_000
-    with pytest.raises(ConnectionError, match=r"Could not download .* 'someone/things' \(.*\). Call again"):
+    with pytest.raises(
+        ConnectionError, match=r"Could not download .* 'someone/things' \(.*\). Call again"
+    ):
         get()
     hub.cut_after = None
     assert get()["deep/large[1].bin"] == LARGE
@@ -49,7 +53,8 @@ def test_a_download_that_breaks_off_leaves_nothing_that_is_taken_for_whole(hub, 
 def test_a_damaged_file_is_refused_and_downloaded_again(hub, repo):
     hub.altered.add("deep/large[1].bin")
     with pytest.raises(
-        ValueError, match=r"\['deep/large\[1\].bin'\] of the Hugging Face model 'someone/things' arrived damaged"
+        ValueError,
+        match=r"\['deep/large\[1\].bin'\] of the Hugging Face model 'someone/things' arrived damaged",
     ):
         get()
     hub.altered.clear()
@@ -66,9 +71,7 @@ def test_without_a_network_the_cache_is_read(hub, repo, offline):
     files = get()
     offline()
     assert get() == files
-    message = (
-        r"Could not download from .* 'someone/things' \(.*\). Call again, or put large.bin into '.*someone--things@v1'"
-    )
+    message = r"Could not download from .* 'someone/things' \(.*\). Call again, or put large.bin into '.*someone--things@v1'"
     with pytest.raises(ConnectionError, match=message):
         get(revision="v1")
 

@@ -17,10 +17,15 @@ labels = st.lists(st.sampled_from(["B", "T", "NK"]), min_size=1, max_size=30)
 
 @given(st.data(), labels)
 def test_annotation_scores(data, true):
-    guess = data.draw(st.lists(st.sampled_from(["B", "T", "mono"]), min_size=len(true), max_size=len(true)))
+    guess = data.draw(
+        st.lists(st.sampled_from(["B", "T", "mono"]), min_size=len(true), max_size=len(true))
+    )
     assert metrics.accuracy(true, guess) == pytest.approx(accuracy_score(true, guess))
     expected = np.mean(
-        [f1_score(true, guess, labels=[name], average="macro", zero_division=0) for name in {*true, *guess}]
+        [
+            f1_score(true, guess, labels=[name], average="macro", zero_division=0)
+            for name in {*true, *guess}
+        ]
     )
     assert metrics.macro_f1(true, guess) == pytest.approx(expected)
 
@@ -46,7 +51,9 @@ def test_calibration_error_of_a_calibrated_and_an_overconfident_forecaster():
     guess = np.where(right, "B", "T")
     true = np.full(200_000, "B")
     assert metrics.expected_calibration_error(true, guess, confidence) < 0.01
-    assert metrics.expected_calibration_error(true, guess, np.ones(200_000)) == pytest.approx(1 - right.mean())
+    assert metrics.expected_calibration_error(true, guess, np.ones(200_000)) == pytest.approx(
+        1 - right.mean()
+    )
 
 
 @pytest.mark.parametrize("name", ["accuracy", "macro_f1", "pearson_per_gene"])
@@ -60,7 +67,11 @@ def test_shapes_that_differ_and_empty_arrays_are_refused(name):
 def test_risk_is_the_mean_over_all_orders_of_ties(cells):
     right, confidence = zip(*cells, strict=True)
     true, guess = ["a"] * len(cells), ["a" if r else "b" for r in right]
-    orders = [o for o in permutations(range(len(cells))) if all(confidence[i] >= confidence[j] for i, j in pairwise(o))]
+    orders = [
+        o
+        for o in permutations(range(len(cells)))
+        if all(confidence[i] >= confidence[j] for i, j in pairwise(o))
+    ]
     wrong = np.array([[not right[i] for i in order] for order in orders], dtype=float)
     expected = (np.cumsum(wrong, axis=1) / np.arange(1, len(cells) + 1)).mean(axis=0)
     coverage, risk = risk_coverage(true, guess, confidence)
@@ -81,9 +92,13 @@ def test_correlations_of_expression_agree_with_numpy():
     true, predicted = rng.random((30, 8)), rng.random((30, 8))
     by_cell = [np.corrcoef(a, b)[0, 1] for a, b in zip(true, predicted, strict=True)]
     assert metrics.pearson_per_cell(true, predicted) == pytest.approx(np.mean(by_cell))
-    assert metrics.pearson_pooled(true, predicted) == pytest.approx(np.corrcoef(true.ravel(), predicted.ravel())[0, 1])
+    assert metrics.pearson_pooled(true, predicted) == pytest.approx(
+        np.corrcoef(true.ravel(), predicted.ravel())[0, 1]
+    )
     groups = rng.choice(["B", "T", "NK"], 30)
-    means = [np.stack([x[groups == g].mean(axis=0) for g in ("B", "NK", "T")]) for x in (true, predicted)]
+    means = [
+        np.stack([x[groups == g].mean(axis=0) for g in ("B", "NK", "T")]) for x in (true, predicted)
+    ]
     by_gene = [np.corrcoef(means[0][:, g], means[1][:, g])[0, 1] for g in range(8)]
     assert metrics.pearson_pseudobulk(true, predicted, groups) == pytest.approx(np.mean(by_gene))
     with pytest.raises(ValueError, match="two or more of them; got 30 cells in 1 groups"):
@@ -108,18 +123,39 @@ def test_baselines_of_expression():
     train_of, test_of = rng.integers(0, 3, 300), rng.integers(0, 3, 90)
     train, true = (profile[of] + rng.normal(0, 0.3, (len(of), 40)) for of in (train_of, test_of))
     features = [np.eye(3)[of] + rng.normal(0, 0.05, (len(of), 3)) for of in (train_of, test_of)]
-    options = {"train": train, "train_groups": kinds[train_of], "features": features[1], "train_features": features[0]}
-    hard = metrics.compare_expression(true, {"truth": true}, kinds[test_of], predicted_groups=kinds[test_of], **options)
-    soft = metrics.compare_expression(true, {}, kinds[test_of], predicted_groups=np.eye(3)[test_of], **options)
+    options = {
+        "train": train,
+        "train_groups": kinds[train_of],
+        "features": features[1],
+        "train_features": features[0],
+    }
+    hard = metrics.compare_expression(
+        true, {"truth": true}, kinds[test_of], predicted_groups=kinds[test_of], **options
+    )
+    soft = metrics.compare_expression(
+        true, {}, kinds[test_of], predicted_groups=np.eye(3)[test_of], **options
+    )
     assert list(hard.index) == ["truth", "mean of the gene", "mean of the predicted label", "ridge"]
     np.testing.assert_allclose(hard.loc["truth"], 1)
-    assert abs(hard.loc["mean of the gene", "per gene"]) < 1e-9 < 0.5 < hard.loc["mean of the gene", "pooled"]
+    assert (
+        abs(hard.loc["mean of the gene", "per gene"])
+        < 1e-9
+        < 0.5
+        < hard.loc["mean of the gene", "pooled"]
+    )
     np.testing.assert_allclose(hard.iloc[1:], soft)
     means = np.stack([train[train_of == k].mean(axis=0) for k in range(3)])[test_of]
-    assert hard.loc["mean of the predicted label", "per gene"] == pytest.approx(metrics.pearson_per_gene(true, means))
-    assert abs(hard.loc["ridge", "per gene"] - hard.loc["mean of the predicted label", "per gene"]) < 0.05
+    assert hard.loc["mean of the predicted label", "per gene"] == pytest.approx(
+        metrics.pearson_per_gene(true, means)
+    )
+    assert (
+        abs(hard.loc["ridge", "per gene"] - hard.loc["mean of the predicted label", "per gene"])
+        < 0.05
+    )
     with pytest.raises(ValueError, match="Expected labels of 300 training cells"):
-        metrics.compare_expression(true, {}, kinds[test_of], predicted_groups=np.eye(3)[test_of][:, :2], **options)
+        metrics.compare_expression(
+            true, {}, kinds[test_of], predicted_groups=np.eye(3)[test_of][:, :2], **options
+        )
 
 
 @given(share=st.floats(1e-6, 0.5), depth=st.integers(20, 30_000))
@@ -137,7 +173,9 @@ def test_expected_log1p_keeps_order_and_shape():
     assert expected.shape == (2, 2)
     assert np.isnan(expected[0, 1])
     assert expected[0, 0] == 0 < expected[1, 0] < values[1, 0] < expected[1, 1] < values[1, 1]
-    np.testing.assert_allclose(metrics.expected_log1p(values, [10**9]), values, atol=1e-3)  # nothing to draw
+    np.testing.assert_allclose(
+        metrics.expected_log1p(values, [10**9]), values, atol=1e-3
+    )  # nothing to draw
     with pytest.raises(ValueError, match="totals above 0"):
         metrics.expected_log1p(values, [0])
     with pytest.raises(ValueError, match="values from -1"):

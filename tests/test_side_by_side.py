@@ -18,7 +18,9 @@ import epifoundation as ep
 @pytest.fixture
 def split():
     """Few cells, deep enough to tell them apart."""
-    mdata = ep.datasets.simulate_multiome(500, 400, 30, n_types=3, n_batches=3, median_fragments=150, rng=0)
+    mdata = ep.datasets.simulate_multiome(
+        500, 400, 30, n_types=3, n_batches=3, median_fragments=150, rng=0
+    )
     for name in ("atac", "rna"):
         mdata[name].obs = mdata.obs[["cell_type", "batch"]].copy()
     batch = mdata.obs["batch"].astype(str).to_numpy()
@@ -46,7 +48,9 @@ def omniscient(split, right=1.0):
         return np.eye(len(classes))[np.searchsorted(classes, told[rows(atac)])]
 
     def embed(atac):
-        return one_hot(atac) * 10 + 0.01 * np.random.default_rng(1).standard_normal((atac.n_obs, len(classes)))
+        return one_hot(atac) * 10 + 0.01 * np.random.default_rng(1).standard_normal(
+            (atac.n_obs, len(classes))
+        )
 
     return methods.Fitted(
         embed,
@@ -74,7 +78,9 @@ def test_scores_of_one_that_is_right_in_seven_of_ten_and_sure_of_all(split):
     found = scores.annotation(split, omniscient(split, 0.7))
     assert found["accuracy"] == pytest.approx(0.7, abs=0.1)
     assert found["ECE"] == pytest.approx(1 - found["accuracy"], abs=1e-6)
-    assert scores.risk_curve(split, omniscient(split, 0.7))[-1] == pytest.approx(1 - found["accuracy"])
+    assert scores.risk_curve(split, omniscient(split, 0.7))[-1] == pytest.approx(
+        1 - found["accuracy"]
+    )
 
 
 def test_scores_of_one_that_says_the_mean(split):
@@ -89,7 +95,9 @@ def test_fragments_are_lost_and_peaks_moved(split):
     assert lost.X.sum() == pytest.approx(0.25 * split.atac.X.sum(), rel=0.05)
     assert (lost.X.toarray() <= split.atac.X.toarray()).all()
     moved = scores.moved(split.atac, 100)
-    before, after = (ep.genome.parse_intervals(names) for names in (split.atac.var_names, moved.var_names))
+    before, after = (
+        ep.genome.parse_intervals(names) for names in (split.atac.var_names, moved.var_names)
+    )
     gap = after["start"].to_numpy() - before["start"].to_numpy()
     assert np.abs(gap).max() <= 100
     assert len(np.unique(gap)) > 50
@@ -114,7 +122,9 @@ def test_no_cell_is_on_two_sides(data):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("lsi", marks=pytest.mark.filterwarnings("ignore")),  # of muon, and of what it imports
+        pytest.param(
+            "lsi", marks=pytest.mark.filterwarnings("ignore")
+        ),  # of muon, and of what it imports
         *("svm", "logistic", "gene_mean", "gene_activity"),
         pytest.param("epifoundation", marks=pytest.mark.slow),
     ],
@@ -127,7 +137,9 @@ def test_what_is_judged_on_is_not_seen(split, name):
     labels[split.test] = "type0"
     for part in (other.atac, other.rna):
         part.obs["cell_type"] = labels
-    other.rna.X = sp.csr_matrix(sp.diags((~split.test).astype(np.float32)) @ sp.csr_matrix(other.rna.X))
+    other.rna.X = sp.csr_matrix(
+        sp.diags((~split.test).astype(np.float32)) @ sp.csr_matrix(other.rna.X)
+    )
     again = methods.METHODS[name](other, 0)
     cells = split.atac[split.test].copy()
     assert list(rows) == list(again)
@@ -184,7 +196,10 @@ def test_where_ours_is_not_first_the_page_says_so():
 
 def test_two_runs_are_compared(capsys):
     side_by_side.compare(results([0.7, 0.8], [0.5, 0.5]), results([0.7, 0.81], [0.5, 0.5]))
-    assert "4 scores in both runs; 1 differ by more than 1e-4; largest difference 1.0e-02" in capsys.readouterr().out
+    assert (
+        "4 scores in both runs; 1 differ by more than 1e-4; largest difference 1.0e-02"
+        in capsys.readouterr().out
+    )
 
 
 def test_what_is_measured_again_takes_the_place_of_what_was():

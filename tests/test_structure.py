@@ -29,7 +29,9 @@ FUNCTIONS = TOOLS + [
     (module, name)
     for module in ("datasets", "models", "metrics", "genome")
     for name, value in vars(getattr(ep, module)).items()
-    if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith("epifoundation")
+    if inspect.isfunction(value)
+    and not name.startswith("_")
+    and value.__module__.startswith("epifoundation")
 ]
 # What each room of the package may import of the others; all may import BASE.
 BASE = {"_files", "_hub", "_keys", "_memory", "_settings", "_validate", "_version"}
@@ -70,14 +72,20 @@ def imports_of(path):
     depth = len(path.relative_to(PACKAGE).parts)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level == depth and depth > 0:
-            yield from ([node.module.split(".")[0]] if node.module else [alias.name for alias in node.names])
+            yield from (
+                [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            )
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("epifoundation"):
             yield node.module.removeprefix("epifoundation").strip(".").split(".")[0]
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("epifoundation."))
+            yield from (
+                a.name.split(".")[1] for a in node.names if a.name.startswith("epifoundation.")
+            )
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_imports_go_one_way(path):
     part = part_of(path)
     if part in ("__init__", "__main__", "cli"):
@@ -104,7 +112,16 @@ def test_nn_imports_only_torch():
 
 
 def test_import_is_light_sets_up_no_logging_and_prints_nothing():
-    heavy = ["scanpy", "lightning", "matplotlib", "scvi", "muon", "bioframe", "sklearn", "huggingface_hub"]
+    heavy = [
+        "scanpy",
+        "lightning",
+        "matplotlib",
+        "scvi",
+        "muon",
+        "bioframe",
+        "sklearn",
+        "huggingface_hub",
+    ]
     code = f"""
 import logging, sys, epifoundation
 assert {{"torch", "anndata", "numpy"}} & set(sys.modules) == set()
@@ -112,7 +129,9 @@ parts = [getattr(epifoundation, name) for name in epifoundation.__all__]
 assert not logging.getLogger().handlers
 assert [name for name in {heavy} if name in sys.modules] == []
 """
-    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+    )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
@@ -166,7 +185,9 @@ def test_the_api_page_lists_every_public_name_once():
 @pytest.mark.parametrize(
     "module",
     sorted(
-        each.name for each in pkgutil.walk_packages(ep.__path__, "epifoundation.") if not each.name.endswith("__main__")
+        each.name
+        for each in pkgutil.walk_packages(ep.__path__, "epifoundation.")
+        if not each.name.endswith("__main__")
     ),
 )
 def test_examples_of_the_docstrings_run(module, monkeypatch, tmp_path, request):
@@ -175,7 +196,9 @@ def test_examples_of_the_docstrings_run(module, monkeypatch, tmp_path, request):
         request.getfixturevalue("quick_scores")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
+        result = doctest.testmod(
+            importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE
+        )
     assert result.failed == 0
 
 

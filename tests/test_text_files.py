@@ -35,7 +35,9 @@ def altered(at):
 
 
 @pytest.mark.parametrize(
-    "content", [WHOLE[:-100], altered(3000), altered(-6)], ids=["cut off", "altered", "wrong checksum"]
+    "content",
+    [WHOLE[:-100], altered(3000), altered(-6)],
+    ids=["cut off", "altered", "wrong checksum"],
 )
 def test_damaged_files_are_refused(path, content):
     path.write_bytes(content)

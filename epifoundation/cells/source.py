@@ -13,14 +13,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from .._validate import (
-    check_unique,
-    get_atac,
-    get_matrix,
-    get_modality,
-    missing_column,
-    obs_column,
-)
+from .._validate import check_unique, get_atac, get_matrix, get_modality, missing_column, obs_column
 from .formats import FORMATS, check_encoding, open_group, read_element
 from .tokens import read_rows, row_reader
 from .zarr_csr import StoredCsr

@@ -100,11 +100,7 @@ def ahead[T](items: Iterator[T], n: int = 1) -> Generator[T, None, None]:
 
 
 def iter_tokens(
-    matrix: Any,
-    projection: sp.csr_matrix | None,
-    names: pd.Index,
-    *,
-    chunk: int = CHUNK,
+    matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, *, chunk: int = CHUNK
 ) -> Iterator[tuple[slice, Tokens]]:
     """Read a matrix in chunks of cells; sparse matrices stay sparse.
 

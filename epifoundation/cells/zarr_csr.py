@@ -34,11 +34,7 @@ class StoredCsr:
     format = "csr"
 
     def __init__(
-        self,
-        group: Any,
-        shape: tuple[int, int],
-        data: StoredArray,
-        indices: StoredArray,
+        self, group: Any, shape: tuple[int, int], data: StoredArray, indices: StoredArray
     ) -> None:
         self.group, self.shape, self.dtype = group, shape, data.dtype
         self.data, self.indices = data, indices

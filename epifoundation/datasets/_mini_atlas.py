@@ -17,8 +17,7 @@ REPOSITORY = "UCSC-VLAA/MiniAtlas"
 CORPUS_NAMES = ("full", "mini", "all")  # "tissue" in the names of files with the whole corpus
 SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 _NAME = re.compile(
-    r"^(?P<stem>.*?)[_-]?(?P<modality>atac|rna)(?P<rest>([_-].*)?)\.h5ad$",
-    re.IGNORECASE,
+    r"^(?P<stem>.*?)[_-]?(?P<modality>atac|rna)(?P<rest>([_-].*)?)\.h5ad$", re.IGNORECASE
 )
 
 
@@ -159,9 +158,7 @@ def _read(path: Path, *, in_memory: bool) -> AnnData:
     try:
         adata = anndata.read_h5ad(path, backed=None if in_memory else "r")
     except (OSError, KeyError) as error:
-        msg = (
-            f"{path.name!r} of MiniAtlas cannot be read ({error}); remove {str(path.resolve())!r} to download it again."
-        )
+        msg = f"{path.name!r} of MiniAtlas cannot be read ({error}); remove {str(path.resolve())!r} to download it again."
         raise ValueError(msg) from error
     if "features" in adata.var:  # the original code prefers these names
         adata.var_names = adata.var["features"].astype(str).to_numpy()

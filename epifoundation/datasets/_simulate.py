@@ -156,11 +156,7 @@ def simulate_multiome(
     )
     mdata.obs = obs.copy()
     links = pd.DataFrame(
-        {
-            "peak": peaks.index[truth.peak],
-            "gene": genes.index[truth.gene],
-            "effect": truth.effect,
-        },
+        {"peak": peaks.index[truth.peak], "gene": genes.index[truth.gene], "effect": truth.effect},
         index=pd.RangeIndex(len(truth.peak)).astype(str),
     )
     mdata.uns["truth"] = {
@@ -226,10 +222,7 @@ class _Mixture(NamedTuple):
 
 
 def _draw_fragments(
-    truth: _Truth,
-    mixture: _Mixture,
-    n_fragments: np.ndarray,
-    rng: np.random.Generator,
+    truth: _Truth, mixture: _Mixture, n_fragments: np.ndarray, rng: np.random.Generator
 ) -> sp.csr_matrix:
     """Counts of fragments by cell and peak, (n_cells, n_peaks)."""
     first, second, fraction = mixture

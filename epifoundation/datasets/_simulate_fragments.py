@@ -118,9 +118,7 @@ def simulate_fragments(
 
 
 def _draw_inside(
-    first: np.ndarray,
-    last: np.ndarray,
-    rng: np.random.Generator,
+    first: np.ndarray, last: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random interval inside each interval."""
     cuts = np.sort(rng.integers(first, last, size=(2, len(first))), axis=0)

@@ -165,10 +165,7 @@ class Axis:
         self.start, self.end = self._offset[code] + start, self._offset[code] + end
 
     def overlaps(
-        self,
-        contig: np.ndarray,
-        start: np.ndarray,
-        end: np.ndarray,
+        self, contig: np.ndarray, start: np.ndarray, end: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """All overlapping pairs of the given intervals, on ``contigs[contig]``, and these."""
         from bioframe.core.arrops import overlap_intervals

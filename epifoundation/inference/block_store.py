@@ -46,7 +46,9 @@ class BlockStore:
                 if (folder / RUN).is_file():
                     self._compare(json.loads((folder / RUN).read_text()), wanted)
                 else:
-                    self._put(folder / RUN, lambda path: path.write_text(json.dumps(wanted, indent=1)))
+                    self._put(
+                        folder / RUN, lambda path: path.write_text(json.dumps(wanted, indent=1))
+                    )
         except OSError as error:
             msg = f"Cannot write to {str(folder)!r} ({error}): finished blocks are kept there until the results are complete."
             raise type(error)(msg) from error

@@ -49,13 +49,25 @@ class Embedding(Readout):
         """Results of an earlier model, except expression predicted by this one."""
         keys, report = self.keys, uns.get(self.keys.uns)
         names = (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty)
-        places = [f"obs/{name}" for name in names] + [f"obsm/{keys.probabilities}", f"uns/{keys.annotation}"]
+        places = [f"obs/{name}" for name in names] + [
+            f"obsm/{keys.probabilities}",
+            f"uns/{keys.annotation}",
+        ]
         mapped = dict(report.get("peaks", {})) if isinstance(report, Mapping) else {}
-        if not was_written_by(self.model, report) or mapped.get("vocabulary") != len(self.model.peaks):
-            places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]  # of `pp.map_peaks` with another model
+        if not was_written_by(self.model, report) or mapped.get("vocabulary") != len(
+            self.model.peaks
+        ):
+            places += [
+                f"obsm/{keys.peaks}",
+                f"var/{keys.matched}",
+            ]  # of `pp.map_peaks` with another model
         of_model = dict(uns.get(keys.expression, {})).get("revision") == self.model.revision
         if self._predicts or not of_model:
-            places += [f"uns/{keys.expression}", f"obsm/{keys.expression}", f"rna/layers/{keys.layer}"]
+            places += [
+                f"uns/{keys.expression}",
+                f"obsm/{keys.expression}",
+                f"rna/layers/{keys.layer}",
+            ]
         return places
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:

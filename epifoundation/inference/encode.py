@@ -37,7 +37,12 @@ def encode_cells(
     """
     folded = folded or model.network.folded()
     n_threads = torch.get_num_threads()
-    shares = isinstance(folded, FoldedSums) and model.device.type == "cpu" and n_threads > 1 and chunk is None
+    shares = (
+        isinstance(folded, FoldedSums)
+        and model.device.type == "cpu"
+        and n_threads > 1
+        and chunk is None
+    )
     chunk = chunk or folded.chunk
 
     @torch.inference_mode()
@@ -45,7 +50,12 @@ def encode_cells(
         return folded.encode(*tensors(model, tokens), model.known(tokens.ids, tokens.offsets))
 
     with (
-        tqdm(total=len(names), desc="Embedding", unit=" cells", disable=not (show and settings.progress)) as bar,
+        tqdm(
+            total=len(names),
+            desc="Embedding",
+            unit=" cells",
+            disable=not (show and settings.progress),
+        ) as bar,
         closing(ahead(iter_tokens(matrix, projection, names, chunk=chunk))) as parts,
         threads(n_threads if shares else 0) as submit,
     ):
@@ -88,4 +98,6 @@ def tensors(model: EpiFoundation, tokens: Tokens) -> tuple[torch.Tensor, torch.T
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(array if array.flags.writeable else array.copy())  # memory maps may be read-only
+    return torch.from_numpy(
+        array if array.flags.writeable else array.copy()
+    )  # memory maps may be read-only

@@ -45,7 +45,9 @@ def expression_head(model: EpiFoundation) -> ExpressionHead | QueryHead:
 
 def asked_genes(model: EpiFoundation, genes: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Names that were asked for, each once, and their positions in the model; an error lists names like those that it does not know."""
-    names = list(dict.fromkeys([genes] if isinstance(genes, str) else [str(name) for name in genes]))
+    names = list(
+        dict.fromkeys([genes] if isinstance(genes, str) else [str(name) for name in genes])
+    )
     if not names:
         msg = "`genes` is empty: name at least one, or leave it out for all that the model knows."
         raise ValueError(msg)
@@ -59,7 +61,9 @@ def asked_genes(model: EpiFoundation, genes: str | Sequence[str]) -> tuple[list[
         }
         msg = (
             f"{len(unknown):,} of {len(names):,} genes are not among the {len(model.genes):,} of the model: "
-            + "; ".join(f"{name!r}, close to {matches or 'none'}" for name, matches in close.items())
+            + "; ".join(
+                f"{name!r}, close to {matches or 'none'}" for name, matches in close.items()
+            )
             + ". `model.genes.names` lists them."
         )
         raise ValueError(msg)

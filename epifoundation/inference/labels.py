@@ -113,7 +113,9 @@ class Annotation(Readout):
             "unknown": self.unknown,
             "temperature": float(head.temperature),
             "set_threshold": threshold(head.conformal, self.alpha),
-            "novelty_threshold": threshold(head.novelty, self.unknown) if self.unknown else math.inf,
+            "novelty_threshold": threshold(head.novelty, self.unknown)
+            if self.unknown
+            else math.inf,
             "n_unknown": tally.unknown,
         }
         return {self.keys.annotation: report}
@@ -140,14 +142,22 @@ class AnnotatedCells(Recording):
         """Read the labels off the embedding."""
         head, alpha, unknown = self.readout.head, self.readout.alpha, self.readout.unknown
         device, parts = head.temperature.device, []
-        for start in range(0, max(len(self.embedding), 1), CHUNK):  # once without cells: the shapes are the same
+        for start in range(
+            0, max(len(self.embedding), 1), CHUNK
+        ):  # once without cells: the shapes are the same
             cells = torch.from_numpy(self.embedding[start : start + CHUNK]).to(device)
             likely = head(cells)
             inside = conformal_scores(likely) <= threshold(head.conformal, alpha)
-            parts.append([part.cpu().numpy() for part in (likely, inside, head.score_novelty(cells))])
-        self.probabilities, members, self.novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
+            parts.append(
+                [part.cpu().numpy() for part in (likely, inside, head.score_novelty(cells))]
+            )
+        self.probabilities, members, self.novelty = (
+            np.concatenate(part) for part in zip(*parts, strict=True)
+        )
         known = ~np.isnan(self.probabilities[:, 0])
-        members[np.arange(len(members)), self.probabilities.argmax(axis=1)] = True  # never without the label itself
+        members[np.arange(len(members)), self.probabilities.argmax(axis=1)] = (
+            True  # never without the label itself
+        )
         self.members = members & known[:, None]
         self.is_unknown = np.zeros(len(known), dtype=bool)
         if unknown:
@@ -163,7 +173,11 @@ class AnnotatedCells(Recording):
 
 
 def write_labels(
-    atac: AnnData, keys: Keys, labels: list[str], probabilities: np.ndarray, is_unknown: np.ndarray | None = None
+    atac: AnnData,
+    keys: Keys,
+    labels: list[str],
+    probabilities: np.ndarray,
+    is_unknown: np.ndarray | None = None,
 ) -> None:
     """Write the most probable label of each cell and its probability; none where there are no probabilities."""
     known = ~np.isnan(probabilities[:, 0])
@@ -175,7 +189,9 @@ def write_labels(
     cell_type = pd.Categorical.from_codes(codes, categories=names)
     atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
     atac.obs[keys.confidence] = probabilities.max(axis=1)
-    atac.obsm[keys.probabilities] = pd.DataFrame(probabilities, index=atac.obs_names, columns=labels)
+    atac.obsm[keys.probabilities] = pd.DataFrame(
+        probabilities, index=atac.obs_names, columns=labels
+    )
 
 
 def threshold(scores: torch.Tensor, share: float) -> float:
@@ -186,4 +202,7 @@ def threshold(scores: torch.Tensor, share: float) -> float:
 
 def _as_text(members: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    return [SEPARATOR.join(labels[j] for j in row if inside[j]) for row, inside in zip(order, members, strict=True)]
+    return [
+        SEPARATOR.join(labels[j] for j in row if inside[j])
+        for row, inside in zip(order, members, strict=True)
+    ]

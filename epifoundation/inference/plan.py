@@ -34,7 +34,13 @@ class Matching(NamedTuple):
 
     def map(self, model: EpiFoundation, var: pd.DataFrame) -> PeakMap:
         """The mapping; an error or a warning where it covers too little."""
-        mapping = map_onto(model.peaks, var, min_overlap=self.min_overlap, genome=self.genome, liftover=self.liftover)
+        mapping = map_onto(
+            model.peaks,
+            var,
+            min_overlap=self.min_overlap,
+            genome=self.genome,
+            liftover=self.liftover,
+        )
         mapping.check(self.min_coverage)
         return mapping
 
@@ -60,14 +66,22 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(
-        cls, reader: Reader, named: Mapping[str, Located], modality: str, matching: Matching, *, with_prefix: bool
+        cls,
+        reader: Reader,
+        named: Mapping[str, Located],
+        modality: str,
+        matching: Matching,
+        *,
+        with_prefix: bool,
     ) -> Plan:
         """Look each source over before the work begins: its peaks, its columns, the names of its cells."""
         prefixes = [f"{name}_" if with_prefix else "" for name in named]
         mappings, parts, identities, hashes = [], [], [], []
         most_cells = _most_cells(reader)
         for i, place in enumerate(named.values()):
-            with opened(place, modality, list(named)[i] if len(named) > 1 else "the data") as source:
+            with opened(
+                place, modality, list(named)[i] if len(named) > 1 else "the data"
+            ) as source:
                 with _about(source.name if len(named) > 1 else ""):
                     mappings.append(matching.map(reader.model, source.var))
                 if reader.batch_key is not None:
@@ -81,7 +95,9 @@ class Plan(NamedTuple):
         if not parts:
             msg = f"There are no cells in {list(named)}."
             raise ValueError(msg)
-        return cls(list(named.values()), list(named), prefixes, mappings, parts, identities, modality)
+        return cls(
+            list(named.values()), list(named), prefixes, mappings, parts, identities, modality
+        )
 
     @property
     def n_blocks(self) -> int:
@@ -146,7 +162,11 @@ def _hashes(source: Source, prefix: str) -> np.ndarray:
 
 
 def _check_clashes(
-    hashes: list[np.ndarray], names: list[str], places: list[Located], modality: str, prefixes: list[str]
+    hashes: list[np.ndarray],
+    names: list[str],
+    places: list[Located],
+    modality: str,
+    prefixes: list[str],
 ) -> None:
     """Raise where a cell has the name of one in another file."""
     if not hashes:

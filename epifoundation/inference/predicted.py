@@ -110,15 +110,23 @@ class ExpressedCells(Recording):
         self.names = [model.genes.names[i] for i in genes[self.columns]]
         self.batches = None if batches is None else torch.from_numpy(batches).to(model.device)
         with torch.inference_mode():
-            self.predict = readout.head.predictor(torch.from_numpy(genes[self.columns]).to(model.device))
-        self.values = np.empty((len(names) if rna is None else rna.n_obs, len(genes)), dtype=np.float32)
+            self.predict = readout.head.predictor(
+                torch.from_numpy(genes[self.columns]).to(model.device)
+            )
+        self.values = np.empty(
+            (len(names) if rna is None else rna.n_obs, len(genes)), dtype=np.float32
+        )
         if rna is not None:  # where the model or the ATAC has nothing to say
             self.values.fill(np.nan)
 
     @torch.inference_mode()
     def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
         """Predict for some cells; cells without RNA have no place."""
-        predicted = self.predict(embedding, None if self.batches is None else self.batches[rows]).cpu().numpy()
+        predicted = (
+            self.predict(embedding, None if self.batches is None else self.batches[rows])
+            .cpu()
+            .numpy()
+        )
         places = self.rows[rows]
         self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
 

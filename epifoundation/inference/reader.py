@@ -109,14 +109,22 @@ class Reader:
     def folded(self) -> FoldedSums | FoldedTransformer:
         """The encoder, prepared once for all blocks."""
         dtype = DTYPES.get(self.dtype, torch.float32)
-        if self.dtype == "auto" and self.model.config.encoder == "transformer" and has_bfloat16(self.model.device):
+        if (
+            self.dtype == "auto"
+            and self.model.config.encoder == "transformer"
+            and has_bfloat16(self.model.device)
+        ):
             dtype = torch.bfloat16
         return self.model.network.folded(dtype)
 
     @property
     def options(self) -> dict[str, Any]:
         """Options that the results depend on, beside model and cells; JSON types."""
-        found: dict[str, Any] = {"batch_key": self.batch_key, "dtype": self.dtype, "genes": list(self.genes)}
+        found: dict[str, Any] = {
+            "batch_key": self.batch_key,
+            "dtype": self.dtype,
+            "genes": list(self.genes),
+        }
         for readout in self.readouts:
             found |= readout.options
         return found
@@ -155,4 +163,8 @@ class Reader:
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
         """Reports on the run, by key of ``uns``."""
-        return {key: report for readout in self.readouts for key, report in readout.uns(peaks, tally).items()}
+        return {
+            key: report
+            for readout in self.readouts
+            for key, report in readout.uns(peaks, tally).items()
+        }

@@ -45,7 +45,8 @@ class Removals(NamedTuple):
         cells, first, row = np.unique(self.cells, return_index=True, return_inverse=True)
         with torch.inference_mode():
             before = predictor(
-                self.before[torch.from_numpy(first).to(self.before.device)], None if batch is None else batch[cells]
+                self.before[torch.from_numpy(first).to(self.before.device)],
+                None if batch is None else batch[cells],
             )
             after = predictor(self.after, None if batch is None else batch[self.cells])
         return before, after, row
@@ -87,14 +88,20 @@ def iter_removals(
     """
     folded = folded or model.network.folded()
     matrix = row_reader(matrix)
-    with tqdm(total=len(names), desc="Knock-outs", unit=" cells", disable=not settings.progress) as bar:
+    with tqdm(
+        total=len(names), desc="Knock-outs", unit=" cells", disable=not settings.progress
+    ) as bar:
         for start in range(0, len(names), CELLS):
             rows = read_rows(matrix, start, min(start + CELLS, len(names)))
-            check_values(rows.data, rows.indptr, names[start : start + CELLS], "`X` of the ATAC modality")
+            check_values(
+                rows.data, rows.indptr, names[start : start + CELLS], "`X` of the ATAC modality"
+            )
             cells = _find(open_peaks(rows), projection, peaks)
             if len(cells.cell):
                 ids, offsets = _tensors(model, cells.ids, cells.offsets)
-                known = model.known(cells.ids, cells.offsets)  # a cell that was counted stays left out
+                known = model.known(
+                    cells.ids, cells.offsets
+                )  # a cell that was counted stays left out
                 before = folded.encode(ids, offsets, known)
                 if isinstance(folded, FoldedSums):
                     parts = _subtracted(model, folded, cells, known)
@@ -102,11 +109,18 @@ def iter_removals(
                     parts = _anew(model, folded, cells, known)
                 for part, after in parts:
                     of = cells.cell[part]
-                    yield Removals(start + of, cells.peak[part], before[torch.from_numpy(of).to(before.device)], after)
+                    yield Removals(
+                        start + of,
+                        cells.peak[part],
+                        before[torch.from_numpy(of).to(before.device)],
+                        after,
+                    )
             bar.update(rows.shape[0])
 
 
-def _find(pattern: sp.csr_matrix, projection: sp.csr_matrix | None, peaks: np.ndarray | None) -> _Cells:
+def _find(
+    pattern: sp.csr_matrix, projection: sp.csr_matrix | None, peaks: np.ndarray | None
+) -> _Cells:
     """The tokens of cells, and of each of their open peaks those that no other peak stands for."""
     pattern = pattern.copy() if not pattern.has_sorted_indices else pattern
     pattern.sort_indices()
@@ -117,7 +131,9 @@ def _find(pattern: sp.csr_matrix, projection: sp.csr_matrix | None, peaks: np.nd
         wanted = np.ones(len(peak), bool) if peaks is None else peaks[peak]
         cell, peak = cell[wanted], peak[wanted]
         return _Cells(ids, offsets, cell, peak, peak, np.arange(len(peak) + 1))
-    ones = sp.csr_matrix((np.ones(pattern.nnz, np.float32), pattern.indices, pattern.indptr), shape=pattern.shape)
+    ones = sp.csr_matrix(
+        (np.ones(pattern.nnz, np.float32), pattern.indices, pattern.indptr), shape=pattern.shape
+    )
     mapped = ones @ projection
     mapped.sort_indices()
     n = mapped.shape[1]
@@ -148,10 +164,17 @@ def _subtracted(
 
 @torch.inference_mode()
 def _subtract(
-    model: EpiFoundation, folded: FoldedSums, cells: _Cells, sums: torch.Tensor, known: Known, part: slice
+    model: EpiFoundation,
+    folded: FoldedSums,
+    cells: _Cells,
+    sums: torch.Tensor,
+    known: Known,
+    part: slice,
 ) -> torch.Tensor:
     low, high = cells.bounds[part.start], cells.bounds[part.stop]
-    removed, bounds = _tensors(model, cells.removed[low:high], cells.bounds[part.start : part.stop + 1] - low)
+    removed, bounds = _tensors(
+        model, cells.removed[low:high], cells.bounds[part.start : part.stop + 1] - low
+    )
     of = torch.from_numpy(cells.cell[part]).to(model.device)
     of_cells = {name: each[of] for name, each in known.items()}
     left, accurate = folded.subtract(sums[of], removed, bounds, of_cells)
@@ -165,7 +188,9 @@ def _subtract(
     return after
 
 
-def _anew(model: EpiFoundation, folded: Any, cells: _Cells, known: Known) -> Iterator[tuple[slice, torch.Tensor]]:
+def _anew(
+    model: EpiFoundation, folded: Any, cells: _Cells, known: Known
+) -> Iterator[tuple[slice, torch.Tensor]]:
     """The same where a cell is no sum: what is left of it is encoded."""
     size = np.diff(cells.offsets)[cells.cell]
     block = np.cumsum(size) // TOKENS
@@ -198,5 +223,10 @@ def unroll(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
-def _tensors(model: EpiFoundation, ids: np.ndarray, offsets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)).to(model.device) for a in (ids, offsets))  # type: ignore[return-value]
+def _tensors(
+    model: EpiFoundation, ids: np.ndarray, offsets: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(
+        torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)).to(model.device)
+        for a in (ids, offsets)
+    )  # type: ignore[return-value]

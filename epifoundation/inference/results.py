@@ -31,7 +31,9 @@ def arrays_of(atac: AnnData, rna: AnnData | None) -> dict[str, np.ndarray]:
             arrays[f"obs/{name}/{CODES}"] = column.cat.codes.to_numpy()
             arrays[f"obs/{name}/{CATEGORIES}"] = _text(column.cat.categories)
         else:
-            arrays[f"obs/{name}"] = _text(column) if pd.api.types.is_string_dtype(column) else column.to_numpy()
+            arrays[f"obs/{name}"] = (
+                _text(column) if pd.api.types.is_string_dtype(column) else column.to_numpy()
+            )
     for name, value in atac.obsm.items():
         if isinstance(value, pd.DataFrame):
             arrays |= {f"obsm/{name}/{key}": column.to_numpy() for key, column in value.items()}
@@ -60,20 +62,32 @@ def build(
     sizes = np.diff(bounds)
     with store.load(int(sizes.argmax())) as longest:  # so that chunks are long, too
         template, places = _template(dict(longest), var)
-    codes = {name: _used(store, len(sizes), name) for name in places.values() if name.endswith(f"/{CODES}")}
+    codes = {
+        name: _used(store, len(sizes), name)
+        for name in places.values()
+        if name.endswith(f"/{CODES}")
+    }
     for name, (used, categories) in codes.items():
         column = name.split("/")[1]
-        template.obs[column] = pd.Categorical.from_codes(np.full(template.n_obs, -1), categories[used])
+        template.obs[column] = pd.Categorical.from_codes(
+            np.full(template.n_obs, -1), categories[used]
+        )
     template.uns = uns
     root: Any
-    root = zarr.open_group(path, mode="w", zarr_format=zarr_format) if path.suffix == ".zarr" else h5py.File(path, "w")
+    root = (
+        zarr.open_group(path, mode="w", zarr_format=zarr_format)
+        if path.suffix == ".zarr"
+        else h5py.File(path, "w")
+    )
     # Text as arrays that all versions of anndata read and that can be made longer, not as groups of values and masks; and chunks in
     # files of their own: blocks that end in the middle of a shard would have it written twice
     with anndata.settings.override(allow_write_nullable_strings=False, auto_shard_zarr_v3=False):
         write_elem(root, "/", template)
     arrays = {place: _lengthened(root, place, int(bounds[-1])) for place in places}
     with (
-        tqdm(total=int(bounds[-1]), desc="Writing", unit=" cells", disable=not settings.progress) as bar,
+        tqdm(
+            total=int(bounds[-1]), desc="Writing", unit=" cells", disable=not settings.progress
+        ) as bar,
         closing(ahead(_loaded(store, len(sizes), set(places.values())))) as blocks,
     ):
         for (start, stop), block in zip(pairwise(bounds), blocks, strict=True):
@@ -85,7 +99,9 @@ def build(
                     new[np.flatnonzero(used)] = np.arange(used.sum())
                     values = new[values]
                 arrays[place][start:stop] = (
-                    np.char.decode(values, "utf-8").astype(object) if values.dtype.kind == "S" else values
+                    np.char.decode(values, "utf-8").astype(object)
+                    if values.dtype.kind == "S"
+                    else values
                 )
             bar.update(int(stop - start))
     if path.suffix == ".zarr":
@@ -100,7 +116,9 @@ def consolidate(path: Path) -> None:
 
     with warnings.catch_warnings():
         # Of format 3 that is an extension which other readers ignore: nothing for users to act on
-        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*[Cc]onsolidated metadata.*", category=UserWarning
+        )
         zarr.consolidate_metadata(path)
 
 
@@ -110,11 +128,14 @@ def _loaded(store: BlockStore, n_blocks: int, names: set[str]) -> Iterator[dict[
             yield {name: block[name] for name in names}
 
 
-def _template(block: dict[str, np.ndarray], var: pd.DataFrame | None) -> tuple[AnnData, dict[str, str]]:
+def _template(
+    block: dict[str, np.ndarray], var: pd.DataFrame | None
+) -> tuple[AnnData, dict[str, str]]:
     """An AnnData of one block, and for the place of each array in a file the name of its values in a block."""
     names = pd.Index(np.char.decode(block[f"obs/{INDEX}"], "utf-8").astype(object))
     adata = AnnData(
-        obs=pd.DataFrame(index=names), var=pd.DataFrame(index=pd.Index([], dtype=object)) if var is None else var
+        obs=pd.DataFrame(index=names),
+        var=pd.DataFrame(index=pd.Index([], dtype=object)) if var is None else var,
     )
     places = {f"obs/{INDEX}": f"obs/{INDEX}"}
     tables: dict[str, dict[str, np.ndarray]] = {}
@@ -124,9 +145,15 @@ def _template(block: dict[str, np.ndarray], var: pd.DataFrame | None) -> tuple[A
             continue
         places[name] = name
         if part == "obs" and key.endswith(f"/{CODES}"):
-            adata.obs[key.removesuffix(f"/{CODES}")] = pd.Categorical([None] * len(names))  # categories follow
+            adata.obs[key.removesuffix(f"/{CODES}")] = pd.Categorical(
+                [None] * len(names)
+            )  # categories follow
         elif part == "obs":
-            adata.obs[key] = np.char.decode(values, "utf-8").astype(object) if values.dtype.kind == "S" else values
+            adata.obs[key] = (
+                np.char.decode(values, "utf-8").astype(object)
+                if values.dtype.kind == "S"
+                else values
+            )
         elif part == "obsm" and "/" in key:
             table, _, column = key.partition("/")
             tables.setdefault(table, {})[column] = values
@@ -147,7 +174,9 @@ def _used(store: BlockStore, n_blocks: int, name: str) -> tuple[np.ndarray, np.n
         with store.load(number) as block:
             values = block[name]
             if not number:
-                categories = np.char.decode(block[name.removesuffix(CODES) + CATEGORIES], "utf-8").astype(object)
+                categories = np.char.decode(
+                    block[name.removesuffix(CODES) + CATEGORIES], "utf-8"
+                ).astype(object)
                 used = np.zeros(len(categories), dtype=bool)
             used[np.unique(values[values >= 0])] = True
     return used, categories

@@ -63,7 +63,9 @@ def apply(
         msg = "`copy=True` is for cells in memory: name a file of results with `output=`."
         raise ValueError(msg)
     named = as_sources(data)
-    if output is None and (len(named) > 1 or isinstance(next(iter(named.values())), AnnData | MuData)):
+    if output is None and (
+        len(named) > 1 or isinstance(next(iter(named.values())), AnnData | MuData)
+    ):
         msg = f"Results of {len(named)} source(s) need a file of their own: pass `output=`, an .h5ad or .zarr."
         raise ValueError(msg)
     with_prefix = isinstance(data, Mapping) and not isinstance(data, AnnData | MuData)
@@ -83,7 +85,10 @@ def apply(
             _compute(reader, plan, store, target.rna)
         repeat(caught, 4)
         tally = store.finish(
-            plan.n_blocks, lambda tally: target.assemble(store, plan.bounds, _uns(reader, plan, tally), fingerprint)
+            plan.n_blocks,
+            lambda tally: target.assemble(
+                store, plan.bounds, _uns(reader, plan, tally), fingerprint
+            ),
         )
     tally.warn(reader.model, reader.batch_key, 4)
     if len(named) == 1 and tally.cells:
@@ -100,7 +105,9 @@ def _in_memory(
     check_writable(data, atac, copy=copy)
     mapping = matching.map(reader.model, atac.var)
     rna = rna_of(data, rna_modality)
-    batch = None if reader.batch_key is None else obs_column(data, atac, reader.batch_key, "batch_key")
+    batch = (
+        None if reader.batch_key is None else obs_column(data, atac, reader.batch_key, "batch_key")
+    )
     found = reader.compute(Block(get_matrix(atac, None), atac.obs_names, batch, rna), mapping)
     tally = found.tally
     tally.warn(reader.model, reader.batch_key, 4)
@@ -144,10 +151,14 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, rna: pd.DataFrame | 
     n_workers = min(n_threads, plan.n_blocks, WORKERS) if reader.model.device.type == "cpu" else 1
     _ = reader.folded  # once, before threads ask for it
     with (
-        tqdm(total=int(plan.bounds[-1]), desc="Cells", unit=" cells", disable=not settings.progress) as bar,
+        tqdm(
+            total=int(plan.bounds[-1]), desc="Cells", unit=" cells", disable=not settings.progress
+        ) as bar,
         contextlib.closing(_read(reader, plan, store, rna)) as parts,
         contextlib.closing(ahead(parts, AHEAD)) as blocks,
-        contextlib.closing(store),  # first of all, so that the thread that reads does not wait for blocks
+        contextlib.closing(
+            store
+        ),  # first of all, so that the thread that reads does not wait for blocks
         ThreadPoolExecutor(1, thread_name_prefix="save") as saver,
         threads(n_workers, n_threads // n_workers) as submit,
     ):
@@ -195,14 +206,23 @@ def _read(
                     if opened.identity != plan.identities[i]:
                         msg = f"{opened.name} was changed since this run began; finished blocks are of the old one. Delete {str(store.folder)!r} and begin again."
                         raise OSError(msg)
-                    batch = None if reader.batch_key is None else opened.column(reader.batch_key, "batch_key")
+                    batch = (
+                        None
+                        if reader.batch_key is None
+                        else opened.column(reader.batch_key, "batch_key")
+                    )
                 with _resumable(store):
-                    names, matrix = plan.prefixes[i] + opened.names(start, stop), opened.read(start, stop)
+                    names, matrix = (
+                        plan.prefixes[i] + opened.names(start, stop),
+                        opened.read(start, stop),
+                    )
                 of_rows = None if batch is None else batch.iloc[start:stop]
                 genes = None if rna is None else AnnData(obs=pd.DataFrame(index=names), var=rna)
                 yield number, Block(matrix, names, of_rows, genes, show=False)
             if not n_claimed and not store.is_shared_out(plan.n_blocks):
-                time.sleep(0.2)  # other processes are at work; what one that was killed had claimed becomes free
+                time.sleep(
+                    0.2
+                )  # other processes are at work; what one that was killed had claimed becomes free
     finally:
         if opened is not None:
             opened.close()
@@ -216,7 +236,11 @@ def _uns(reader: Reader, plan: Plan, tally: Tally) -> dict[str, Any]:
         mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
         return reader.uns(mapping.report, tally)
     mapping = PeakMap(None, {name: reports[0][name] for name in ("genome", "vocabulary")})
-    for name in ("data", "matched", "vocabulary_matched"):  # of the file that has least in common with the model
+    for name in (
+        "data",
+        "matched",
+        "vocabulary_matched",
+    ):  # of the file that has least in common with the model
         mapping.report[name] = min(reports, key=lambda report: report["vocabulary_matched"])[name]
     mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
     table = pd.DataFrame(reports, index=pd.Index(plan.names, dtype=object))

@@ -45,11 +45,11 @@ class Tally:
     def warn(self, model: EpiFoundation, batch_key: str | None, stacklevel: int) -> None:
         """Warn of cells that the model cannot read as it should."""
         if self.foreign:
-            warn_of_batches(self.foreign, self.cells, self.unseen, str(batch_key), model, stacklevel + 1)
-        if self.empty:
-            msg = (
-                f"{self.empty:,} of {self.cells:,} cells have no open peak that the model knows; their results are NaN."
+            warn_of_batches(
+                self.foreign, self.cells, self.unseen, str(batch_key), model, stacklevel + 1
             )
+        if self.empty:
+            msg = f"{self.empty:,} of {self.cells:,} cells have no open peak that the model knows; their results are NaN."
             warnings.warn(msg, UserWarning, stacklevel=stacklevel)
         if self.limited:
             msg = (

@@ -42,7 +42,9 @@ class NewFile:
         except OSError:
             return False
         uns = root.get("uns", {})
-        return self.reader.keys.run in uns and read_elem(uns[self.reader.keys.run]) == _digest(fingerprint)
+        return self.reader.keys.run in uns and read_elem(uns[self.reader.keys.run]) == _digest(
+            fingerprint
+        )
 
     def check(self, *, overwrite: bool) -> None:
         """Raise where something else is in the place of the results."""
@@ -50,7 +52,13 @@ class NewFile:
             msg = f"{str(self.path)!r} is there: pass `overwrite=True` to replace it, or another `output`."
             raise FileExistsError(msg)
 
-    def assemble(self, store: BlockStore, bounds: np.ndarray, uns: dict[str, Any], fingerprint: dict[str, Any]) -> None:
+    def assemble(
+        self,
+        store: BlockStore,
+        bounds: np.ndarray,
+        uns: dict[str, Any],
+        fingerprint: dict[str, Any],
+    ) -> None:
         """Build the file and move it to its place."""
         store.check_room(0)
         made = store.folder / f"results{self.path.suffix}"
@@ -62,7 +70,12 @@ class InFile:
     """The file that the cells were read from."""
 
     def __init__(self, path: Path, modality: str, rna_modality: str, reader: Reader) -> None:
-        self.path, self.modality, self.rna_modality, self.reader = path, modality, rna_modality, reader
+        self.path, self.modality, self.rna_modality, self.reader = (
+            path,
+            modality,
+            rna_modality,
+            reader,
+        )
         self.partial = path.with_name(f"{path.name}.partial")
         source = open_source(path, modality)
         try:
@@ -78,7 +91,10 @@ class InFile:
         step = 2**16
         starts = range(0, source.n_obs, step)
         same = rna.n_obs == source.n_obs and all(
-            source.names(i, min(i + step, source.n_obs)).equals(rna.names(i, min(i + step, rna.n_obs))) for i in starts
+            source.names(i, min(i + step, source.n_obs)).equals(
+                rna.names(i, min(i + step, rna.n_obs))
+            )
+            for i in starts
         )
         if not same:
             msg = (
@@ -98,12 +114,25 @@ class InFile:
             msg = f"{str(self.path)!r} may not be written to: pass `output=`, a file of results."
             raise PermissionError(msg)
 
-    def assemble(self, store: BlockStore, bounds: np.ndarray, uns: dict[str, Any], fingerprint: dict[str, Any]) -> None:
+    def assemble(
+        self,
+        store: BlockStore,
+        bounds: np.ndarray,
+        uns: dict[str, Any],
+        fingerprint: dict[str, Any],
+    ) -> None:
         """Build the results and move them into the file; of an HDF5 file it is a copy that they are moved into, which then replaces it."""
         is_zarr = self.path.is_dir()
         store.check_room(0 if is_zarr else self.path.stat().st_size)
         made = store.folder / ("results.zarr" if is_zarr else "results.h5ad")
-        build(made, store, bounds, uns, self.rna, open_group(self.path).metadata.zarr_format if is_zarr else None)
+        build(
+            made,
+            store,
+            bounds,
+            uns,
+            self.rna,
+            open_group(self.path).metadata.zarr_format if is_zarr else None,
+        )
         if is_zarr:
             self._graft(made, self.path, store.folder)
             return
@@ -124,7 +153,11 @@ class InFile:
         place = f"mod/{self.modality}/" if is_mudata else ""
         graft = _GraftZarr(made, file, folder) if file.is_dir() else _GraftHDF5(results, root)
         uns = root.get(f"{place}uns", {})
-        told = {key: read_elem(uns[key]) for key in (self.reader.keys.uns, self.reader.keys.expression) if key in uns}
+        told = {
+            key: read_elem(uns[key])
+            for key in (self.reader.keys.uns, self.reader.keys.expression)
+            if key in uns
+        }
         for stale in self.reader.stale(told):
             if not stale.startswith("rna/"):
                 graft.remove(place + stale)
@@ -172,10 +205,13 @@ class _GraftZarr:
         self.made, self.store, self.bin = made, store, folder / "replaced"
         self.bin.mkdir(exist_ok=True)
         self.root = zarr.open_group(store, mode="r+", use_consolidated=False)
-        self.is_consolidated = self.root.metadata.consolidated_metadata is not None or (store / ".zmetadata").exists()
+        self.is_consolidated = (
+            self.root.metadata.consolidated_metadata is not None or (store / ".zmetadata").exists()
+        )
         if (store / "zarr.json").exists():
             self.is_consolidated |= (
-                json.loads((store / "zarr.json").read_text()).get("consolidated_metadata") is not None
+                json.loads((store / "zarr.json").read_text()).get("consolidated_metadata")
+                is not None
             )
         self.n_replaced = 0
 
@@ -222,7 +258,9 @@ def _digest(fingerprint: dict[str, Any]) -> str:
 def _replace(made: Path, path: Path, folder: Path) -> None:
     """Put a file or a folder in the place of what may be there."""
     _flush(made)
-    if path.exists() and (path.is_dir() or made.is_dir()):  # a folder cannot be written over by a rename
+    if path.exists() and (
+        path.is_dir() or made.is_dir()
+    ):  # a folder cannot be written over by a rename
         old = folder / "replaced"
         remove(old)
         path.rename(old)

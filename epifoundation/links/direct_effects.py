@@ -10,7 +10,11 @@ MOST = 4.0  # largest sum of effects, lest a step run away
 
 
 def direct_effects(
-    measured: np.ndarray, predicted: np.ndarray, is_open: np.ndarray, family: str, prior: float = PRIOR
+    measured: np.ndarray,
+    predicted: np.ndarray,
+    is_open: np.ndarray,
+    family: str,
+    prior: float = PRIOR,
 ) -> np.ndarray:
     r"""Effects of peaks on one gene, all at once, most probable under a normal prior around zero.
 

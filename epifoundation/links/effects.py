@@ -32,7 +32,10 @@ class Cells(NamedTuple):
 
     def take(self, rows: np.ndarray) -> Cells:
         """Some of the cells."""
-        part = [None if values is None else values[rows] for values in (self.batch, self.measured, self.total)]
+        part = [
+            None if values is None else values[rows]
+            for values in (self.batch, self.measured, self.total)
+        ]
         return Cells(self.matrix[rows], self.projection, self.folded, self.names[rows], *part)
 
     def n_open(self) -> np.ndarray:
@@ -50,7 +53,11 @@ def family_of(model: EpiFoundation) -> str:
 
 
 def model_effects(
-    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray, pairs: Pairs
+    model: EpiFoundation,
+    head: ExpressionHead | QueryHead,
+    cells: Cells,
+    genes: np.ndarray,
+    pairs: Pairs,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean change of a gene, on the scale on which effects add up, that an open peak makes by the embedding of its cell, (n_pairs,).
 
@@ -67,12 +74,16 @@ def model_effects(
     total, count = np.zeros(len(order)), np.zeros(len(order))
     moved = np.zeros((n_peaks, model.network.dim))
     batch = cells.batch_on(model)
-    for part in iter_removals(model, cells.matrix, cells.projection, cells.names, peaks=wanted, folded=cells.folded):
+    for part in iter_removals(
+        model, cells.matrix, cells.projection, cells.names, peaks=wanted, folded=cells.folded
+    ):
         *predicted, row = part.predict(predict, batch)
         before, after = (values.cpu().numpy() for values in predicted)
         step = (part.before - part.after).cpu().numpy()
         there = np.isfinite(step).all(axis=1)
-        to_peak = sp.csr_matrix((there.astype(float), (part.peaks, np.arange(len(there)))), shape=(n_peaks, len(there)))
+        to_peak = sp.csr_matrix(
+            (there.astype(float), (part.peaks, np.arange(len(there)))), shape=(n_peaks, len(there))
+        )
         moved += to_peak @ np.where(there[:, None], step, 0)
         removal, within = unroll(np.diff(begin)[part.peaks])
         pair = order[begin[part.peaks][removal] + within]
@@ -84,7 +95,9 @@ def model_effects(
     return total / np.maximum(count, 1), moved / np.maximum(cells.n_open(), 1)[:, None]
 
 
-def gene_directions(model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells) -> np.ndarray:
+def gene_directions(
+    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells
+) -> np.ndarray:
     """Along what the embedding must move for a gene to rise, rather than others, (n_genes of the model, dim), of length 1.
 
     By regression of all predicted genes on the embedding of some cells.
@@ -93,13 +106,19 @@ def gene_directions(model: EpiFoundation, head: ExpressionHead | QueryHead, cell
     known = np.isfinite(z).all(axis=1)
     z, y = z[known] - z[known].mean(axis=0), y[known] - y[known].mean(axis=0)
     inner = z.T @ z
-    slope = np.linalg.solve(inner + 1e-4 * max(np.trace(inner) / len(inner), 1e-12) * np.eye(len(inner)), z.T @ y).T
+    slope = np.linalg.solve(
+        inner + 1e-4 * max(np.trace(inner) / len(inner), 1e-12) * np.eye(len(inner)), z.T @ y
+    ).T
     slope -= slope.mean(axis=0)
     return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-30)
 
 
 def measured_effects(
-    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray, pairs: Pairs
+    model: EpiFoundation,
+    head: ExpressionHead | QueryHead,
+    cells: Cells,
+    genes: np.ndarray,
+    pairs: Pairs,
 ) -> np.ndarray:
     """What open peaks add to the prediction of measured expression, (n_pairs,); those of one locus fitted together."""
     _, predicted = _predict(model, head, cells, genes)
@@ -113,7 +132,9 @@ def measured_effects(
         measured = (measured > 0).astype(np.float64)
     measured, predicted = measured[usable], predicted[usable].astype(np.float64)
     pattern = sp.csc_matrix(cells.matrix[np.flatnonzero(usable)])
-    pattern = sp.csc_matrix((pattern.data > 0, pattern.indices, pattern.indptr), shape=pattern.shape)
+    pattern = sp.csc_matrix(
+        (pattern.data > 0, pattern.indices, pattern.indptr), shape=pattern.shape
+    )
     effect = np.zeros(len(pairs.gene))
     edges = np.flatnonzero(np.diff(pairs.locus, prepend=-1))
     loci = np.split(np.arange(len(pairs.gene)), edges[1:])
@@ -122,7 +143,9 @@ def measured_effects(
         is_open = np.asarray(pattern[:, pairs.peak[locus]].todense(), dtype=np.float64)
         seen = is_open.any(axis=0)  # the others stay at the prior, 0
         if seen.any():
-            effect[locus[seen]] = direct_effects(measured[:, gene], predicted[:, gene], is_open[:, seen], family)
+            effect[locus[seen]] = direct_effects(
+                measured[:, gene], predicted[:, gene], is_open[:, seen], family
+            )
     return effect
 
 
@@ -130,7 +153,9 @@ def _predict(
     model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embedding, and predicted genes (None: all) on the scale on which effects add up, of all cells."""
-    predict = head.predictor(None if genes is None else torch.from_numpy(genes).to(model.device), link=True)
+    predict = head.predictor(
+        None if genes is None else torch.from_numpy(genes).to(model.device), link=True
+    )
     batch = cells.batch_on(model)
     embedded, predicted = [], []
     for rows, _, embedding in encode_cells(
@@ -138,5 +163,7 @@ def _predict(
     ):
         with torch.inference_mode():
             embedded.append(embedding.cpu().numpy())
-            predicted.append(predict(embedding, None if batch is None else batch[rows]).cpu().numpy())
+            predicted.append(
+                predict(embedding, None if batch is None else batch[rows]).cpu().numpy()
+            )
     return np.concatenate(embedded), np.concatenate(predicted)

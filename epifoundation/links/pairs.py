@@ -32,7 +32,11 @@ def near_sites(sites: pd.DataFrame, peaks: pd.DataFrame, max_distance: int) -> p
     """All pairs of a transcription start site and a peak that are at most so far apart: columns ``site``, ``peak``, ``distance``."""
     at = sites["start"].to_numpy(np.int64)
     window = pd.DataFrame(
-        {"chrom": sites["chrom"].to_numpy(), "start": np.maximum(at - max_distance, 0), "end": at + max_distance + 1}
+        {
+            "chrom": sites["chrom"].to_numpy(),
+            "start": np.maximum(at - max_distance, 0),
+            "end": at + max_distance + 1,
+        }
     )
     site, peak = overlaps(window, peaks).T
     start, last = peaks["start"].to_numpy(np.int64)[peak], peaks["end"].to_numpy(np.int64)[peak] - 1
@@ -78,7 +82,10 @@ def find_pairs(
     around = near_sites(others, peaks, max_distance)
     around = around[known[around["peak"]]].sort_values("site", kind="stable")
     usable = around["site"].unique()
-    bounds = np.searchsorted(around["site"], usable), np.searchsorted(around["site"], usable, side="right")
+    bounds = (
+        np.searchsorted(around["site"], usable),
+        np.searchsorted(around["site"], usable, side="right"),
+    )
     n_loci = int(np.clip(ceil(CONTROLS / max(len(near), 1)), 4, MOST_LOCI))
     parts = [near.rename(columns={"site": "gene"}).assign(locus=near["site"], is_control=False)]
     chrom, at = others["chrom"].to_numpy()[usable], others["start"].to_numpy()[usable]

@@ -17,14 +17,18 @@ STRATA = [
 ]  # bases: nearer peaks are links more often, so a share of false ones is held among each
 
 
-def measured_pvalues(effect: np.ndarray, gene: np.ndarray, n_open: np.ndarray, is_control: np.ndarray) -> np.ndarray:
+def measured_pvalues(
+    effect: np.ndarray, gene: np.ndarray, n_open: np.ndarray, is_control: np.ndarray
+) -> np.ndarray:
     """Share of controls with as large an effect, (n_pairs,); NaN for controls and for peaks that are open nowhere."""
     pvalue = np.full(len(effect), np.nan)
     seen = n_open > 0
     tested, controls = seen & ~is_control, seen & is_control
     level = np.searchsorted(_edges(n_open, tested), n_open)
     weight = _weights(gene[tested], gene[controls])
-    for here, null, share in _by_level(level, tested, np.abs(effect[controls]), level[controls], weight):
+    for here, null, share in _by_level(
+        level, tested, np.abs(effect[controls]), level[controls], weight
+    ):
         pvalue[here] = _tail(null, share, np.abs(effect[here]))
     return pvalue
 
@@ -89,8 +93,13 @@ def embedding_pvalues(
         levels.append(np.searchsorted(edges, n_open[pool[chosen]]))
         owner.append(np.full(len(chosen), one))
     weight = _weights(gene[tested], np.concatenate(owner))
-    for here, null, share in _by_level(level_of_pair, tested, np.concatenate(values), np.concatenate(levels), weight):
-        above, below = _tail(null, share, score[here]), _tail(-null[::-1], share[::-1], -score[here])
+    for here, null, share in _by_level(
+        level_of_pair, tested, np.concatenate(values), np.concatenate(levels), weight
+    ):
+        above, below = (
+            _tail(null, share, score[here]),
+            _tail(-null[::-1], share[::-1], -score[here]),
+        )
         pvalue[here] = np.minimum(2 * np.minimum(above, below), 1)
     return pvalue
 
@@ -102,7 +111,9 @@ def either(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
 
 def stratified_qvalues(pvalue: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg among the peaks at like distances (Sun et al. 2006); NaN where there is no p-value."""
-    from scipy.stats import false_discovery_control  # imported here: scipy.stats takes half a second
+    from scipy.stats import (
+        false_discovery_control,  # imported here: scipy.stats takes half a second
+    )
 
     qvalue = np.full(len(pvalue), np.nan)
     stratum = np.searchsorted(STRATA, distance, side="right")
@@ -114,7 +125,11 @@ def stratified_qvalues(pvalue: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 
 def _edges(n_open: np.ndarray, tested: np.ndarray) -> np.ndarray:
-    return np.unique(np.quantile(n_open[tested], np.linspace(0, 1, BINS + 1)[1:-1])) if tested.any() else np.zeros(0)
+    return (
+        np.unique(np.quantile(n_open[tested], np.linspace(0, 1, BINS + 1)[1:-1]))
+        if tested.any()
+        else np.zeros(0)
+    )
 
 
 def _weights(tested: np.ndarray, controls: np.ndarray) -> np.ndarray:
@@ -123,7 +138,9 @@ def _weights(tested: np.ndarray, controls: np.ndarray) -> np.ndarray:
     Genes differ in how large effects are by chance, and in how many peaks are near them.
     """
     n = max(tested.max(initial=0), controls.max(initial=0)) + 1
-    return (np.bincount(tested, minlength=n) / np.maximum(np.bincount(controls, minlength=n), 1))[controls]
+    return (np.bincount(tested, minlength=n) / np.maximum(np.bincount(controls, minlength=n), 1))[
+        controls
+    ]
 
 
 def _tail(null: np.ndarray, weight: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -134,7 +151,11 @@ def _tail(null: np.ndarray, weight: np.ndarray, values: np.ndarray) -> np.ndarra
 
 
 def _by_level(
-    level: np.ndarray, tested: np.ndarray, null: np.ndarray, null_level: np.ndarray, weight: np.ndarray
+    level: np.ndarray,
+    tested: np.ndarray,
+    null: np.ndarray,
+    null_level: np.ndarray,
+    weight: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Tested entries of each level, and what they are compared with, ascending: all there is where a level has less than that."""
     for one in np.unique(level[tested]):

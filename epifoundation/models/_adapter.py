@@ -35,7 +35,9 @@ class Adapter:
     tensors: dict[str, Tensor]
 
     @classmethod
-    def between(cls, base: EpiFoundation, tuned: Network, factors: dict[str, tuple[Tensor, Tensor]]) -> Adapter:
+    def between(
+        cls, base: EpiFoundation, tuned: Network, factors: dict[str, tuple[Tensor, Tensor]]
+    ) -> Adapter:
         """What turns the network of `base` into `tuned`, of which some matrices were updated by products of `factors`."""
         before, after = base.network.state_dict(), tuned.state_dict()
         tensors: dict[str, Tensor] = {}
@@ -91,4 +93,8 @@ class Adapter:
 
 
 def _is_same(before: Tensor | None, after: Tensor) -> bool:
-    return before is not None and before.shape == after.shape and torch.equal(before.cpu(), after.cpu())
+    return (
+        before is not None
+        and before.shape == after.shape
+        and torch.equal(before.cpu(), after.cpu())
+    )

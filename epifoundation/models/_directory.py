@@ -37,7 +37,9 @@ FILES = CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS = (
 REQUIRED = (WEIGHTS, PEAKS, GENES, CARD)
 
 
-def write(model: EpiFoundation, directory: Path, *, overwrite: bool, adapter: Adapter | None = None) -> Path:
+def write(
+    model: EpiFoundation, directory: Path, *, overwrite: bool, adapter: Adapter | None = None
+) -> Path:
     """Write `model`, or what its adapter says of it; see :meth:`EpiFoundation.save_pretrained` and `save_adapter`."""
     directory = directory.resolve()
     check_target(directory, overwrite=overwrite)
@@ -64,7 +66,9 @@ def check_target(directory: Path, *, overwrite: bool) -> None:
     is_model = directory.is_dir() and _is_model_alone(directory)
     if not (overwrite and is_model):
         cure = (
-            "pass `overwrite=True` or choose another" if is_model else "it holds other files; choose another directory"
+            "pass `overwrite=True` or choose another"
+            if is_model
+            else "it holds other files; choose another directory"
         )
         msg = f"{str(directory)!r} exists and is not empty; {cure}."
         raise FileExistsError(msg)
@@ -93,7 +97,11 @@ def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> Ep
         genes = GeneVocabulary.read_tsv(directory / GENES)
     else:
         peaks, genes = base.peaks, base.genes
-    labels = json.loads((directory / LABELS).read_text(encoding="utf-8")) if LABELS in config["sha256"] else []
+    labels = (
+        json.loads((directory / LABELS).read_text(encoding="utf-8"))
+        if LABELS in config["sha256"]
+        else []
+    )
     sizes = Sizes(**config["sizes"])
     found = replace(sizes, n_peaks=len(peaks), n_genes=len(genes), n_labels=len(labels))
     if found != sizes:
@@ -116,7 +124,9 @@ def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> Ep
         cells = dict(base.cells) | cells
     elif base is not None:
         cells = {block: each for block, each in base.cells.items() if block != "labels"} | cells
-    model = EpiFoundation(network, peaks, genes, labels, config["training"], name, card, adapter, cells)
+    model = EpiFoundation(
+        network, peaks, genes, labels, config["training"], name, card, adapter, cells
+    )
     model.__dict__["revision"] = revision
     return model
 
@@ -127,7 +137,9 @@ def _fill(model: EpiFoundation, directory: Path, adapter: Adapter | None) -> Non
         model.peaks.write_bed(directory / PEAKS)
         model.genes.write_tsv(directory / GENES)
     else:
-        (directory / ADAPTER).write_bytes(save({name: part.contiguous() for name, part in adapter.tensors.items()}))
+        (directory / ADAPTER).write_bytes(
+            save({name: part.contiguous() for name, part in adapter.tensors.items()})
+        )
     (directory / CARD).write_text(model.card or _default_card(model), encoding="utf-8")
     cells = model.cell_bytes if adapter is None else adapter.cell_bytes(model)
     if cells:
@@ -144,7 +156,10 @@ def _fill(model: EpiFoundation, directory: Path, adapter: Adapter | None) -> Non
         "sha256": {file.name: _sha256(file) for file in sorted(directory.iterdir())},
     }
     if adapter is not None:
-        config |= {"adapter_of": {"model": adapter.base, "revision": adapter.revision}, "revision": model.revision}
+        config |= {
+            "adapter_of": {"model": adapter.base, "revision": adapter.revision},
+            "revision": model.revision,
+        }
     (directory / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
@@ -188,7 +203,9 @@ def _read_config(directory: Path) -> dict[str, Any]:
     required: tuple[str, ...] = REQUIRED
     if "adapter_of" in config:
         told = config["adapter_of"]
-        is_told = isinstance(told, dict) and {"model", "revision"} <= set(told) and "revision" in config
+        is_told = (
+            isinstance(told, dict) and {"model", "revision"} <= set(told) and "revision" in config
+        )
         wrong, required = wrong if is_told else [*wrong, "adapter_of"], (ADAPTER, CARD)
     wrong = wrong or sorted(set(required) - set(config["sha256"]))
     # Sizes that came later have defaults; these four were there from the beginning.
@@ -242,7 +259,10 @@ def _load_strictly(network: Network, path: Path) -> None:
         msg = f"The weights in {str(path)!r} do not fit config.json: {'; '.join(problems)}."
         raise ValueError(msg)
     network.load_state_dict(
-        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
     )
 
 
@@ -255,7 +275,9 @@ def _read_cells(directory: Path) -> dict[str, CountedCells]:
     blocks = sorted({name.split(".")[0] for name in arrays})
     try:
         return {
-            block: CountedCells(*(arrays[f"{block}.{name}"] for name in ("hashes", "codes", "weights")))
+            block: CountedCells(
+                *(arrays[f"{block}.{name}"] for name in ("hashes", "codes", "weights"))
+            )
             for block in blocks
         }
     except KeyError as error:
@@ -269,7 +291,9 @@ def _revision(config: dict[str, Any]) -> str:
 
 def _default_card(model: EpiFoundation) -> str:
     rows = "".join(
-        f"| {key} | {value} |\n" for key, value in model.training.items() if not isinstance(value, dict | list)
+        f"| {key} | {value} |\n"
+        for key, value in model.training.items()
+        if not isinstance(value, dict | list)
     )
     return (
         "# EpiFoundation model\n\n"

@@ -83,7 +83,9 @@ class EpiFoundation:
     @cached_property
     def revision(self) -> str:
         """First 12 digits of the sha256 of the weights, and of the cells that are recognized."""
-        return revision_of(hashlib.sha256(self.weights).hexdigest(), hashlib.sha256(self.cell_bytes).hexdigest())
+        return revision_of(
+            hashlib.sha256(self.weights).hexdigest(), hashlib.sha256(self.cell_bytes).hexdigest()
+        )
 
     @property
     def weights(self) -> bytes:
@@ -118,14 +120,20 @@ class EpiFoundation:
         hashes = hash_tokens(ids, offsets, self._keys)
         width = {"encoder": self.config.width, "labels": len(self.labels)}
         found = {block: cells.find(hashes, width[block]) for block, cells in self.cells.items()}
-        return {block: torch.from_numpy(each).to(self.device) for block, each in found.items() if each is not None}
+        return {
+            block: torch.from_numpy(each).to(self.device)
+            for block, each in found.items()
+            if each is not None
+        }
 
     def to(self, device: str | torch.device) -> EpiFoundation:
         """Move the weights to a device, in place."""
         self.network.to(device)
         return self
 
-    def save_pretrained(self, directory: str | Path, *, overwrite: bool = False, cells: bool = True) -> Path:
+    def save_pretrained(
+        self, directory: str | Path, *, overwrite: bool = False, cells: bool = True
+    ) -> Path:
         """Write the model to a directory: JSON, safetensors, BED and TSV, no pickle.
 
         The directory appears whole or not at all: files are written beside it and moved into place.

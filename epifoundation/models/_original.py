@@ -78,7 +78,9 @@ def convert_original(
     dims = Dimensions.of(state, path)
     state = dims.check(state, path)
     sources = find(vocabularies)
-    tables = {kind: read_vocabulary(sources, kind, vocabularies) for kind in dims.kinds(labels=labels)}
+    tables = {
+        kind: read_vocabulary(sources, kind, vocabularies) for kind in dims.kinds(labels=labels)
+    }
     for kind, (tensor, part) in VOCABULARY_OF.items():
         if kind in tables and len(tables[kind]) != len(state[tensor]):
             msg = (
@@ -92,7 +94,9 @@ def convert_original(
         msg = f"`n_heads` must be a divisor of the width {dims.dim} of {path.name!r}, got {heads!r}; the original's config calls it `head_num`."
         raise ValueError(msg)
 
-    peak_names, gene_names = (_without_special(tables[kind], source_of(sources, kind)) for kind in ("atac", "rna"))
+    peak_names, gene_names = (
+        _without_special(tables[kind], source_of(sources, kind)) for kind in ("atac", "rna")
+    )
     for kind, found in (("atac", peak_names), ("rna", gene_names)):
         if not found:
             msg = f"{source_of(sources, kind)} names no {KINDS[kind]}, only special tokens."
@@ -128,10 +132,13 @@ def convert_original(
         network = Network(config, sizes)
     weights = network.state_dict() | translate(state, dims, tables, labels=bool(names))
     if dims.chromosomes:
-        of_peaks = [re.split("[:-]", name)[0] for name in peak_names]  # as it is written: the original's way
+        of_peaks = [
+            re.split("[:-]", name)[0] for name in peak_names
+        ]  # as it is written: the original's way
         of_genes = _gene_chromosomes(gene_names, tables["gene2chr"], source_of(sources, "gene2chr"))
         peak_rows, gene_rows = (
-            _rows(names, tables["chr"], what) for names, what in ((of_peaks, "peak"), (of_genes, "gene"))
+            _rows(names, tables["chr"], what)
+            for names, what in ((of_peaks, "peak"), (of_genes, "gene"))
         )
         weights["encoder.tokens.chromosome_of"] = torch.tensor([*peak_rows, CLS])
         weights["expression.genes.chromosome_of"] = torch.tensor(gene_rows)
@@ -165,7 +172,10 @@ def _without_special(table: dict[str, Any], named: str) -> list[str]:
 
 def _rows(chromosomes: list[str], table: dict[str, Any], what: str) -> list[int]:
     """Row of each chromosome in our table; one that the vocabulary lacks has the padding token's vector."""
-    rows = {name: N_SPECIAL + i for i, name in enumerate(token for token in table if token not in SPECIAL)}
+    rows = {
+        name: N_SPECIAL + i
+        for i, name in enumerate(token for token in table if token not in SPECIAL)
+    }
     found = [rows.get(name, UNKNOWN) for name in chromosomes]
     if all(row == UNKNOWN for row in found):
         msg = (

@@ -32,10 +32,15 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         msg = f"The checkpoint {str(path)!r} {what}."
         raise FileNotFoundError(msg)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     except UnpicklingError as error:
         reason = str(error).strip().split("\n")
-        detail = next((line.strip() for line in reason if "Unsupported" in line or "GLOBAL" in line), reason[0])
+        detail = next(
+            (line.strip() for line in reason if "Unsupported" in line or "GLOBAL" in line),
+            reason[0],
+        )
         msg = (
             f"{str(path)!r} is refused: it is no torch checkpoint, or unpickling it would run code ({detail}). "
             "Save it again with tensors, numbers and strings alone: `torch.save({'model': model.state_dict()}, path)`."
@@ -49,14 +54,20 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         msg = f"{str(path)!r} holds a {type(content).__name__}; expected a dictionary with the weights under 'model'."
         raise ValueError(msg)
     state = content.get("model", content)
-    is_state = isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values())
+    is_state = (
+        isinstance(state, Mapping)
+        and state
+        and all(isinstance(value, Tensor) for value in state.values())
+    )
     if not is_state:
         msg = (
             f"{str(path)!r} holds no weights: its entries are {sorted(map(str, content))}; expected a state dict under 'model'. "
             "A checkpoint with the state of the training alone cannot be converted."
         )
         raise ValueError(msg)
-    return dict(content), {re.sub(r"^((module|_orig_mod)\.)+", "", str(name)): tensor for name, tensor in state.items()}
+    return dict(content), {
+        re.sub(r"^((module|_orig_mod)\.)+", "", str(name)): tensor for name, tensor in state.items()
+    }
 
 
 def find(vocabularies: Any) -> dict[str, Any]:
@@ -66,10 +77,17 @@ def find(vocabularies: Any) -> dict[str, Any]:
         if unknown:
             msg = f"Unknown vocabularies {unknown}; the names are {list(KINDS)}."
             raise ValueError(msg)
-        return {kind: value if isinstance(value, Mapping) else Path(value) for kind, value in vocabularies.items()}
+        return {
+            kind: value if isinstance(value, Mapping) else Path(value)
+            for kind, value in vocabularies.items()
+        }
     directory = Path(vocabularies)
     if not directory.is_dir():
-        what = "is a file; pass the directory that holds it, or a mapping" if directory.is_file() else "is not there"
+        what = (
+            "is a file; pass the directory that holds it, or a mapping"
+            if directory.is_file()
+            else "is not there"
+        )
         msg = f"The directory of vocabularies {str(directory)!r} {what}."
         raise FileNotFoundError(msg)
     return dict(find_vocabularies(directory.glob("*.json")))
@@ -81,7 +99,11 @@ def find_vocabularies(paths: Iterable[Path]) -> dict[str, Path]:
     found = {}
     for kind in KINDS:
         exact = [path for path in paths if path.name == file_of(kind)]
-        like = [path for path in paths if kind in path.name and ("gene2chr" in path.name) == (kind == "gene2chr")]
+        like = [
+            path
+            for path in paths
+            if kind in path.name and ("gene2chr" in path.name) == (kind == "gene2chr")
+        ]
         candidates = exact or like
         if len(candidates) == 1:
             found[kind] = candidates[0]

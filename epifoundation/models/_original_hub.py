@@ -31,7 +31,10 @@ def fetch_original(repo_id: str, file: str | None, revision: str | None) -> EpiF
     """
 
     def choose(paths: list[str]) -> list[str]:
-        return [_choose_checkpoint(paths, file, repo_id), *(path for path in paths if path.endswith(".json"))]
+        return [
+            _choose_checkpoint(paths, file, repo_id),
+            *(path for path in paths if path.endswith(".json")),
+        ]
 
     files = fetch(
         repo_id,
@@ -40,7 +43,10 @@ def fetch_original(repo_id: str, file: str | None, revision: str | None) -> EpiF
         needed=f"the checkpoint ({file or '*.pth'}) and {', '.join(map(file_of, KINDS))}",
     )
     # Of other files, another conversion.
-    states = [f"{name} {path.stat().st_size} {path.stat().st_mtime_ns}" for name, path in sorted(files.items())]
+    states = [
+        f"{name} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        for name, path in sorted(files.items())
+    ]
     digest = hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
     checkpoint, *tables = files.values()
     folder = settings.cache_dir / "converted" / folder_of(repo_id, revision).name
@@ -80,7 +86,9 @@ def _convert(checkpoint: Path, vocabularies: dict[str, Path]) -> EpiFoundation:
 def _choose_checkpoint(paths: list[str], file: str | None, repo_id: str) -> str:
     checkpoints = [path for path in paths if path.endswith((".pth", ".pt"))]
     pretrained = [path for path in checkpoints if "pretrain" in path.lower()]
-    for candidates in ([path for path in checkpoints if path == file],) if file else (checkpoints, pretrained):
+    for candidates in (
+        ([path for path in checkpoints if path == file],) if file else (checkpoints, pretrained)
+    ):
         if len(candidates) == 1:
             return candidates[0]
     if file or not checkpoints:

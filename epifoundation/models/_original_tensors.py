@@ -33,8 +33,16 @@ class Dimensions:
 
     @classmethod
     def of(cls, state: dict[str, Tensor], path: Path) -> Dimensions:
-        telling = ["atac_emb.embedding.weight", f"{BLOCK}0.linear1.weight", "mvc_decoder.fc2.weight"]
-        missing = [name for name in telling if name not in state or state[name].ndim != 2 or not len(state[name])]
+        telling = [
+            "atac_emb.embedding.weight",
+            f"{BLOCK}0.linear1.weight",
+            "mvc_decoder.fc2.weight",
+        ]
+        missing = [
+            name
+            for name in telling
+            if name not in state or state[name].ndim != 2 or not len(state[name])
+        ]
         if missing:
             msg = (
                 f"{str(path)!r} is no checkpoint of EpiFoundation: it lacks {missing}; its {len(state)} tensors are "
@@ -42,7 +50,9 @@ class Dimensions:
             )
             raise ValueError(msg)
         layers = {
-            int(name.removeprefix(BLOCK).split(".")[0]) for name in state if re.match(re.escape(BLOCK) + r"\d+\.", name)
+            int(name.removeprefix(BLOCK).split(".")[0])
+            for name in state
+            if re.match(re.escape(BLOCK) + r"\d+\.", name)
         }
 
         def has(prefix: str) -> bool:
@@ -78,7 +88,9 @@ class Dimensions:
         expected = self._shapes()
         optional = {"bn_atac.num_batches_tracked", "bn_rna.num_batches_tracked"}
         problems = [f"missing {name}" for name in expected if name not in state]
-        problems += [f"unexpected {name}" for name in state if name not in expected and name not in optional]
+        problems += [
+            f"unexpected {name}" for name in state if name not in expected and name not in optional
+        ]
         for name, shape in expected.items():
             found = tuple(state[name].shape) if name in state else shape
             if len(found) != len(shape) or any(
@@ -105,7 +117,12 @@ class Dimensions:
         def linear(name: str, n_out: int | None, n_in: int) -> None:
             shapes.update({f"{name}.weight": (n_out, n_in), f"{name}.bias": (n_out,)})
 
-        embeddings = ["atac_emb", "rna_emb", *(["chr_emb"] * self.chromosomes), *(["batch_emb"] * self.batches)]
+        embeddings = [
+            "atac_emb",
+            "rna_emb",
+            *(["chr_emb"] * self.chromosomes),
+            *(["batch_emb"] * self.batches),
+        ]
         for name in embeddings:
             shapes[f"{name}.embedding.weight"] = (None, d)
             norm(f"{name}.enc_norm")
@@ -120,7 +137,10 @@ class Dimensions:
             norm(f"{BLOCK}{i}.norm1")
             norm(f"{BLOCK}{i}.norm2")
         norm("norm")
-        for name, n_outputs in (("mvc_decoder", self.n_bins), *([("value_decoder", 1)] * self.values)):
+        for name, n_outputs in (
+            ("mvc_decoder", self.n_bins),
+            *([("value_decoder", 1)] * self.values),
+        ):
             linear(f"{name}.gene2query", WIDTH, d)
             linear(f"{name}.fc1", WIDTH, d + d * self.batches + WIDTH)
             shapes[f"{name}.hidden_activation.weight"] = (1,)
@@ -171,7 +191,10 @@ def translate(
     ):
         first = state[f"{theirs}.fc1.weight"]
         move(f"{theirs}.gene2query", f"{name}.gene")
-        ours[f"{name}.cell.weight"], ours[f"{name}.query.weight"] = first[:, : dims.dim], first[:, -WIDTH:]
+        ours[f"{name}.cell.weight"], ours[f"{name}.query.weight"] = (
+            first[:, : dims.dim],
+            first[:, -WIDTH:],
+        )
         ours[f"{name}.cell.bias"] = state[f"{theirs}.fc1.bias"]
         if dims.batches:
             ours[f"{name}.batch.weight"] = first[:, dims.dim : 2 * dims.dim]

@@ -140,7 +140,9 @@ def _base(directory: Path, base: EpiFoundation | str | Path | None) -> EpiFounda
             msg = f"{wanted}, which was not found ({error}); pass it as `base=`."
             raise ValueError(msg) from error
     if base.revision != told["revision"]:
-        msg = f"{wanted}; {base.name!r} is another one ({base.revision}). Pass that model as `base=`."
+        msg = (
+            f"{wanted}; {base.name!r} is another one ({base.revision}). Pass that model as `base=`."
+        )
         raise ValueError(msg)
     return base
 
@@ -161,7 +163,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def resolve_model(model: EpiFoundation | str | Path | None, device: str | torch.device | None) -> EpiFoundation:
+def resolve_model(
+    model: EpiFoundation | str | Path | None, device: str | torch.device | None
+) -> EpiFoundation:
     """The model that the user means, on its device; None is the bundled one.
 
     Without a device, a model stays where it is: for what does not run it.
@@ -182,12 +186,16 @@ def _download(name: str | Path, revision: str | None) -> Path:
 
     def choose(paths: list[str]) -> list[str]:
         if CONFIG not in paths:
-            msg = f"The Hugging Face model {name!r} is no model of this package: it has no {CONFIG}."
+            msg = (
+                f"The Hugging Face model {name!r} is no model of this package: it has no {CONFIG}."
+            )
             raise FileNotFoundError(msg)
         return [path for path in paths if path in FILES]
 
     try:
-        found = fetch(name, choose, revision=revision, needed=f"the files of the model ({CONFIG}, ...)")
+        found = fetch(
+            name, choose, revision=revision, needed=f"the files of the model ({CONFIG}, ...)"
+        )
     except (ConnectionError, ValueError) as error:
         msg = f"{name!r} is no directory and not one of {known}. {error}"
         raise type(error)(msg) from error

@@ -4,14 +4,7 @@ from .adapter import adapt, blend, merge
 from .attention import has_bfloat16
 from .config import ModelConfig, Sizes, TrainingConfig
 from .folded import FoldedSums, FoldedTransformer
-from .heads import (
-    ExpressionHead,
-    LabelHead,
-    MeasuredPeakHead,
-    PeakHead,
-    balance,
-    conformal_scores,
-)
+from .heads import ExpressionHead, LabelHead, MeasuredPeakHead, PeakHead, balance, conformal_scores
 from .kernel_readout import KernelReadout, kernel
 from .measured_head import LinearMeasuredHead, MeasuredHead
 from .model import ENCODER, LABELS, Known, Network

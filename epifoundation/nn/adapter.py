@@ -22,7 +22,9 @@ class LowRank(nn.Module):
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
         self.left = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
-        self.right = nn.Parameter(GAIN * weight.std() * torch.randn(rank, weight.shape[1], device=weight.device))
+        self.right = nn.Parameter(
+            GAIN * weight.std() * torch.randn(rank, weight.shape[1], device=weight.device)
+        )
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.left @ self.right
@@ -66,7 +68,9 @@ def adapt(network: Network, rank: int) -> None:
         if module in frozen:
             continue
         for name, parameter in [*module.named_parameters(recurse=False)]:
-            is_large = parameter.ndim == 2 and parameter.numel() > max(SMALL, 2 * rank * sum(parameter.shape))
+            is_large = parameter.ndim == 2 and parameter.numel() > max(
+                SMALL, 2 * rank * sum(parameter.shape)
+            )
             if is_large and id(parameter) not in batches:
                 parametrize.register_parametrization(module, name, LowRank(parameter, rank))
             elif parameter.shape[0] != n_peaks:
@@ -99,7 +103,11 @@ def merge(network: Network) -> dict[str, tuple[Tensor, Tensor]]:
 
 def batch_tables(network: Network) -> list[Tensor]:
     """What has a row for each batch."""
-    heads = [head for head in (network.peaks, network.expression) if head is not None and head.batch is not None]
+    heads = [
+        head
+        for head in (network.peaks, network.expression)
+        if head is not None and head.batch is not None
+    ]
     return [cast("Tensor", getattr(head.batch, "weight", head.batch)) for head in heads]
 
 
@@ -108,7 +116,11 @@ def blend(before: Network, after: Network, share: float) -> Network:
     blended, start = copy.deepcopy(after), before.state_dict()
     state = {}
     for name, tensor in after.state_dict().items():
-        state[name] = torch.lerp(start[name].to(tensor), tensor, share) if tensor.is_floating_point() else tensor
+        state[name] = (
+            torch.lerp(start[name].to(tensor), tensor, share)
+            if tensor.is_floating_point()
+            else tensor
+        )
     blended.load_state_dict(state)
     return blended
 

@@ -63,17 +63,25 @@ class PackedAttention:
         ends = self.offsets.to(torch.int32)
         starts = torch.arange(len(ends), dtype=torch.int32, device=ends.device) if one else ends
         longest = 1 if one else self.longest
-        return cast("Tensor", varlen.varlen_attn(query, key, value, starts, ends, longest, self.longest))
+        return cast(
+            "Tensor", varlen.varlen_attn(query, key, value, starts, ends, longest, self.longest)
+        )
 
     def _every_query(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         parts, places = [], []
-        in_blocks = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+        in_blocks = (
+            query.device.type == "cpu"
+            and query.dtype == torch.bfloat16
+            and not torch.is_grad_enabled()
+        )
         if len(self.lengths) == 1:
             return _alone(query, key, value, in_blocks=in_blocks)
         for cells in self.buckets:
             rows, mask = self._rows(cells)
             if in_blocks and rows.shape[1] >= BLOCKED_FROM:
-                for own in (rows[i, :length] for i, length in enumerate(self.lengths[cells].tolist())):
+                for own in (
+                    rows[i, :length] for i, length in enumerate(self.lengths[cells].tolist())
+                ):
                     part = slice(int(own[0]), int(own[-1]) + 1)
                     parts.append(_alone(query[part], key[part], value[part], in_blocks=True))
                     places.append(own)
@@ -90,7 +98,9 @@ class PackedAttention:
         for cells in self.buckets:
             rows, mask = self._rows(cells)
             k, v = (tensor[rows].transpose(1, 2) for tensor in (key, value))
-            attended = F.scaled_dot_product_attention(query[cells].unsqueeze(2), k, v, attn_mask=mask)
+            attended = F.scaled_dot_product_attention(
+                query[cells].unsqueeze(2), k, v, attn_mask=mask
+            )
             parts.append(attended.squeeze(2))
         return torch.cat(parts)[torch.cat(self.buckets).argsort()]
 
@@ -168,7 +178,9 @@ def blocked(query: Tensor, key: Tensor, value: Tensor, block: int = 256, heads: 
             weights = torch.bmm(query[some, rows], transposed[some])
             if bound < MAX_LOGIT:
                 weights.exp_()
-                result[some, rows] = torch.bmm(weights, value[some]) / weights.sum(dim=-1, keepdim=True)
+                result[some, rows] = torch.bmm(weights, value[some]) / weights.sum(
+                    dim=-1, keepdim=True
+                )
             else:
                 result[some, rows] = torch.bmm(weights.softmax(dim=-1), value[some])
     return result.transpose(0, 1)

@@ -94,7 +94,11 @@ class ModelConfig(_NamesRemoved):
         _one_of(self, "objective", OBJECTIVES)
         _one_of(self, "decoder", DECODERS)
         if self.encoder == "set":
-            given = [name for name in (*OF_LAYERS, "feedforward", "max_peaks") if getattr(self, name) is not None]
+            given = [
+                name
+                for name in (*OF_LAYERS, "feedforward", "max_peaks")
+                if getattr(self, name) is not None
+            ]
             given += ["decoder"] * (self.decoder == "query")
             if given:
                 msg = (
@@ -107,7 +111,9 @@ class ModelConfig(_NamesRemoved):
                 object.__setattr__(self, "dim", DIM)
             for name, default in OF_LAYERS.items():
                 if getattr(self, name) is None:
-                    object.__setattr__(self, name, 0 if (self.encoder, name) == (FORMAT_1, "n_heads") else default)
+                    object.__setattr__(
+                        self, name, 0 if (self.encoder, name) == (FORMAT_1, "n_heads") else default
+                    )
         is_transformer = self.encoder == "transformer"
         for name, least in (
             ("dim", 1),
@@ -362,7 +368,9 @@ class TrainingConfig(_NamesRemoved):
             value = getattr(self, name)
             if value is None and name in ("max_epochs", "balanced_genes", "peak_lr", "sample"):
                 continue
-            is_right = isinstance(value, int if name in whole else (int, float)) and not isinstance(value, bool)
+            is_right = isinstance(value, int if name in whole else (int, float)) and not isinstance(
+                value, bool
+            )
             if not is_right or not low <= value <= high:
                 kind = "an integer" if name in whole else "a number"
                 msg = f"`{name}` must be {kind} between {low} and {high}, got {value!r}."
@@ -382,13 +390,20 @@ class TrainingConfig(_NamesRemoved):
                 why = "the set encoder is measured in closed form, without epochs, steps or losses"
                 cure = f"leave it out (its options are {', '.join(MEASURED)}), or pass `encoder='transformer'`"
             else:
-                why, cure = f"it is for the set encoder, and this is {model.encoder!r}", "leave it out"
+                why, cure = (
+                    f"it is for the set encoder, and this is {model.encoder!r}",
+                    "leave it out",
+                )
             msg = f"`{name}={value!r}` has no meaning here: {why}; {cure}."
             raise ValueError(msg)
 
     def options(self, model: ModelConfig) -> dict[str, Any]:
         """Those that have a meaning for this kind of model, by name."""
-        return {name: value for name, value in asdict(self).items() if (name in MEASURED) == model.is_measured}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if (name in MEASURED) == model.is_measured
+        }
 
     def epochs(self, n_cells: int) -> int:
         """How many passes over `n_cells` training cells."""
@@ -417,7 +432,13 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # of a transformer: the head for peaks is trained along, which keeps the embedding in its place
-    "finetune": {"max_epochs": 8, "peak_lr": 0.2, "peak_weight": 0.1, "warm_start": False, "patience": 3},
+    "finetune": {
+        "max_epochs": 8,
+        "peak_lr": 0.2,
+        "peak_weight": 0.1,
+        "warm_start": False,
+        "patience": 3,
+    },
     "paper": {
         "max_epochs": 140,
         "batch_size": 8,

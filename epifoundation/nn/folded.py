@@ -59,7 +59,9 @@ class FoldedSums:
             parts.append(self._sums("labels", self.labels.vectors, ids, offsets, known))
         return torch.cat([*parts, offsets.diff()[:, None].to(parts[0])], dim=1)
 
-    def _sums(self, block: str, vectors: PeakVectors, ids: Tensor, offsets: Tensor, known: Known) -> Tensor:
+    def _sums(
+        self, block: str, vectors: PeakVectors, ids: Tensor, offsets: Tensor, known: Known
+    ) -> Tensor:
         of_cells = known.get(block)
         if of_cells is None:
             return vectors.sums(ids, offsets)
@@ -70,14 +72,18 @@ class FoldedSums:
     @torch.inference_mode()
     def readout(self, sums: Tensor) -> Tensor:
         """From sums to the embedding."""
-        if len(sums) == 1:  # one row takes another way through a matrix product, which rounds differently
+        if (
+            len(sums) == 1
+        ):  # one row takes another way through a matrix product, which rounds differently
             return self.readout(sums.expand(2, -1))[:1]
         columns = sums[:, :-1] / sums[:, -1:].sqrt()
         width = self.network.config.width
         return self.network.embed(self.encoder.features(columns[:, :width]), columns[:, width:])
 
     @torch.inference_mode()
-    def subtract(self, sums: Tensor, ids: Tensor, offsets: Tensor, known: Known | None = None) -> tuple[Tensor, Tensor]:
+    def subtract(
+        self, sums: Tensor, ids: Tensor, offsets: Tensor, known: Known | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sums without some tokens, and where enough remains for the difference to be accurate, boolean (n_cells,).
 
         `known` is that of the cells of `sums`, so that a cell that was counted stays left out.
@@ -97,7 +103,9 @@ class FoldedTransformer:
         encoder = cast("TransformerEncoder", network.encoder)
         self.network, self.encoder, self.dtype = network, encoder, dtype
         self.tokens = encoder.tokens.fold()
-        self.blocks = encoder.blocks if dtype == torch.float32 else copy.deepcopy(encoder.blocks).to(dtype)
+        self.blocks = (
+            encoder.blocks if dtype == torch.float32 else copy.deepcopy(encoder.blocks).to(dtype)
+        )
         on_cpu = encoder.norm.weight.device.type == "cpu"
         self.group, self.chunk = (4_096, 64) if on_cpu else (131_072, 1_024)  # tokens, cells
 
@@ -105,13 +113,17 @@ class FoldedTransformer:
     def encode(self, ids: Tensor, offsets: Tensor, known: Known | None = None) -> Tensor:
         """Embedding of packed tokens, float32 (n_cells, dim); see :meth:`.model.Network.encode`."""
         features, labels = self._encode(ids, offsets), self.network.label_columns
-        columns = None if labels is None else labels.vectors(ids, offsets, (known or {}).get("labels"))
+        columns = (
+            None if labels is None else labels.vectors(ids, offsets, (known or {}).get("labels"))
+        )
         return self.network.embed(features, columns)
 
     def _encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
         ids, offsets = limit(ids.long(), offsets.long(), self.encoder.max_peaks)
         lengths = offsets.diff()
-        result = torch.full((len(lengths), self.encoder.norm.weight.shape[0]), torch.nan, device=ids.device)
+        result = torch.full(
+            (len(lengths), self.encoder.norm.weight.shape[0]), torch.nan, device=ids.device
+        )
         order = lengths.argsort()
         order = order[lengths[order] > 0]
         if not len(order):

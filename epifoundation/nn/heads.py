@@ -61,7 +61,9 @@ class Expression(nn.Module):
         every = slice(None) if genes is None else genes
         return F.mse_loss(logits, (target - self.mean[every]) / self.deviation[every])
 
-    def predict(self, embedding: Tensor, genes: Tensor | None = None, batch: Tensor | None = None) -> Tensor:
+    def predict(
+        self, embedding: Tensor, genes: Tensor | None = None, batch: Tensor | None = None
+    ) -> Tensor:
         """Expression, (n_cells, n_genes) or (n_cells, len(genes)).
 
         ``log1p`` of counts per 10,000 for ``"counts"``, a probability for ``"binary"``, the measured scale for
@@ -132,7 +134,9 @@ class PeakHead(nn.Module):
             embedding = embedding + of_batch(self.batch, batch)
         return self.linear(embedding)
 
-    def loss(self, embedding: Tensor, ids: Tensor, cells: Tensor, batch: Tensor | None = None) -> Tensor:
+    def loss(
+        self, embedding: Tensor, ids: Tensor, cells: Tensor, batch: Tensor | None = None
+    ) -> Tensor:
         """Negative log-likelihood a held-out peak; `ids` and `cells` (row of `embedding`) are (n_held_out,)."""
         if not len(ids):
             return embedding.sum() * 0
@@ -168,7 +172,9 @@ class MeasuredPeakHead(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """Logits, (n_cells, n_peaks)."""
         vectors = self._vectors[0]
-        change = (embedding[:, : len(vectors.base)] / vectors.base.clamp(min=1e-6)) @ vectors.weight.T
+        change = (
+            embedding[:, : len(vectors.base)] / vectors.base.clamp(min=1e-6)
+        ) @ vectors.weight.T
         return change.add_(1).clamp_(min=MIN_RATIO).log_().add_((vectors.count + 1).log())
 
 
@@ -187,17 +193,30 @@ class LabelHead(nn.Module):
     moments: Tensor
 
     def __init__(
-        self, dim: int, n_labels: int, n_layers: int = 0, n_calibration: int = 0, n_reference: int = 0
+        self,
+        dim: int,
+        n_labels: int,
+        n_layers: int = 0,
+        n_calibration: int = 0,
+        n_reference: int = 0,
     ) -> None:
         super().__init__()
-        layers = [layer for _ in range(n_layers) for layer in (nn.Linear(dim, dim), nn.ReLU(), nn.LayerNorm(dim))]
+        layers = [
+            layer
+            for _ in range(n_layers)
+            for layer in (nn.Linear(dim, dim), nn.ReLU(), nn.LayerNorm(dim))
+        ]
         self.hidden = nn.Sequential(*layers)
         self.linear = nn.Linear(dim, n_labels)
         self.register_buffer("temperature", torch.ones(()))
         if n_calibration:
-            self.register_buffer("conformal", torch.zeros(n_calibration))  # scores of held-out cells, ascending
+            self.register_buffer(
+                "conformal", torch.zeros(n_calibration)
+            )  # scores of held-out cells, ascending
             self.register_buffer("novelty", torch.zeros(n_calibration))  # theirs, ascending
-            self.register_buffer("reference", torch.zeros(n_reference, dim))  # cells that were learned from, scaled
+            self.register_buffer(
+                "reference", torch.zeros(n_reference, dim)
+            )  # cells that were learned from, scaled
             self.register_buffer("scaling", torch.ones(dim))
             # Mean and deviation of energy and distance, of held-out cells
             self.register_buffer("moments", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
@@ -216,13 +235,17 @@ class LabelHead(nn.Module):
         energy = -self.logits(embedding).logsumexp(dim=-1)
         nearest = min(N_NEAREST, len(self.reference))
         distance = (
-            torch.cdist(embedding * self.scaling, self.reference).topk(nearest, largest=False).values.mean(dim=-1)
+            torch.cdist(embedding * self.scaling, self.reference)
+            .topk(nearest, largest=False)
+            .values.mean(dim=-1)
         )
         return torch.stack([energy, distance], dim=-1)
 
     def score_novelty(self, embedding: Tensor) -> Tensor:
         """How unlike the reference cells are, (n_cells,): 0 is the mean of held-out reference cells."""
-        energy, distance = ((self.strangeness(embedding) - self.moments[0]) / self.moments[1]).unbind(dim=1)
+        energy, distance = (
+            (self.strangeness(embedding) - self.moments[0]) / self.moments[1]
+        ).unbind(dim=1)
         return torch.maximum(torch.minimum(energy, distance + CREDIT), distance - ALLOWANCE)
 
 
@@ -252,7 +275,9 @@ def balance(target: Tensor, most: int, *, draw: bool) -> Tensor:
     n_silent = target.shape[1] - n_expressed
     wanted = torch.minimum(n_expressed, n_silent).clamp(max=most // 2)
     if not draw:
-        return torch.where(expressed, wanted / n_expressed.clamp(min=1), wanted / n_silent.clamp(min=1))
+        return torch.where(
+            expressed, wanted / n_expressed.clamp(min=1), wanted / n_silent.clamp(min=1)
+        )
     # The `wanted` smallest of random numbers in either kind: sort all, expressed genes first.
     order = (torch.rand_like(target) + (~expressed)).argsort(dim=1)
     rank = torch.empty_like(order).scatter_(

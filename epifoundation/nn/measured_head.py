@@ -52,7 +52,10 @@ class MeasuredHead(nn.Module):
 
     def features(self, embedding: Tensor) -> Tensor:
         """Likeness of cells to the landmarks, (n_cells, n_landmarks)."""
-        return torch.exp(-torch.cdist(embedding[:, : self.landmarks.shape[1]], self.landmarks).square() / self.width)
+        return torch.exp(
+            -torch.cdist(embedding[:, : self.landmarks.shape[1]], self.landmarks).square()
+            / self.width
+        )
 
     def forward(self, embedding: Tensor, genes: Tensor | None = None) -> Tensor:
         """Expression, (n_cells, n_genes) or (n_cells, len(genes))."""
@@ -60,5 +63,7 @@ class MeasuredHead(nn.Module):
 
     def predictor(self, genes: Tensor | None = None) -> Callable[[Tensor, Tensor | None], Tensor]:
         """For the same genes time and again: a function of embedding and batch, of which it knows nothing."""
-        weight, base = (self.weight, self.base) if genes is None else (self.weight[:, genes], self.base[genes])
+        weight, base = (
+            (self.weight, self.base) if genes is None else (self.weight[:, genes], self.base[genes])
+        )
         return lambda embedding, _: (base + self.features(embedding) @ weight).clamp_(min=0)

@@ -17,7 +17,9 @@ from .set_encoder import LabelColumns, SetEncoder
 from .trained_set_encoder import TrainedSetEncoder
 from .transformer_encoder import TransformerEncoder
 
-Known: TypeAlias = Mapping[str, Tensor]  # what is known of counted cells, see :meth:`Network.encode`
+Known: TypeAlias = Mapping[
+    str, Tensor
+]  # what is known of counted cells, see :meth:`Network.encode`
 ENCODER, LABELS = "encoder", "labels"
 
 
@@ -41,10 +43,14 @@ class Network(nn.Module):
         if config.predicts_peaks and not config.is_measured:
             self.peaks = PeakHead(config.width, sizes.n_peaks, n_batches)
         if config.is_measured:
-            measured = SetEncoder(sizes.n_peaks, config.width, sizes.n_encoder_landmarks, sizes.n_removed)
+            measured = SetEncoder(
+                sizes.n_peaks, config.width, sizes.n_encoder_landmarks, sizes.n_removed
+            )
             self.encoder, self.peaks = measured, MeasuredPeakHead(measured.vectors)
         elif config.encoder == "transformer":
-            self.encoder = TransformerEncoder(config, sizes.n_peaks, sizes.n_chromosomes, sizes.n_removed)
+            self.encoder = TransformerEncoder(
+                config, sizes.n_peaks, sizes.n_chromosomes, sizes.n_removed
+            )
         else:
             self.encoder = TrainedSetEncoder(config, sizes.n_peaks, sizes.n_removed)
         self.label_columns = (
@@ -60,7 +66,13 @@ class Network(nn.Module):
         elif sizes.n_landmarks:
             self.measured = MeasuredHead(config.width, sizes.n_landmarks, sizes.n_genes)
         self.label = (
-            LabelHead(self.dim, sizes.n_labels, sizes.n_label_layers, sizes.n_calibration, sizes.n_reference)
+            LabelHead(
+                self.dim,
+                sizes.n_labels,
+                sizes.n_label_layers,
+                sizes.n_calibration,
+                sizes.n_reference,
+            )
             if sizes.n_labels
             else None
         )
@@ -85,7 +97,9 @@ class Network(nn.Module):
 
     def with_head(self, name: str, head: nn.Module, sizes: Sizes) -> Network:
         """The same network, on the CPU, with `head` as what is called `name`; `sizes` are those of both."""
-        return self.with_sizes(sizes, {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()})
+        return self.with_sizes(
+            sizes, {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
+        )
 
     def encode(self, ids: Tensor, offsets: Tensor, known: Known | None = None) -> Tensor:
         """Embedding of packed tokens, (n_cells, dim); NaN for a cell without open peaks.
@@ -110,7 +124,9 @@ class Network(nn.Module):
         embedding = self.encoder.embed(features)
         if self.label_columns is None or columns is None:
             return embedding
-        return torch.cat([embedding, self.label_columns.readout(torch.cat([features, columns], dim=1))], dim=1)
+        return torch.cat(
+            [embedding, self.label_columns.readout(torch.cat([features, columns], dim=1))], dim=1
+        )
 
     def folded(self, dtype: torch.dtype = torch.float32) -> FoldedSums | FoldedTransformer:
         """The same function made for inference, at a fraction of the cost; results are float32 in any `dtype`."""

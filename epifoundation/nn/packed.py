@@ -13,7 +13,12 @@ def add_up(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None =
         return table.new_zeros(len(offsets) - 1, table.shape[1], dtype=torch.float32)
     weights = None if weights is None else weights.to(table.dtype)
     summed = F.embedding_bag(
-        ids, table, offsets.to(ids.dtype), mode="sum", include_last_offset=True, per_sample_weights=weights
+        ids,
+        table,
+        offsets.to(ids.dtype),
+        mode="sum",
+        include_last_offset=True,
+        per_sample_weights=weights,
     )
     return summed.float()
 

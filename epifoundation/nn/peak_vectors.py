@@ -60,7 +60,13 @@ class PeakVectors(nn.Module):
         """Columns z of packed tokens, (n_cells, width); NaN for a cell without open peaks. `known` as in :meth:`sums`."""
         return self.sums(ids, offsets, known) / offsets.diff().sqrt()[:, None]
 
-    def sums(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None, left_out: Tensor | None = None) -> Tensor:
+    def sums(
+        self,
+        ids: Tensor,
+        offsets: Tensor,
+        known: Tensor | None = None,
+        left_out: Tensor | None = None,
+    ) -> Tensor:
         """Sums of the vectors of packed tokens, (n_cells, width).
 
         Parameters
@@ -79,7 +85,10 @@ class PeakVectors(nn.Module):
             total = add_up(self.left_out_table() if left_out is None else left_out, ids, offsets)
             return total[:, :-1] - total[:, -1:] * (known - self.base)
         total = self.weight.new_empty(len(known), self.weight.shape[1], dtype=torch.float32)
-        for cells, of_cells in ((is_counted.nonzero()[:, 0], known), ((~is_counted).nonzero()[:, 0], None)):
+        for cells, of_cells in (
+            (is_counted.nonzero()[:, 0], known),
+            ((~is_counted).nonzero()[:, 0], None),
+        ):
             of_these = None if of_cells is None else of_cells[cells]
             total[cells] = self.sums(*take(ids, offsets, cells), of_these, left_out)
         return total

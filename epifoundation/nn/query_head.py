@@ -42,7 +42,9 @@ class QueryHead(Expression):
         self.genes = TokenTable(n_genes, dim, n_chromosomes, dropout)
         self.batch = nn.Embedding(n_batches, dim) if n_batches else None
         self.batch_norm = nn.LayerNorm(dim) if n_batches else None
-        self.decoder = QueryDecoder(dim, n_bins if objective == "binary" else 1, with_batch=n_batches > 0)
+        self.decoder = QueryDecoder(
+            dim, n_bins if objective == "binary" else 1, with_batch=n_batches > 0
+        )
         self.values = QueryDecoder(dim, 1, with_batch=n_batches > 0) if values else None
 
     def forward(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
@@ -51,16 +53,22 @@ class QueryHead(Expression):
 
     def outputs(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
         """All outputs of the decoder, (n_cells, n_genes, n_outputs); for ``"binary"`` a logit for each bin."""
-        return self.decoder(embedding, self.decoder.keys(self._gene_vectors()), self.batch_vectors(batch))
+        return self.decoder(
+            embedding, self.decoder.keys(self._gene_vectors()), self.batch_vectors(batch)
+        )
 
     def predicted_values(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
         """What the decoder for values says, (n_cells, n_genes)."""
         if self.values is None:
             msg = "The model has no decoder for values."
             raise ValueError(msg)
-        return self.values(embedding, self.values.keys(self._gene_vectors()), self.batch_vectors(batch)).squeeze(-1)
+        return self.values(
+            embedding, self.values.keys(self._gene_vectors()), self.batch_vectors(batch)
+        ).squeeze(-1)
 
-    def predict(self, embedding: Tensor, genes: Tensor | None = None, batch: Tensor | None = None) -> Tensor:
+    def predict(
+        self, embedding: Tensor, genes: Tensor | None = None, batch: Tensor | None = None
+    ) -> Tensor:
         """Expression, (n_cells, n_genes) or (n_cells, len(genes)): values where there is a decoder for them."""
         return self.predictor(genes)(embedding, batch)
 
@@ -91,7 +99,9 @@ class QueryHead(Expression):
         if self.objective != "binary":
             return outputs.squeeze(-1)
         silent, expressed = outputs[..., 0], outputs[..., 1:]
-        return (expressed.squeeze(-1) if expressed.shape[-1] == 1 else expressed.logsumexp(dim=-1)) - silent
+        return (
+            expressed.squeeze(-1) if expressed.shape[-1] == 1 else expressed.logsumexp(dim=-1)
+        ) - silent
 
     def batch_vectors(self, batch: Tensor | None) -> Tensor | None:
         """Of each cell, (n_cells, dim), see :func:`of_batch`; None without batches."""
@@ -118,7 +128,9 @@ class QueryHead(Expression):
 
     def _gene_vectors(self) -> Tensor:
         table = self.genes
-        return table(torch.arange(table.embedding.num_embeddings, device=table.embedding.weight.device))
+        return table(
+            torch.arange(table.embedding.num_embeddings, device=table.embedding.weight.device)
+        )
 
 
 class QueryDecoder(nn.Module):

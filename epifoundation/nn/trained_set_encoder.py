@@ -23,7 +23,9 @@ class TrainedSetEncoder(nn.Module):
         super().__init__()
         dim = config.width
         self.peak = nn.Embedding(n_peaks, dim)
-        self.register_buffer("share", torch.zeros(n_peaks))  # of training; kept so that files stay what they were
+        self.register_buffer(
+            "share", torch.zeros(n_peaks)
+        )  # of training; kept so that files stay what they were
         self.output = nn.Linear(dim, dim)
         self.seed = nn.Parameter(torch.zeros(1, dim))
         self.mix = nn.Sequential(*(ResidualMLP(dim) for _ in range(config.n_layers or 0)))
@@ -52,7 +54,11 @@ class ResidualMLP(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Identity(), nn.Linear(2 * dim, dim)
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 2 * dim),
+            nn.GELU(),
+            nn.Identity(),
+            nn.Linear(2 * dim, dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:

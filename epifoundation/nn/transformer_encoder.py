@@ -33,7 +33,9 @@ class TokenTable(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.chromosome = nn.Embedding(N_SPECIAL + n_chromosomes, dim) if n_chromosomes else None
         self.chromosome_norm = nn.LayerNorm(dim) if n_chromosomes else None
-        self.register_buffer("chromosome_of", torch.full((n_tokens,), UNKNOWN) if n_chromosomes else None)
+        self.register_buffer(
+            "chromosome_of", torch.full((n_tokens,), UNKNOWN) if n_chromosomes else None
+        )
         self.dropout = nn.Dropout(dropout)
         self.batch_norm = nn.BatchNorm1d(dim, eps=EPS)
 
@@ -45,7 +47,9 @@ class TokenTable(nn.Module):
         x = self.dropout(x)
         if self.training and len(x) == 1:  # one token has no spread: the running statistics serve
             norm = self.batch_norm
-            return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+            return F.batch_norm(
+                x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+            )
         return self.batch_norm(x)
 
     @torch.no_grad()
@@ -66,7 +70,9 @@ class TokenTable(nn.Module):
             bias = bias + shift
             return lambda ids: F.layer_norm(embedding[ids], (dim,), weight, bias, self.norm.eps)
         chromosomes = self.chromosome_norm(self.chromosome.weight) * scale + shift
-        return lambda ids: F.layer_norm(embedding[ids], (dim,), weight, bias, self.norm.eps).add_(chromosomes[of[ids]])
+        return lambda ids: F.layer_norm(embedding[ids], (dim,), weight, bias, self.norm.eps).add_(
+            chromosomes[of[ids]]
+        )
 
 
 class Block(nn.Module):
@@ -95,14 +101,18 @@ class Block(nn.Module):
         """The first token of each cell alone, (n_cells, dim): nothing reads the others of the last block."""
         dim = x.shape[1]
         first = x[attend.offsets[:-1]]
-        q = F.linear(first, self.qkv.weight[:dim], self.qkv.bias[:dim]).view(len(first), self.n_heads, -1)
+        q = F.linear(first, self.qkv.weight[:dim], self.qkv.bias[:dim]).view(
+            len(first), self.n_heads, -1
+        )
         kv = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:])
         k, v = kv.view(len(x), 2, self.n_heads, -1).unbind(1)
         return self._after(first, attend(q, k, v))
 
     def _after(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.norm1(x + self.dropout(self.out(attended.flatten(1))))
-        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))))
+        return self.norm2(
+            x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True))))
+        )
 
 
 class TransformerEncoder(nn.Module):
@@ -114,15 +124,20 @@ class TransformerEncoder(nn.Module):
 
     table = "tokens.embedding"  # the submodule with a vector for each peak
 
-    def __init__(self, config: ModelConfig, n_peaks: int, n_chromosomes: int, n_removed: int = 0) -> None:
+    def __init__(
+        self, config: ModelConfig, n_peaks: int, n_chromosomes: int, n_removed: int = 0
+    ) -> None:
         super().__init__()
         self.max_peaks = config.max_peaks
-        self.tokens = TokenTable(n_peaks + 1, config.width, n_chromosomes, config.dropout or 0.0)  # the last is CLS
+        self.tokens = TokenTable(
+            n_peaks + 1, config.width, n_chromosomes, config.dropout or 0.0
+        )  # the last is CLS
         if n_chromosomes:
             self.tokens.chromosome_of[-1] = CLS
         width = config.feedforward or 2 * config.width
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, width, config.dropout or 0.0) for _ in range(config.n_layers or 0)
+            Block(config.width, config.heads, width, config.dropout or 0.0)
+            for _ in range(config.n_layers or 0)
         )
         self.norm = OutputNorm(config.width, n_removed)
 

@@ -21,7 +21,9 @@ from .pretraining import gathered
 class KeepBest(pl.Callback):
     """Holds the weights of the best epoch, tells of them, and stops when it lies too far back."""
 
-    def __init__(self, like: Network, patience: int, on_better: Callable[[Network, int], None]) -> None:
+    def __init__(
+        self, like: Network, patience: int, on_better: Callable[[Network, int], None]
+    ) -> None:
         self.like = like
         self.patience = patience
         self.on_better = on_better
@@ -37,19 +39,28 @@ class KeepBest(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         """Compare the epoch that just ended; its validation has been run."""
-        total = trainer.strategy.reduce(torch.tensor(module.summed, device=module.device), reduce_op="sum")
+        total = trainer.strategy.reduce(
+            torch.tensor(module.summed, device=module.device), reduce_op="sum"
+        )
         module.summed = [0.0, 0.0]
-        losses = {"train": float(total[0] / total[1]), "validation": float(trainer.callback_metrics["validation"])}
+        losses = {
+            "train": float(total[0] / total[1]),
+            "validation": float(trainer.callback_metrics["validation"]),
+        }
         if not np.isfinite(losses["validation"]):
             msg = f"Training diverged in epoch {len(self.history)}: losses {losses}. Lower `lr`."
             raise FloatingPointError(msg)
         for logger in trainer.loggers:
-            logger.log_metrics({"train": losses["train"], "epoch": len(self.history)}, step=trainer.global_step)
+            logger.log_metrics(
+                {"train": losses["train"], "epoch": len(self.history)}, step=trainer.global_step
+            )
         self.history.append(losses)
         validation = [epoch["validation"] for epoch in self.history]
         best = int(np.argmin(validation))
         if best == len(validation) - 1:
-            self.best = {name: _whole(tensor) for name, tensor in module.network.state_dict().items()}
+            self.best = {
+                name: _whole(tensor) for name, tensor in module.network.state_dict().items()
+            }
             self.on_better(self.network, len(validation) - 1)
         elif len(validation) - 1 - best >= self.patience:
             trainer.should_stop = True
@@ -73,7 +84,9 @@ class KeepState(pl.Callback):
         self.path, self.clock, self.run = path, Clock(minutes), run
         self.found: list[dict[str, Any]] = []
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Keep it where it is time.
 
         Not between batches whose gradients are summed, nor before the last validation of an epoch.
@@ -92,7 +105,9 @@ class KeepState(pl.Callback):
         trainer.save_checkpoint(self.path)
         self.clock.start()
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]
+    ) -> None:
         """Add what differs between processes: random state, and losses of the epoch so far."""
         mine = {"random": torch.get_rng_state(), "summed": module.summed}
         if module.device.type == "cuda":
@@ -114,7 +129,9 @@ class KeepState(pl.Callback):
             raise ValueError(msg) from error
         check_run(self.path, there, self.run)
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]
+    ) -> None:
         """Take what differs between processes."""
         self.found = checkpoint["epifoundation"]["processes"]
 

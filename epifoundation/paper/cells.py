@@ -46,14 +46,18 @@ def load(
     """Look over all cells, leave out those with nothing to learn from and rare peaks, and read what is held in memory."""
     is_train = is_among(data.train, data.pattern.shape[0])
     n_open, often, n_counts = _look(data, is_train)
-    least = 2 if objective == "peaks" else 1  # one peak to read, and without RNA another one to predict
+    least = (
+        2 if objective == "peaks" else 1
+    )  # one peak to read, and without RNA another one to predict
     usable = n_open >= least
     if n_counts is not None and objective == "counts":
         usable &= n_counts > 0
     warn_unusable(usable, stacklevel=5)
     train, held = data.train[usable[data.train]], data.held[usable[data.held]]
     check_split(train, held, len(usable))
-    if not keep_vocabulary and data.drop_rare_peaks(often, min_cells, f"{len(train):,} training cells"):
+    if not keep_vocabulary and data.drop_rare_peaks(
+        often, min_cells, f"{len(train):,} training cells"
+    ):
         still = _look(data, is_train)[0] >= least  # a cell may have lost its last peak
         train, held = train[still[train]], held[still[held]]
         check_split(train, held, len(usable))
@@ -74,7 +78,9 @@ def load(
     return Loaded(**(vars(data) | in_memory), stored=stored)
 
 
-def _look(data: TrainingData, is_train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _look(
+    data: TrainingData, is_train: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Open peaks of each cell, training cells in which each peak is open, and the sum of each cell's expression."""
     n_cells, n_peaks = data.pattern.shape
     n_open, often = np.zeros(n_cells, np.int64), np.zeros(n_peaks, np.int64)

@@ -88,7 +88,9 @@ def fit(
     state = None if engine.state is None else Path(engine.state)
     if state is not None:
         processes = {"processes": world.size, "strategy": engine.strategy}
-        keep_state = KeepState(state, engine.minutes, _identity(data, config, training, seed) | processes)
+        keep_state = KeepState(
+            state, engine.minutes, _identity(data, config, training, seed) | processes
+        )
         keep_state.check()
         callbacks.append(keep_state)
     loaders = _loaders(data, training, pooling, labels, seed, world)
@@ -116,7 +118,9 @@ def fit(
         module = Pretraining(network, training, data.gene_positions, counts)
         # Lightning's own count of them would look at the loader before its position is restored.
         module.steps = max(ceil(len(loaders[0]) / training.accumulate) * n_epochs, 2)
-        interrupted = _run(trainer, module, loaders, state if state is not None and state.exists() else None)
+        interrupted = _run(
+            trainer, module, loaders, state if state is not None and state.exists() else None
+        )
     if keep.best is None:
         raise KeyboardInterrupt
     if interrupted:
@@ -161,7 +165,9 @@ def _pooling(
     return (graph / n_neighbors).tocsr().astype(np.float32)
 
 
-def _identity(data: Loaded, config: ModelConfig, training: TrainingConfig, seed: int) -> dict[str, Any]:
+def _identity(
+    data: Loaded, config: ModelConfig, training: TrainingConfig, seed: int
+) -> dict[str, Any]:
     """What identifies a run, for its state: plain types."""
     peaks = pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum()
     return {
@@ -188,7 +194,9 @@ def _check_shares(training: TrainingConfig, world: World, data: Loaded) -> None:
             raise ValueError(msg)
 
 
-def _run(trainer: pl.Trainer, module: Pretraining, loaders: tuple[Loader, Loader], state: Path | None) -> bool:
+def _run(
+    trainer: pl.Trainer, module: Pretraining, loaders: tuple[Loader, Loader], state: Path | None
+) -> bool:
     """Fit; True when it was interrupted.
 
     Lightning turns Ctrl-C into SystemExit and ignores any further one. Here the session goes on.

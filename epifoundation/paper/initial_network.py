@@ -28,7 +28,9 @@ from ..training.components import expression_components, log_normalise, semantic
 from .cells import Loaded
 
 N_COMPONENTS = 30  # by which cells are clustered, and neighbours found
-PSEUDOCOUNT = 15.0  # cells of which nothing is known, for the vectors that a transformer begins with
+PSEUDOCOUNT = (
+    15.0  # cells of which nothing is known, for the vectors that a transformer begins with
+)
 
 
 def build(
@@ -41,7 +43,9 @@ def build(
 ) -> Network:
     """A network with measured peak vectors and the heads' base rates, or with the weights of `init`."""
     # Where there is RNA, it is expression that tells what a batch changes.
-    sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=data.target is None)
+    sizes = Sizes(
+        len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=data.target is None
+    )
     if init is not None:
         theirs = init.network.sizes  # the labels and batches of `init` are not those of the data
         kept = {name: getattr(theirs, name) for name in ("n_chromosomes", "n_bins", "n_removed")}

@@ -13,7 +13,9 @@ from ..nn import MeasuredHead
 from ..training.components import log_normalise
 from .cells import Loaded
 
-N_LANDMARKS = 400  # as good as all training cells (SNARE-seq: 300 gave the same to the fourth digit)
+N_LANDMARKS = (
+    400  # as good as all training cells (SNARE-seq: 300 gave the same to the fourth digit)
+)
 WIDTHS = (0.1, 0.3, 1.0)  # of the kernel, in median squared distances of cells
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 CHUNK = 4096
@@ -21,7 +23,11 @@ CHUNK = 4096
 
 def has_counts(model: EpiFoundation, data: Loaded) -> bool:
     """Whether there is what a measured head is fitted to: counts of all genes of a model of counts."""
-    return model.config.objective == "counts" and data.target is not None and data.target.shape[1] == len(data.genes)
+    return (
+        model.config.objective == "counts"
+        and data.target is not None
+        and data.target.shape[1] == len(data.genes)
+    )
 
 
 def with_measured_head(
@@ -46,7 +52,9 @@ def with_measured_head(
     best = 0.0, median, np.zeros((len(drawn), len(base)))  # the mean of the training cells for all
     for width in WIDTHS:
         head.width.fill_(width * median)
-        (inner, cross), (held_inner, held_cross) = (_products(head, *cells[part], base) for part in ("train", "held"))
+        (inner, cross), (held_inner, held_cross) = (
+            _products(head, *cells[part], base) for part in ("train", "held")
+        )
         between = head.features(head.landmarks).double().numpy()
         jitter = 1e-6 * len(embedding) * np.eye(len(between))  # like cells make like landmarks
         for penalty in PENALTIES:
@@ -67,7 +75,11 @@ def _products(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of the features of cells with one another, and with what expression differs from `base` by."""
     size = len(head.landmarks)
-    inner, cross, total = np.zeros((size, size)), np.zeros((size, expression.shape[1])), np.zeros(size)
+    inner, cross, total = (
+        np.zeros((size, size)),
+        np.zeros((size, expression.shape[1])),
+        np.zeros(size),
+    )
     for start in range(0, len(embedding), CHUNK):
         rows = slice(start, start + CHUNK)
         features = head.features(torch.from_numpy(embedding[rows])).double().numpy()

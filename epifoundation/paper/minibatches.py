@@ -63,7 +63,10 @@ class MinibatchCells:
             torch.from_numpy(tokens.indices.astype(np.int64)),
             torch.from_numpy(tokens.indptr.astype(np.int64)),
             target,
-            *(None if codes is None else torch.from_numpy(codes[rows]) for codes in (self.batch, self.label)),
+            *(
+                None if codes is None else torch.from_numpy(codes[rows])
+                for codes in (self.batch, self.label)
+            ),
         )
 
     def take(self, rows: np.ndarray) -> MinibatchCells:
@@ -145,7 +148,9 @@ def from_files(
     def buffers(epoch: int, start: int) -> Iterator[tuple[MinibatchCells, np.ndarray]]:
         # A buffer holds cells from everywhere
         runs = np.split(rows, np.arange(RUN, len(rows), RUN))
-        order = np.concatenate([runs[i] for i in np.random.default_rng([seed, epoch]).permutation(len(runs))])
+        order = np.concatenate(
+            [runs[i] for i in np.random.default_rng([seed, epoch]).permutation(len(runs))]
+        )
         order = order[world.rank * of_each :][: n_batches * size]
         for first in range(start * size // at_once * at_once, len(order), at_once):
             some = order[first : first + at_once]

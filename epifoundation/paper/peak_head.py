@@ -52,7 +52,9 @@ def with_peak_head(model: EpiFoundation, data: Loaded, embedding: np.ndarray) ->
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy((gain * weight).astype(np.float32)))
         head.linear.bias.copy_(torch.from_numpy((rate - gain * (weight @ mean)).astype(np.float32)))
-    return replace(model, network=model.network.with_head("peaks", head, model.network.sizes)).to(model.device)
+    return replace(model, network=model.network.with_head("peaks", head, model.network.sizes)).to(
+        model.device
+    )
 
 
 def _every_other(pattern: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:

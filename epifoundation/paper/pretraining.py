@@ -53,7 +53,9 @@ class Pretraining(pl.LightningModule):
         self.steps = 2  # of the schedule
         self.summed = [0.0, 0.0]  # loss of the cells of this epoch, and how many they are
         self.is_sharded = False
-        self.register_buffer("genes", None if genes is None else torch.from_numpy(genes), persistent=False)
+        self.register_buffer(
+            "genes", None if genes is None else torch.from_numpy(genes), persistent=False
+        )
         # What does not learn is known before processes share their gradients.
         self.peak_rate = training.peak_lr if training.peak_lr is not None else 0.05
         if not self.peak_rate:
@@ -62,7 +64,9 @@ class Pretraining(pl.LightningModule):
         self.classifier, weights = None, None
         if label_counts is not None:
             self.classifier = nn.Linear(network.config.width, len(label_counts))
-            weights = torch.from_numpy(balanced_weights(label_counts, training.label_balance).astype(np.float32))
+            weights = torch.from_numpy(
+                balanced_weights(label_counts, training.label_balance).astype(np.float32)
+            )
         self.register_buffer("label_weights", weights, persistent=False)
         self.classified: list[tuple[Tensor, Tensor]] = []
 
@@ -114,7 +118,9 @@ class Pretraining(pl.LightningModule):
             embedding = self.network.encode(batch.ids, batch.offsets)
             weight = self._balance(batch.target, draw=False)
             loss = head.loss(embedding, batch.target, batch.batch, genes=self.genes, weight=weight)
-        self.log("validation", loss, prog_bar=True, batch_size=len(batch.offsets) - 1, sync_dist=True)
+        self.log(
+            "validation", loss, prog_bar=True, batch_size=len(batch.offsets) - 1, sync_dist=True
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Negative log-likelihood of the labels at the best of some temperatures."""
@@ -122,7 +128,9 @@ class Pretraining(pl.LightningModule):
             return
         parts = [torch.cat(each) for each in zip(*self.classified, strict=True)]
         self.classified.clear()
-        logits, labels = (torch.cat([each.to(part.device) for each in gathered(part.cpu())]) for part in parts)
+        logits, labels = (
+            torch.cat([each.to(part.device) for each in gathered(part.cpu())]) for part in parts
+        )
         loss = min(F.cross_entropy(logits / temperature, labels) for temperature in TEMPERATURES)
         self.log("validation", loss, prog_bar=True, sync_dist=True)
 
@@ -130,7 +138,9 @@ class Pretraining(pl.LightningModule):
         """AdamW and a schedule; the peak vectors learn at another rate."""
         config, rate = self.options, self.peak_rate
         peaks = [weight for weight in peak_tables(self.network) if weight.requires_grad]
-        others = [p for p in self.parameters() if p.requires_grad and not any(p is peak for peak in peaks)]
+        others = [
+            p for p in self.parameters() if p.requires_grad and not any(p is peak for peak in peaks)
+        ]
         groups = [
             {"params": others, "weight_decay": config.weight_decay},
             {"params": peaks, "weight_decay": 0.0},
@@ -139,7 +149,10 @@ class Pretraining(pl.LightningModule):
             groups[0]["lr"], groups[1]["lr"] = config.lr, config.lr * rate
             optimizer = torch.optim.AdamW(groups)
             restarts = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_restarts)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": restarts, "interval": "epoch"}}
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": restarts, "interval": "epoch"},
+            }
         optimizer = torch.optim.AdamW(groups, lr=config.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, [config.lr, config.lr * rate], total_steps=self.steps, pct_start=0.15
@@ -150,7 +163,12 @@ class Pretraining(pl.LightningModule):
         """Loss of the cells given their peaks where `keep`; the other peaks are predicted."""
         network = self.network
         cells = torch.repeat_interleave(batch.offsets.diff())
-        kept = torch.cat([batch.offsets.new_zeros(1), torch.bincount(cells[keep], minlength=len(batch.offsets) - 1)])
+        kept = torch.cat(
+            [
+                batch.offsets.new_zeros(1),
+                torch.bincount(cells[keep], minlength=len(batch.offsets) - 1),
+            ]
+        )
         embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0)))
         loss = self._loss_of_heads(embedding, batch, batch.ids[~keep], cells[~keep])
         return loss + self._loss_of_labels(embedding, batch.label)
@@ -162,17 +180,28 @@ class Pretraining(pl.LightningModule):
         loss = 0 * logits.sum()  # so that there is a gradient where no cell has one
         if known.any():
             loss = F.cross_entropy(
-                logits[known], labels[known], self.label_weights, label_smoothing=options.label_smoothing
+                logits[known],
+                labels[known],
+                self.label_weights,
+                label_smoothing=options.label_smoothing,
             )
         return options.label_weight * loss
 
-    def _loss_of_heads(self, embedding: Tensor, batch: Batch, hidden: Tensor, cells: Tensor) -> Tensor:
+    def _loss_of_heads(
+        self, embedding: Tensor, batch: Batch, hidden: Tensor, cells: Tensor
+    ) -> Tensor:
         """Loss of what the heads say; `hidden` peaks are those of the rows `cells` of the embedding."""
         network, peaks = self.network, cast("PeakHead | None", self.network.peaks)
         if batch.target is None or network.expression is None:
-            return embedding.sum() * 0 if peaks is None else peaks.loss(embedding, hidden, cells, batch.batch)
+            return (
+                embedding.sum() * 0
+                if peaks is None
+                else peaks.loss(embedding, hidden, cells, batch.batch)
+            )
         weight = self._balance(batch.target, draw=True)
-        loss = network.expression.loss(embedding, batch.target, batch.batch, genes=self.genes, weight=weight)
+        loss = network.expression.loss(
+            embedding, batch.target, batch.batch, genes=self.genes, weight=weight
+        )
         if peaks is None or not self.options.peak_weight:
             return loss
         # Logits of all peaks cost more than all else together, and here they are not the main thing: some of the cells do.
@@ -186,7 +215,9 @@ class Pretraining(pl.LightningModule):
         return None if most is None else balance(target, most, draw=draw)
 
 
-def warm_restarts(epoch: int, first: int = 15, warm_up: int = 5, decay: float = 0.9, least: float = 0.01) -> float:
+def warm_restarts(
+    epoch: int, first: int = 15, warm_up: int = 5, decay: float = 0.9, least: float = 0.01
+) -> float:
     """Learning rate in `epoch`, as a fraction of the largest: the paper's cosine with warm restarts.
 
     A cycle rises from `least` in `warm_up` epochs and falls back along a cosine; the next one falls for twice as long from

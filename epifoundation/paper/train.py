@@ -26,7 +26,12 @@ from .fit import fit
 from .measured_head import has_counts, with_measured_head
 from .peak_head import with_peak_head
 
-SHARES = (0.0, 0.25, 0.5, 1.0)  # of what was learned; halves, so that factors in half precision stay exact
+SHARES = (
+    0.0,
+    0.25,
+    0.5,
+    1.0,
+)  # of what was learned; halves, so that factors in half precision stay exact
 MARGIN = 0.01  # of a loss, by which shares are equally good
 MAX_CELLS = 20_000  # that directions of batches are found with
 
@@ -45,8 +50,17 @@ def train_model(
     device: torch.device,
 ) -> EpiFoundation:
     """A transformer, pretrained; see :func:`epifoundation.tl.pretrain`."""
-    loaded = load(data, config.objective, training, min_cells=min_cells, keep_vocabulary=init is not None, rng=rng)
-    codes = None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
+    loaded = load(
+        data,
+        config.objective,
+        training,
+        min_cells=min_cells,
+        keep_vocabulary=init is not None,
+        rng=rng,
+    )
+    codes = (
+        None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
+    )
     if training.balanced_genes is not None:
         _check_balance(loaded.target, loaded.train, loaded.held)
     summary = summary | {"cells": loaded.n_train, "validation_cells": len(loaded.held)}
@@ -58,12 +72,16 @@ def train_model(
             so_far = EpiFoundation(copy.deepcopy(best), loaded.peaks, loaded.genes, training=done)
             so_far.save_pretrained(checkpoint, overwrite=True)
 
-    fitted = fit(loaded, config, training, init, device=device, rng=rng, engine=engine, on_better=save)
+    fitted = fit(
+        loaded, config, training, init, device=device, rng=rng, engine=engine, on_better=save
+    )
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     model = EpiFoundation(fitted.network, loaded.peaks, loaded.genes, training=summary).to(device)
     if loaded.batch_codes is not None:
         model = without_batches(model, loaded, rng, codes)
-    needs_peaks = loaded.target is not None and model.config.predicts_peaks and not training.peak_weight
+    needs_peaks = (
+        loaded.target is not None and model.config.predicts_peaks and not training.peak_weight
+    )
     if needs_peaks or loaded.labels is not None or has_counts(model, loaded):
         embedding = embedding_of(model, loaded.pattern)
         model = with_measured_head(model, loaded, embedding, rng)
@@ -88,17 +106,23 @@ def finetune_model(
     """A transformer, fine-tuned; see :func:`epifoundation.tl.finetune`."""
     loaded = load(data, summary["objective"], training, min_cells=1, keep_vocabulary=True, rng=rng)
     summary = summary | {"cells": len(loaded.train), "validation_cells": len(loaded.held)}
-    codes = None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
+    codes = (
+        None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
+    )
     start: list[Network] = []
 
     def begin(network: Network) -> None:
-        start.append(copy.deepcopy(network))  # with this data's batches, so that one can go back to it
+        start.append(
+            copy.deepcopy(network)
+        )  # with this data's batches, so that one can go back to it
         if rank is not None:
             adapt(network, rank)
 
     fitted = fit(
         loaded,
-        replace(base.config, values=False),  # a decoder that is not trained here would fall behind the encoder
+        replace(
+            base.config, values=False
+        ),  # a decoder that is not trained here would fall behind the encoder
         training,
         base,
         device=device,
@@ -113,14 +137,18 @@ def finetune_model(
 
     def finish(model: EpiFoundation) -> EpiFoundation:
         return (
-            model if loaded.batch_codes is None else without_batches(model, loaded, np.random.default_rng(seed), codes)
+            model
+            if loaded.batch_codes is None
+            else without_batches(model, loaded, np.random.default_rng(seed), codes)
         )
 
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     tuned = EpiFoundation(fitted.network, base.peaks, base.genes, training=summary).to(device)
     if loaded.labels is not None:
         tuned = _with_labels(start[0], tuned, loaded, finish)
-        factors = {name: (left * tuned.training["share"], right) for name, (left, right) in factors.items()}
+        factors = {
+            name: (left * tuned.training["share"], right) for name, (left, right) in factors.items()
+        }
     else:
         tuned = finish(tuned)
     if rank is None:
@@ -146,7 +174,9 @@ def _with_labels(
     """
     found = []
     for share in SHARES:
-        blended = tuned if share == 1 else replace(tuned, network=blend(start, tuned.network, share))
+        blended = (
+            tuned if share == 1 else replace(tuned, network=blend(start, tuned.network, share))
+        )
         blended = finish(blended)
         embedding = embedding_of(blended, data.pattern)
         candidate, loss = with_label_head(blended, embedding, data.labels, data.train, data.held)
@@ -158,7 +188,11 @@ def _with_labels(
 
 
 def with_label_head(
-    model: EpiFoundation, embedding: np.ndarray, labels: pd.Series | None, train: np.ndarray, held: np.ndarray
+    model: EpiFoundation,
+    embedding: np.ndarray,
+    labels: pd.Series | None,
+    train: np.ndarray,
+    held: np.ndarray,
 ) -> tuple[EpiFoundation, float]:
     """`model` with a head for `labels`, fitted on the cells `train` of an embedding, and its loss on the cells `held`."""
     names, codes, train, held = check_labels(labels, train, held)

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def make_trainer(
-    engine: Engine, world: World, device: torch.device, *, in_bfloat16: bool, callbacks: list[Any], **options: Any
+    engine: Engine,
+    world: World,
+    device: torch.device,
+    *,
+    in_bfloat16: bool,
+    callbacks: list[Any],
+    **options: Any,
 ) -> Trainer:
     """A Lightning trainer; `options` are its own."""
     import lightning.pytorch as pl
@@ -81,7 +87,9 @@ def _atomic_io() -> Any:
     from lightning.fabric.plugins import TorchCheckpointIO
 
     class Atomic(TorchCheckpointIO):
-        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        def save_checkpoint(
+            self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+        ) -> None:
             with replaced(Path(path)) as beside, beside.open("wb") as file:
                 torch.save(checkpoint, file)
 
@@ -95,9 +103,15 @@ def _loggers(engine: Engine) -> list[Any]:
     for name in engine.loggers:
         try:
             if name == "csv":
-                made.append(loggers.CSVLogger(str(engine.log), name=None, version="csv", flush_logs_every_n_steps=20))
+                made.append(
+                    loggers.CSVLogger(
+                        str(engine.log), name=None, version="csv", flush_logs_every_n_steps=20
+                    )
+                )
             elif name == "tensorboard":
-                made.append(loggers.TensorBoardLogger(str(engine.log), name=None, version="tensorboard"))
+                made.append(
+                    loggers.TensorBoardLogger(str(engine.log), name=None, version="tensorboard")
+                )
             else:
                 made.append(loggers.WandbLogger(save_dir=str(engine.log)))
         except ModuleNotFoundError as error:

@@ -43,7 +43,9 @@ class CountedCells:
         is_copy = ~first | np.append(~first[1:], False)[: len(first)]
         if is_copy.any():  # of several, that with the least memberships by value
             rows = order[is_copy]
-            order[is_copy] = rows[np.lexsort((*codes[rows].T[::-1], *weights[rows].T[::-1], hashes[rows]))]
+            order[is_copy] = rows[
+                np.lexsort((*codes[rows].T[::-1], *weights[rows].T[::-1], hashes[rows]))
+            ]
         kept = order[first]
         return cls(hashes[kept], codes[kept], weights[kept])
 
@@ -63,7 +65,9 @@ class CountedCells:
         return known
 
 
-def dense(codes: np.ndarray, weights: np.ndarray, width: int, *, unit: float = 1 / WEIGHT) -> np.ndarray:
+def dense(
+    codes: np.ndarray, weights: np.ndarray, width: int, *, unit: float = 1 / WEIGHT
+) -> np.ndarray:
     """Memberships as a matrix, float32 (n_cells, width); `weights` are those of all codes but the first."""
     known = np.zeros((len(codes), width), dtype=np.float32)
     if codes.shape[1]:

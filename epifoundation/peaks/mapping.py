@@ -108,11 +108,7 @@ def map_onto(
     first = "{chrom}:{start}-{end}".format(**given.iloc[0])
     build, stated = genome_build(peaks), None if genome is None else canonical_build(genome)
     possible = detect_build(given)
-    report: dict[str, Any] = {
-        "genome": peaks.genome,
-        "data": len(given),
-        "vocabulary": len(peaks),
-    }
+    report: dict[str, Any] = {"genome": peaks.genome, "data": len(given), "vocabulary": len(peaks)}
     report["data_genome"] = stated or (possible[0] if len(possible) == 1 else "unknown")
     if stated is not None and build != "unknown" and stated != build and liftover is None:
         msg = (

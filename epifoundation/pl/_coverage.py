@@ -9,11 +9,7 @@ from .._validate import Data, get_atac
 
 
 def coverage(
-    data: Data,
-    *,
-    modality: str = "atac",
-    key_added: str | None = None,
-    ax: Any = None,
+    data: Data, *, modality: str = "atac", key_added: str | None = None, ax: Any = None
 ) -> Any:
     """Plot the fraction of each cell's open peaks that the model knows.
 

@@ -145,10 +145,7 @@ def expression(
 
 
 def _predicted(
-    data: Data,
-    atac: AnnData,
-    keys: Keys,
-    rna_modality: str,
+    data: Data, atac: AnnData, keys: Keys, rna_modality: str
 ) -> tuple[pd.DataFrame, str]:
     """Predicted cells x genes, and a description of their scale."""
     scale = atac.uns.get(keys.expression, {}).get("scale")

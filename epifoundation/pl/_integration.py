@@ -13,11 +13,7 @@ SUMMARIES = ("Bio conservation", "Batch correction", "Total")
 
 
 def integration(
-    data: Data,
-    *,
-    modality: str = "atac",
-    key_added: str | None = None,
-    ax: Any = None,
+    data: Data, *, modality: str = "atac", key_added: str | None = None, ax: Any = None
 ) -> Any:
     """Plot the scores of embeddings: embeddings in rows, the best first, metrics in columns.
 

@@ -135,11 +135,7 @@ def _table(links: pd.DataFrame | None, key: str, gene: str, group: str | None) -
 
 
 def _window(
-    table: pd.DataFrame,
-    chrom: str,
-    tss: int,
-    region: str | None,
-    max_qvalue: float,
+    table: pd.DataFrame, chrom: str, tss: int, region: str | None, max_qvalue: float
 ) -> tuple[int, int]:
     """Start and end of the region to show."""
     if region is not None:
@@ -198,13 +194,7 @@ def _draw_arcs(ax: Any, figure: Any, table: pd.DataFrame, tss: int, max_qvalue: 
 
 
 def _draw_genes(
-    ax: Any,
-    annotation: Any,
-    gene: str,
-    chrom: str,
-    tss: int,
-    start: int,
-    end: int,
+    ax: Any, annotation: Any, gene: str, chrom: str, tss: int, start: int, end: int
 ) -> None:
     """Genes with arrows along the strand, or only the transcription start site."""
     ax.set(yticks=[])

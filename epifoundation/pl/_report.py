@@ -23,16 +23,7 @@ from ._annotation import annotation
 from ._composition import composition
 from ._coverage import coverage
 from ._expression import expression
-from ._report_page import (
-    Section,
-    format_value,
-    numbers,
-    page,
-    picture,
-    side_by_side,
-    table,
-    text,
-)
+from ._report_page import Section, format_value, numbers, page, picture, side_by_side, table, text
 from ._umap import find_basis
 
 MAX_UMAP_CELLS = 20_000
@@ -186,10 +177,7 @@ def _predicted_genes(atac: AnnData, rna: AnnData | None, keys: Keys) -> pd.Index
 
 
 def _genes(
-    genes: str | Sequence[str] | None,
-    atac: AnnData,
-    rna: AnnData | None,
-    keys: Keys,
+    genes: str | Sequence[str] | None, atac: AnnData, rna: AnnData | None, keys: Keys
 ) -> list[str] | None:
     """The requested genes; ValueError unless all were predicted and, if there is RNA, measured."""
     if genes is None:
@@ -211,11 +199,7 @@ def _genes(
 
 
 def _columns(
-    data: Data,
-    atac: AnnData,
-    keys: Keys,
-    label_key: str | None,
-    batch_key: str | None,
+    data: Data, atac: AnnData, keys: Keys, label_key: str | None, batch_key: str | None
 ) -> pd.DataFrame:
     """Columns of ``obs`` that colour and group the cells, the most important first."""
     obs = pd.DataFrame(index=atac.obs_names)
@@ -245,11 +229,7 @@ def _plot(draw: Callable[[], Any], alt: str, caption: str = "") -> str:
 
 
 def _cells(
-    data: Data,
-    atac: AnnData,
-    keys: Keys,
-    obs: pd.DataFrame,
-    options: dict[str, Any],
+    data: Data, atac: AnnData, keys: Keys, obs: pd.DataFrame, options: dict[str, Any]
 ) -> str:
     mapping = atac.uns.get(keys.uns, {}).get("peaks")
     values: dict[str, Any] = {"cells": atac.n_obs}
@@ -279,11 +259,7 @@ def _cells(
 
 
 def _embedding(
-    atac: AnnData,
-    keys: Keys,
-    obs: pd.DataFrame,
-    label_key: str | None,
-    rng: np.random.Generator,
+    atac: AnnData, keys: Keys, obs: pd.DataFrame, label_key: str | None, rng: np.random.Generator
 ) -> str:
     import scanpy as sc
 
@@ -345,11 +321,7 @@ def _palette(columns: pd.DataFrame) -> dict[str, str]:
 
 
 def _labels(
-    data: Data,
-    obs: pd.DataFrame,
-    keys: Keys,
-    batch_key: str | None,
-    options: dict[str, Any],
+    data: Data, obs: pd.DataFrame, keys: Keys, batch_key: str | None, options: dict[str, Any]
 ) -> str:
     called = obs[keys.cell_type].astype(object)
     is_labelled = called.notna()
@@ -376,11 +348,7 @@ def _labels(
 
 
 def _confidence(
-    data: Data,
-    atac: AnnData,
-    keys: Keys,
-    label_key: str | None,
-    options: dict[str, Any],
+    data: Data, atac: AnnData, keys: Keys, label_key: str | None, options: dict[str, Any]
 ) -> str:
     draw = partial(annotation, data, label_key=label_key, **options)
     if label_key is not None:

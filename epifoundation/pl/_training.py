@@ -13,9 +13,7 @@ from ..models._registry import resolve_model
 
 
 def training(
-    models: EpiFoundation | str | Path | Mapping[str, EpiFoundation | str | Path],
-    *,
-    ax: Any = None,
+    models: EpiFoundation | str | Path | Mapping[str, EpiFoundation | str | Path], *, ax: Any = None
 ) -> Any:
     """Plot the training and validation losses by epoch of models trained by gradient.
 

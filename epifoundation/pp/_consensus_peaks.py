@@ -109,7 +109,9 @@ def consensus_peaks(
     """
     named = _named(sources)
     if integer(min_sources, "min_sources", least=1) > len(named):
-        msg = f"`min_sources` is {min_sources}, but the number of sources is {len(named)}; lower it."
+        msg = (
+            f"`min_sources` is {min_sources}, but the number of sources is {len(named)}; lower it."
+        )
         raise ValueError(msg)
     if width is not None:
         width = integer(width, "width", least=1)

@@ -104,11 +104,7 @@ def map_peaks(
     check_writable(data, atac, copy=copy)
     model = resolve_model(model, None)
     mapping = map_onto(
-        model.peaks,
-        atac.var,
-        min_overlap=min_overlap,
-        genome=genome,
-        liftover=liftover,
+        model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover
     )
     mapping.check(min_coverage)
     parts, n_open, n_known = [], [], []

@@ -58,8 +58,7 @@ def _natural(name: str) -> tuple[list[str | int], str]:
 
 
 def _union(
-    spans: list[tuple[np.ndarray, np.ndarray]],
-    min_sources: int,
+    spans: list[tuple[np.ndarray, np.ndarray]], min_sources: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends of the unions of overlapping peaks of at least `min_sources` sources."""
     from bioframe.core.arrops import merge_intervals
@@ -96,9 +95,7 @@ def _best(
 
 
 def _support(
-    first: np.ndarray,
-    width: int,
-    spans: list[tuple[np.ndarray, np.ndarray]],
+    first: np.ndarray, width: int, spans: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Number of sources with a peak that overlaps a window, and of overlapping bases in total."""
     from bioframe.core.arrops import merge_intervals

@@ -130,7 +130,10 @@ def annotate(
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.pbmc_multiome()
-    >>> known, query = mdata[mdata.obs["split"] == "train"].copy(), mdata[mdata.obs["split"] == "test"].copy()
+    >>> known, query = (
+    ...     mdata[mdata.obs["split"] == "train"].copy(),
+    ...     mdata[mdata.obs["split"] == "test"].copy(),
+    ... )
     >>> ep.tl.annotate(query, reference=known, label_key="cell_type")
     >>> sorted(query["atac"].obs.columns[-4:])
     ['epifoundation_cell_type', 'epifoundation_confidence', 'epifoundation_novelty', 'epifoundation_set']
@@ -146,22 +149,38 @@ def annotate(
             msg = f"`{name}` must be {least} and below 1, got {value!r}."
             raise ValueError(msg)
     model = resolve_model(model, device)
-    is_embedded = not by_blocks(data, output) and holds_embedding(get_atac(data, modality), model, keys, "data")
-    told: dict[str, Any] = {"model": model.name, "revision": model.revision, "package_version": __version__}
+    is_embedded = not by_blocks(data, output) and holds_embedding(
+        get_atac(data, modality), model, keys, "data"
+    )
+    told: dict[str, Any] = {
+        "model": model.name,
+        "revision": model.revision,
+        "package_version": __version__,
+    }
     if reference is None:
         if label_key is not None or batch_key is not None or calibration is not None:
             msg = "`label_key`, `batch_key` and `calibration` are of the reference: pass `reference=`."
             raise ValueError(msg)
         head = model.network.label
         if head is None or not head.is_calibrated:
-            lacks = "has no label head" if head is None else "has a label head that was never calibrated"
+            lacks = (
+                "has no label head"
+                if head is None
+                else "has a label head that was never calibrated"
+            )
             msg = f"The model {model.name!r} {lacks}: pass `reference=` with labelled cells, or pretrain with `label_key=`."
             raise ValueError(msg)
         fitted = model
     else:
         fitted, numbers = _fit(reference, model, label_key, batch_key, calibration, modality, rng)
         told |= numbers
-    parameters = {"modality": modality, "expression": False, "annotation": False, "batch_key": "", "dtype": "auto"}
+    parameters = {
+        "modality": modality,
+        "expression": False,
+        "annotation": False,
+        "batch_key": "",
+        "dtype": "auto",
+    }
     readouts: list[Readout] = [] if is_embedded else [Embedding(model, keys, parameters)]
     readouts.append(Annotation(model, fitted, keys, float(alpha), float(unknown), told))
     return apply(
@@ -208,7 +227,11 @@ def _fit(
         raise ValueError(msg)
     if calibration is None:
         held = model.training.get("validation")
-        batch = None if batch_key is None else obs_column(reference, atac, batch_key, "batch_key").astype(str)
+        batch = (
+            None
+            if batch_key is None
+            else obs_column(reference, atac, batch_key, "batch_key").astype(str)
+        )
         there = isinstance(held, list) and batch is not None and set(held) <= set(batch)
         calibration = held if there else 0.2
     kept = held_out(calibration)

@@ -131,7 +131,9 @@ def finetune(
     if training is None:
         training = "finetune" if by_gradient else "default"
     training = TrainingConfig.preset(training) if isinstance(training, str) else training
-    fitted_as = base.config if by_gradient else ModelConfig()  # one of format 1 is fitted as a set encoder is
+    fitted_as = (
+        base.config if by_gradient else ModelConfig()
+    )  # one of format 1 is fitted as a set encoder is
     training.check(fitted_as)
     if not by_gradient:
         (engine or Engine()).check_measured()
@@ -144,16 +146,24 @@ def finetune(
     atac = get_atac(data, modality)
     labels = None if label_key is None else obs_column(data, atac, label_key, "label_key")
     if batch_key is not None:
-        batch_key = _check_batches(obs_column(data, atac, batch_key, "batch_key"), batch_key, labels, validation)
-    learns_expression = expression and isinstance(data, MuData) and len(base.genes) > 0 and rna_modality in data.mod
-    learns_expression = learns_expression and (by_gradient or (base.config.is_measured and batch_key is not None))
+        batch_key = _check_batches(
+            obs_column(data, atac, batch_key, "batch_key"), batch_key, labels, validation
+        )
+    learns_expression = (
+        expression and isinstance(data, MuData) and len(base.genes) > 0 and rna_modality in data.mod
+    )
+    learns_expression = learns_expression and (
+        by_gradient or (base.config.is_measured and batch_key is not None)
+    )
     if by_gradient:
         _check_transformer(base, training, labels, learns_expression=learns_expression)
     rng = np.random.default_rng(rng)
     held = held_out(validation)
 
     def mapped(var: pd.DataFrame) -> PeakMap:
-        mapping = map_onto(base.peaks, var, min_overlap=min_overlap, genome=genome, liftover=liftover)
+        mapping = map_onto(
+            base.peaks, var, min_overlap=min_overlap, genome=genome, liftover=liftover
+        )
         mapping.check(min_coverage)
         return mapping
 
@@ -188,7 +198,9 @@ def finetune(
         # Imported here: Lightning takes seconds.
         from ..paper.train import finetune_model
 
-        return finetune_model(prepared, base, training, summary, rank=rank, rng=rng, engine=engine, device=device)
+        return finetune_model(
+            prepared, base, training, summary, rank=rank, rng=rng, engine=engine, device=device
+        )
     tuned = replace(base, adapter=None).to(device)
     if batch_key is not None:
         tuned = without_batches(tuned, prepared, training, rng)
@@ -208,7 +220,11 @@ def finetune(
 
 
 def _check_transformer(
-    base: EpiFoundation, training: TrainingConfig, labels: pd.Series | None, *, learns_expression: bool
+    base: EpiFoundation,
+    training: TrainingConfig,
+    labels: pd.Series | None,
+    *,
+    learns_expression: bool,
 ) -> None:
     if labels is None and not learns_expression and not base.config.predicts_peaks:
         msg = (
@@ -216,7 +232,9 @@ def _check_transformer(
             "Pass a MuData with RNA, or `label_key=`."
         )
         raise ValueError(msg)
-    if training.balanced_genes is not None and (not learns_expression or base.config.objective != "binary"):
+    if training.balanced_genes is not None and (
+        not learns_expression or base.config.objective != "binary"
+    ):
         msg = "`balanced_genes` is for models of the objective 'binary' and data with RNA; leave it out of `training`."
         raise ValueError(msg)
 
@@ -226,7 +244,9 @@ def _check_batches(
 ) -> str | None:
     """The column, or None if it holds one batch."""
     names = sorted(set(batch.dropna().astype(str)))
-    if len(names) > 1 or batch.isna().any():  # an error about missing ones comes where batches are read
+    if (
+        len(names) > 1 or batch.isna().any()
+    ):  # an error about missing ones comes where batches are read
         return key
     if labels is None or isinstance(held_out(validation), list):
         msg = f"`batch_key={key!r}` holds one batch, {names}: there is nothing to compare or to hold out. Name another column, or leave it out."

@@ -72,7 +72,11 @@ def gene_activity(
     >>> ep.tl.gene_activity(mdata).shape
     (50, 10)
     """
-    for name, value, least in (("promoter", promoter, 0), ("max_distance", max_distance, 0), ("decay", decay, 1)):
+    for name, value, least in (
+        ("promoter", promoter, 0),
+        ("max_distance", max_distance, 0),
+        ("decay", decay, 1),
+    ):
         integer(value, name, least=least)
     atac = get_atac(data, modality)
     genes = gene_table(annotation, rna_of(data, rna_modality))
@@ -80,23 +84,37 @@ def gene_activity(
     _check_build(genes, peaks)
     weights = _weights(genes, peaks, promoter, max_distance, decay)
     matrix, parts = row_reader(get_matrix(atac, layer)), []
-    with tqdm(total=atac.n_obs, desc="Gene activity", unit=" cells", disable=not settings.progress) as bar:
+    with tqdm(
+        total=atac.n_obs, desc="Gene activity", unit=" cells", disable=not settings.progress
+    ) as bar:
         for start in range(0, atac.n_obs, CHUNK):
             rows = read_rows(matrix, start, min(start + CHUNK, atac.n_obs))
-            check_values(rows.data, rows.indptr, atac.obs_names[start : start + CHUNK], "The ATAC matrix")
+            check_values(
+                rows.data, rows.indptr, atac.obs_names[start : start + CHUNK], "The ATAC matrix"
+            )
             parts.append(sp.csr_matrix(rows.astype(np.float32) @ weights))
             bar.update(rows.shape[0])
-    activity = sp.vstack(parts, format="csr") if parts else sp.csr_matrix((0, len(genes)), dtype=np.float32)
+    activity = (
+        sp.vstack(parts, format="csr")
+        if parts
+        else sp.csr_matrix((0, len(genes)), dtype=np.float32)
+    )
     return AnnData(activity, obs=atac.obs.copy(), var=genes.assign(n_peaks=weights.getnnz(axis=0)))
 
 
-def _weights(genes: pd.DataFrame, peaks: pd.DataFrame, promoter: int, max_distance: int, decay: int) -> sp.csr_matrix:
+def _weights(
+    genes: pd.DataFrame, peaks: pd.DataFrame, promoter: int, max_distance: int, decay: int
+) -> sp.csr_matrix:
     """Peaks x genes."""
     strand = genes["strand"].to_numpy()
     first = genes["start"].to_numpy(np.int64) - np.where(strand != "-", promoter, 0)
     last = genes["end"].to_numpy(np.int64) + np.where(strand != "+", promoter, 0)
     near = pd.DataFrame(
-        {"chrom": genes["chrom"].to_numpy(), "start": np.maximum(first - max_distance, 0), "end": last + max_distance}
+        {
+            "chrom": genes["chrom"].to_numpy(),
+            "start": np.maximum(first - max_distance, 0),
+            "end": last + max_distance,
+        }
     )
     gene, peak = overlaps(near, peaks).T
     start, end = (peaks[side].to_numpy(np.int64)[peak] for side in ("start", "end"))

@@ -104,24 +104,36 @@ def impute_accessibility(
     if head is None:
         msg = f"The model {model.name!r} has no head for peaks: its decoder is the paper's. Pretrain with `decoder='linear'` or `objective='peaks'`."
         raise ValueError(msg)
-    mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
+    mapping = map_onto(
+        model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover
+    )
     mapping.check(min_coverage)
     asked = np.ones(atac.n_vars, dtype=bool) if peaks is None else peak_columns(atac, peaks)
-    projection = sp.identity(atac.n_vars, np.float32, "csr") if mapping.projection is None else mapping.projection
+    projection = (
+        sp.identity(atac.n_vars, np.float32, "csr")
+        if mapping.projection is None
+        else mapping.projection
+    )
     columns = np.flatnonzero(asked & (np.diff(projection.indptr) > 0))
     to_data = projection[columns].T.tocsr()  # vocabulary x asked peaks
-    groups = None if groupby is None else obs_column(data, atac, groupby, "groupby").astype("category")
+    groups = (
+        None if groupby is None else obs_column(data, atac, groupby, "groupby").astype("category")
+    )
     codes = None if groups is None else groups.cat.codes.to_numpy()
 
     embedding = np.full((atac.n_obs, model.network.dim), np.nan, dtype=np.float32)
     n_known = np.zeros(atac.n_obs)
-    for rows, tokens, part in encode_cells(model, get_matrix(atac, None), mapping.projection, atac.obs_names):
+    for rows, tokens, part in encode_cells(
+        model, get_matrix(atac, None), mapping.projection, atac.obs_names
+    ):
         embedding[rows], n_known[rows] = part.cpu().numpy(), np.diff(tokens.offsets)
     seen = np.flatnonzero(n_known > 0)
     n_open = float(depth or (np.median(n_known[seen]) if len(seen) else 1))
     n_groups = 0 if groups is None else len(groups.cat.categories)
     values = np.full(
-        (atac.n_obs if groups is None else n_groups, len(columns)), np.nan if groups is None else 0.0, np.float32
+        (atac.n_obs if groups is None else n_groups, len(columns)),
+        np.nan if groups is None else 0.0,
+        np.float32,
     )
     for start in range(0, len(seen), CELLS):
         cells = seen[start : start + CELLS]
@@ -131,7 +143,8 @@ def impute_accessibility(
         else:
             of = codes[cells]
             to_group = sp.csr_matrix(
-                (np.ones((of >= 0).sum()), (of[of >= 0], np.flatnonzero(of >= 0))), shape=(n_groups, len(cells))
+                (np.ones((of >= 0).sum()), (of[of >= 0], np.flatnonzero(of >= 0))),
+                shape=(n_groups, len(cells)),
             )
             values += to_group @ open_now
     target = copy_of(data) if copy else data
@@ -140,20 +153,27 @@ def impute_accessibility(
         among = np.flatnonzero(asked)
         filled = np.full((atac.n_obs, len(among)), np.nan, dtype=np.float32)
         filled[:, np.searchsorted(among, columns)] = values
-        there.obsm[keys.accessibility] = pd.DataFrame(filled, index=atac.obs_names, columns=atac.var_names[among])
+        there.obsm[keys.accessibility] = pd.DataFrame(
+            filled, index=atac.obs_names, columns=atac.var_names[among]
+        )
     else:
         size = np.bincount(codes[seen][codes[seen] >= 0], minlength=n_groups)  # type: ignore[index]
         filled = np.full((atac.n_vars, n_groups), np.nan, dtype=np.float32)
         with np.errstate(invalid="ignore"):  # a group without cells
             filled[columns] = (values / size[:, None]).T
         names = [str(name) for name in groups.cat.categories]
-        there.varm[keys.accessibility] = pd.DataFrame(filled, index=atac.var_names, columns=pd.Index(names))
+        there.varm[keys.accessibility] = pd.DataFrame(
+            filled, index=atac.var_names, columns=pd.Index(names)
+        )
     return target if copy else None
 
 
 @torch.inference_mode()
 def _open(
-    head: PeakHead | MeasuredPeakHead, embedding: torch.Tensor, n_open: float, to_data: sp.csr_matrix
+    head: PeakHead | MeasuredPeakHead,
+    embedding: torch.Tensor,
+    n_open: float,
+    to_data: sp.csr_matrix,
 ) -> np.ndarray:
     """Probability that each asked peak of the data is open, (n_cells, n_asked): that one of the model's that it overlaps is."""
     expected = head(embedding).softmax(dim=-1).mul_(n_open).cpu().numpy()

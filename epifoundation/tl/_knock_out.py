@@ -122,20 +122,32 @@ def knock_out(
     atac = get_atac(data, modality)
     model = resolve_model(model, device)
     head = expression_head(model) if genes is not None or len(model.genes) else None
-    names, asked = (model.genes.names, np.arange(len(model.genes))) if genes is None else asked_genes(model, genes)
-    mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
+    names, asked = (
+        (model.genes.names, np.arange(len(model.genes)))
+        if genes is None
+        else asked_genes(model, genes)
+    )
+    mapping = map_onto(
+        model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover
+    )
     mapping.check(min_coverage)
     closed = peak_columns(atac, peaks)
     _check_known(atac, closed, mapping.projection, model)
     codes = None if batch_key is None else batch_codes(data, atac, batch_key, model)
-    predict = None if head is None else head.predictor(torch.from_numpy(np.asarray(asked)).to(model.device))
+    predict = (
+        None
+        if head is None
+        else head.predictor(torch.from_numpy(np.asarray(asked)).to(model.device))
+    )
     expression = np.zeros((atac.n_obs, len(names)), dtype=np.float32)
     probabilities = np.zeros((atac.n_obs, len(model.labels)), dtype=np.float32)
     n_removed = np.zeros(atac.n_obs, dtype=np.int64)
     folded = model.network.folded()
 
     def tokens_of(rows: sp.csr_matrix, cells: np.ndarray) -> Tokens:
-        ((_, tokens),) = iter_tokens(rows, mapping.projection, atac.obs_names[cells], chunk=len(cells))
+        ((_, tokens),) = iter_tokens(
+            rows, mapping.projection, atac.obs_names[cells], chunk=len(cells)
+        )
         return tokens
 
     @torch.inference_mode()
@@ -150,12 +162,15 @@ def knock_out(
         return [part.cpu().numpy() for part in found]
 
     matrix = row_reader(get_matrix(atac, None))
-    with tqdm(total=atac.n_obs, desc="Knock-out", unit=" cells", disable=not settings.progress) as bar:
+    with tqdm(
+        total=atac.n_obs, desc="Knock-out", unit=" cells", disable=not settings.progress
+    ) as bar:
         for start in range(0, atac.n_obs, folded.chunk):
             rows = read_rows(matrix, start, min(start + folded.chunk, atac.n_obs))
             bar.update(rows.shape[0])
             positive = sp.csr_matrix(
-                ((rows.data > 0) & closed[rows.indices], rows.indices, rows.indptr), shape=rows.shape
+                ((rows.data > 0) & closed[rows.indices], rows.indices, rows.indptr),
+                shape=rows.shape,
             )
             count = np.asarray(positive.sum(axis=1)).ravel()
             affected = np.flatnonzero(count)
@@ -167,7 +182,9 @@ def knock_out(
             cells = start + affected
             n_removed[cells] = count[affected]
             old_tokens, new_tokens = tokens_of(before, cells), tokens_of(after, cells)
-            known = model.known(old_tokens.ids, old_tokens.offsets)  # a cell that was counted stays left out
+            known = model.known(
+                old_tokens.ids, old_tokens.offsets
+            )  # a cell that was counted stays left out
             both = read(old_tokens, cells, known), read(new_tokens, cells, known)
             for into, old, new in zip((expression, probabilities), *both, strict=True):
                 into[cells] = new - old
@@ -241,7 +258,9 @@ def scan_knock_outs(
     model = resolve_model(model, device)
     head = expression_head(model)
     _, asked = asked_genes(model, genes)
-    mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
+    mapping = map_onto(
+        model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover
+    )
     mapping.check(min_coverage)
     wanted = None if peaks is None else peak_columns(atac, peaks)
     if wanted is not None:
@@ -250,8 +269,12 @@ def scan_knock_outs(
     batch = None if codes is None else torch.from_numpy(codes).to(model.device)
     predict = head.predictor(torch.from_numpy(asked).to(model.device))
 
-    def pieces() -> Iterator[KnockOuts]:  # a function of its own, so that bad input is refused at the call
-        for part in iter_removals(model, get_matrix(atac, None), mapping.projection, atac.obs_names, peaks=wanted):
+    def pieces() -> Iterator[
+        KnockOuts
+    ]:  # a function of its own, so that bad input is refused at the call
+        for part in iter_removals(
+            model, get_matrix(atac, None), mapping.projection, atac.obs_names, peaks=wanted
+        ):
             before, after, row = part.predict(predict, batch)
             change = after - before[torch.from_numpy(row).to(model.device)]
             yield KnockOuts(part.cells, part.peaks, change.cpu().numpy())
@@ -298,7 +321,9 @@ def _nearest(region: pd.Series, own: pd.DataFrame) -> str:
     return f"the nearest, {nearest['chrom']}:{nearest['start']}-{nearest['end']}, is {int(gap.min()):,} bases away"
 
 
-def _check_known(atac: AnnData, mask: np.ndarray, projection: sp.csr_matrix | None, model: EpiFoundation) -> None:
+def _check_known(
+    atac: AnnData, mask: np.ndarray, projection: sp.csr_matrix | None, model: EpiFoundation
+) -> None:
     if projection is None:
         return
     unknown = mask & (np.diff(projection.indptr) == 0)

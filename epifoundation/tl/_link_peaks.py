@@ -153,12 +153,18 @@ def link_peaks(
     if genes is not None:
         asked_genes(model, genes)  # before the work
     table = gene_table(annotation, rna)
-    mapping = map_onto(model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover)
+    mapping = map_onto(
+        model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover
+    )
     mapping.check(min_coverage)
     _check_annotation(table, mapping.report["data_genome"], model, lifted=liftover is not None)
     names, positions, places = _placed(model, genes, table)
     peaks = read_intervals(atac.var)
-    known = np.ones(len(peaks), dtype=bool) if mapping.projection is None else np.diff(mapping.projection.indptr) > 0
+    known = (
+        np.ones(len(peaks), dtype=bool)
+        if mapping.projection is None
+        else np.diff(mapping.projection.indptr) > 0
+    )
     pairs, n_elsewhere = find_pairs(places, table, peaks, known, max_distance, generator)
     if not len(pairs.gene):
         msg = f"No peak that the model knows lies within {max_distance:,} bases of {names[:3]}: raise `max_distance`, or check the build of the annotation."
@@ -171,9 +177,24 @@ def link_peaks(
         raise ValueError(msg)
     near = np.zeros(len(peaks), dtype=bool)
     near[pairs.peak] = True
-    sites = pd.DataFrame({"chrom": places["chrom"].to_numpy(), "start": transcription_start(places)})
-    cells = _cells(data, atac, rna if measured else None, model, mapping.projection, positions, batch_key, layer)
-    groups = pd.Series("all", index=atac.obs_names) if groupby is None else obs_column(data, atac, groupby, "groupby")
+    sites = pd.DataFrame(
+        {"chrom": places["chrom"].to_numpy(), "start": transcription_start(places)}
+    )
+    cells = _cells(
+        data,
+        atac,
+        rna if measured else None,
+        model,
+        mapping.projection,
+        positions,
+        batch_key,
+        layer,
+    )
+    groups = (
+        pd.Series("all", index=atac.obs_names)
+        if groupby is None
+        else obs_column(data, atac, groupby, "groupby")
+    )
     if groups.isna().all():
         msg = f"`groupby={groupby!r}` is missing for every cell."
         raise ValueError(msg)
@@ -195,13 +216,36 @@ def link_peaks(
             own = np.flatnonzero(~pairs.is_control)
             directions = gene_directions(model, head, sample)[positions]
             pvalue[own] = embedding_pvalues(
-                moved, directions, (pairs.gene[own], pairs.peak[own]), sites, peaks, near, seen, max_distance, generator
+                moved,
+                directions,
+                (pairs.gene[own], pairs.peak[own]),
+                sites,
+                peaks,
+                near,
+                seen,
+                max_distance,
+                generator,
             )
             if part.measured is not None:
                 by_measurement = measured_effects(model, head, part, positions, pairs)
-                pvalue = either(pvalue, measured_pvalues(by_measurement, pairs.gene, n_open, pairs.is_control))
+                pvalue = either(
+                    pvalue, measured_pvalues(by_measurement, pairs.gene, n_open, pairs.is_control)
+                )
         small += [f"{group!r} ({len(rows)})"] * is_small
-        parts.append(_frame(names, peaks, atac, pairs, places, group, by_embedding, by_measurement, n_open, pvalue))
+        parts.append(
+            _frame(
+                names,
+                peaks,
+                atac,
+                pairs,
+                places,
+                group,
+                by_embedding,
+                by_measurement,
+                n_open,
+                pvalue,
+            )
+        )
     if small:
         msg = f"Groups of fewer than {LEAST} cells are not tested: {', '.join(small)}."
         warnings.warn(msg, UserWarning, stacklevel=2)
@@ -232,7 +276,11 @@ def _placed(
     model: EpiFoundation, genes: str | Sequence[str] | None, table: pd.DataFrame
 ) -> tuple[list[str], np.ndarray, pd.DataFrame]:
     """Names of the genes to link, all of them with a place; their positions in the model, and their places."""
-    names, positions = (model.genes.names, np.arange(len(model.genes))) if genes is None else asked_genes(model, genes)
+    names, positions = (
+        (model.genes.names, np.arange(len(model.genes)))
+        if genes is None
+        else asked_genes(model, genes)
+    )
     called = [list(names), [model.genes.names[int(i)] for i in positions]]
     if model.genes.ids is not None:
         called.append([model.genes.ids[int(i)] for i in positions])
@@ -250,10 +298,16 @@ def _placed(
     return [names[int(i)] for i in kept], positions[kept], table.iloc[rows[kept]]
 
 
-def _check_annotation(table: pd.DataFrame, build: str, model: EpiFoundation, *, lifted: bool) -> None:
+def _check_annotation(
+    table: pd.DataFrame, build: str, model: EpiFoundation, *, lifted: bool
+) -> None:
     """Genes must be on the build of the peaks."""
     build = build if build in BUILDS or lifted else genome_build(model.peaks)
-    found, wrong = incompatible_builds(table.reset_index(drop=True), build) if build in BUILDS else ([], np.zeros(0))
+    found, wrong = (
+        incompatible_builds(table.reset_index(drop=True), build)
+        if build in BUILDS
+        else ([], np.zeros(0))
+    )
     if found:
         gene = table.index[np.flatnonzero(wrong)[0]]
         msg = (

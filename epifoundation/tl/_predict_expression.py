@@ -121,7 +121,9 @@ def predict_expression(
     )
 
 
-def _measured_head(model: EpiFoundation, batch_key: str | None) -> LinearMeasuredHead | MeasuredHead:
+def _measured_head(
+    model: EpiFoundation, batch_key: str | None
+) -> LinearMeasuredHead | MeasuredHead:
     """The head that is fitted when a model is trained, for the mean over batches; or an error."""
     if model.network.measured is None:
         msg = (

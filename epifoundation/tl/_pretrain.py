@@ -150,7 +150,9 @@ def pretrain(
     device = resolve_device(device)
     if init is not None:
         init = resolve_model(init, None)
-    likelihood = objective or (config or (init.config if init is not None else ModelConfig())).objective
+    likelihood = (
+        objective or (config or (init.config if init is not None else ModelConfig())).objective
+    )
     one_of(likelihood, OBJECTIVES, "objective")
     config = _architecture(config, init, likelihood)
     training.check(config)
@@ -192,7 +194,15 @@ def pretrain(
     try:
         if config.is_measured:
             model = _measured(
-                prepared, config, training, init, summary, min_cells=min_cells, rng=rng, engine=engine, device=device
+                prepared,
+                config,
+                training,
+                init,
+                summary,
+                min_cells=min_cells,
+                rng=rng,
+                engine=engine,
+                device=device,
             )
         else:
             # Imported here: Lightning takes seconds.
@@ -245,7 +255,10 @@ def _measured(
         "min_cells": min_cells,
         "random": str(rng.bit_generator.state),
         "cells": [piece.n_cells for piece in data.pattern.pieces],
-        "peaks": [len(data.peaks), int(pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum())],
+        "peaks": [
+            len(data.peaks),
+            int(pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum()),
+        ],
         "genes": len(data.genes),
     } | {name: summary[name] for name in ("objective", "validation", "batches", "options")}
     state = State(path, engine.minutes, run)
@@ -265,7 +278,9 @@ def _measured(
         )
 
 
-def _architecture(config: ModelConfig | None, init: EpiFoundation | None, objective: str) -> ModelConfig:
+def _architecture(
+    config: ModelConfig | None, init: EpiFoundation | None, objective: str
+) -> ModelConfig:
     if config is not None and config.encoder == FORMAT_1:
         msg = f"`encoder={FORMAT_1!r}` is that of models of format 1, which are read and no longer made: pass `encoder='set'`."
         raise ValueError(msg)
@@ -286,9 +301,15 @@ def _architecture(config: ModelConfig | None, init: EpiFoundation | None, object
     if objective not in (init.config.objective, "peaks"):
         msg = f"`init` was trained with objective {init.config.objective!r}, not {objective!r}; pass `objective={init.config.objective!r}`."
         raise ValueError(msg)
-    if objective == "peaks" and init.config.encoder == "transformer" and not init.config.predicts_peaks:
+    if (
+        objective == "peaks"
+        and init.config.encoder == "transformer"
+        and not init.config.predicts_peaks
+    ):
         msg = "`init` has no head for held-out peaks (its decoder is the paper's), so it cannot go on with `objective='peaks'`."
         raise ValueError(msg)
     if init.config.is_measured:
         return replace(init.config, objective=objective)
-    return replace(init.config, values=False)  # a decoder that is not trained here would fall behind the encoder
+    return replace(
+        init.config, values=False
+    )  # a decoder that is not trained here would fall behind the encoder

@@ -98,7 +98,11 @@ def score_integration(
     check_writable(data, atac, copy=copy)
     n_jobs = integer(n_jobs, "n_jobs", least=1)
     names = (
-        [keys.embedding] if embeddings is None else [embeddings] if isinstance(embeddings, str) else list(embeddings)
+        [keys.embedding]
+        if embeddings is None
+        else [embeddings]
+        if isinstance(embeddings, str)
+        else list(embeddings)
     )
     wanted = list(dict.fromkeys([*([unintegrated] if unintegrated else []), *names]))
     missing = [name for name in wanted if name not in atac.obsm]
@@ -115,15 +119,20 @@ def score_integration(
         }
     )
     arrays = {name: _dense(atac, name) for name in wanted}
-    usable = obs.notna().all(axis=1).to_numpy() & np.all([~np.isnan(x).any(axis=1) for x in arrays.values()], axis=0)
+    usable = obs.notna().all(axis=1).to_numpy() & np.all(
+        [~np.isnan(x).any(axis=1) for x in arrays.values()], axis=0
+    )
     scored = AnnData(
-        obs=obs[usable].astype(str).astype("category"), obsm={name: x[usable] for name, x in arrays.items()}
+        obs=obs[usable].astype(str).astype("category"),
+        obsm={name: x[usable] for name, x in arrays.items()},
     )
     _check(scored, batch_key, label_key)
     if unintegrated is None:
         pattern = sp.csr_matrix(get_matrix(atac, None)[np.flatnonzero(usable)])
         pattern = as_pattern(pattern)
-        components = semantic_components(pattern, N_COMPONENTS, np.random.default_rng(rng), torch.device("cpu"))
+        components = semantic_components(
+            pattern, N_COMPONENTS, np.random.default_rng(rng), torch.device("cpu")
+        )
         scored.obsm[UNINTEGRATED] = components.scores(pattern)
         unintegrated, wanted = UNINTEGRATED, [UNINTEGRATED, *wanted]
     table = _benchmark(scored, wanted, unintegrated, n_jobs)
@@ -135,7 +144,9 @@ def score_integration(
 def _dense(atac: AnnData, name: str) -> np.ndarray:
     values = atac.obsm[name]
     if sp.issparse(values):
-        msg = f"`obsm[{name!r}]` is sparse, and an embedding is not: name others with `embeddings=`."
+        msg = (
+            f"`obsm[{name!r}]` is sparse, and an embedding is not: name others with `embeddings=`."
+        )
         raise ValueError(msg)
     dense = np.asarray(values, dtype=np.float32)
     if np.isnan(dense).any(axis=1).all():
@@ -155,7 +166,9 @@ def _check(scored: AnnData, batch_key: str, label_key: str) -> None:
         raise ValueError(msg)
 
 
-def _benchmark(scored: AnnData, names: Sequence[str], unintegrated: str, n_jobs: int) -> pd.DataFrame:
+def _benchmark(
+    scored: AnnData, names: Sequence[str], unintegrated: str, n_jobs: int
+) -> pd.DataFrame:
     with _calm():
         try:
             from scib_metrics.benchmark import Benchmarker

@@ -77,7 +77,16 @@ def write_links(
     else:
         ends = [
             pd.concat(
-                [one, other["chrom"] + ":" + other["start"].astype(str) + "-" + other["end"].astype(str) + "," + score],
+                [
+                    one,
+                    other["chrom"]
+                    + ":"
+                    + other["start"].astype(str)
+                    + "-"
+                    + other["end"].astype(str)
+                    + ","
+                    + score,
+                ],
                 axis=1,
             )
             for one, other in ((peak, tss), (tss, peak))

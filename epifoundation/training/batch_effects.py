@@ -22,7 +22,10 @@ RIDGE = 1e-2  # of the mean variance, added to each
 
 
 def batch_directions(
-    embedding: np.ndarray, batch: np.ndarray, rng: np.random.Generator, groups: np.ndarray | None = None
+    embedding: np.ndarray,
+    batch: np.ndarray,
+    rng: np.random.Generator,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What tells batches of like cells apart, and along what it is taken out: A and B, both (n_directions, d), ``A B^T = I``.
 
@@ -41,7 +44,9 @@ def batch_directions(
         if groups is not None:
             return _directions(embedding, batch, groups)
         between, _ = _covariances(embedding, batch, np.zeros(len(embedding), dtype=int))
-        n_axes = min(len(np.unique(batch)) - 1, embedding.shape[1] // 2)  # cells differ along the others
+        n_axes = min(
+            len(np.unique(batch)) - 1, embedding.shape[1] // 2
+        )  # cells differ along the others
         axes = np.linalg.eigh(between)[1][:, ::-1][:, :n_axes].T
         read, along = axes, axes
         for _ in range(N_ROUNDS):
@@ -57,17 +62,23 @@ def scaled_directions(
     return batch_directions(columns / (columns.std(axis=0).mean() + 1e-12), batch, rng, groups)
 
 
-def _directions(embedding: np.ndarray, batch: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _directions(
+    embedding: np.ndarray, batch: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     from scipy.linalg import eigh
 
     between, within = _covariances(embedding, batch, groups)
-    within += RIDGE * np.trace(within) / len(within) * np.eye(len(within)) + 1e-12 * np.eye(len(within))
+    within += RIDGE * np.trace(within) / len(within) * np.eye(len(within)) + 1e-12 * np.eye(
+        len(within)
+    )
     values, vectors = eigh(between, within)  # vectors.T @ within @ vectors = I
     read = vectors[:, values > RATIO][:, ::-1][:, : embedding.shape[1] // 2].T
     return read, read @ within
 
 
-def _covariances(embedding: np.ndarray, batch: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _covariances(
+    embedding: np.ndarray, batch: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Covariance of batch means around the mean of their group, less that which chance makes, and of cells of one group and batch."""
     dim = embedding.shape[1]
     between, within, n_between, n_within = np.zeros((dim, dim)), np.zeros((dim, dim)), 0, 0
@@ -118,7 +129,9 @@ def _mixing(groups: np.ndarray, batch: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def project_out(network: Network, read: np.ndarray, along: np.ndarray, means: np.ndarray) -> Network:
+def project_out(
+    network: Network, read: np.ndarray, along: np.ndarray, means: np.ndarray
+) -> Network:
     """The network with more directions projected out of the columns of its encoder.
 
     Linear decoders that are trained by gradient get back for each batch what its cells had on average.
@@ -132,7 +145,9 @@ def project_out(network: Network, read: np.ndarray, along: np.ndarray, means: np
     means
         Mean columns of each batch, (n_batches, d).
     """
-    along_a, along_b, centers = (torch.from_numpy(array.astype(np.float32)) for array in (read, along, means))
+    along_a, along_b, centers = (
+        torch.from_numpy(array.astype(np.float32)) for array in (read, along, means)
+    )
     name = "encoder.projection" if network.config.is_measured else "encoder.norm"
     projection = cast("Projection", copy.deepcopy(network.get_submodule(name)).cpu())
     lost = (centers @ along_a.T) @ along_b
@@ -146,7 +161,9 @@ def project_out(network: Network, read: np.ndarray, along: np.ndarray, means: np
         and network.expression.batch is not None
         and not network.config.is_measured
     ):
-        tensors["expression.batch"] = network.expression.batch.cpu() + lost @ network.expression.linear.weight.cpu().T
+        tensors["expression.batch"] = (
+            network.expression.batch.cpu() + lost @ network.expression.linear.weight.cpu().T
+        )
     sizes = replace(network.sizes, n_removed=projection.n_removed + len(read))
     return network.with_sizes(sizes, tensors)
 

@@ -46,7 +46,13 @@ def without_batches(
         weight = head["linear.weight"].T[:, at] + head["linear.bias"][at]
         offsets = np.zeros((len(data.batches), len(base.genes)), np.float32)
         offsets[:, at] = batch_offsets(
-            embedding, data.target[rows], batch, weight, head["mean"][at], base.config.objective, len(data.batches)
+            embedding,
+            data.target[rows],
+            batch,
+            weight,
+            head["mean"][at],
+            base.config.objective,
+            len(data.batches),
         )
         sizes = replace(network.sizes, n_batches=len(data.batches))
         network = network.with_sizes(sizes, {"expression.batch": torch.from_numpy(offsets)})

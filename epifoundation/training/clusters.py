@@ -35,7 +35,11 @@ class Clusters:
 
     def memberships(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Columns (n_cells, n_kept) and weights of the largest memberships, as in :class:`.counted.CountedCells`."""
-        square = (scores**2).sum(axis=1, keepdims=True) + (self.centers**2).sum(axis=1) - 2 * scores @ self.centers.T
+        square = (
+            (scores**2).sum(axis=1, keepdims=True)
+            + (self.centers**2).sum(axis=1)
+            - 2 * scores @ self.centers.T
+        )
         codes = np.argsort(square, axis=1, kind="stable")[:, : self.n_kept]
         nearest = np.take_along_axis(square, codes, axis=1)
         weights = np.exp((nearest[:, :1] - nearest) / self.temperature)
@@ -44,12 +48,16 @@ class Clusters:
         return codes.astype(dtype), weights[:, 1:].astype(np.uint8)
 
 
-def find_clusters(scores: np.ndarray, n_clusters: int, softness: float, rng: np.random.Generator) -> Clusters:
+def find_clusters(
+    scores: np.ndarray, n_clusters: int, softness: float, rng: np.random.Generator
+) -> Clusters:
     """K-means clusters: as many as there are cells for, and one at least."""
     from sklearn.cluster import KMeans
 
     n_clusters = max(min(n_clusters, len(scores) // MIN_CELLS), 1)
-    n_clusters = min(n_clusters, len(np.unique(scores, axis=0)))  # cells of the same few genes may be equal
+    n_clusters = min(
+        n_clusters, len(np.unique(scores, axis=0))
+    )  # cells of the same few genes may be equal
     seed = int(rng.integers(2**31))
     if n_clusters == 1 or not scores.shape[1]:
         return Clusters(scores.mean(axis=0, keepdims=True), 1.0)

@@ -43,11 +43,18 @@ class Components:
 
     def _project(self, rows: sp.csr_matrix) -> np.ndarray:
         ids, offsets, values = packed(rows, self.loadings.device)
-        found = add_up(self.loadings, ids, offsets, None if self.is_pattern else values).double().cpu().numpy()
+        found = (
+            add_up(self.loadings, ids, offsets, None if self.is_pattern else values)
+            .double()
+            .cpu()
+            .numpy()
+        )
         return found * cell_weights(rows)[:, None] if self.is_pattern else found
 
 
-def semantic_components(pattern: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device) -> Components:
+def semantic_components(
+    pattern: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device
+) -> Components:
     """Latent semantic indexing: ``log1p(1e4 / n_open) * idf`` of open peaks, without the first component, standardized.
 
     Parameters
@@ -68,10 +75,18 @@ def semantic_components(pattern: sp.csr_matrix, n: int, rng: np.random.Generator
     return _centered(loadings, pattern, is_pattern=True)
 
 
-def expression_components(values: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device) -> Components:
+def expression_components(
+    values: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device
+) -> Components:
     """Principal components of expression, by an uncentered decomposition whose scores are centered."""
-    vectors = np.eye(values.shape[1]) if values.shape[1] < 3 else _right_vectors(Product(values, device), n + 1, rng)
-    return _centered(torch.from_numpy(vectors.astype(np.float32)).to(device), values, is_pattern=False)
+    vectors = (
+        np.eye(values.shape[1])
+        if values.shape[1] < 3
+        else _right_vectors(Product(values, device), n + 1, rng)
+    )
+    return _centered(
+        torch.from_numpy(vectors.astype(np.float32)).to(device), values, is_pattern=False
+    )
 
 
 def _centered(loadings: torch.Tensor, cells: sp.csr_matrix, *, is_pattern: bool) -> Components:
@@ -95,7 +110,8 @@ class Product:
     ) -> None:
         self.shape = matrix.shape
         self.rows, self.columns = (
-            None if a is None else torch.from_numpy(a.astype(np.float32)).to(device)[:, None] for a in (rows, columns)
+            None if a is None else torch.from_numpy(a.astype(np.float32)).to(device)[:, None]
+            for a in (rows, columns)
         )
         self.straight = packed(matrix, device)
         self.turned = packed(matrix.tocsc(), device)
@@ -111,7 +127,11 @@ class Product:
         return self._multiply(self.turned, right, self.rows, self.columns)
 
     def _multiply(
-        self, parts: tuple, right: np.ndarray, before: torch.Tensor | None, after: torch.Tensor | None
+        self,
+        parts: tuple,
+        right: np.ndarray,
+        before: torch.Tensor | None,
+        after: torch.Tensor | None,
     ) -> np.ndarray:
         ids, offsets, values = parts
         table = torch.from_numpy(np.ascontiguousarray(right, dtype=np.float32)).to(self.device)
@@ -145,7 +165,9 @@ def _orthonormal(columns: np.ndarray) -> np.ndarray:
 def log_normalise(counts: sp.csr_matrix) -> sp.csr_matrix:
     """``log1p`` of counts per 10,000, sparse float32."""
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    values = np.repeat((PER_CELL / np.maximum(totals, 1)).astype(np.float32), np.diff(counts.indptr))
+    values = np.repeat(
+        (PER_CELL / np.maximum(totals, 1)).astype(np.float32), np.diff(counts.indptr)
+    )
     values *= counts.data
     np.log1p(values, out=values)
     return with_values(counts, values)
@@ -166,7 +188,10 @@ def packed(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Column numbers, offsets and values of sparse rows, on a device; of CSC, of the rows of the transposed matrix."""
     index = np.int32 if rows.nnz < 2**31 else np.int64
-    ids, offsets = (torch.from_numpy(a.astype(index, copy=False)).to(device) for a in (rows.indices, rows.indptr))
+    ids, offsets = (
+        torch.from_numpy(a.astype(index, copy=False)).to(device)
+        for a in (rows.indices, rows.indptr)
+    )
     return ids, offsets, torch.from_numpy(rows.data).to(device)
 
 

@@ -84,7 +84,9 @@ class TrainingData:
         ]
         self.pattern.close()
         self.pattern = replace(self.pattern, pieces=pieces, n_columns=int(kept.sum()), _opened={})
-        self.peaks = PeakVocabulary(self.peaks.intervals[kept].reset_index(drop=True), self.peaks.genome)
+        self.peaks = PeakVocabulary(
+            self.peaks.intervals[kept].reset_index(drop=True), self.peaks.genome
+        )
         return True
 
     def close(self) -> None:
@@ -135,10 +137,17 @@ def prepare(
         raise ValueError(msg)
 
     def rows(
-        modality: str, projections: list[Any], n: int, what: str, layer: str | None = None, **options: Any
+        modality: str,
+        projections: list[Any],
+        n: int,
+        what: str,
+        layer: str | None = None,
+        **options: Any,
     ) -> Rows:
         parts = zip(named.items(), sizes, projections, strict=True)
-        pieces = [Piece(place, name, modality, size, each, layer) for (name, place), size, each in parts]
+        pieces = [
+            Piece(place, name, modality, size, each, layer) for (name, place), size, each in parts
+        ]
         return Rows(pieces, n, what, **options)
 
     what = "`X` of the ATAC modality"
@@ -154,17 +163,33 @@ def prepare(
         n_genes = len(genes) if positions is None else len(positions)
         options = {"change": _reader(objective, name), "signed": objective == "gaussian"}
         target = rows(rna_modality, projections, n_genes, name, layer, **options)
-    of_batch = None if batch_key is None else batch_names(pd.concat(batch, ignore_index=True), batch_key)
+    of_batch = (
+        None if batch_key is None else batch_names(pd.concat(batch, ignore_index=True), batch_key)
+    )
     train, held = split_cells(np.ones(sum(sizes), bool), validation, of_batch, rng, option=option)
     codes, batches = None, []
     if of_batch is not None:
         batches = sorted(set(of_batch.iloc[train] if by_gradient else of_batch))
         codes = pd.Index(batches).get_indexer(of_batch).astype(np.int64)
     of_label = None if label_key is None else pd.concat(labels, ignore_index=True)
-    return TrainingData(found, genes, pattern, target, positions, of_chromosomes, train, held, codes, batches, of_label)
+    return TrainingData(
+        found,
+        genes,
+        pattern,
+        target,
+        positions,
+        of_chromosomes,
+        train,
+        held,
+        codes,
+        batches,
+        of_label,
+    )
 
 
-def draw(rows: np.ndarray, most: int, rng: np.random.Generator, labels: np.ndarray | None = None) -> np.ndarray:
+def draw(
+    rows: np.ndarray, most: int, rng: np.random.Generator, labels: np.ndarray | None = None
+) -> np.ndarray:
     """Some of the rows, ascending: all, or runs of rows that lie together, so that files are read fast.
 
     Parameters
@@ -242,7 +267,9 @@ def split_cells(
 def check_split(train: np.ndarray, held: np.ndarray, n_cells: int) -> None:
     """Raise if there is too little to train or to validate on."""
     if len(train) < 2 or not len(held):
-        msg = f"Too few cells: {len(train)} to train on and {len(held)} to validate on, of {n_cells}."
+        msg = (
+            f"Too few cells: {len(train)} to train on and {len(held)} to validate on, of {n_cells}."
+        )
         raise ValueError(msg)
 
 
@@ -265,7 +292,10 @@ def chromosomes(var: pd.DataFrame) -> pd.Series | None:
     """Chromosome of each gene, from a column with it or from the interval that 10x readers keep."""
     for column in ("chrom", "chromosome", "interval"):
         if column in var.columns:
-            names = [None if pd.isna(name) else str(name).split(":")[0].removesuffix(".0") for name in var[column]]
+            names = [
+                None if pd.isna(name) else str(name).split(":")[0].removesuffix(".0")
+                for name in var[column]
+            ]
             return with_prefix(pd.Series(names, index=var.index, dtype=object))
     return None
 
@@ -308,11 +338,17 @@ def _vocabulary(
     return found, projections
 
 
-def _rna_table(source: Source, rna_modality: str, objective: str, layer: str | None) -> pd.DataFrame:
+def _rna_table(
+    source: Source, rna_modality: str, objective: str, layer: str | None
+) -> pd.DataFrame:
     """``var`` of the RNA of the same cells."""
     rna = source.other(rna_modality)
     if rna is None:
-        of = "an AnnData has none" if isinstance(source, InMemory) and isinstance(source.data, AnnData) else None
+        of = (
+            "an AnnData has none"
+            if isinstance(source, InMemory) and isinstance(source.data, AnnData)
+            else None
+        )
         of = of or f"{source.name} has no modality {rna_modality!r} (`rna_modality=`)"
         msg = (
             f"`objective={objective!r}` needs RNA and {of}: pass a MuData with both modalities (in memory, .h5mu or zarr), "
@@ -346,8 +382,12 @@ def _common_genes(
     if init is None and len(tables) == 1:
         return of_sources[0], None, [None]
     of_model = of_sources[0] if init is None else init.genes
-    found = [of_model.match(each) for each in of_sources]  # positions among the model's, by gene of a source
-    common = np.flatnonzero(np.logical_and.reduce([np.isin(np.arange(len(of_model)), each) for each in found]))
+    found = [
+        of_model.match(each) for each in of_sources
+    ]  # positions among the model's, by gene of a source
+    common = np.flatnonzero(
+        np.logical_and.reduce([np.isin(np.arange(len(of_model)), each) for each in found])
+    )
     if len(common) < 2:
         first = [each.names[:3] for each in of_sources[:3]]
         if init is None:
@@ -366,7 +406,9 @@ def _common_genes(
         kept = np.flatnonzero(column >= 0)
         kept = kept[np.unique(column[kept], return_index=True)[1]]  # a gene of a source once
         shape = (len(genes), len(common))
-        projections.append(sp.csr_matrix((np.ones(len(kept), np.float32), (kept, column[kept])), shape=shape))
+        projections.append(
+            sp.csr_matrix((np.ones(len(kept), np.float32), (kept, column[kept])), shape=shape)
+        )
     if init is not None:
         return init.genes, common, projections
     return of_model.take(common), None, projections

@@ -67,7 +67,11 @@ class Engine:
     def __post_init__(self) -> None:
         one_of(self.strategy, STRATEGIES, "strategy")
         one_of(self.precision, PRECISIONS, "precision")
-        object.__setattr__(self, "loggers", (self.loggers,) if isinstance(self.loggers, str) else tuple(self.loggers))
+        object.__setattr__(
+            self,
+            "loggers",
+            (self.loggers,) if isinstance(self.loggers, str) else tuple(self.loggers),
+        )
         for name in self.loggers:
             one_of(name, LOGGERS, "loggers")
         for name in ("minutes", "timeout"):
@@ -81,7 +85,10 @@ class Engine:
         default = Engine()
         for name in ("strategy", "precision", "compile", "log"):
             value = getattr(self, name)
-            if value != getattr(default, name) and (name, value) not in (("strategy", "ddp"), ("precision", "float32")):
+            if value != getattr(default, name) and (name, value) not in (
+                ("strategy", "ddp"),
+                ("precision", "float32"),
+            ):
                 msg = (
                     f"`Engine({name}={value!r})` has no meaning here: the set encoder is measured in closed form, in float32. Leave it out, "
                     "or pass `encoder='transformer'`."

@@ -64,17 +64,25 @@ def expression_tensors(
     if objective == "counts":
         measured = statistics.profiles["measured"] / (WEIGHT * FIXED)
         of_all = measured.sum(axis=0) / max(n_cells.sum(), 1e-9)
-        found["measured.weight"] = (measured + PSEUDO_CELLS * of_all) / (n_cells[:, None] + PSEUDO_CELLS)
+        found["measured.weight"] = (measured + PSEUDO_CELLS * of_all) / (
+            n_cells[:, None] + PSEUDO_CELLS
+        )
     if batches is not None:
         found["expression.batch"] = batch_offsets(
             embedding, expression, batches, weight, mean, objective, sizes.n_batches
         )
-    return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for name, array in found.items()}
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        for name, array in found.items()
+    }
 
 
 def ridge(memberships: np.ndarray, expression: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Ridge regression of expression on memberships: weights (dim, n_genes), and the constant (n_genes,)."""
-    center, level = memberships.mean(axis=0), np.asarray(expression.mean(axis=0), dtype=np.float64).ravel()
+    center, level = (
+        memberships.mean(axis=0),
+        np.asarray(expression.mean(axis=0), dtype=np.float64).ravel(),
+    )
     around = memberships - center
     inner = around.T @ around
     inner += (RIDGE * np.trace(inner) / len(inner) + 1e-12) * np.eye(len(inner))
@@ -100,7 +108,9 @@ def batch_offsets(
     observed, predicted = (np.zeros((n_batches, weight.shape[1])) for _ in range(2))
     size = np.bincount(codes[codes >= 0], minlength=n_batches)[:, None].astype(float)
     depth = (
-        np.asarray(expression.sum(axis=1), dtype=np.float64).ravel() if objective == "counts" else np.ones(len(codes))
+        np.asarray(expression.sum(axis=1), dtype=np.float64).ravel()
+        if objective == "counts"
+        else np.ones(len(codes))
     )
     if objective == "gaussian":
         scale = weight + mean
@@ -116,13 +126,16 @@ def batch_offsets(
     else:
         total = observed.sum(axis=0) / max(size.sum(), 1)
         expected = predicted * (
-            observed.sum(axis=1, keepdims=True) / np.maximum(predicted.sum(axis=1, keepdims=True), 1e-12)
+            observed.sum(axis=1, keepdims=True)
+            / np.maximum(predicted.sum(axis=1, keepdims=True), 1e-12)
         )
         seen, wanted = (array + PSEUDO_BATCH * total + 1e-9 for array in (observed, expected))
         offsets = np.log(seen) - np.log(wanted)
         if objective == "binary":
             least = size + PSEUDO_BATCH
-            offsets -= np.log1p(-np.minimum(seen / least, 0.999)) - np.log1p(-np.minimum(wanted / least, 0.999))
+            offsets -= np.log1p(-np.minimum(seen / least, 0.999)) - np.log1p(
+                -np.minimum(wanted / least, 0.999)
+            )
     there = size[:, 0] > 0
     offsets[there] -= offsets[there].mean(axis=0)
     offsets[~there] = 0

@@ -20,13 +20,17 @@ def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarra
     """
     network = model.network
     folded = network.folded()
-    features, embedding = (np.zeros((pattern.shape[0], network.config.width), np.float32) for _ in range(2))
+    features, embedding = (
+        np.zeros((pattern.shape[0], network.config.width), np.float32) for _ in range(2)
+    )
     for start in range(0, len(features), folded.chunk):
         inside = slice(start, start + folded.chunk)
         some = pattern[inside]
         ids, offsets, _ = packed(some, model.device)
         if network.config.is_measured:
-            columns = network.encoder(ids, offsets, model.known(some.indices, some.indptr).get(ENCODER))
+            columns = network.encoder(
+                ids, offsets, model.known(some.indices, some.indptr).get(ENCODER)
+            )
             embedded = network.embed(columns, None)
         else:
             columns = embedded = folded.encode(ids, offsets)

@@ -17,7 +17,9 @@ WIDTHS = (0.5, 1.0, 2.0)  # that are tried on validation cells
 PENALTIES = (1.0, 3.0, 10.0, 30.0)
 DEFAULT = 1.0, 1.0  # width and penalty, where there are too few validation cells to choose
 MIN_HELD = 10  # validation cells to choose on
-CELLS_PER_LANDMARK = 10  # at least: with more landmarks, cells that were fitted lie apart from new ones
+CELLS_PER_LANDMARK = (
+    10  # at least: with more landmarks, cells that were fitted lie apart from new ones
+)
 MIN_LANDMARKS = 20
 TRIED = 3_000, 300  # cells and landmarks that serve for the choice
 JITTER = 1e-8  # of the trace, so that landmarks may be equal
@@ -25,7 +27,11 @@ JITTER = 1e-8  # of the trace, so that landmarks may be equal
 
 @torch.no_grad()
 def choose(
-    learned: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], *, n_landmarks: int, rng: np.random.Generator
+    learned: tuple[Tensor, Tensor],
+    held: tuple[Tensor, Tensor],
+    *,
+    n_landmarks: int,
+    rng: np.random.Generator,
 ) -> tuple[float, float]:
     """Width and penalty of the least squared error on validation cells; `DEFAULT` for fewer than `MIN_HELD` of them.
 
@@ -47,9 +53,13 @@ def choose(
     )
     for width in WIDTHS:
         rng = np.random.default_rng(seed)
-        fits = fit_kernel_ridge(inputs, targets, PENALTIES, n_landmarks=min(n_landmarks, most), width=width, rng=rng)
+        fits = fit_kernel_ridge(
+            inputs, targets, PENALTIES, n_landmarks=min(n_landmarks, most), width=width, rng=rng
+        )
         for penalty, readout in zip(PENALTIES, fits, strict=True):
-            losses[width, penalty] = float((readout(held_inputs) - held_targets).double().square().sum())
+            losses[width, penalty] = float(
+                (readout(held_inputs) - held_targets).double().square().sum()
+            )
     return min(losses, key=losses.__getitem__)
 
 
@@ -90,20 +100,28 @@ def fit_kernel_ridge(
     readout.scale[readout.scale < 1e-8] = 1  # a column that is the same in all cells
     readout.width.fill_(width * n_inputs)
     readout.base.copy_(targets.double().mean(dim=0))
-    readout.landmarks.copy_((inputs[torch.from_numpy(drawn).to(inputs.device)] - readout.center) / readout.scale)
+    readout.landmarks.copy_(
+        (inputs[torch.from_numpy(drawn).to(inputs.device)] - readout.center) / readout.scale
+    )
     inner = torch.zeros(len(drawn), len(drawn), dtype=torch.float64, device=inputs.device)
     cross = torch.zeros(len(drawn), targets.shape[1], dtype=torch.float64, device=inputs.device)
     found = []
     with same_bits():
         for some, wanted in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
-            similar = readout.similarities(some).double()  # float32 products would change the solution by 1e-3
+            similar = readout.similarities(
+                some
+            ).double()  # float32 products would change the solution by 1e-3
             inner += similar.T @ similar
             cross += similar.T @ (wanted - readout.base).double()
-        landmarks = readout.landmarks.double()  # rounded to float32, similarities may not be positive definite
+        landmarks = (
+            readout.landmarks.double()
+        )  # rounded to float32, similarities may not be positive definite
         between = kernel(landmarks, landmarks, readout.width.double())
         inner.diagonal().add_(JITTER * float(inner.trace()))
         for penalty in penalties:
             fitted = copy.deepcopy(readout)
-            fitted.weight.copy_(torch.cholesky_solve(cross, torch.linalg.cholesky(inner + penalty * between)))
+            fitted.weight.copy_(
+                torch.cholesky_solve(cross, torch.linalg.cholesky(inner + penalty * between))
+            )
             found.append(fitted)
     return found

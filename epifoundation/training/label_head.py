@@ -12,7 +12,15 @@ import torch
 from ..nn import LabelHead, conformal_scores
 from .components import same_bits
 
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties that are tried on the validation cells
+STRENGTHS = (
+    0.001,
+    0.003,
+    0.01,
+    0.03,
+    0.1,
+    0.3,
+    1.0,
+)  # inverse penalties that are tried on the validation cells
 BALANCE = 0.25  # weight of a cell is the number of cells of its label to the power of minus this: rare labels are found more often
 NEVER = 20.0  # logits below all others, of a label without a cell
 MAX_CELLS = 2000  # cells that a head keeps of those held out, and of those learned from
@@ -66,7 +74,9 @@ def fit_label_head(
         _calibrate(head, *held)
         if final is not None:
             every = spread(np.arange(len(final[1])), len(kept))
-            _set(head, _regressions(*final, n_labels, STRENGTHS[best : best + 1])[0], final[0][every])
+            _set(
+                head, _regressions(*final, n_labels, STRENGTHS[best : best + 1])[0], final[0][every]
+            )
     return head.eval().requires_grad_(False), loss
 
 
@@ -81,7 +91,9 @@ def _calibrate(head: LabelHead, embedding: np.ndarray, codes: np.ndarray) -> Non
     """Let the head keep what it needs of the validation cells."""
     cells = torch.from_numpy(embedding.astype(np.float32))
     strangeness = head.strangeness(cells)
-    head.moments.copy_(torch.stack([strangeness.mean(dim=0), strangeness.std(dim=0, correction=0).clamp(min=1e-6)]))
+    head.moments.copy_(
+        torch.stack([strangeness.mean(dim=0), strangeness.std(dim=0, correction=0).clamp(min=1e-6)])
+    )
     scores = conformal_scores(head(cells))[torch.arange(len(codes)), torch.from_numpy(codes)]
     for buffer, values in ((head.conformal, scores), (head.novelty, head.score_novelty(cells))):
         ascending = values.sort().values
@@ -128,9 +140,15 @@ def _regressions(
             fitted.set_params(C=strength).fit(scaled, codes, weights)
             weight, bias = fitted.coef_, fitted.intercept_
             if len(weight) == 1:  # two labels: one row of logits
-                weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+                weight, bias = (
+                    np.concatenate([-weight, weight]) / 2,
+                    np.concatenate([-bias, bias]) / 2,
+                )
             every = np.zeros((n_labels, len(mean))), np.full(n_labels, bias.min() - NEVER)
-            every[0][fitted.classes_], every[1][fitted.classes_] = weight / scale, bias - (weight / scale) @ mean
+            every[0][fitted.classes_], every[1][fitted.classes_] = (
+                weight / scale,
+                bias - (weight / scale) @ mean,
+            )
             found.append(Regression(*every, scale))
     return found
 
@@ -148,7 +166,9 @@ def _tempered_loss(logits: np.ndarray, codes: np.ndarray) -> tuple[float, float]
     def loss(log_temperature: float) -> float:
         heated = logits / np.exp(log_temperature)
         heated -= heated.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(heated).sum(axis=1)) - heated[np.arange(len(codes)), codes]))
+        return float(
+            np.mean(np.log(np.exp(heated).sum(axis=1)) - heated[np.arange(len(codes)), codes])
+        )
 
     found = minimize_scalar(loss, bounds=(-3, 3), method="bounded")
     return float(found.fun), float(np.exp(found.x))

@@ -37,17 +37,25 @@ def with_labels(
     usable = statistics.usable
     train, held = (rows[usable[rows]] for rows in (data.train, data.held))
     check_split(train, held, len(codes))
-    numbers = {"cells": len(train), "validation_cells": len(held), "unlabelled_cells": int((codes < 0).sum())}
+    numbers = {
+        "cells": len(train),
+        "validation_cells": len(held),
+        "unlabelled_cells": int((codes < 0).sum()),
+    }
     most = sample_size(data, training, rng)
     train, held = draw(train, most, rng, codes), draw(held, max(most // 2, 1), rng)
     check_labels(data.labels, train, held)
     sample = Sample.of(data, train, held)
     encoded = features_of(base, sample.pattern)
     seed = int(rng.integers(2**31))
-    final = Fit(statistics, sample, training, seed, base.device, labels=codes, encoded=encoded).fit()
+    final = Fit(
+        statistics, sample, training, seed, base.device, labels=codes, encoded=encoded
+    ).fit()
     cells = {**base.cells, LABELS: counted_labels(statistics.hashes, codes, usable)}
     sizes = replace(base.network.sizes, n_labels=len(names), **final.sizes())
-    network = base.network.with_sizes(sizes, {name: part.cpu() for name, part in final.tensors().items()})
+    network = base.network.with_sizes(
+        sizes, {name: part.cpu() for name, part in final.tensors().items()}
+    )
     tuned = replace(base, network=network, labels=names, cells=cells, adapter=None)
     return tuned.to(base.device), numbers
 
@@ -57,7 +65,12 @@ def without_labels(model: EpiFoundation) -> EpiFoundation:
     if not model.labels:
         return model
     sizes = replace(
-        model.network.sizes, n_labels=0, n_label_layers=0, n_calibration=0, n_reference=0, n_label_landmarks=0
+        model.network.sizes,
+        n_labels=0,
+        n_label_layers=0,
+        n_calibration=0,
+        n_reference=0,
+        n_label_landmarks=0,
     )
     cells = {name: there for name, there in model.cells.items() if name != LABELS}
     network = model.network.with_sizes(sizes, {})

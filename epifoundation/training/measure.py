@@ -87,9 +87,13 @@ def measure(
     if min_cells > 1 and not keep_vocabulary:
         _drop_rare_peaks(data, min_cells, processes)
     sample = _sample(data, labels, training, np.random.default_rng([seed, 0]))
-    components, clusters = _clusters(data, sample.train, config, training, np.random.default_rng([seed, 1]), device)
+    components, clusters = _clusters(
+        data, sample.train, config, training, np.random.default_rng([seed, 1]), device
+    )
     config = replace(config, dim=len(clusters.centers))
-    statistics = _count(data, sample, config, components, clusters, labels, len(names), processes, state, device)
+    statistics = _count(
+        data, sample, config, components, clusters, labels, len(names), processes, state, device
+    )
     warn_unusable(statistics.usable, stacklevel=5)
     sample = sample.keep(statistics.usable[sample.rows])
     n_held = int(sample.is_held.sum())
@@ -108,19 +112,31 @@ def measure(
         **final.sizes(),
     )
     tensors, peaks = final.tensors(), data.peaks
-    if kept is not None and len(kept) < len(peaks):  # peaks that are open in no counted cell are left out
-        peaks = PeakVocabulary(peaks.intervals.iloc[kept.numpy()].reset_index(drop=True), peaks.genome)
-        for name in [name for name in tensors if name.endswith(("vectors.weight", "vectors.count"))]:
+    if kept is not None and len(kept) < len(
+        peaks
+    ):  # peaks that are open in no counted cell are left out
+        peaks = PeakVocabulary(
+            peaks.intervals.iloc[kept.numpy()].reset_index(drop=True), peaks.genome
+        )
+        for name in [
+            name for name in tensors if name.endswith(("vectors.weight", "vectors.count"))
+        ]:
             tensors[name] = tensors[name].cpu()[kept]
     if data.target is not None:
-        some = np.sort(np.random.default_rng([seed, 5]).permutation(len(sample.rows))[: BATCH_CELLS // 4])
+        some = np.sort(
+            np.random.default_rng([seed, 5]).permutation(len(sample.rows))[: BATCH_CELLS // 4]
+        )
         rows = sample.rows[some]
         codes = None if data.batch_codes is None else data.batch_codes[rows]
         with same_bits():
-            tensors |= expression_tensors(statistics, config, sizes, final.embedding[some], data.target[rows], codes)
+            tensors |= expression_tensors(
+                statistics, config, sizes, final.embedding[some], data.target[rows], codes
+            )
     with torch.random.fork_rng():
         network = Network(config, sizes)
-    network.load_state_dict(processes.same({name: tensor.cpu() for name, tensor in tensors.items()}))
+    network.load_state_dict(
+        processes.same({name: tensor.cpu() for name, tensor in tensors.items()})
+    )
     network.eval().requires_grad_(False)
     is_train = is_among(data.train, len(statistics.usable))
     summary = summary | {
@@ -203,7 +219,9 @@ def _drop_rare_peaks(data: TrainingData, min_cells: int, processes: Processes) -
     """A pass over the cells that counts in how many each peak is open, and leaves rare ones out; `data` is changed."""
     count = np.zeros(len(data.peaks), np.int64)
     blocks = list(in_blocks(data.pattern))
-    for rows in processes.mine(tqdm(blocks, desc="Peaks", unit=" blocks", disable=not settings.progress)):
+    for rows in processes.mine(
+        tqdm(blocks, desc="Peaks", unit=" blocks", disable=not settings.progress)
+    ):
         pattern = data.pattern[np.arange(rows.start, rows.stop)]
         count += np.bincount(pattern.indices, minlength=len(count))
     count = processes.add_up({"count": torch.from_numpy(count)})["count"].numpy()
@@ -219,11 +237,16 @@ def sample_size(data: TrainingData, training: TrainingConfig, rng: np.random.Gen
 
 
 def _sample(
-    data: TrainingData, labels: np.ndarray | None, training: TrainingConfig, rng: np.random.Generator
+    data: TrainingData,
+    labels: np.ndarray | None,
+    training: TrainingConfig,
+    rng: np.random.Generator,
 ) -> Sample:
     """Training and validation cells that clusters and readouts are fitted on."""
     most = sample_size(data, training, rng)
-    sample = Sample.of(data, draw(data.train, most, rng, labels), draw(data.held, max(most // 2, 1), rng))
+    sample = Sample.of(
+        data, draw(data.train, most, rng, labels), draw(data.held, max(most // 2, 1), rng)
+    )
     return sample.keep(np.diff(sample.pattern.indptr) > 0)
 
 
@@ -248,10 +271,18 @@ def _count(
     device: torch.device,
 ) -> Statistics:
     """The pass over all cells."""
-    n_genes = dict.fromkeys(profile_units(config.objective), 0 if data.target is None else data.target.shape[1])
+    n_genes = dict.fromkeys(
+        profile_units(config.objective), 0 if data.target is None else data.target.shape[1]
+    )
     n_cells = data.pattern.shape[0]
     statistics = Statistics(
-        n_cells, len(data.peaks), config.width, n_labels, n_kept=clusters.n_kept, n_genes=n_genes, device=device
+        n_cells,
+        len(data.peaks),
+        config.width,
+        n_labels,
+        n_kept=clusters.n_kept,
+        n_genes=n_genes,
+        device=device,
     )
     keys = peak_keys(data.peaks)
     is_held = is_among(data.held, n_cells)
@@ -266,7 +297,11 @@ def _count(
             if number < done:
                 continue
             rows = sample.rows[block] if is_whole else np.arange(block.start, block.stop)
-            pattern = read_rows(sample.pattern, block.start, block.stop) if is_whole else data.pattern[rows]
+            pattern = (
+                read_rows(sample.pattern, block.start, block.stop)
+                if is_whole
+                else data.pattern[rows]
+            )
             expression = None if data.target is None else data.target[rows]
             usable = _usable(pattern, expression, config.objective) & is_either[rows]
             if not usable.all():
@@ -275,7 +310,9 @@ def _count(
             if len(rows):
                 scored = pattern
                 if expression is not None:
-                    scored = log_normalise(expression) if config.objective == "counts" else expression
+                    scored = (
+                        log_normalise(expression) if config.objective == "counts" else expression
+                    )
                     expression = whole_numbers(expression, scored, config.objective)
                 memberships = clusters.memberships(components.scores(scored))
                 del scored  # a block takes much of the memory
@@ -299,14 +336,21 @@ def _count(
 
 def _blocks_of(pattern: sp.csr_matrix) -> Iterator[slice]:
     """Slices of cells in memory."""
-    block = pattern.indptr[:-1].astype(np.int64) // BLOCK_ENTRIES + np.arange(pattern.shape[0]) // BLOCK_CELLS
+    block = (
+        pattern.indptr[:-1].astype(np.int64) // BLOCK_ENTRIES
+        + np.arange(pattern.shape[0]) // BLOCK_CELLS
+    )
     for start, stop in pairwise([0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(block)]):
         yield slice(start, stop)
 
 
-def label_statistics(data: TrainingData, labels: np.ndarray, n_labels: int, device: torch.device) -> Statistics:
+def label_statistics(
+    data: TrainingData, labels: np.ndarray, n_labels: int, device: torch.device
+) -> Statistics:
     """Sums of labels over cells that have one, for columns beside an existing encoder."""
-    statistics = Statistics(len(labels), len(data.peaks), 0, n_labels, n_kept=0, n_genes={}, device=device)
+    statistics = Statistics(
+        len(labels), len(data.peaks), 0, n_labels, n_kept=0, n_genes={}, device=device
+    )
     keys, is_held = peak_keys(data.peaks), is_among(data.held, len(labels))
     for block in in_blocks(data.pattern):
         rows = np.flatnonzero(labels[block] >= 0) + block.start
@@ -315,5 +359,12 @@ def label_statistics(data: TrainingData, labels: np.ndarray, n_labels: int, devi
         cells, rows = cells[usable], rows[usable]
         if len(rows):
             nothing = np.zeros((len(rows), 0), np.uint8)
-            statistics.add(rows, cells, (nothing, nothing), keys=keys, is_held=is_held[rows], labels=labels[rows])
+            statistics.add(
+                rows,
+                cells,
+                (nothing, nothing),
+                keys=keys,
+                is_held=is_held[rows],
+                labels=labels[rows],
+            )
     return statistics

@@ -38,11 +38,16 @@ class World:
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
             rank, size = number("RANK", 0), number("WORLD_SIZE", 1)
             return cls(rank, size, number("LOCAL_RANK", rank), number("LOCAL_WORLD_SIZE", size))
-        is_step = os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") and "SLURM_PROCID" in os.environ
+        is_step = (
+            os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+            and "SLURM_PROCID" in os.environ
+        )
         if is_step and number("SLURM_NTASKS", 1) > 1:
             size, nodes = number("SLURM_NTASKS", 1), number("SLURM_NNODES", 1)
             local = number("SLURM_NTASKS_PER_NODE", size // nodes)
-            return cls(number("SLURM_PROCID", 0), size, number("SLURM_LOCALID", 0), local, by_slurm=True)
+            return cls(
+                number("SLURM_PROCID", 0), size, number("SLURM_LOCALID", 0), local, by_slurm=True
+            )
         return cls()
 
 
@@ -62,7 +67,10 @@ class Processes:
             return dict(tensors)
         import torch.distributed as dist
 
-        found = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
+        found = {
+            name: part.cpu().clone(memory_format=torch.contiguous_format)
+            for name, part in tensors.items()
+        }
         for part in found.values():
             dist.all_reduce(part)
         return found
@@ -95,7 +103,9 @@ def connected(engine: Engine, world: World) -> Iterator[Processes]:
             slurm = SLURMEnvironment(auto_requeue=False)
             where = f"tcp://{slurm.main_address}:{slurm.main_port}"
         timeout = timedelta(minutes=engine.timeout)
-        dist.init_process_group("gloo", where, rank=world.rank, world_size=world.size, timeout=timeout)
+        dist.init_process_group(
+            "gloo", where, rank=world.rank, world_size=world.size, timeout=timeout
+        )
     try:
         with naming_lost_processes(engine):
             yield Processes(world)
@@ -112,7 +122,9 @@ def naming_lost_processes(engine: Engine) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        of_peers = re.search(r"gloo|NCCL|Connection (closed|reset) by peer|Timed out waiting", str(error))
+        of_peers = re.search(
+            r"gloo|NCCL|Connection (closed|reset) by peer|Timed out waiting", str(error)
+        )
         if not (dist.is_available() and dist.is_initialized() and of_peers):
             raise
         kept = (

@@ -93,7 +93,9 @@ class Rows:
             if len(there):
                 cuts = np.flatnonzero(np.diff(there) > MAX_GAP) + 1
                 for run in np.split(there, cuts):
-                    parts += [self._read(i, part) for part in np.split(run, np.arange(RUN, len(run), RUN))]
+                    parts += [
+                        self._read(i, part) for part in np.split(run, np.arange(RUN, len(run), RUN))
+                    ]
         read = parts[0] if len(parts) == 1 else _stacked(parts)
         if (order == np.arange(len(order))).all():
             return read
@@ -109,7 +111,9 @@ class Rows:
         """Rows at which blocks begin that fit into memory, and the end; a block is of one source."""
         found, first = [0], 0
         for i, piece in enumerate(self.pieces):
-            found += [first + int(at) for at in self._source(i).bounds(BLOCK_CELLS, BLOCK_ENTRIES)[1:]]
+            found += [
+                first + int(at) for at in self._source(i).bounds(BLOCK_CELLS, BLOCK_ENTRIES)[1:]
+            ]
             first += piece.n_cells
         return np.unique(found)
 
@@ -137,7 +141,9 @@ class Rows:
         found = as_pattern(found) if self.change is None else self.change(found)
         if piece.projection is not None:
             found = (found @ piece.projection).tocsr()
-            if self.change is None:  # several open peaks of a source may lie in one of the vocabulary
+            if (
+                self.change is None
+            ):  # several open peaks of a source may lie in one of the vocabulary
                 return as_pattern(found)
         # Sums of values depend on their order in the last bit
         return found if found.has_sorted_indices else found.sorted_indices()
@@ -148,7 +154,9 @@ def _stacked(parts: list[sp.csr_matrix]) -> sp.csr_matrix:
     sizes = [np.diff(part.indptr) for part in parts]
     indptr = np.concatenate([[0], *sizes]).cumsum()
     indptr = indptr.astype(np.int32 if indptr[-1] < 2**31 else np.int64)
-    data, indices = (np.concatenate([getattr(part, name) for part in parts]) for name in ("data", "indices"))
+    data, indices = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("data", "indices")
+    )
     return sp.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, parts[0].shape[1]))
 
 
@@ -165,7 +173,9 @@ class _Names:
 def as_pattern(rows: sp.csr_matrix) -> sp.csr_matrix:
     """Open peaks, as ones, in ascending order."""
     rows = open_peaks(rows)
-    pattern = sp.csr_matrix((np.ones(rows.nnz, np.int8), rows.indices, rows.indptr), shape=rows.shape)
+    pattern = sp.csr_matrix(
+        (np.ones(rows.nnz, np.int8), rows.indices, rows.indptr), shape=rows.shape
+    )
     if not pattern.has_sorted_indices:
         pattern = pattern.sorted_indices()
     return pattern

@@ -14,15 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells.tokens import read_rows
-from ..nn import (
-    ENCODER,
-    LABELS,
-    KernelReadout,
-    LabelHead,
-    PeakVectors,
-    TrainingConfig,
-    add_up,
-)
+from ..nn import ENCODER, LABELS, KernelReadout, LabelHead, PeakVectors, TrainingConfig, add_up
 from ..peaks.counted import WEIGHT, dense
 from .batch_effects import batch_means, scaled_directions
 from .components import packed
@@ -62,7 +54,9 @@ class Sample:
 
     def keep(self, kept: np.ndarray) -> Sample:
         """Some of the cells, boolean; an error if too few are left."""
-        found = self if kept.all() else Sample(self.rows[kept], self.pattern[kept], self.is_held[kept])
+        found = (
+            self if kept.all() else Sample(self.rows[kept], self.pattern[kept], self.is_held[kept])
+        )
         check_split(found.rows[~found.is_held], found.rows[found.is_held], len(kept))
         return found
 
@@ -82,12 +76,16 @@ class Stage:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights by the names that a network has for them."""
-        modules: dict[str, nn.Module] = {f"{MODULES[block]}.vectors": module for block, module in self.vectors.items()}
+        modules: dict[str, nn.Module] = {
+            f"{MODULES[block]}.vectors": module for block, module in self.vectors.items()
+        }
         modules |= {f"{MODULES[block]}.readout": module for block, module in self.readouts.items()}
         if self.head is not None:
             modules["label"] = self.head
         found = {
-            f"{path}.{name}": part for path, module in modules.items() for name, part in module.state_dict().items()
+            f"{path}.{name}": part
+            for path, module in modules.items()
+            for name, part in module.state_dict().items()
         }
         for name, array in self.projection.items():
             found[f"encoder.projection.{name}"] = torch.from_numpy(array.astype(np.float32))
@@ -96,11 +94,16 @@ class Stage:
     def sizes(self) -> dict[str, Any]:
         """What :class:`..nn.Sizes` says of them."""
         names = {ENCODER: "n_encoder_landmarks", LABELS: "n_label_landmarks"}
-        found: dict[str, Any] = {names[block]: len(readout.landmarks) for block, readout in self.readouts.items()}
+        found: dict[str, Any] = {
+            names[block]: len(readout.landmarks) for block, readout in self.readouts.items()
+        }
         if self.projection:
             found["n_removed"] = len(self.projection["read"])
         if self.head is not None:
-            found |= {"n_calibration": len(self.head.conformal), "n_reference": len(self.head.reference)}
+            found |= {
+                "n_calibration": len(self.head.conformal),
+                "n_reference": len(self.head.reference),
+            }
         return found
 
 
@@ -171,7 +174,9 @@ class Fit:
             targets[LABELS] = np.eye(statistics.n_labels, dtype=np.float32)[self.codes]
             targets[LABELS][self.codes < 0] = np.nan
         pseudocount = self.training.pseudocount
-        vectors = {name: peak_vectors(sums[:, at], totals[at], pseudocount) for name, at in inside.items()}
+        vectors = {
+            name: peak_vectors(sums[:, at], totals[at], pseudocount) for name, at in inside.items()
+        }
         del sums
         known = [np.where(learned[:, None], each, np.nan) for each in targets.values()]
         found = columns_of(list(vectors.values()), self.sample.pattern, known, self.device)
@@ -186,7 +191,9 @@ class Fit:
             if projection:
                 read, along, shift = (array.astype(np.float32) for array in projection.values())
                 features -= (features @ read.T) @ along - shift
-            readouts[ENCODER], embedding = self._readout(ENCODER, features, targets[ENCODER], learned)
+            readouts[ENCODER], embedding = self._readout(
+                ENCODER, features, targets[ENCODER], learned
+            )
         if self.labels is not None:
             inputs = np.concatenate([features, columns[LABELS]], axis=1)
             readouts[LABELS], expected = self._readout(LABELS, inputs, targets[LABELS], learned)
@@ -201,10 +208,15 @@ class Fit:
         seed = [self.seed, 2, len(name)] if self.encoded is None else [self.seed]
         cells, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
         has_target = ~wanted[:, 0].isnan()
-        fitted, held = has_target & torch.from_numpy(learned), has_target & torch.from_numpy(~learned)
+        fitted, held = (
+            has_target & torch.from_numpy(learned),
+            has_target & torch.from_numpy(~learned),
+        )
         if name not in self.chosen:
             parts = ((cells[rows], wanted[rows]) for rows in (fitted, held))
-            self.chosen[name] = choose(*parts, n_landmarks=n_landmarks, rng=np.random.default_rng(seed))
+            self.chosen[name] = choose(
+                *parts, n_landmarks=n_landmarks, rng=np.random.default_rng(seed)
+            )
         width, penalty = self.chosen[name]
         cells, wanted = cells.to(self.device), wanted[fitted].to(self.device)
         (readout,) = fit_kernel_ridge(
@@ -224,7 +236,9 @@ class Fit:
         known = known[:: -(-len(known) // BATCH_CELLS)]
         columns, batches = columns[known].astype(np.float64), batches[known]
         groups = None if self.labels is None else self.codes[known]
-        read, along = scaled_directions(columns, batches, np.random.default_rng([self.seed, 3]), groups)
+        read, along = scaled_directions(
+            columns, batches, np.random.default_rng([self.seed, 3]), groups
+        )
         if not len(read):
             return {}
         means = batch_means(columns, batches, int(np.asarray(self.batches).max()) + 1)
@@ -245,7 +259,9 @@ def peak_vectors(sums: Tensor, totals: np.ndarray, pseudocount: float) -> PeakVe
     """
     vectors = PeakVectors(*sums.shape).to(sums.device)
     for count, part in zip(vectors.count.split(CHUNK_PEAKS), sums.split(CHUNK_PEAKS), strict=True):
-        count.copy_(part.sum(dim=1, dtype=torch.float64) / WEIGHT)  # the memberships of a cell add up to 255
+        count.copy_(
+            part.sum(dim=1, dtype=torch.float64) / WEIGHT
+        )  # the memberships of a cell add up to 255
     vectors.base.copy_(torch.from_numpy(totals / max(int(totals.sum()), 1)))
     vectors.pseudocount.fill_(pseudocount)
     around = torch.div(sums, WEIGHT, out=vectors.weight)
@@ -276,14 +292,18 @@ def columns_of(
                 block.left_out_table(out=part)
             else:
                 part.copy_(block.weight)
-        sums = np.concatenate([add_up(table, *part).cpu().numpy() for part in in_chunks(cells, device)])
+        sums = np.concatenate(
+            [add_up(table, *part).cpu().numpy() for part in in_chunks(cells, device)]
+        )
         sums /= np.sqrt(np.diff(cells.indptr)).astype(np.float32)[:, None]
         at = 0
         for i, (block, there) in enumerate(zip(blocks, kind, strict=True)):
             width = len(block.base)
             columns = sums[:, at : at + width]
             if there:
-                columns = columns - sums[:, at + width, None] * (known[i][rows] - block.base.cpu().numpy())
+                columns = columns - sums[:, at + width, None] * (
+                    known[i][rows] - block.base.cpu().numpy()
+                )
             found[i][rows] = columns
             at += width + there
     return found

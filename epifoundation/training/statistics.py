@@ -73,7 +73,9 @@ class Statistics:
         self.n_recent = 0
         self.totals = np.zeros((2, dim + n_labels), np.int64)
         # Of two profiles, one is the real part and one the imaginary
-        self._profiles = np.zeros((dim, max(n_genes.values(), default=0)), float if len(n_genes) < 2 else complex)
+        self._profiles = np.zeros(
+            (dim, max(n_genes.values(), default=0)), float if len(n_genes) < 2 else complex
+        )
         self.profiles = dict(zip(n_genes, (self._profiles.real, self._profiles.imag), strict=False))
         self.hashes = np.zeros(n_cells, np.uint64)
         self.codes = np.zeros((n_cells, n_kept), np.uint8 if dim <= 256 else np.uint16)
@@ -176,10 +178,17 @@ class Statistics:
         In signed types, which processes can add up. All but the memberships are views.
         """
         arrays = {f"profiles/{name}": values for name, values in self.profiles.items()}
-        arrays |= {name: getattr(self, name) for name in ("totals", "hashes", "codes", "weights", "usable")}
+        arrays |= {
+            name: getattr(self, name) for name in ("totals", "hashes", "codes", "weights", "usable")
+        }
         signed = {"b1": "u1", "u2": "i2", "u8": "i8"}
-        views = {name: each.view(signed.get(each.dtype.str[1:], each.dtype)) for name, each in arrays.items()}
-        return {"memberships": self.memberships} | {name: torch.from_numpy(view) for name, view in views.items()}
+        views = {
+            name: each.view(signed.get(each.dtype.str[1:], each.dtype))
+            for name, each in arrays.items()
+        }
+        return {"memberships": self.memberships} | {
+            name: torch.from_numpy(view) for name, view in views.items()
+        }
 
     def set(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over what :meth:`tensors` gave."""
@@ -190,7 +199,9 @@ class Statistics:
                 there.copy_(tensors[name])
 
 
-def whole_numbers(rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str) -> sp.csr_matrix | None:
+def whole_numbers(
+    rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str
+) -> sp.csr_matrix | None:
     """Expression of cells as what profiles are sums of, in whole numbers; None where there are no profiles.
 
     Two profiles have their values in the same places. One product sums both where one is the real part and one the
@@ -209,7 +220,9 @@ def whole_numbers(rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str
     if not units:
         return None
     values = np.empty(rows.nnz, float if len(units) < 2 else complex)
-    for part, matrix, unit in zip((values.real, values.imag), (rows, normalised), units, strict=False):
+    for part, matrix, unit in zip(
+        (values.real, values.imag), (rows, normalised), units, strict=False
+    ):
         np.multiply(matrix.data, unit, out=part, dtype=np.float64)
         np.rint(part, out=part)
     return with_values(rows, values)
@@ -217,7 +230,9 @@ def whole_numbers(rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str
 
 def profile_units(objective: str) -> dict[str, float]:
     """Units of the profiles that there are for an objective, by name."""
-    return {"counts": {"counts": 1.0, "measured": FIXED}, "binary": {"binary": 1.0}}.get(objective, {})
+    return {"counts": {"counts": 1.0, "measured": FIXED}, "binary": {"binary": 1.0}}.get(
+        objective, {}
+    )
 
 
 def _add_by_peak(sums: torch.Tensor, pattern: sp.csr_matrix, known: np.ndarray) -> None:

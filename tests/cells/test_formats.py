@@ -65,15 +65,20 @@ def test_an_encoding_that_anndata_does_not_know_is_named(atac, tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     atac.obs["batch"] = pd.Categorical(["a", "b"] * 15)
     getattr(atac, f"write_{kind}")(path)
-    root = h5py.File(path, "r+") if kind == "h5ad" else zarr.open_group(path, use_consolidated=False)
+    root = (
+        h5py.File(path, "r+") if kind == "h5ad" else zarr.open_group(path, use_consolidated=False)
+    )
     root["obs/batch"].attrs["encoding-type"] = "wonder"
     if kind == "h5ad":
         root.close()
     else:
-        (path / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+        (path / "zarr.json").write_text(
+            json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
+        )
     source = open_source(path, "atac")
     with pytest.raises(
-        OSError, match=r"`obs/batch` of '.*' is stored in the encoding 'wonder' .*pip install -U anndata"
+        OSError,
+        match=r"`obs/batch` of '.*' is stored in the encoding 'wonder' .*pip install -U anndata",
     ) as error:
         source.column("batch", "batch_key")
     assert one_line(error)
@@ -86,7 +91,9 @@ def test_a_matrix_in_another_encoding_is_named(atac, tmp_path):
     with h5py.File(path, "r+") as file:
         file["X"].attrs["encoding-type"] = "awkward-array"
     source = open_source(path, "atac")
-    with pytest.raises(OSError, match=r"`X` of .* is stored in the encoding 'awkward-array'; expected one of") as error:
+    with pytest.raises(
+        OSError, match=r"`X` of .* is stored in the encoding 'awkward-array'; expected one of"
+    ) as error:
         source.matrix(None)
     assert one_line(error)
     source.close()
@@ -98,7 +105,8 @@ def test_a_newer_format_of_zarr_is_named(atac, tmp_path):
     metadata = json.loads((path / "zarr.json").read_text())
     (path / "zarr.json").write_text(json.dumps(metadata | {"zarr_format": 4}))
     with pytest.raises(
-        OSError, match=r"a\.zarr' is a zarr store of format 4; zarr .* reads \[2, 3\].*pip install -U zarr"
+        OSError,
+        match=r"a\.zarr' is a zarr store of format 4; zarr .* reads \[2, 3\].*pip install -U zarr",
     ) as error:
         ep.tl.embed(path, output=tmp_path / "out.zarr")
     assert one_line(error)
@@ -124,7 +132,9 @@ def test_files_without_cells_are_refused(tmp_path):
         open_group(tmp_path / "none.h5ad")
 
 
-@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")  # tested here
+@pytest.mark.filterwarnings(
+    "ignore:The 'future.infer_string' option:DeprecationWarning"
+)  # tested here
 @pytest.mark.parametrize("nullable", [None, True, False])
 @pytest.mark.parametrize("infer_string", [True, False])
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
@@ -135,10 +145,15 @@ def test_text_of_every_kind_is_read(tmp_path, kind, infer_string, nullable):
         ad.settings.override(allow_write_nullable_strings=nullable),
     ):
         names = pd.Index([f"cell{i}" for i in range(6)], dtype="str" if infer_string else object)
-        obs = pd.DataFrame({"text": list("abcabc"), "kind": pd.Categorical(list("xyxyxy"))}, index=names)
+        obs = pd.DataFrame(
+            {"text": list("abcabc"), "kind": pd.Categorical(list("xyxyxy"))}, index=names
+        )
         var = pd.DataFrame(index=[f"chr1:{i}00-{i}50" for i in range(1, 5)])
         path = tmp_path / f"a.{kind}"
-        getattr(ad.AnnData(sp.csr_matrix(np.ones((6, 4), np.float32)), obs=obs, var=var), f"write_{kind}")(path)
+        getattr(
+            ad.AnnData(sp.csr_matrix(np.ones((6, 4), np.float32)), obs=obs, var=var),
+            f"write_{kind}",
+        )(path)
     source = open_source(path, "atac")
     assert list(source.names(1, 4)) == ["cell1", "cell2", "cell3"]
     assert list(source.var.index) == list(var.index)

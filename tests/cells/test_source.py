@@ -19,7 +19,12 @@ def source(request, mdata, tmp_path):
     data["atac"].obs = data["atac"].obs.drop(columns="cell_type")
     data.obs["rna:of_rna"] = "stale"
     data.obs["of_all"] = pd.Categorical(np.where(np.arange(60) < 30, "a", "b"))
-    expected = mdata["atac"].obs["cell_type"].astype(str)[:60].where(data["atac"].obs_names.isin(rna.obs_names))
+    expected = (
+        mdata["atac"]
+        .obs["cell_type"]
+        .astype(str)[:60]
+        .where(data["atac"].obs_names.isin(rna.obs_names))
+    )
     if request.param == "memory":
         opened = open_source(data, "atac")
     else:
@@ -34,7 +39,9 @@ def test_columns_of_another_modality_are_taken_from_it(source):
     opened, data, expected = source
     found = opened.column("rna:of_rna", "label_key")
     assert list(found.index) == list(range(60))
-    assert list(found.astype(object).where(found.notna(), "none")) == list(expected.where(expected.notna(), "none"))
+    assert list(found.astype(object).where(found.notna(), "none")) == list(
+        expected.where(expected.notna(), "none")
+    )
     of_memory = obs_column(data, get_atac(data), "rna:of_rna", "label_key")
     assert list(of_memory.dropna()) == list(expected.dropna())
 
@@ -68,7 +75,12 @@ def test_tools_take_columns_of_modalities(mdata, model, tmp_path):
         adata.obs = pd.DataFrame(index=adata.obs_names)
     mdata.update()
     ep.tl.annotate(
-        mdata, model, reference=mdata, label_key="rna:cell_type", batch_key="rna:batch", calibration=["batch1"]
+        mdata,
+        model,
+        reference=mdata,
+        label_key="rna:cell_type",
+        batch_key="rna:batch",
+        calibration=["batch1"],
     )
     called = mdata["atac"].obs["epifoundation_cell_type"].astype(str)
     assert (called == labels.astype(str)).mean() > 0.8
@@ -80,4 +92,6 @@ def test_tools_take_columns_of_modalities(mdata, model, tmp_path):
     import anndata
 
     found = anndata.read_zarr(tmp_path / "out.zarr")
-    np.testing.assert_allclose(found.layers["epifoundation"], expected["rna"].layers["epifoundation"], atol=1e-4)
+    np.testing.assert_allclose(
+        found.layers["epifoundation"], expected["rna"].layers["epifoundation"], atol=1e-4
+    )

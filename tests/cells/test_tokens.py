@@ -11,7 +11,11 @@ from hypothesis.extra.numpy import arrays
 
 from epifoundation.cells.tokens import iter_tokens
 
-matrices = arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 7)), elements=st.sampled_from([0, 0, 1, 2.5]))
+matrices = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 9), st.integers(1, 7)),
+    elements=st.sampled_from([0, 0, 1, 2.5]),
+)
 
 
 def collect(matrix, projection=None, n=None, chunk=3):
@@ -28,7 +32,13 @@ def collect(matrix, projection=None, n=None, chunk=3):
 @given(matrices, st.integers(1, 10))
 def test_every_format_and_chunk_gives_the_positive_entries(dense, chunk):
     expected = [np.flatnonzero(row).tolist() for row in dense]
-    for matrix in (dense, sp.csr_matrix(dense), sp.csc_matrix(dense), sp.csr_array(dense), sp.coo_matrix(dense)):
+    for matrix in (
+        dense,
+        sp.csr_matrix(dense),
+        sp.csc_matrix(dense),
+        sp.csr_array(dense),
+        sp.coo_matrix(dense),
+    ):
         cells, n_open, n_known = collect(matrix, chunk=chunk)
         assert cells == expected
         assert n_open == n_known == [len(cell) for cell in expected]
@@ -37,7 +47,9 @@ def test_every_format_and_chunk_gives_the_positive_entries(dense, chunk):
 @given(matrices, st.data())
 def test_projection_gives_the_union_of_targets(dense, data):
     n_targets = data.draw(st.integers(1, 6))
-    links = data.draw(arrays(np.float32, (dense.shape[1], n_targets), elements=st.sampled_from([0, 1])))
+    links = data.draw(
+        arrays(np.float32, (dense.shape[1], n_targets), elements=st.sampled_from([0, 1]))
+    )
     cells, n_open, n_known = collect(dense, sp.csr_matrix(links))
     for row, cell, opened, known in zip(dense, cells, n_open, n_known, strict=True):
         peaks = np.flatnonzero(row)
@@ -47,7 +59,9 @@ def test_projection_gives_the_union_of_targets(dense, data):
 
 
 def test_explicit_zeros_duplicates_and_order_do_not_matter():
-    messy = sp.csr_matrix((np.array([1, 0, 2, 1, 1.0]), np.array([3, 1, 0, 3, 2]), np.array([0, 4, 5])), shape=(2, 4))
+    messy = sp.csr_matrix(
+        (np.array([1, 0, 2, 1, 1.0]), np.array([3, 1, 0, 3, 2]), np.array([0, 4, 5])), shape=(2, 4)
+    )
     before = messy.indices.copy(), messy.data.copy()
     assert collect(messy)[0] == [[0, 3], [2]]
     np.testing.assert_array_equal(messy.indices, before[0])
@@ -55,9 +69,13 @@ def test_explicit_zeros_duplicates_and_order_do_not_matter():
 
 
 def test_duplicates_of_a_small_type_do_not_overflow():
-    messy = sp.csr_matrix((np.array([200, 56], dtype=np.uint8), np.array([1, 1]), np.array([0, 2])), shape=(1, 3))
+    messy = sp.csr_matrix(
+        (np.array([200, 56], dtype=np.uint8), np.array([1, 1]), np.array([0, 2])), shape=(1, 3)
+    )
     assert collect(messy)[0] == [[1]]
-    cancelling = sp.csr_matrix((np.array([2.0, -1.0]), np.array([1, 1]), np.array([0, 2])), shape=(1, 3))
+    cancelling = sp.csr_matrix(
+        (np.array([2.0, -1.0]), np.array([1, 1]), np.array([0, 2])), shape=(1, 3)
+    )
     with pytest.raises(ValueError, match="found -1.0"):
         collect(cancelling)
     assert collect(np.array([[0, 1]], dtype=np.float16))[0] == [[1]]
@@ -74,7 +92,8 @@ def test_backed_data(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(-1, "found -1.0 in cell 'cell4'"), (np.nan, "found nan in cell 'cell4'"), (np.inf, "inf")]
+    ("value", "message"),
+    [(-1, "found -1.0 in cell 'cell4'"), (np.nan, "found nan in cell 'cell4'"), (np.inf, "inf")],
 )
 @pytest.mark.parametrize("make", [np.asarray, sp.csr_matrix, sp.csc_matrix])
 def test_impossible_counts_are_refused_by_cell(make, value, message):

@@ -17,7 +17,7 @@ from epifoundation.cells.zarr_csr import StoredArray, StoredCsr
 
 pytestmark = [
     # what anndata and zarr say of the formats that they write by default, now or later
-    pytest.mark.filterwarnings("ignore:.*[Zz]arr.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*[Zz]arr.*:UserWarning")
 ]
 
 N_CELLS = 37
@@ -41,20 +41,38 @@ def compressors():
     from numcodecs import LZ4, Blosc, GZip, Zstd
     from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
-    yield from ((2, None), (2, Blosc("lz4")), (2, Blosc("zstd", shuffle=2)), (2, Zstd()), (2, GZip()), (2, LZ4()))
-    yield from ((3, None), (3, BloscCodec(cname="lz4")), (3, ZstdCodec()), (3, ZstdCodec(checksum=True)))
+    yield from (
+        (2, None),
+        (2, Blosc("lz4")),
+        (2, Blosc("zstd", shuffle=2)),
+        (2, Zstd()),
+        (2, GZip()),
+        (2, LZ4()),
+    )
+    yield from (
+        (3, None),
+        (3, BloscCodec(cname="lz4")),
+        (3, ZstdCodec()),
+        (3, ZstdCodec(checksum=True)),
+    )
     yield (3, GzipCodec())
 
 
 @pytest.mark.parametrize(
     ("zarr_format", "compressor"),
     list(compressors()),
-    ids=lambda value: getattr(type(value), "__name__", "") if value.__class__.__module__ != "builtins" else str(value),
+    ids=lambda value: (
+        getattr(type(value), "__name__", "")
+        if value.__class__.__module__ != "builtins"
+        else str(value)
+    ),
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8])
 def test_formats(tmp_path, zarr_format, compressor, dtype):
     X = matrix(dtype)
-    stored = StoredCsr.of(write(tmp_path / "a.zarr", X, zarr_format, compressors=compressor), X.shape)
+    stored = StoredCsr.of(
+        write(tmp_path / "a.zarr", X, zarr_format, compressors=compressor), X.shape
+    )
     assert stored is not None
     for start, stop in ((0, N_CELLS), (0, 1), (5, 6), (30, N_CELLS), (7, 7), (2, 31)):
         found = stored[start:stop]
@@ -65,7 +83,9 @@ def test_formats(tmp_path, zarr_format, compressor, dtype):
 
 @settings(max_examples=15, deadline=None)
 @given(
-    bounds=st.lists(st.integers(0, N_CELLS), min_size=2, max_size=8), seed=st.integers(0, 3), chunk=st.integers(1, 600)
+    bounds=st.lists(st.integers(0, N_CELLS), min_size=2, max_size=8),
+    seed=st.integers(0, 3),
+    chunk=st.integers(1, 600),
 )
 def test_any_rows_in_any_order(tmp_path_factory, bounds, seed, chunk):
     X = matrix(seed=seed)
@@ -79,9 +99,13 @@ def test_any_rows_in_any_order(tmp_path_factory, bounds, seed, chunk):
 
 
 def test_a_missing_chunk_has_the_fill_value(tmp_path):
-    array = zarr.create_array(tmp_path / "a.zarr", shape=(10,), chunks=(4,), dtype="f4", fill_value=7, zarr_format=2)
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(10,), chunks=(4,), dtype="f4", fill_value=7, zarr_format=2
+    )
     array[:4] = 1
-    np.testing.assert_array_equal(StoredArray.of(zarr.open_array(tmp_path / "a.zarr"))[0:10], [1] * 4 + [7] * 6)
+    np.testing.assert_array_equal(
+        StoredArray.of(zarr.open_array(tmp_path / "a.zarr"))[0:10], [1] * 4 + [7] * 6
+    )
 
 
 @pytest.mark.parametrize("left", [0, 10, 20, -1])

@@ -21,10 +21,13 @@ def write(folder, n_cells=60, seed=0, rename=None):
     for modality in ("atac", "rna"):
         adata = mdata[modality]
         obs = pd.DataFrame(
-            {"annot": adata.obs["cell_type"].to_numpy(), "batch": adata.obs["batch"].to_numpy()}, index=adata.obs_names
+            {"annot": adata.obs["cell_type"].to_numpy(), "batch": adata.obs["batch"].to_numpy()},
+            index=adata.obs_names,
         )
         names = [name.replace(":", "-") for name in adata.var_names]
-        made = AnnData(sp.csr_matrix(adata.X > 0, dtype=np.float32), obs=obs, var=pd.DataFrame(index=names))
+        made = AnnData(
+            sp.csr_matrix(adata.X > 0, dtype=np.float32), obs=obs, var=pd.DataFrame(index=names)
+        )
         made.write_h5ad(f"{folder}_{modality}.h5ad")
     return mdata
 
@@ -52,10 +55,20 @@ def test_a_tissue_comes_as_a_backed_pair(hub, repo):
 def test_pretraining_and_embedding_take_it(hub, repo):
     mdata = ep.datasets.mini_atlas("kidney", split="train")
     config = ep.ModelConfig(
-        encoder="transformer", dim=16, n_heads=2, n_layers=1, decoder="query", objective="binary", max_peaks=12_000
+        encoder="transformer",
+        dim=16,
+        n_heads=2,
+        n_layers=1,
+        decoder="query",
+        objective="binary",
+        max_peaks=12_000,
     )
-    training = ep.TrainingConfig(max_epochs=1, schedule="cosine-restarts", balanced_genes=20, n_neighbors=1)
-    model = ep.tl.pretrain(mdata, config=config, training=training, batch_key="batch", label_key="annot", genome="hg38")
+    training = ep.TrainingConfig(
+        max_epochs=1, schedule="cosine-restarts", balanced_genes=20, n_neighbors=1
+    )
+    model = ep.tl.pretrain(
+        mdata, config=config, training=training, batch_key="batch", label_key="annot", genome="hg38"
+    )
     query = ep.datasets.mini_atlas("kidney", split="valid")
     ep.tl.embed(query, model)
     assert np.isfinite(query["atac"].obsm["X_epifoundation"]).all()
@@ -64,21 +77,27 @@ def test_pretraining_and_embedding_take_it(hub, repo):
 
 def test_files_that_are_not_h5ad_or_not_paired_are_named(hub, repo):
     (repo / "pbmc_atlas_rna.h5ad").write_bytes(b"no such thing")
-    with pytest.raises(ValueError, match=r"'pbmc_atlas_rna.h5ad' of MiniAtlas cannot be read .*remove '") as error:
+    with pytest.raises(
+        ValueError, match=r"'pbmc_atlas_rna.h5ad' of MiniAtlas cannot be read .*remove '"
+    ) as error:
         ep.datasets.mini_atlas("pbmc")
     Path(str(error.value).split("remove '")[1].split("'")[0]).unlink()  # the cure that is named
     with pytest.raises(ValueError, match="cannot be read"):
         ep.datasets.mini_atlas("pbmc")
     assert hub.downloads.count("pbmc_atlas_rna.h5ad") == 2
     write(repo / "pbmc_atlas", n_cells=30)
-    (repo / "pbmc_atlas_atac.h5ad").write_bytes((repo / "train" / "kidney_atlas_atac.h5ad").read_bytes())
+    (repo / "pbmc_atlas_atac.h5ad").write_bytes(
+        (repo / "train" / "kidney_atlas_atac.h5ad").read_bytes()
+    )
     with pytest.raises(ValueError, match="not paired: 60 cells with ATAC, 30 with RNA"):
         ep.datasets.mini_atlas("pbmc")
 
 
 def test_without_a_network_the_files_and_the_folder_are_named(hub, repo, offline):
     offline()
-    with pytest.raises(ConnectionError, match=r"put the pair kidney_atac\*\.h5ad .* into '.*UCSC-VLAA--MiniAtlas'"):
+    with pytest.raises(
+        ConnectionError, match=r"put the pair kidney_atac\*\.h5ad .* into '.*UCSC-VLAA--MiniAtlas'"
+    ):
         ep.datasets.mini_atlas("kidney")
 
 
@@ -128,7 +147,11 @@ def test_pairs_are_found_by_their_names(tissue, split, expected):
     ("tissue", "split", "message"),
     [
         ("brain", None, r"`tissue` must be one of \['bmmc', 'kidney', 'mini'\], got 'brain'"),
-        ("kidney", None, r"`split` must be one of \['test', 'train'\] for the tissue 'kidney', got None"),
+        (
+            "kidney",
+            None,
+            r"`split` must be one of \['test', 'train'\] for the tissue 'kidney', got None",
+        ),
         ("kidney", "valid", r"got 'valid'"),
     ],
 )
@@ -138,14 +161,18 @@ def test_the_error_for_a_missing_file_lists_the_others(tissue, split, message):
 
 
 PUBLISHED = [
-    f"{tissue}_atlas_{modality}.h5ad" for tissue in ("bmmc", "full", "kidney", "pbmc") for modality in ("atac", "rna")
+    f"{tissue}_atlas_{modality}.h5ad"
+    for tissue in ("bmmc", "full", "kidney", "pbmc")
+    for modality in ("atac", "rna")
 ]
 
 
 def test_the_published_files_are_found_by_tissue():
     assert _pair(PUBLISHED, None, None) == ("full_atlas_atac.h5ad", "full_atlas_rna.h5ad")
     assert _pair(PUBLISHED, "kidney", None) == ("kidney_atlas_atac.h5ad", "kidney_atlas_rna.h5ad")
-    with pytest.raises(ValueError, match=r"files of 'kidney' are not split, so `split` must be None, got 'train'"):
+    with pytest.raises(
+        ValueError, match=r"files of 'kidney' are not split, so `split` must be None, got 'train'"
+    ):
         _pair(PUBLISHED, "kidney", "train")
 
 

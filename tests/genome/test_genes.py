@@ -36,7 +36,9 @@ def test_gtf_counts_from_one_and_names_genes(tmp_path, name):
 @pytest.mark.parametrize("columns", ["{s}", "0\t{s}", "0"])
 def test_bed_with_and_without_score_and_strand(tmp_path, columns):
     path = tmp_path / "genes.bed"
-    path.write_text("\n".join(f"chr1\t{i}\t{i + 100}\tg{i}\t{columns.format(s='-')}" for i in (0, 500)))
+    path.write_text(
+        "\n".join(f"chr1\t{i}\t{i + 100}\tg{i}\t{columns.format(s='-')}" for i in (0, 500))
+    )
     genes = read_genes(path)
     assert list(genes.index) == ["g0", "g500"]
     assert transcription_start(genes).tolist() == ([99, 599] if "{s}" in columns else [49, 549])
@@ -52,7 +54,9 @@ def test_the_table_of_an_rna_modality():
     }
     simulated = ep.datasets.simulate_multiome(20, 300, 5)["rna"].var
     pd.testing.assert_frame_equal(
-        read_genes(simulated)[["chrom", "start", "end"]], simulated[["chrom", "start", "end"]], check_dtype=False
+        read_genes(simulated)[["chrom", "start", "end"]],
+        simulated[["chrom", "start", "end"]],
+        check_dtype=False,
     )
     with_strand = simulated.assign(strand="-", start=simulated["start"].astype(float))
     with_strand.iloc[0, 1] = np.nan

@@ -17,7 +17,9 @@ from epifoundation.genome import (
 )
 
 chroms = st.sampled_from(["chr1", "chr22", "chrX", "chrM", "chr1_KI270706v1_random", "GL000194.1"])
-intervals = st.lists(st.tuples(chroms, st.integers(0, 10**9), st.integers(1, 10**4)), min_size=1, max_size=20)
+intervals = st.lists(
+    st.tuples(chroms, st.integers(0, 10**9), st.integers(1, 10**4)), min_size=1, max_size=20
+)
 
 
 def frame(rows):
@@ -27,7 +29,9 @@ def frame(rows):
 @given(intervals, st.sampled_from(["{}:{}-{}", "{}-{}-{}", "{}_{}_{}", "{}:{:,}-{:,}"]))
 def test_names_of_every_style_are_read(rows, style):
     rows = [(chrom, start, start + width) for chrom, start, width in rows]
-    pd.testing.assert_frame_equal(parse_intervals([style.format(*row) for row in rows]), frame(rows))
+    pd.testing.assert_frame_equal(
+        parse_intervals([style.format(*row) for row in rows]), frame(rows)
+    )
 
 
 def test_bare_chromosomes_get_their_prefix():
@@ -50,7 +54,10 @@ def test_columns_come_before_names(column):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["chr1:1-2", "ENSG00000132465"], "1 of 2 peak names are no genomic intervals, first 'ENSG00000132465'"),
+        (
+            ["chr1:1-2", "ENSG00000132465"],
+            "1 of 2 peak names are no genomic intervals, first 'ENSG00000132465'",
+        ),
         (["chr1:9-3"], "first chr1:9-3"),
         (["chr1:3-3"], "0 <= start < end"),
     ],
@@ -61,7 +68,8 @@ def test_names_that_are_not_intervals_are_named(names, message):
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("start", np.nan), ("start", "here"), ("chrom", None), ("end", -4), ("end", 10**18)]
+    ("column", "value"),
+    [("start", np.nan), ("start", "here"), ("chrom", None), ("end", -4), ("end", 10**18)],
 )
 def test_columns_that_are_not_intervals_are_named(column, value):
     var = pd.DataFrame({"chrom": ["chr1", "chr2"], "start": [1, 3], "end": [2, 4]}, dtype=object)
@@ -70,7 +78,10 @@ def test_columns_that_are_not_intervals_are_named(column, value):
         read_intervals(var)
 
 
-spans = st.lists(st.tuples(st.sampled_from(["chr1", "chr2"]), st.integers(0, 60), st.integers(1, 30)), max_size=12)
+spans = st.lists(
+    st.tuples(st.sampled_from(["chr1", "chr2"]), st.integers(0, 60), st.integers(1, 30)),
+    max_size=12,
+)
 
 
 @given(spans, spans, st.sampled_from([0.0, 0.3, 0.5, 1.0]))
@@ -92,7 +103,11 @@ def test_positions_past_two_to_the_31_are_kept_apart():
     """Concatenated contigs are longer than 32 bits can hold."""
     names = ["a", "b", "c"]
     size = 2**31 - 2
-    axis = Axis(pd.DataFrame({"chrom": names * 2, "start": [0] * 3 + [size] * 3, "end": [10] * 3 + [size + 10] * 3}))
+    axis = Axis(
+        pd.DataFrame(
+            {"chrom": names * 2, "start": [0] * 3 + [size] * 3, "end": [10] * 3 + [size + 10] * 3}
+        )
+    )
     assert axis.start.max() > 2**32
     assert axis.start.dtype == axis.end.dtype == np.int64
     start = np.array([5, 5, 5, size, size, size, size + 10, 2**40], dtype=np.int64)
@@ -105,7 +120,9 @@ def test_bare_names_of_chromosomes_are_known_everywhere(tmp_path):
     peaks = frame([("1", 249_200_000, 249_200_500), ("2", 5, 10)])
     assert misplaced(peaks, "GRCh38").tolist() == [True, False]
     assert "hg38" not in detect_build(peaks)
-    chain = "chain 1 1 300000000 + 249000000 249500000 1 300000000 + 248000000 248500000 1\n500000\n\n"
+    chain = (
+        "chain 1 1 300000000 + 249000000 249500000 1 300000000 + 248000000 248500000 1\n500000\n\n"
+    )
     (tmp_path / "ensembl.chain").write_text(chain)
     for chroms in (["1", "2"], ["chr1", "chr2"]):
         lifted, status = lift_over(peaks.assign(chrom=chroms), tmp_path / "ensembl.chain")

@@ -32,7 +32,11 @@ def open_peaks(atac, model):
 def memberships(atac, model):
     """Of each cell in the clusters, as the model keeps them."""
     matrix = sp.csr_matrix(open_peaks(atac, model))
-    known = model.known(matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64))["encoder"].double().numpy()
+    known = (
+        model.known(matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64))["encoder"]
+        .double()
+        .numpy()
+    )
     np.testing.assert_allclose(known.sum(axis=1), 1, atol=1e-6)
     assert (known >= -1e-9).all()
     return known
@@ -78,8 +82,16 @@ def test_each_is_left_out_of_the_vectors_of_its_peaks(request, simulated, name):
     np.testing.assert_allclose(found, expected(atac, model), atol=1e-4)
     unaware = embed(atac, replace(model, cells={}))
     assert np.abs(found - unaware).max() > 0.05
-    columns = torch.from_numpy(open_peaks(atac, model).astype(np.float32)) @ model.network.encoder.vectors.weight
-    columns = columns / torch.from_numpy(open_peaks(atac, model).sum(axis=1, keepdims=True).astype(np.float32)).sqrt()
+    columns = (
+        torch.from_numpy(open_peaks(atac, model).astype(np.float32))
+        @ model.network.encoder.vectors.weight
+    )
+    columns = (
+        columns
+        / torch.from_numpy(
+            open_peaks(atac, model).sum(axis=1, keepdims=True).astype(np.float32)
+        ).sqrt()
+    )
     dim = model.config.dim
     in_all = model.network.encoder.embed(model.network.encoder.features(columns))
     np.testing.assert_allclose(unaware[:, :dim], in_all, atol=1e-4)
@@ -100,9 +112,13 @@ def test_files_and_saved_models_recognize_them(simulated, model, tmp_path):
     atac.write_h5ad(tmp_path / "a.h5ad")
     for given in (model, tmp_path / "model"):
         ep.tl.embed(tmp_path / "a.h5ad", given, output=tmp_path / "out.h5ad", overwrite=True)
-        np.testing.assert_allclose(anndata.read_h5ad(tmp_path / "out.h5ad").obsm[KEY], found, atol=1e-5)
+        np.testing.assert_allclose(
+            anndata.read_h5ad(tmp_path / "out.h5ad").obsm[KEY], found, atol=1e-5
+        )
     np.testing.assert_array_equal(embed(atac, tmp_path / "model"), found)
-    np.testing.assert_array_equal(embed(atac, tmp_path / "without"), embed(atac, replace(model, cells={})))
+    np.testing.assert_array_equal(
+        embed(atac, tmp_path / "without"), embed(atac, replace(model, cells={}))
+    )
 
 
 def test_other_cells_are_not_touched(simulated, model):
@@ -112,7 +128,9 @@ def test_other_cells_are_not_touched(simulated, model):
     matrix = open_peaks(edited, model)
     flipped = edited.X.tolil()
     for i in range(60):
-        name = model.peaks.names[int(np.flatnonzero(matrix[i] > 0)[0] if i % 2 else np.flatnonzero(matrix[i] == 0)[0])]
+        name = model.peaks.names[
+            int(np.flatnonzero(matrix[i] > 0)[0] if i % 2 else np.flatnonzero(matrix[i] == 0)[0])
+        ]
         at = edited.var_names.get_loc(name)
         flipped[i, at] = 1 - (flipped[i, at] > 0)
     edited.X = flipped.tocsr()
@@ -120,7 +138,9 @@ def test_other_cells_are_not_touched(simulated, model):
         np.testing.assert_array_equal(embed(atac, model), embed(atac, replace(model, cells={})))
 
 
-def test_they_are_recognized_by_other_names_in_another_order_with_other_peaks_beside(simulated, model):
+def test_they_are_recognized_by_other_names_in_another_order_with_other_peaks_beside(
+    simulated, model
+):
     atac = simulated["atac"]
     found = embed(atac, model)
     order = np.random.default_rng(0).permutation(atac.n_vars)
@@ -141,16 +161,24 @@ def test_what_is_read_off_is_read_off_that_embedding(simulated, model):
     atac = ep.tl.embed(simulated["atac"], model, copy=True)
     embedding = torch.from_numpy(expected(atac, model))
     np.testing.assert_allclose(
-        atac.obsm["epifoundation_expression"], model.network.expression.predict(embedding), atol=1e-3
+        atac.obsm["epifoundation_expression"],
+        model.network.expression.predict(embedding),
+        atol=1e-3,
     )
-    np.testing.assert_allclose(atac.obsm["epifoundation_probabilities"], model.network.label(embedding), atol=1e-3)
+    np.testing.assert_allclose(
+        atac.obsm["epifoundation_probabilities"], model.network.label(embedding), atol=1e-3
+    )
     ep.tl.annotate(atac, model)
     np.testing.assert_allclose(
         atac.obs["epifoundation_novelty"], model.network.label.score_novelty(embedding), atol=1e-2
     )
-    imputed = ep.tl.impute_accessibility(atac, model, peaks=model.peaks.names[:4], depth=20, copy=True)
+    imputed = ep.tl.impute_accessibility(
+        atac, model, peaks=model.peaks.names[:4], depth=20, copy=True
+    )
     shares = model.network.peaks(embedding).softmax(dim=1)[:, :4].numpy()
-    np.testing.assert_allclose(imputed.obsm["epifoundation_accessibility"], 1 - np.exp(-20 * shares), rtol=1e-2)
+    np.testing.assert_allclose(
+        imputed.obsm["epifoundation_accessibility"], 1 - np.exp(-20 * shares), rtol=1e-2
+    )
 
 
 def test_cells_of_a_reference_are_left_out_of_its_labels(simulated, plain):
@@ -160,8 +188,12 @@ def test_cells_of_a_reference_are_left_out_of_its_labels(simulated, plain):
     assert set(tuned.cells) == {"encoder", "labels"}
     embedding = torch.from_numpy(expected(atac, tuned))
     np.testing.assert_allclose(embed(atac, tuned), embedding, atol=1e-4)
-    annotated = ep.tl.annotate(atac, plain, reference=atac, label_key="cell_type", calibration=0.2, copy=True)
-    np.testing.assert_allclose(annotated.obsm["epifoundation_probabilities"], tuned.network.label(embedding), atol=1e-3)
+    annotated = ep.tl.annotate(
+        atac, plain, reference=atac, label_key="cell_type", calibration=0.2, copy=True
+    )
+    np.testing.assert_allclose(
+        annotated.obsm["epifoundation_probabilities"], tuned.network.label(embedding), atol=1e-3
+    )
     # Of a reference without labels for some, those are new to its labels
     partly = atac.copy()
     partly.obs["cell_type"] = partly.obs["cell_type"].astype(object).where(np.arange(400) % 4 > 0)
@@ -178,7 +210,10 @@ def test_they_do_not_lie_apart_from_new_cells():
     forest = RandomForestClassifier(100, min_samples_leaf=5, random_state=0)
     aware, unaware = (
         roc_auc_score(
-            counted, cross_val_predict(forest, embed(data["atac"], m), counted, cv=4, method="predict_proba")[:, 1]
+            counted,
+            cross_val_predict(
+                forest, embed(data["atac"], m), counted, cv=4, method="predict_proba"
+            )[:, 1],
         )
         for m in (model, replace(model, cells={}))
     )
@@ -187,7 +222,9 @@ def test_they_do_not_lie_apart_from_new_cells():
 
 
 def test_batches_that_are_projected_out_leave_them_recognized():
-    data = ep.datasets.simulate_multiome(400, 600, 40, n_types=3, batch_effect=1.0, median_fragments=60, rng=4)
+    data = ep.datasets.simulate_multiome(
+        400, 600, 40, n_types=3, batch_effect=1.0, median_fragments=60, rng=4
+    )
     model = ep.tl.pretrain(data, config=ep.ModelConfig(dim=16), batch_key="batch")
     assert model.network.sizes.n_removed
     np.testing.assert_allclose(embed(data["atac"], model), expected(data["atac"], model), atol=1e-4)

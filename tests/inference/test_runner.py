@@ -45,7 +45,9 @@ def read(path):
 def assert_results(found, expected, *, expression=True):
     """Results of a file are those of cells in memory, to the rounding of other chunks."""
     assert list(found.obs_names) == list(expected.obs_names)
-    np.testing.assert_allclose(found.obsm["X_epifoundation"], expected.obsm["X_epifoundation"], atol=1e-5)
+    np.testing.assert_allclose(
+        found.obsm["X_epifoundation"], expected.obsm["X_epifoundation"], atol=1e-5
+    )
     pd.testing.assert_frame_equal(
         found.obsm["epifoundation_probabilities"],
         expected.obsm["epifoundation_probabilities"],
@@ -54,7 +56,9 @@ def assert_results(found, expected, *, expression=True):
     )
     for name in ("cell_type", "confidence", "coverage"):
         key = f"epifoundation_{name}"
-        pd.testing.assert_series_equal(found.obs[key], expected.obs[key], check_names=False, atol=1e-5)
+        pd.testing.assert_series_equal(
+            found.obs[key], expected.obs[key], check_names=False, atol=1e-5
+        )
     if expression:
         values = expected.obsm["epifoundation_expression"]
         assert list(found.var_names) == list(values.columns)
@@ -82,7 +86,9 @@ def test_results_are_those_of_cells_in_memory(mdata, model, embedded, tmp_path, 
     assert told["expression_scale"] == expected["expression_scale"]
     for name, value in expected["peaks"].items():
         assert told["peaks"][name] == pytest.approx(value), name
-    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / output])  # nothing else is left
+    assert sorted(tmp_path.iterdir()) == sorted(
+        [*before, tmp_path / output]
+    )  # nothing else is left
 
 
 @pytest.mark.parametrize("kind", ["memory", "backed", "dense", "csc", "int64"])
@@ -96,12 +102,18 @@ def test_any_matrix(mdata, model, embedded, tmp_path, kind):
         atac.X = atac.X.astype(np.int64)
     if kind != "memory":
         write(atac, tmp_path / "a.h5ad")
-        atac = ad.read_h5ad(tmp_path / "a.h5ad", backed="r") if kind == "backed" else tmp_path / "a.h5ad"
+        atac = (
+            ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+            if kind == "backed"
+            else tmp_path / "a.h5ad"
+        )
     ep.tl.embed(atac, model, output=tmp_path / "out.zarr")
     assert_results(read(tmp_path / "out.zarr"), embedded)
 
 
-@pytest.mark.parametrize(("cells", "entries"), [(1, 2**24), (7, 2**24), (10_000, 2**24), (64, 500), (64, 1)])
+@pytest.mark.parametrize(
+    ("cells", "entries"), [(1, 2**24), (7, 2**24), (10_000, 2**24), (64, 500), (64, 1)]
+)
 def test_blocks_do_not_matter(mdata, model, embedded, tmp_path, monkeypatch, cells, entries):
     monkeypatch.setattr(plan, "BLOCK_CELLS", cells)
     monkeypatch.setattr(plan, "BLOCK_ENTRIES", entries)
@@ -118,9 +130,13 @@ def test_blocks_hold_so_many_predicted_values(mdata, model, tmp_path, monkeypatc
         monkeypatch.setattr(
             reader.Reader,
             "compute",
-            lambda self, block, mapping, seen=seen: seen.append(len(block.names)) or compute(self, block, mapping),
+            lambda self, block, mapping, seen=seen: (
+                seen.append(len(block.names)) or compute(self, block, mapping)
+            ),
         )
-        ep.tl.embed(mdata["atac"], model, expression=expression, output=tmp_path / f"{expression}.zarr")
+        ep.tl.embed(
+            mdata["atac"], model, expression=expression, output=tmp_path / f"{expression}.zarr"
+        )
     assert max(sizes[True]) == 30
     assert max(sizes[False]) == 64
     assert sum(sizes[True]) == sum(sizes[False]) == mdata["atac"].n_obs
@@ -156,17 +172,25 @@ def test_several_files_with_other_peaks(mdata, model, tmp_path):
     assert list(table.index) == [str(path) for path in paths]
     assert list(table["data"]) == [600, 500]
     counts = [part.uns["epifoundation"]["peaks"]["open_fraction_matched"] for part in parts]
-    assert min(counts) <= found.uns["epifoundation"]["peaks"]["open_fraction_matched"] <= max(counts)
+    assert (
+        min(counts) <= found.uns["epifoundation"]["peaks"]["open_fraction_matched"] <= max(counts)
+    )
 
 
 def test_samples_by_name(mdata, model, tmp_path):
     path = write(mdata["atac"], tmp_path / "a.h5ad")
-    ep.tl.embed({"one": path, "two": mdata["atac"]}, model, output=tmp_path / "out.h5ad", expression=False)
+    ep.tl.embed(
+        {"one": path, "two": mdata["atac"]}, model, output=tmp_path / "out.h5ad", expression=False
+    )
     found = read(tmp_path / "out.h5ad")
     names = list(mdata["atac"].obs_names)
-    assert list(found.obs_names) == [f"one_{name}" for name in names] + [f"two_{name}" for name in names]
+    assert list(found.obs_names) == [f"one_{name}" for name in names] + [
+        f"two_{name}" for name in names
+    ]
     assert list(found.obs["epifoundation_file"].cat.categories) == ["one", "two"]
-    np.testing.assert_array_equal(found.obsm["X_epifoundation"][:400], found.obsm["X_epifoundation"][400:])
+    np.testing.assert_array_equal(
+        found.obsm["X_epifoundation"][:400], found.obsm["X_epifoundation"][400:]
+    )
 
 
 def test_names_in_two_files(mdata, model, tmp_path):
@@ -174,7 +198,10 @@ def test_names_in_two_files(mdata, model, tmp_path):
         write(mdata["atac"][:30].copy(), tmp_path / "a.h5ad"),
         write(mdata["atac"][29:60].copy(), tmp_path / "b.h5ad"),
     ]
-    with pytest.raises(ValueError, match=rf"1 names of cells.*first {mdata['atac'].obs_names[29]!r}.*Pass a mapping"):
+    with pytest.raises(
+        ValueError,
+        match=rf"1 names of cells.*first {mdata['atac'].obs_names[29]!r}.*Pass a mapping",
+    ):
         ep.tl.embed(paths, model, output=tmp_path / "out.h5ad")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5ad", "b.h5ad"]
 
@@ -190,11 +217,16 @@ def test_into_the_file_itself(mdata, model, tmp_path, name):
     found, expected = read(path), data
     if name.startswith("both"):
         for key in ("epifoundation", "other"):
-            np.testing.assert_allclose(found["rna"].layers[key], expected["rna"].layers[key], atol=1e-4)
+            np.testing.assert_allclose(
+                found["rna"].layers[key], expected["rna"].layers[key], atol=1e-4
+            )
         found, expected = found["atac"], expected["atac"]
     else:
         pd.testing.assert_frame_equal(
-            found.obsm["other_expression"], expected.obsm["other_expression"], check_names=False, atol=1e-4
+            found.obsm["other_expression"],
+            expected.obsm["other_expression"],
+            check_names=False,
+            atol=1e-4,
         )
     assert_results(found, expected, expression=False)
     assert (found.X != expected.X).nnz == 0
@@ -215,11 +247,15 @@ def test_into_a_store_of_either_format(mdata, model, embedded, tmp_path, zarr_fo
     assert_results(read(tmp_path / "a.zarr"), embedded, expression=False)
 
 
-@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")  # it is what is tested
+@pytest.mark.filterwarnings(
+    "ignore:The 'future.infer_string' option:DeprecationWarning"
+)  # it is what is tested
 @pytest.mark.parametrize("nullable", [None, True, False])
 @pytest.mark.parametrize("infer_string", [True, False])
 @pytest.mark.parametrize("output", ["out.h5ad", "out.zarr", None])
-def test_text_is_written_whatever_the_settings(mdata, model, embedded, tmp_path, output, infer_string, nullable):
+def test_text_is_written_whatever_the_settings(
+    mdata, model, embedded, tmp_path, output, infer_string, nullable
+):
     """Names, labels and sets as text, arrays or nullable, in a file of results and in the file itself."""
     path = write(mdata["atac"], tmp_path / "a.h5ad")
     with (
@@ -229,12 +265,16 @@ def test_text_is_written_whatever_the_settings(mdata, model, embedded, tmp_path,
         target = ep.tl.annotate(path, model, output=output and tmp_path / output)
         found = read(target)
         expected = ep.tl.annotate(mdata["atac"], model, copy=True)
-        if infer_string or nullable is not None:  # else anndata itself refuses to write text that is nullable
+        if (
+            infer_string or nullable is not None
+        ):  # else anndata itself refuses to write text that is nullable
             write(found, tmp_path / "again.h5ad")
             assert list(read(tmp_path / "again.h5ad").obs) == list(found.obs)
     assert list(found.obs_names) == list(embedded.obs_names)
     for name in ("cell_type", "set"):
-        assert list(found.obs[f"epifoundation_{name}"]) == list(expected.obs[f"epifoundation_{name}"])
+        assert list(found.obs[f"epifoundation_{name}"]) == list(
+            expected.obs[f"epifoundation_{name}"]
+        )
 
 
 def test_what_an_earlier_model_left_in_the_file_goes(mdata, model, tmp_path):
@@ -261,7 +301,9 @@ def test_annotate_files(mdata, model, tmp_path):
         found = read(tmp_path / "out.zarr")
         assert_results(found, expected, expression=False)
         assert list(found.obs["epifoundation_set"]) == list(expected.obs["epifoundation_set"])
-        np.testing.assert_allclose(found.obs["epifoundation_novelty"], expected.obs["epifoundation_novelty"], atol=1e-3)
+        np.testing.assert_allclose(
+            found.obs["epifoundation_novelty"], expected.obs["epifoundation_novelty"], atol=1e-3
+        )
         told, wanted = (each.uns["epifoundation_annotation"] for each in (found, expected))
         assert sorted(told) == sorted(wanted)
         assert told["n_unknown"] == wanted["n_unknown"]
@@ -272,7 +314,9 @@ def test_predict_expression_of_files(mdata, model, tmp_path):
     expected = ep.tl.predict_expression(
         mdata["atac"], model, genes=["gene3", "gene1"], batch_key="batch", copy=True
     ).obsm["epifoundation_expression"]
-    ep.tl.predict_expression(path, model, genes=["gene3", "gene1"], batch_key="batch", output=tmp_path / "out.zarr")
+    ep.tl.predict_expression(
+        path, model, genes=["gene3", "gene1"], batch_key="batch", output=tmp_path / "out.zarr"
+    )
     found = read(tmp_path / "out.zarr")
     assert list(found.var_names) == ["gene3", "gene1"]
     np.testing.assert_allclose(found.layers["epifoundation"], expected.to_numpy(), atol=1e-4)
@@ -337,7 +381,11 @@ def test_resume_gives_the_same_bytes(mdata, model, tmp_path, monkeypatch, output
     files = [other] if other.is_file() else [file for file in other.rglob("*") if file.is_file()]
     assert files
     for file in files:
-        assert file.read_bytes() == (one / file.relative_to(other)).read_bytes() if one.is_dir() else one.read_bytes()
+        assert (
+            file.read_bytes() == (one / file.relative_to(other)).read_bytes()
+            if one.is_dir()
+            else one.read_bytes()
+        )
     ep.tl.embed(path, model, output=other)  # the same call again has nothing to do
     assert len(computed) == 4
 
@@ -348,7 +396,9 @@ def test_blocks_of_another_run_are_in_the_way(mdata, model, tmp_path, monkeypatc
     with pytest.raises(StopError):
         ep.tl.embed(path, model, output=tmp_path / "out.h5ad")
     go_on()
-    with pytest.raises(ValueError, match=r"unfinished results of another run: annotation was true, is false"):
+    with pytest.raises(
+        ValueError, match=r"unfinished results of another run: annotation was true, is false"
+    ):
         ep.tl.embed(path, model, output=tmp_path / "out.h5ad", annotation=False)
     other = ep.tl.pretrain(mdata)
     with pytest.raises(ValueError, match="unfinished results of another run: model was"):
@@ -394,7 +444,9 @@ def test_bad_places(mdata, model, tmp_path):
     zarr.open_group(tmp_path / "empty.zarr", mode="w")
     with pytest.raises(ValueError, match="holds no `obs`"):
         ep.tl.embed(tmp_path / "empty.zarr", model)
-    with pytest.raises(ValueError, match=r"`batch_key='donor'` is no column of `obs` of .*a.h5ad'; there are"):
+    with pytest.raises(
+        ValueError, match=r"`batch_key='donor'` is no column of `obs` of .*a.h5ad'; there are"
+    ):
         ep.tl.embed(path, model, batch_key="donor", output=tmp_path / "out.zarr")
     with pytest.raises(ValueError, match="No modality 'gex'"):
         ep.tl.embed(write(mdata, tmp_path / "m.h5mu"), model, modality="gex")
@@ -410,7 +462,9 @@ def test_a_file_of_another_build_is_named(mdata, model, tmp_path):
     path = write(atac, tmp_path / "a.h5ad")
     far = atac[:20].copy()
     far.obs_names = [f"far{i}" for i in range(20)]
-    far.var["start"] = far.var["start"] + 240_000_000  # past the end of chr1 of hg38, on none of its places
+    far.var["start"] = (
+        far.var["start"] + 240_000_000
+    )  # past the end of chr1 of hg38, on none of its places
     far.var["end"] = far.var["end"] + 240_000_000
     far = write(far, tmp_path / "far.h5ad")
     with pytest.raises(ValueError, match=r"^'.*far.h5ad': "):
@@ -437,7 +491,11 @@ def test_a_file_that_is_cut_off(mdata, model, tmp_path, monkeypatch):
         ep.tl.embed(path, model, output=tmp_path / "out.h5ad")
 
     store = write(mdata["atac"], tmp_path / "a.zarr")
-    chunk = next(file for file in (store / "X" / "indices").rglob("*") if file.name.isdigit() and file.is_file())
+    chunk = next(
+        file
+        for file in (store / "X" / "indices").rglob("*")
+        if file.name.isdigit() and file.is_file()
+    )
     chunk.rename(tmp_path / "chunk")
     with pytest.raises(OSError, match="1 of the .* chunks of `X/indices` are gone"):
         ep.tl.embed(store, model, output=tmp_path / "out.zarr")
@@ -450,7 +508,9 @@ def test_a_file_that_disappears(mdata, model, tmp_path, monkeypatch):
         values = root[f"X/{part}"][:]
         attributes = dict(root[f"X/{part}"].attrs)
         del root[f"X/{part}"]
-        array = root.create_array(f"X/{part}", shape=values.shape, dtype=values.dtype, chunks=(500,))
+        array = root.create_array(
+            f"X/{part}", shape=values.shape, dtype=values.dtype, chunks=(500,)
+        )
         array[:] = values
         array.attrs.update(attributes)
     save = block_store.BlockStore.save
@@ -458,17 +518,24 @@ def test_a_file_that_disappears(mdata, model, tmp_path, monkeypatch):
     def lose(self, number, arrays, tally):
         save(self, number, arrays, tally)
         if number == 1 and (tmp_path / "a.zarr" / "X").exists():
-            last = sorted((tmp_path / "a.zarr" / "X" / "data").glob("[0-9]*"), key=lambda file: int(file.name))[-1]
+            last = sorted(
+                (tmp_path / "a.zarr" / "X" / "data").glob("[0-9]*"), key=lambda file: int(file.name)
+            )[-1]
             last.rename(tmp_path / "lost")
 
     monkeypatch.setattr(block_store.BlockStore, "save", lose)
     with pytest.raises(
-        OSError, match=r"a.zarr' is not whole: 1 of .*rows 384 to 399.*finished blocks are kept.*the same call goes on"
+        OSError,
+        match=r"a.zarr' is not whole: 1 of .*rows 384 to 399.*finished blocks are kept.*the same call goes on",
     ):
         ep.tl.embed(tmp_path / "a.zarr", model, output=tmp_path / "out.zarr")
     monkeypatch.setattr(block_store.BlockStore, "save", save)
     (tmp_path / "lost").rename(
-        tmp_path / "a.zarr" / "X" / "data" / str(len(list((tmp_path / "a.zarr" / "X" / "data").glob("[0-9]*"))))
+        tmp_path
+        / "a.zarr"
+        / "X"
+        / "data"
+        / str(len(list((tmp_path / "a.zarr" / "X" / "data").glob("[0-9]*"))))
     )
     ep.tl.embed(tmp_path / "a.zarr", model, output=tmp_path / "out.zarr")
     ep.tl.embed(mdata["atac"], model)
@@ -547,11 +614,15 @@ def test_killed_at_any_moment(folder, start, model, monkeypatch, output):
         _, errors = process.communicate()
         n_killed += 1
         if path.exists() and path.name != "a.h5ad":
-            np.testing.assert_array_equal(read(path).obsm["X_epifoundation"], wanted.obsm["X_epifoundation"])
+            np.testing.assert_array_equal(
+                read(path).obsm["X_epifoundation"], wanted.obsm["X_epifoundation"]
+            )
             assert process.returncode != 1, errors
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         elif path.name == "a.h5ad" and path.read_bytes() != original:
-            np.testing.assert_array_equal(read(path).obsm["X_epifoundation"], wanted.obsm["X_epifoundation"])
+            np.testing.assert_array_equal(
+                read(path).obsm["X_epifoundation"], wanted.obsm["X_epifoundation"]
+            )
             path.write_bytes(original)
             shutil.rmtree(f"{path}.partial", ignore_errors=True)  # of the file as it was before
     process = start(output, number=n_killed)

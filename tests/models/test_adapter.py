@@ -26,14 +26,22 @@ def saved(request, simulated, tmp_path_factory):
     base.save_pretrained(folder / "base")
     base = ep.models.from_pretrained(folder / "base")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "SHARES", (1.0,))  # all of the update is kept, so that there is one to be saved
-        tuned = ep.tl.finetune(simulated, base, label_key="cell_type", batch_key="batch", training=finetuning)
+        patch.setattr(
+            train, "SHARES", (1.0,)
+        )  # all of the update is kept, so that there is one to be saved
+        tuned = ep.tl.finetune(
+            simulated, base, label_key="cell_type", batch_key="batch", training=finetuning
+        )
     return folder, base, tuned, tuned.save_adapter(folder / "mine")
 
 
 def results(data, model):
     atac = ep.tl.embed(data["atac"], model, copy=True)
-    return atac.obsm["X_epifoundation"], atac.obsm["epifoundation_expression"], atac.obsm["epifoundation_probabilities"]
+    return (
+        atac.obsm["X_epifoundation"],
+        atac.obsm["epifoundation_expression"],
+        atac.obsm["epifoundation_probabilities"],
+    )
 
 
 def test_an_adapter_comes_back_the_same(simulated, saved):
@@ -59,14 +67,23 @@ def test_data_embedded_before_are_of_the_same_model(simulated, saved):
 def test_what_is_saved_is_a_part_of_the_model(saved):
     _, base, tuned, path = saved
     files = {"config.json", "adapter.safetensors", "labels.json", "README.md"}
-    assert {file.name for file in path.iterdir()} == files | ({"cells.safetensors"} if tuned.cells else set())
+    assert {file.name for file in path.iterdir()} == files | (
+        {"cells.safetensors"} if tuned.cells else set()
+    )
     names = {name.removesuffix(".left").removesuffix(".right") for name in tuned.adapter.tensors}
     assert any(name.startswith("label.") for name in names)
-    unchanged = {"peaks.linear.weight", "encoder.vectors.weight", "encoder.vectors.count", "encoder.readout.weight"}
+    unchanged = {
+        "peaks.linear.weight",
+        "encoder.vectors.weight",
+        "encoder.vectors.count",
+        "encoder.readout.weight",
+    }
     assert not names & unchanged
     if tuned.cells:  # of the clusters they are those of the base
         assert set(tuned.cells) == {"encoder", "labels"}
-        assert (path / "cells.safetensors").stat().st_size < len(tuned.cell_bytes) - len(base.cell_bytes) / 2
+        assert (path / "cells.safetensors").stat().st_size < len(tuned.cell_bytes) - len(
+            base.cell_bytes
+        ) / 2
 
 
 def test_the_whole_can_be_saved_too(simulated, saved, tmp_path):
@@ -85,7 +102,11 @@ def test_an_adapter_of_an_adapter(simulated, saved):
     last = ep.tl.finetune(simulated["atac"], middle, label_key="cell_type", training=training)
     last.save_adapter(folder / "last")
     again = ep.models.from_pretrained(folder / "last")
-    assert (again.revision, again.weights, again.cell_bytes) == (last.revision, last.weights, last.cell_bytes)
+    assert (again.revision, again.weights, again.cell_bytes) == (
+        last.revision,
+        last.weights,
+        last.cell_bytes,
+    )
 
 
 def test_the_base_can_be_given_and_must_be_the_right_one(simulated, saved, model, tmp_path):
@@ -98,7 +119,9 @@ def test_the_base_can_be_given_and_must_be_the_right_one(simulated, saved, model
         ep.models.from_pretrained(folder / "base", base=base)
     unsaved = ep.tl.finetune(simulated["atac"], model, label_key="cell_type")
     unsaved.save_adapter(tmp_path / "orphan")
-    with pytest.raises(ValueError, match=r"of the model 'unsaved' .* which was not found .*pass it as `base=`"):
+    with pytest.raises(
+        ValueError, match=r"of the model 'unsaved' .* which was not found .*pass it as `base=`"
+    ):
         ep.models.from_pretrained(tmp_path / "orphan")
     assert ep.models.from_pretrained(tmp_path / "orphan", base=model).revision == unsaved.revision
 
@@ -127,7 +150,9 @@ def test_a_damaged_adapter_is_refused(saved, tmp_path, damage):
     else:
         tensors = dict(tuned.adapter.tensors)
         tensors["nowhere"] = next(iter(tensors.values())).clone()
-        replace(tuned, adapter=replace(tuned.adapter, tensors=tensors)).save_adapter(path, overwrite=True)
+        replace(tuned, adapter=replace(tuned.adapter, tensors=tensors)).save_adapter(
+            path, overwrite=True
+        )
     messages = {
         "truncated": "truncated or altered",
         "missing": "lacks 'adapter.safetensors'",

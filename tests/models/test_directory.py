@@ -48,7 +48,9 @@ def test_saving_twice_gives_the_same_bytes(model, saved, tmp_path):
     assert files == ["README.md", "cells.safetensors", "config.json", "genes.tsv", "labels.json", "model.safetensors", "peaks.bed.gz"]  # fmt: skip
     for file in files:
         assert (saved / file).read_bytes() == (other / file).read_bytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["model", "deep"] or len(list(tmp_path.iterdir())) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["model", "deep"] or len(
+        list(tmp_path.iterdir())
+    ) == 2
 
 
 def test_a_directory_is_only_replaced_on_request_and_only_if_it_is_a_model(model, saved, tmp_path):
@@ -67,7 +69,11 @@ def test_a_directory_is_only_replaced_on_request_and_only_if_it_is_a_model(model
 def test_models_of_others_and_files_beside_ours_are_never_deleted(model, saved, tmp_path):
     foreign = tmp_path / "bert"
     foreign.mkdir()
-    for name, text in (("config.json", '{"model_type": "bert"}'), ("model.safetensors", ""), ("vocab.txt", "")):
+    for name, text in (
+        ("config.json", '{"model_type": "bert"}'),
+        ("model.safetensors", ""),
+        ("vocab.txt", ""),
+    ):
         (foreign / name).write_text(text)
     (saved / "notes.txt").write_text("precious")
     for directory in (foreign, saved):
@@ -77,7 +83,9 @@ def test_models_of_others_and_files_beside_ours_are_never_deleted(model, saved, 
         assert sorted(directory.iterdir()) == before
 
 
-def test_an_interruption_between_the_two_renames_brings_the_old_model_back(model, saved, monkeypatch):
+def test_an_interruption_between_the_two_renames_brings_the_old_model_back(
+    model, saved, monkeypatch
+):
     from pathlib import Path
 
     original, calls = Path.rename, []
@@ -115,7 +123,15 @@ def test_a_failed_save_leaves_the_old_model_and_no_rubbish(model, saved, monkeyp
 
 
 @pytest.mark.parametrize(
-    "file", ["model.safetensors", "cells.safetensors", "peaks.bed.gz", "genes.tsv", "labels.json", "README.md"]
+    "file",
+    [
+        "model.safetensors",
+        "cells.safetensors",
+        "peaks.bed.gz",
+        "genes.tsv",
+        "labels.json",
+        "README.md",
+    ],
 )
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 def test_damage_is_found_and_named(saved, file, damage):
@@ -128,7 +144,9 @@ def test_damage_is_found_and_named(saved, file, damage):
         path.write_bytes(content)
     else:
         path.unlink()
-    said = f"lacks '{file}'" if damage == "missing" else f"{re.escape(file)}' is truncated or altered"
+    said = (
+        f"lacks '{file}'" if damage == "missing" else f"{re.escape(file)}' is truncated or altered"
+    )
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         ep.models.from_pretrained(saved)
 
@@ -228,7 +246,9 @@ def test_unknown_names_list_the_known():
 
 def test_a_directory_that_is_no_model_says_what_is_there(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(FileNotFoundError, match=r"no config\.json \(files there: \['notes\.txt'\]\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no config\.json \(files there: \['notes\.txt'\]\)"
+    ):
         ep.models.from_pretrained(tmp_path)
 
 
@@ -243,20 +263,29 @@ def test_a_repository_is_downloaded(saved, hub):
 
 def test_a_name_that_is_found_nowhere_says_where_it_was_looked_for(hub, offline):
     (hub.folder / "someone" / "else").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"'someone/else' is no model of this package: it has no config\.json"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"'someone/else' is no model of this package: it has no config\.json",
+    ):
         ep.models.from_pretrained("someone/else")
     message = r"'someone/model' is no directory and not one of \['pbmc-51loci', .*There is no Hugging Face model"
     with pytest.raises(ValueError, match=message):
         ep.models.from_pretrained("someone/model")
     offline()
-    with pytest.raises(ConnectionError, match=r"Could not download .*put the files of the model .* into '"):
+    with pytest.raises(
+        ConnectionError, match=r"Could not download .*put the files of the model .* into '"
+    ):
         ep.models.from_pretrained("someone/model")
 
 
 def test_the_bundled_model_is_small_and_what_the_registry_says():
     model = ep.models.from_pretrained("pbmc-51loci")
     row = ep.models.available().loc["pbmc-51loci"]
-    assert (row["peaks"], row["genes"], row["labels"]) == (len(model.peaks), len(model.genes), len(model.labels))
+    assert (row["peaks"], row["genes"], row["labels"]) == (
+        len(model.peaks),
+        len(model.genes),
+        len(model.labels),
+    )
     assert row["genome"] == model.peaks.genome
     assert "## Limits" in model.card
     folder = ep.models._registry.files("epifoundation.models") / "bundled" / "pbmc-51loci"

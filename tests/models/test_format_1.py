@@ -85,22 +85,37 @@ def saved(cells, tmp_path):
     (folder / "labels.json").write_text(json.dumps(LABELS))
     (folder / "README.md").write_text("# A model of format 1")
     save_file(weights, folder / "model.safetensors")
-    sizes = {"n_peaks": 80, "n_genes": N_GENES, "n_labels": 3, "n_batches": 2, "n_chromosomes": 0, "n_removed": 1}
+    sizes = {
+        "n_peaks": 80,
+        "n_genes": N_GENES,
+        "n_labels": 3,
+        "n_batches": 2,
+        "n_chromosomes": 0,
+        "n_removed": 1,
+    }
     config = {
         "format_version": 1,
         "package_version": "0.1.0",
         "genome": "hg38",
         "model": ARCHITECTURE,
         "sizes": sizes,
-        "training": {"objective": "counts", "batches": ["x", "y"], "history": [{"train": 2.0, "validation": 1.0}]},
-        "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()},
+        "training": {
+            "objective": "counts",
+            "batches": ["x", "y"],
+            "history": [{"train": 2.0, "validation": 1.0}],
+        },
+        "sha256": {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()
+        },
     }
     (folder / "config.json").write_text(json.dumps(config))
     return folder, weights
 
 
 def layer_norm(x, weight, bias):
-    return (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-5) * weight + bias
+    return (x - x.mean(axis=1, keepdims=True)) / np.sqrt(
+        x.var(axis=1, keepdims=True) + 1e-5
+    ) * weight + bias
 
 
 def embedding_by_hand(matrix, weights):
@@ -127,7 +142,11 @@ def softmax(x):
 def test_it_gives_the_numbers_of_its_formula(cells, saved):
     folder, w = saved
     model = ep.models.from_pretrained(folder)
-    assert (model.config.encoder, model.config.is_measured, model.network.dim) == ("set-1", False, DIM)
+    assert (model.config.encoder, model.config.is_measured, model.network.dim) == (
+        "set-1",
+        False,
+        DIM,
+    )
     assert not model.cells
     atac = cells["atac"].copy()
     ep.tl.embed(atac, model)
@@ -135,12 +154,18 @@ def test_it_gives_the_numbers_of_its_formula(cells, saved):
     np.testing.assert_allclose(atac.obsm["X_epifoundation"], expected, atol=1e-4)
     logits = expected @ w["expression.linear.weight"].T + w["expression.linear.bias"]
     mean_batch = softmax(logits + w["expression.batch"].mean(axis=0))
-    np.testing.assert_allclose(atac.obsm["epifoundation_expression"], np.log1p(1e4 * mean_batch), atol=1e-3)
-    likely = softmax((expected @ w["label.linear.weight"].T + w["label.linear.bias"]) / w["label.temperature"])
+    np.testing.assert_allclose(
+        atac.obsm["epifoundation_expression"], np.log1p(1e4 * mean_batch), atol=1e-3
+    )
+    likely = softmax(
+        (expected @ w["label.linear.weight"].T + w["label.linear.bias"]) / w["label.temperature"]
+    )
     np.testing.assert_allclose(atac.obsm["epifoundation_probabilities"], likely, atol=1e-4)
     ep.tl.impute_accessibility(atac, model, peaks=list(atac.var_names), depth=10)
     shares = softmax(expected @ w["peaks.linear.weight"].T + w["peaks.linear.bias"])
-    np.testing.assert_allclose(atac.obsm["epifoundation_accessibility"], 1 - np.exp(-10 * shares), atol=1e-4)
+    np.testing.assert_allclose(
+        atac.obsm["epifoundation_accessibility"], 1 - np.exp(-10 * shares), atol=1e-4
+    )
 
 
 def test_knock_outs_equal_the_edited_matrix(cells, saved):
@@ -167,8 +192,14 @@ def test_it_is_saved_in_format_2_and_is_the_same(cells, saved, tmp_path):
     model = ep.models.from_pretrained(saved[0])
     again = ep.models.from_pretrained(model.save_pretrained(tmp_path / "new"))
     assert json.loads((tmp_path / "new" / "config.json").read_text())["format_version"] == 2
-    assert (again.revision, again.weights, again.config) == (model.revision, model.weights, model.config)
-    one, other = (ep.tl.embed(cells, m, copy=True)["atac"].obsm["X_epifoundation"] for m in (model, again))
+    assert (again.revision, again.weights, again.config) == (
+        model.revision,
+        model.weights,
+        model.config,
+    )
+    one, other = (
+        ep.tl.embed(cells, m, copy=True)["atac"].obsm["X_epifoundation"] for m in (model, again)
+    )
     np.testing.assert_array_equal(one, other)
     assert ep.pl.training(model).lines
 
@@ -220,7 +251,10 @@ def test_batches_are_projected_out(cells, saved):
 
 
 def test_it_is_not_pretrained_further(cells, saved):
-    with pytest.raises(ValueError, match="is a set encoder of format 1, which was trained by gradient, and cannot be"):
+    with pytest.raises(
+        ValueError,
+        match="is a set encoder of format 1, which was trained by gradient, and cannot be",
+    ):
         ep.tl.pretrain(cells, init=saved[0])
 
 

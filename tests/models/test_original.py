@@ -25,7 +25,18 @@ def table(names, *, special=True):
 class Made:
     """An original checkpoint with its files, and what the plain implementation computes from it."""
 
-    def __init__(self, folder, *, seed=0, n_peaks=40, n_genes=12, n_heads=4, width=8, chromosomes=True, **options):
+    def __init__(
+        self,
+        folder,
+        *,
+        seed=0,
+        n_peaks=40,
+        n_genes=12,
+        n_heads=4,
+        width=8,
+        chromosomes=True,
+        **options,
+    ):
         generator = np.random.default_rng(seed)
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -42,9 +53,13 @@ class Made:
             of_genes = [0, 1, 2, 3, *(known[gene2chr[gene]] for gene in genes)]
             rows = torch.tensor(of_peaks), torch.tensor(of_genes)
         if options.get("n_batches"):
-            self.vocabularies["batch"] = table([f"b{i}" for i in range(options["n_batches"])], special=False)
+            self.vocabularies["batch"] = table(
+                [f"b{i}" for i in range(options["n_batches"])], special=False
+            )
         if options.get("n_types"):
-            self.vocabularies["cell"] = table([f"t{i}" for i in range(options["n_types"])], special=False)
+            self.vocabularies["cell"] = table(
+                [f"t{i}" for i in range(options["n_types"])], special=False
+            )
         torch.manual_seed(seed)
         self.plain = Original(
             n_peaks,
@@ -59,14 +74,18 @@ class Made:
         self.state = self.plain.state_dict()
         self.save()
         lengths = torch.tensor([1, 7, n_peaks, 12])
-        cells = [torch.from_numpy(np.sort(generator.permutation(n_peaks)[:n])) for n in lengths.tolist()]
+        cells = [
+            torch.from_numpy(np.sort(generator.permutation(n_peaks)[:n])) for n in lengths.tolist()
+        ]
         self.ids, self.offsets = torch.cat(cells), torch.tensor([0, *lengths.cumsum(0).tolist()])
         self.batch = torch.arange(4) % options["n_batches"] if options.get("n_batches") else None
         self.expected = self.plain(pad(self.ids, self.offsets, n_peaks + 5), self.batch)
         self.n_heads = n_heads
 
     def save(self, **more):
-        torch.save({"model": self.state, "epoch": 3, "steps": 10} | more, self.folder / "checkpoint.pth")
+        torch.save(
+            {"model": self.state, "epoch": 3, "steps": 10} | more, self.folder / "checkpoint.pth"
+        )
         for kind, content in self.vocabularies.items():
             name = "gene2chr.json" if kind == "gene2chr" else f"{kind}_vocab.json"
             (self.folder / name).write_text(json.dumps(content))
@@ -96,7 +115,9 @@ def compare(found, expected):
 
 @pytest.fixture
 def made(tmp_path):
-    return Made(tmp_path / "original", n_layers=2, feedforward=24, n_batches=3, n_types=4, values=True)
+    return Made(
+        tmp_path / "original", n_layers=2, feedforward=24, n_batches=3, n_types=4, values=True
+    )
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +142,13 @@ def test_golden_outputs_of_the_original_implementation(upstream, name):
 
 
 def test_the_command_line_converts(made, tmp_path, capsys):
-    arguments = ["convert", str(made.folder / "checkpoint.pth"), str(made.folder), "-o", str(tmp_path / "model")]
+    arguments = [
+        "convert",
+        str(made.folder / "checkpoint.pth"),
+        str(made.folder),
+        "-o",
+        str(tmp_path / "model"),
+    ]
     cli.main([*arguments, "--n-heads", str(made.n_heads), "--no-labels", "--genome", "mm10"])
     assert capsys.readouterr().out == f"{tmp_path / 'model'}\n"
     model = ep.models.from_pretrained(tmp_path / "model")
@@ -144,21 +171,30 @@ def test_golden_outputs_through_embed(upstream, name):
     model = ep.models.convert_original(folder / "checkpoint.pth", folder)
     n_cells = len(expected["indptr"]) - 1
     pattern = sp.csr_matrix(
-        (np.ones(len(expected["indices"])), expected["indices"], expected["indptr"]), (n_cells, len(model.peaks))
+        (np.ones(len(expected["indices"])), expected["indices"], expected["indptr"]),
+        (n_cells, len(model.peaks)),
     )
     order = np.random.default_rng(0).permutation(len(model.peaks))
     batches = [f"batch_{i}" for i in expected["batch"]]
     obs = pd.DataFrame({"batch": batches}, index=[f"cell{i}" for i in range(n_cells)])
-    atac = anndata.AnnData(pattern[:, order], obs=obs, var=pd.DataFrame(index=model.peaks.names[order]))
+    atac = anndata.AnnData(
+        pattern[:, order], obs=obs, var=pd.DataFrame(index=model.peaks.names[order])
+    )
     batch_key = "batch" if model.training["batches"] else None
     ep.tl.embed(atac, model, batch_key=batch_key)
-    np.testing.assert_allclose(atac.obsm["X_epifoundation"], expected["cell_emb"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        atac.obsm["X_epifoundation"], expected["cell_emb"], atol=1e-5, rtol=0
+    )
     logits = torch.from_numpy(expected["mvc_pred"])
     wanted = expected.get("value_pred", logits.softmax(-1)[..., 1])
     np.testing.assert_allclose(atac.obsm["epifoundation_expression"], wanted, atol=1e-5, rtol=0)
     probabilities = torch.from_numpy(expected["cell_pred"]).softmax(-1)
-    np.testing.assert_allclose(atac.obsm["epifoundation_probabilities"], probabilities, atol=1e-5, rtol=0)
-    assert list(atac.obsm["epifoundation_probabilities"]) == [f"type_{i}" for i in range(probabilities.shape[1])]
+    np.testing.assert_allclose(
+        atac.obsm["epifoundation_probabilities"], probabilities, atol=1e-5, rtol=0
+    )
+    assert list(atac.obsm["epifoundation_probabilities"]) == [
+        f"type_{i}" for i in range(probabilities.shape[1])
+    ]
     assert list(atac.obsm["epifoundation_expression"]) == model.genes.names
 
 
@@ -197,7 +233,13 @@ def test_names_and_options_come_along(made, tmp_path):
     compare(outputs(again, made.ids, made.offsets, made.batch), made.expected)
     assert again.config == model.config
     assert again.network.encoder.tokens.chromosome_of.dtype == torch.int64
-    assert {file.suffix for file in (tmp_path / "saved").iterdir()} == {".json", ".safetensors", ".gz", ".tsv", ".md"}
+    assert {file.suffix for file in (tmp_path / "saved").iterdir()} == {
+        ".json",
+        ".safetensors",
+        ".gz",
+        ".tsv",
+        ".md",
+    }
 
 
 def test_the_state_may_be_bare_half_precise_compiled_or_of_parallel_training(made):
@@ -210,9 +252,15 @@ def test_the_state_may_be_bare_half_precise_compiled_or_of_parallel_training(mad
         compare(outputs(made.convert(), made.ids, made.offsets, made.batch), made.expected)
     torch.save(made.state, made.folder / "checkpoint.pth")
     compare(outputs(made.convert(), made.ids, made.offsets, made.batch), made.expected)
-    half = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in made.state.items()}
+    half = {
+        name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+        for name, tensor in made.state.items()
+    }
     torch.save({"model": half}, made.folder / "checkpoint.pth")
-    assert all(t.dtype in (torch.float32, torch.int64) for t in made.convert().network.state_dict().values())
+    assert all(
+        t.dtype in (torch.float32, torch.int64)
+        for t in made.convert().network.state_dict().values()
+    )
 
 
 def test_vocabularies_may_be_a_mapping_of_files_or_of_contents(made):
@@ -223,7 +271,9 @@ def test_vocabularies_may_be_a_mapping_of_files_or_of_contents(made):
     as_files = ep.models.convert_original(path, files, n_heads=4)
     for model in (as_content, as_files):
         compare(outputs(model, made.ids, made.offsets, made.batch), made.expected)
-    with pytest.raises(ValueError, match=r"Unknown vocabularies \['peaks'\]; the names are \['atac', 'rna'"):
+    with pytest.raises(
+        ValueError, match=r"Unknown vocabularies \['peaks'\]; the names are \['atac', 'rna'"
+    ):
         ep.models.convert_original(path, {"peaks": made.vocabularies["atac"]})
 
 
@@ -237,20 +287,26 @@ def test_heads_are_those_of_the_configuration_else_eight(made):
     (made.folder / "config.json").write_text(json.dumps({"head_num": 4, "head_dim": 24}))
     assert made.convert(n_heads=None).config.n_heads == 4
     assert made.convert(n_heads=2).config.n_heads == 2
-    files = {kind: made.folder / f"{kind}_vocab.json" for kind in made.vocabularies if kind != "gene2chr"}
+    files = {
+        kind: made.folder / f"{kind}_vocab.json" for kind in made.vocabularies if kind != "gene2chr"
+    }
     files["gene2chr"] = made.folder / "gene2chr.json"
     (made.folder / "elsewhere").mkdir()
     elsewhere = shutil.copy(made.folder / "checkpoint.pth", made.folder / "elsewhere")
     assert ep.models.convert_original(elsewhere, files).config.n_heads == 4
     (made.folder / "config.json").unlink()
     assert made.convert(n_heads=None).config.n_heads == 8
-    with pytest.raises(ValueError, match="`n_heads` must be a divisor of the width 32.*got 5.*`head_num`"):
+    with pytest.raises(
+        ValueError, match="`n_heads` must be a divisor of the width 32.*got 5.*`head_num`"
+    ):
         made.convert(n_heads=5)
 
 
 def test_the_cell_type_head_can_be_left_out_with_its_vocabulary(made):
     (made.folder / "cell_vocab.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"No 'cell_vocab.json' \(cell types\).*or pass `labels=False`"):
+    with pytest.raises(
+        FileNotFoundError, match=r"No 'cell_vocab.json' \(cell types\).*or pass `labels=False`"
+    ):
         made.convert()
     model = made.convert(labels=False)
     assert model.labels == []
@@ -258,7 +314,8 @@ def test_the_cell_type_head_can_be_left_out_with_its_vocabulary(made):
 
 
 @pytest.mark.parametrize(
-    "file", ["atac_vocab.json", "rna_vocab.json", "chr_vocab.json", "gene2chr.json", "batch_vocab.json"]
+    "file",
+    ["atac_vocab.json", "rna_vocab.json", "chr_vocab.json", "gene2chr.json", "batch_vocab.json"],
 )
 def test_a_missing_vocabulary_is_named(made, file):
     (made.folder / file).unlink()
@@ -281,7 +338,10 @@ def test_vocabularies_that_do_not_fit_their_tensors_are_named(made, kind, tensor
     names = made.vocabularies[kind]
     made.vocabularies[kind] = names | {"one more": len(names)}
     made.save()
-    with pytest.raises(ValueError, match=rf"{kind}_vocab\.json' names {len(names) + 1} .*{tensor}.* has {len(names)} "):
+    with pytest.raises(
+        ValueError,
+        match=rf"{kind}_vocab\.json' names {len(names) + 1} .*{tensor}.* has {len(names)} ",
+    ):
         made.convert()
 
 
@@ -302,13 +362,19 @@ def test_vocabularies_that_are_none_are_named(made, content, said):
 
 def test_vocabularies_without_special_tokens_or_intervals_are_named(made):
     atac = made.vocabularies["atac"]
-    made.vocabularies["atac"] = {name.replace("<cls>", "<s>"): index for name, index in atac.items()}
+    made.vocabularies["atac"] = {
+        name.replace("<cls>", "<s>"): index for name, index in atac.items()
+    }
     made.save()
     with pytest.raises(ValueError, match=r"atac_vocab\.json' lacks the special tokens \['<cls>'\]"):
         made.convert()
-    made.vocabularies["atac"] = {name if index < 10 else f"peak{index}": index for name, index in atac.items()}
+    made.vocabularies["atac"] = {
+        name if index < 10 else f"peak{index}": index for name, index in atac.items()
+    }
     made.save()
-    with pytest.raises(ValueError, match=r"atac_vocab\.json': 34 of 40 peak names are no genomic intervals"):
+    with pytest.raises(
+        ValueError, match=r"atac_vocab\.json': 34 of 40 peak names are no genomic intervals"
+    ):
         made.convert()
 
 
@@ -318,7 +384,8 @@ def test_chromosomes_that_are_written_otherwise_are_told(made):
     }
     made.save()
     with pytest.warns(
-        UserWarning, match=r"No gene lies on a chromosome of the chromosome vocabulary: '[12X]' against \['chr1'"
+        UserWarning,
+        match=r"No gene lies on a chromosome of the chromosome vocabulary: '[12X]' against \['chr1'",
     ):
         made.convert()
 
@@ -365,7 +432,9 @@ def test_a_layer_that_is_missing_from_the_middle_is_named(made):
     for name in names:
         made.state[name.replace(".layers.0.", ".layers.3.")] = made.state[name]
     made.save()
-    with pytest.raises(ValueError, match=r"missing encoder\.transformer_encoder\.layers\.2\.self_attn"):
+    with pytest.raises(
+        ValueError, match=r"missing encoder\.transformer_encoder\.layers\.2\.self_attn"
+    ):
         made.convert()
 
 
@@ -416,7 +485,12 @@ def test_damaged_checkpoints_are_refused_in_one_line(made, damage):
     path = made.folder / "checkpoint.pth"
     content = path.read_bytes()
     path.write_bytes(
-        {"truncated": content[: len(content) // 2], "empty": b"", "text": b"hello", "pickle": b"\x80\x02K\x01."}[damage]
+        {
+            "truncated": content[: len(content) // 2],
+            "empty": b"",
+            "text": b"hello",
+            "pickle": b"\x80\x02K\x01.",
+        }[damage]
     )
     with pytest.raises(ValueError, match=r"checkpoint\.pth'") as error:
         made.convert()
@@ -426,16 +500,21 @@ def test_damaged_checkpoints_are_refused_in_one_line(made, damage):
 def test_paths_that_are_no_files_are_told_apart(made, tmp_path):
     path = made.folder / "checkpoint.pth"
     with pytest.raises(
-        FileNotFoundError, match=r"The checkpoint .*original' is a directory; pass the \.pth file in it"
+        FileNotFoundError,
+        match=r"The checkpoint .*original' is a directory; pass the \.pth file in it",
     ):
         ep.models.convert_original(made.folder, made.folder)
     with pytest.raises(FileNotFoundError, match="nothing' is not there"):
         ep.models.convert_original(tmp_path / "nothing", made.folder)
-    with pytest.raises(FileNotFoundError, match="The directory of vocabularies .*nothing' is not there"):
+    with pytest.raises(
+        FileNotFoundError, match="The directory of vocabularies .*nothing' is not there"
+    ):
         ep.models.convert_original(path, tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="is a file; pass the directory"):
         ep.models.convert_original(path, made.folder / "atac_vocab.json")
-    with pytest.raises(ValueError, match="holds a checkpoint of the original implementation.*convert_original"):
+    with pytest.raises(
+        ValueError, match="holds a checkpoint of the original implementation.*convert_original"
+    ):
         ep.models.from_pretrained(made.folder)
 
 

@@ -28,7 +28,9 @@ def checkpoint(tmp_path_factory):
         "cell_vocab": ["B", "T"],
     }
     for file, tokens in names.items():
-        (folder / f"{file}.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+        (folder / f"{file}.json").write_text(
+            json.dumps({token: i for i, token in enumerate(tokens)})
+        )
     (folder / "config.json").write_text('{"head_num": 2}')
     return folder
 
@@ -40,7 +42,12 @@ def repo(hub, checkpoint):
 
 def test_it_is_fetched_and_converted_once(hub, repo, offline):
     model = ep.models.from_pretrained(PAPER, device="cpu")
-    assert (model.name, model.labels, model.config.n_heads, len(model.peaks)) == (PAPER, ["B", "T"], 2, 50)
+    assert (model.name, model.labels, model.config.n_heads, len(model.peaks)) == (
+        PAPER,
+        ["B", "T"],
+        2,
+        50,
+    )
     assert "pretrained.pth" in model.training["source"]
     assert len(hub.downloads) == 5
     offline()
@@ -57,7 +64,9 @@ def test_a_checkpoint_that_changed_is_converted_anew(hub, repo):
     assert ep.models.from_pretrained(PAPER).revision != before
 
 
-def test_without_a_network_the_files_and_the_folder_are_named(hub, repo, offline, checkpoint, tmp_path):
+def test_without_a_network_the_files_and_the_folder_are_named(
+    hub, repo, offline, checkpoint, tmp_path
+):
     offline()
     with pytest.raises(
         ConnectionError,
@@ -75,7 +84,9 @@ def test_one_of_several_is_chosen_by_name(hub, repo):
     assert "pretrained.pth" in ep.models.from_pretrained(PAPER).training["source"]
     assert "finetuned.pth" in ep.models.from_pretrained(f"{PAPER}/finetuned.pth").training["source"]
     (repo / "pretrained.pth").rename(repo / "first.pth")
-    with pytest.raises(ValueError, match=r"several checkpoints, \['finetuned.pth', 'first.pth'\]; name one, as in"):
+    with pytest.raises(
+        ValueError, match=r"several checkpoints, \['finetuned.pth', 'first.pth'\]; name one, as in"
+    ):
         ep.models.from_pretrained(PAPER)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint third.pth; its checkpoints are"):
         ep.models.from_pretrained(f"{PAPER}/third.pth")
@@ -98,7 +109,9 @@ def test_a_repository_without_a_checkpoint_is_named(hub, repo):
 
 def test_without_the_names_of_cell_types_there_are_no_labels(hub, repo):
     (repo / "cell_vocab.json").unlink()
-    with pytest.warns(UserWarning, match="comes without 'cell_vocab.json', so it annotates no cell types"):
+    with pytest.warns(
+        UserWarning, match="comes without 'cell_vocab.json', so it annotates no cell types"
+    ):
         model = ep.models.from_pretrained(PAPER)
     assert model.labels == []
 

@@ -45,12 +45,7 @@ def measured():
     def make(*, labels=True, n_removed=2, seed=0):
         of_labels = {"n_labels": N_LABELS, "n_label_landmarks": 5} if labels else {}
         sizes = Sizes(
-            N_PEAKS,
-            6,
-            n_encoder_landmarks=7,
-            n_removed=n_removed,
-            has_measured=True,
-            **of_labels,
+            N_PEAKS, 6, n_encoder_landmarks=7, n_removed=n_removed, has_measured=True, **of_labels
         )
         return fill(Network(ModelConfig(dim=DIM), sizes), seed)
 

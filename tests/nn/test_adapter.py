@@ -70,7 +70,9 @@ def test_merged_is_what_was_adapted(network):
 
 
 def test_large_matrices_are_updated_by_factors_and_small_ones_in_full():
-    network = Network(ModelConfig(encoder="transformer", dim=256, n_heads=2, n_layers=1), Sizes(N_PEAKS))
+    network = Network(
+        ModelConfig(encoder="transformer", dim=256, n_heads=2, n_layers=1), Sizes(N_PEAKS)
+    )
     adapt(network, 2)
     learn(network)
     names = set(merge(network))

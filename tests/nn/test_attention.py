@@ -40,7 +40,9 @@ def test_packed_sequences_do_not_see_each_other(lengths, seed):
     attend = PackedAttention(offsets)
     torch.testing.assert_close(attend(q, k, v), by_sequence(offsets, q, k, v), atol=2e-6, rtol=1e-5)
     first = q[offsets[:-1]]
-    torch.testing.assert_close(attend(first, k, v), by_sequence(offsets, first, k, v, one=True), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        attend(first, k, v), by_sequence(offsets, first, k, v, one=True), atol=2e-6, rtol=1e-5
+    )
 
 
 @given(lengths)
@@ -82,8 +84,12 @@ def test_blocks_are_taken_for_long_sequences_in_bfloat16(monkeypatch):
     assert len(calls) == 3  # the short one has no part in it
     for i, (start, stop) in enumerate(itertools.pairwise(offsets)):  # alone or among others
         with torch.inference_mode():
-            alone = PackedAttention(torch.tensor([0, stop - start]))(*(tensor[start:stop] for tensor in tensors))
-        torch.testing.assert_close(alone, ours[start:stop], atol=1e-3 if i != 1 else 0.02, rtol=0.02)
+            alone = PackedAttention(torch.tensor([0, stop - start]))(
+                *(tensor[start:stop] for tensor in tensors)
+            )
+        torch.testing.assert_close(
+            alone, ours[start:stop], atol=1e-3 if i != 1 else 0.02, rtol=0.02
+        )
     expected = by_sequence(offsets, *(tensor.float() for tensor in tensors))
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours.float(), expected, atol=0.02, rtol=0.02)
@@ -104,17 +110,26 @@ def test_the_kernel_for_packed_sequences_gets_shapes_and_bounds_that_it_takes(mo
         assert int(cu_seq_k.diff().max()) == max_k
         parts = [
             plainly(query[a:b], key[c:d], value[c:d])
-            for a, b, c, d in zip(cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:], strict=True)
+            for a, b, c, d in zip(
+                cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], cu_seq_k[1:], strict=True
+            )
         ]
         return torch.cat(parts)
 
-    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch before 2.10 has no such kernel")
+    varlen = pytest.importorskip(
+        "torch.nn.attention.varlen", reason="torch before 2.10 has no such kernel"
+    )
     offsets, (q, k, v) = make([3, 1, 17, 5])
-    plain, first = PackedAttention(offsets)(q, k, v), PackedAttention(offsets)(q[offsets[:-1]], k, v)
+    plain, first = (
+        PackedAttention(offsets)(q, k, v),
+        PackedAttention(offsets)(q[offsets[:-1]], k, v),
+    )
     monkeypatch.setattr(attention, "has_varlen", lambda tensor: True)
     monkeypatch.setattr(varlen, "varlen_attn", reference)
     torch.testing.assert_close(PackedAttention(offsets)(q, k, v), plain, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(PackedAttention(offsets)(q[offsets[:-1]], k, v), first, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        PackedAttention(offsets)(q[offsets[:-1]], k, v), first, atol=2e-6, rtol=1e-5
+    )
 
 
 def test_that_kernel_is_not_for_the_cpu_nor_for_full_precision():
@@ -131,8 +146,13 @@ def test_cuda_kernels_against_plain_attention(dtype):
     packed = PackedAttention(offsets.cuda())
     tensors = [tensor.cuda().to(dtype) for tensor in tensors]
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
-    torch.testing.assert_close(packed(*tensors).float().cpu(), expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(
+        packed(*tensors).float().cpu(), expected, atol=tolerance, rtol=tolerance
+    )
     first = tensors[0][offsets[:-1].cuda()]
     torch.testing.assert_close(
-        packed(first, *tensors[1:]).float().cpu(), expected[offsets[:-1]], atol=tolerance, rtol=tolerance
+        packed(first, *tensors[1:]).float().cpu(),
+        expected[offsets[:-1]],
+        atol=tolerance,
+        rtol=tolerance,
     )

@@ -116,7 +116,9 @@ def test_configurations_of_format_1():
     ],
 )
 def test_impossible_training_is_refused(values):
-    with pytest.raises(ValueError, match=f"`{next(iter(values))}` must be an? (integer|number) between"):
+    with pytest.raises(
+        ValueError, match=f"`{next(iter(values))}` must be an? (integer|number) between"
+    ):
         TrainingConfig(**values)
 
 

@@ -115,10 +115,7 @@ def test_a_transformer_is_read_with_columns_for_labels(pack, some_cells, known, 
     assert (plain[:, 8:] - found[:, 8:]).abs().amax(dim=1)[[0, 3, 5]].min() > 1e-3
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 99), max_size=8), min_size=1, max_size=8),
-    st.data(),
-)
+@given(st.lists(st.lists(st.integers(0, 99), max_size=8), min_size=1, max_size=8), st.data())
 def test_taking_cells_out_of_packed_tokens(cells, data):
     offsets = torch.tensor([0, *itertools.accumulate(len(cell) for cell in cells)])
     ids = torch.tensor([peak for cell in cells for peak in cell], dtype=torch.int64)

@@ -71,7 +71,9 @@ def test_prediction_takes_the_mean_batch_and_training_its_own():
     made = head("gaussian", n_batches=3)
     codes = torch.tensor([0, 1, 2, 0, 1])
     torch.testing.assert_close(made(EMBEDDING, codes) - made.linear(EMBEDDING), made.batch[codes])
-    torch.testing.assert_close(made(EMBEDDING) - made.linear(EMBEDDING), made.batch.mean(0).expand(5, -1))
+    torch.testing.assert_close(
+        made(EMBEDDING) - made.linear(EMBEDDING), made.batch.mean(0).expand(5, -1)
+    )
 
 
 def test_peak_loss_is_the_mean_over_held_out_peaks():

@@ -55,7 +55,9 @@ def test_some_genes_are_columns_of_all_genes(objective, values):
     everything = head.predict(CELLS)
     torch.testing.assert_close(head.predictor(genes)(CELLS, None), everything[:, genes])
     if objective == "counts" and not values:
-        torch.testing.assert_close(everything.expm1().sum(1), torch.full((5,), 1e4), rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            everything.expm1().sum(1), torch.full((5,), 1e4), rtol=1e-4, atol=0
+        )
 
 
 def test_binary_loss_is_the_cross_entropy_of_two_logits():
@@ -70,7 +72,9 @@ def test_without_a_batch_the_mean_batch_is_meant_and_values_have_their_own_decod
     alike.batch.weight.copy_(head.batch.weight[:1].expand(3, -1))
     torch.testing.assert_close(alike(CELLS), alike(CELLS, BATCH), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(head(CELLS), head(CELLS, BATCH), atol=1e-3)
-    torch.testing.assert_close(head.predict(CELLS, batch=BATCH), head.predicted_values(CELLS, BATCH))
+    torch.testing.assert_close(
+        head.predict(CELLS, batch=BATCH), head.predicted_values(CELLS, BATCH)
+    )
     with pytest.raises(ValueError, match="no decoder for values"):
         make().predicted_values(CELLS)
 
@@ -80,7 +84,10 @@ def test_going_on_keeps_what_is_predicted_for_the_mean_batch(n_batches):
     theirs, ours = make(n_batches=3), make(n_batches=n_batches, seed=7)
     ours.start_from(theirs)
     torch.testing.assert_close(ours(CELLS), theirs(CELLS), atol=1e-5, rtol=1e-5)
-    linear, other = ExpressionHead(DIM, N_GENES, n_batches, "counts"), ExpressionHead(DIM, N_GENES, 3, "counts")
+    linear, other = (
+        ExpressionHead(DIM, N_GENES, n_batches, "counts"),
+        ExpressionHead(DIM, N_GENES, 3, "counts"),
+    )
     torch.nn.init.normal_(other.batch)
     linear.start_from(other)
     torch.testing.assert_close(linear(CELLS), other(CELLS))
@@ -94,7 +101,9 @@ def test_inference_in_parts_is_inference_at_once(monkeypatch):
         at_once = head(CELLS)
     monkeypatch.setattr(query_head, "BLOCK", 2 * N_GENES * query_head.WIDTH)
     with torch.inference_mode():
-        torch.testing.assert_close(head(CELLS), at_once, atol=1e-6, rtol=1e-5)  # sums in another order
+        torch.testing.assert_close(
+            head(CELLS), at_once, atol=1e-6, rtol=1e-5
+        )  # sums in another order
 
 
 @given(st.integers(0, 1000), st.floats(0.05, 0.95), st.integers(2, 60))
@@ -121,5 +130,6 @@ def test_weights_count_in_the_loss():
     weight = torch.zeros(5, N_GENES)
     weight[:, :3] = 1
     torch.testing.assert_close(
-        head.loss(CELLS, target, weight=weight), head.loss(CELLS, target[:, :3], genes=torch.arange(3))
+        head.loss(CELLS, target, weight=weight),
+        head.loss(CELLS, target[:, :3], genes=torch.arange(3)),
     )

@@ -17,13 +17,22 @@ CELLS = torch.tensor([0, 30, 31, 31, 90, 130])  # one of a single peak, one of n
 
 
 def make(max_peaks=None, n_chromosomes=3, dim=32, n_heads=4):
-    config = ModelConfig(encoder="transformer", dim=dim, n_heads=n_heads, feedforward=48, max_peaks=max_peaks)
+    config = ModelConfig(
+        encoder="transformer", dim=dim, n_heads=n_heads, feedforward=48, max_peaks=max_peaks
+    )
     torch.manual_seed(0)
-    network = Network(config, Sizes(N_PEAKS, n_chromosomes=n_chromosomes)).eval().requires_grad_(False)
+    network = (
+        Network(config, Sizes(N_PEAKS, n_chromosomes=n_chromosomes)).eval().requires_grad_(False)
+    )
     tokens = network.encoder.tokens
     if n_chromosomes:
         tokens.chromosome_of[:-1] = 2 + torch.arange(N_PEAKS) % n_chromosomes
-    for parameter in (tokens.batch_norm.weight, tokens.batch_norm.bias, tokens.norm.weight, tokens.norm.bias):
+    for parameter in (
+        tokens.batch_norm.weight,
+        tokens.batch_norm.bias,
+        tokens.norm.weight,
+        tokens.norm.bias,
+    ):
         parameter.normal_(0.5)
     tokens.batch_norm.running_mean.normal_()
     tokens.batch_norm.running_var.uniform_(0.5, 2)
@@ -33,7 +42,9 @@ def make(max_peaks=None, n_chromosomes=3, dim=32, n_heads=4):
 def cells(seed=1, offsets=CELLS):
     generator = torch.Generator().manual_seed(seed)
     lengths = offsets.diff().tolist()
-    return torch.cat([torch.randperm(N_PEAKS, generator=generator)[:n].sort().values for n in lengths]), offsets
+    return torch.cat(
+        [torch.randperm(N_PEAKS, generator=generator)[:n].sort().values for n in lengths]
+    ), offsets
 
 
 @pytest.mark.parametrize("n_chromosomes", [0, 3])
@@ -61,7 +72,9 @@ def test_a_cell_depends_on_itself_alone(order, at_a_time):
     folded = NETWORK.folded()
     ids, offsets = cells(offsets=torch.tensor([0, 30, 31, 90, 130]))
     expected = folded.encode(ids, offsets)
-    parts = [folded.encode(*take(ids, offsets, some)) for some in torch.tensor(order).split(at_a_time)]
+    parts = [
+        folded.encode(*take(ids, offsets, some)) for some in torch.tensor(order).split(at_a_time)
+    ]
     torch.testing.assert_close(torch.cat(parts), expected[torch.tensor(order)], atol=1e-5, rtol=0)
 
 
@@ -72,12 +85,17 @@ def test_the_order_of_a_cells_peaks_does_not_matter():
     ids, offsets = cells(offsets=torch.tensor([0, 50]))
     shuffled = ids[torch.randperm(50)]
     folded = NETWORK.folded()
-    torch.testing.assert_close(folded.encode(shuffled, offsets), folded.encode(ids, offsets), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        folded.encode(shuffled, offsets), folded.encode(ids, offsets), atol=1e-5, rtol=0
+    )
 
 
 def test_bfloat16_points_the_same_way_and_gives_float32():
     ids, offsets = cells(offsets=torch.tensor([0, 30, 31, 90, 130]))
-    exact, rough = NETWORK.folded().encode(ids, offsets), NETWORK.folded(torch.bfloat16).encode(ids, offsets)
+    exact, rough = (
+        NETWORK.folded().encode(ids, offsets),
+        NETWORK.folded(torch.bfloat16).encode(ids, offsets),
+    )
     assert rough.dtype == torch.float32
     assert torch.cosine_similarity(exact, rough).min() > 0.999
     assert NETWORK.encoder.blocks[0].qkv.weight.dtype == torch.float32
@@ -88,8 +106,14 @@ def test_positions_of_either_width_will_do(kind):
     ids, offsets = cells()
     folded = NETWORK.folded()
     expected = folded.encode(ids, offsets)
-    torch.testing.assert_close(folded.encode(ids.to(kind), offsets.to(kind)), expected, equal_nan=True)
-    assert folded.encode(ids[:0], offsets[:1]).shape == NETWORK.encode(ids[:0], offsets[:1]).shape == (0, 32)
+    torch.testing.assert_close(
+        folded.encode(ids.to(kind), offsets.to(kind)), expected, equal_nan=True
+    )
+    assert (
+        folded.encode(ids[:0], offsets[:1]).shape
+        == NETWORK.encode(ids[:0], offsets[:1]).shape
+        == (0, 32)
+    )
 
 
 def test_every_parameter_learns_but_those_of_peaks_that_are_not_there():
@@ -123,7 +147,9 @@ def test_a_limited_cell_keeps_a_fixed_choice_of_its_peaks(sets, most):
         assert own == sorted(set(own) & cell)
         assert len(own) == min(len(cell), most)
         assert unpack(*limit(*pack([cell]), most)) == [own]  # whatever the other cells
-        if len(cell) > most:  # a peak that was not chosen makes no difference, one that was makes room for one
+        if (
+            len(cell) > most
+        ):  # a peak that was not chosen makes no difference, one that was makes room for one
             left_out = sorted(cell - set(own))
             assert unpack(*limit(*pack([cell - {left_out[0]}]), most)) == [own]
             without = unpack(*limit(*pack([cell - {own[0]}]), most))[0]
@@ -143,9 +169,15 @@ def test_a_limit_that_no_cell_reaches_changes_nothing():
     torch.testing.assert_close(limited.folded().encode(ids, offsets), expected, equal_nan=True)
     tight = make(max_peaks=20)
     torch.testing.assert_close(
-        tight.encode(ids, offsets), tight.folded().encode(ids, offsets), atol=1e-5, rtol=0, equal_nan=True
+        tight.encode(ids, offsets),
+        tight.folded().encode(ids, offsets),
+        atol=1e-5,
+        rtol=0,
+        equal_nan=True,
     )
-    torch.testing.assert_close(tight.encode(ids, offsets)[0], make().encode(*limit(ids[:30], offsets[:2], 20))[0])
+    torch.testing.assert_close(
+        tight.encode(ids, offsets)[0], make().encode(*limit(ids[:30], offsets[:2], 20))[0]
+    )
 
 
 @pytest.mark.gpu

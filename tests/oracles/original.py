@@ -31,14 +31,18 @@ class Layer(nn.Module):
     def __init__(self, dim, n_heads, feedforward, unpad):
         super().__init__()
         self.n_heads, self.unpad = n_heads, unpad
-        self.self_attn = nn.ModuleDict({"Wqkv": nn.Linear(dim, 3 * dim), "out_proj": nn.Linear(dim, dim)})
+        self.self_attn = nn.ModuleDict(
+            {"Wqkv": nn.Linear(dim, 3 * dim), "out_proj": nn.Linear(dim, dim)}
+        )
         self.linear1, self.linear2 = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
 
     def forward(self, x, real):
         """States (n_cells, length, dim); `real` tells tokens from padding."""
         n, length, dim = x.shape
-        q, k, v = self.self_attn["Wqkv"](x).view(n, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.self_attn["Wqkv"](x).view(n, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        )
         if self.unpad:  # each cell's own tokens alone, as flash-attn does between padded layers
             attended = torch.zeros_like(q)
             for i, own in enumerate(real.sum(1).tolist()):
@@ -46,7 +50,9 @@ class Layer(nn.Module):
                 attended[some] = F.scaled_dot_product_attention(q[some], k[some], v[some])
         else:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
-        x = self.norm1(x + self.self_attn["out_proj"](attended.transpose(1, 2).reshape(n, length, dim)))
+        x = self.norm1(
+            x + self.self_attn["out_proj"](attended.transpose(1, 2).reshape(n, length, dim))
+        )
         return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
 
 
@@ -61,7 +67,9 @@ class Decoder(nn.Module):
     def forward(self, cells, genes):
         """Outputs of all genes for all cells."""
         query = self.gene2query(genes).sigmoid()
-        both = torch.cat([cells[:, None].expand(-1, query.shape[1], -1), query.expand(len(cells), -1, -1)], dim=2)
+        both = torch.cat(
+            [cells[:, None].expand(-1, query.shape[1], -1), query.expand(len(cells), -1, -1)], dim=2
+        )
         return self.fc2(self.hidden_activation(self.fc1(both)))
 
 
@@ -100,7 +108,11 @@ class Original(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.cls_decoder = None
         if n_types:
-            hidden = [part for _ in range(2) for part in (nn.Linear(dim, dim), nn.ReLU(), nn.LayerNorm(dim))]
+            hidden = [
+                part
+                for _ in range(2)
+                for part in (nn.Linear(dim, dim), nn.ReLU(), nn.LayerNorm(dim))
+            ]
             decoder = {"_decoder": nn.Sequential(*hidden), "out_layer": nn.Linear(dim, n_types)}
             self.cls_decoder = nn.ModuleDict(decoder)
         d_in = dim * (2 if n_batches else 1)
@@ -115,7 +127,9 @@ class Original(nn.Module):
         for name, tensor in self.state_dict().items():
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 2, generator=generator)
-            elif ("norm" in name and name.endswith("weight")) or (name.startswith("bn_") and name.endswith("weight")):
+            elif ("norm" in name and name.endswith("weight")) or (
+                name.startswith("bn_") and name.endswith("weight")
+            ):
                 tensor.normal_(1, 0.2, generator=generator)
             elif tensor.ndim == 1:
                 tensor.normal_(0, 0.2, generator=generator)
@@ -148,6 +162,8 @@ def pad(ids, offsets, length):
     """Packed peaks, 0-based, as padded token ids (n_cells, length) with CLS first."""
     padded = torch.full((len(offsets) - 1, length), PAD)
     padded[:, 0] = CLS
-    for i, (start, stop) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+    for i, (start, stop) in enumerate(
+        zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    ):
         padded[i, 1 : 1 + stop - start] = ids[start:stop].long() + 4
     return padded

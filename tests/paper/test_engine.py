@@ -25,10 +25,20 @@ SMALL = {"config": ep.ModelConfig(encoder="transformer", dim=8, n_layers=1), "ge
 
 def test_what_launchers_put_into_the_environment(monkeypatch):
     for name in list(os.environ):
-        if name.startswith("SLURM") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        if name.startswith("SLURM") or name in (
+            "RANK",
+            "WORLD_SIZE",
+            "LOCAL_RANK",
+            "LOCAL_WORLD_SIZE",
+        ):
             monkeypatch.delenv(name)
     assert World.from_environment() == World(0, 1, 0, 1)
-    for name, value in {"SLURM_NTASKS": 8, "SLURM_PROCID": 5, "SLURM_LOCALID": 1, "SLURM_NTASKS_PER_NODE": 4}.items():
+    for name, value in {
+        "SLURM_NTASKS": 8,
+        "SLURM_PROCID": 5,
+        "SLURM_LOCALID": 1,
+        "SLURM_NTASKS_PER_NODE": 4,
+    }.items():
         monkeypatch.setenv(name, str(value))
     assert World.from_environment() == World(5, 8, 1, 4, by_slurm=True)
     monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # a shell inside of an allocation
@@ -68,8 +78,7 @@ def test_engines_of_a_set_encoder(options, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"strategy": "fsdp"}, {"precision": "bfloat16"}, {"compile": True}, {"log": "logs"}],
+    "options", [{"strategy": "fsdp"}, {"precision": "bfloat16"}, {"compile": True}, {"log": "logs"}]
 )
 def test_what_has_no_meaning_for_a_set_encoder_is_refused(options, mdata, model):
     engine = ep.Engine(**options)
@@ -124,7 +133,9 @@ def wholes():
 
 
 @pytest.mark.parametrize("n_steps", [1, 11, 23, 24, 31, 47])
-def test_resumed_training_is_that_of_a_run_without_interruption(source, tmp_path, monkeypatch, n_steps, wholes):
+def test_resumed_training_is_that_of_a_run_without_interruption(
+    source, tmp_path, monkeypatch, n_steps, wholes
+):
     """In an epoch of 11 or 12 steps, at its ends, in the middle, and between two batches of one step of the optimiser."""
     training = ep.TrainingConfig(max_epochs=4, batch_size=9, accumulate=2, buffer=30, n_neighbors=3)
     options = SMALL | {"training": training, "batch_key": "batch", "rng": 3}
@@ -138,7 +149,9 @@ def test_resumed_training_is_that_of_a_run_without_interruption(source, tmp_path
     go_on()
     steps = []
     original = Pretraining.training_step
-    monkeypatch.setattr(Pretraining, "training_step", lambda *args: steps.append(1) or original(*args))
+    monkeypatch.setattr(
+        Pretraining, "training_step", lambda *args: steps.append(1) or original(*args)
+    )
     resumed = ep.tl.pretrain(source, **options, engine=engine)
     assert len(steps) <= 4 * 12 - (n_steps - 2)
     for one, other in zip(whole.training["history"], resumed.training["history"], strict=True):
@@ -200,7 +213,9 @@ def test_logs(few, tmp_path):
     table = pd.read_csv(tmp_path / "log" / "csv" / "metrics.csv")
     assert table["loss"].notna().sum() == 2 * (108 // 20)
     for name in ("train", "validation"):
-        np.testing.assert_allclose(table[name].dropna(), [each[name] for each in model.training["history"]], atol=1e-5)
+        np.testing.assert_allclose(
+            table[name].dropna(), [each[name] for each in model.training["history"]], atol=1e-5
+        )
 
 
 def test_loggers_that_are_not_installed(few, tmp_path, monkeypatch):
@@ -226,7 +241,10 @@ def test_compiled(few, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     # Dropout is drawn in another way
     config = ep.ModelConfig(encoder="transformer", dim=8, n_layers=1, dropout=0.0)
-    options = {"config": config, "training": ep.TrainingConfig(max_epochs=1, n_neighbors=1, peak_dropout=0.0)}
+    options = {
+        "config": config,
+        "training": ep.TrainingConfig(max_epochs=1, n_neighbors=1, peak_dropout=0.0),
+    }
     eager = ep.tl.pretrain(few, **options)
     with warnings.catch_warnings():
         # torch warns of what it compiles with: of early releases of Python 3.13, and of its own next versions
@@ -237,7 +255,9 @@ def test_compiled(few, monkeypatch):
 
 
 def test_more_processes_than_cells(few, monkeypatch):
-    monkeypatch.setattr("epifoundation.training.processes.World.from_environment", lambda: World(0, 100, 0, 100))
+    monkeypatch.setattr(
+        "epifoundation.training.processes.World.from_environment", lambda: World(0, 100, 0, 100)
+    )
     with pytest.raises(ValueError, match="There are 100 processes and 64 cells of a batch"):
         ep.tl.pretrain(few, **SMALL)
 
@@ -332,7 +352,10 @@ def launch(script, forks):
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
         }
-        ranks = [world | {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RUN_ID": "test"} for rank in range(processes)]
+        ranks = [
+            world | {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RUN_ID": "test"}
+            for rank in range(processes)
+        ]
         each = [{name: str(value) for name, value in rank.items()} for rank in ranks]
         return Launched([forks.start(*arguments, **environment) for environment in each])
 
@@ -340,10 +363,19 @@ def launch(script, forks):
 
 
 def torchrun(script, options):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+    ]
     command += [str(script), str(script.parent), json.dumps(options)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def found(script, rank):
@@ -355,12 +387,18 @@ def found(script, rank):
 def test_two_processes_learn_what_one_learns(script, launch, stored):
     options = {"epochs": 3, "stored": stored, "batch_key": "batch"}
     for processes in (1, 2):
-        process = launch(options, processes=processes) if stored or processes == 1 else torchrun(script, options)
+        process = (
+            launch(options, processes=processes)
+            if stored or processes == 1
+            else torchrun(script, options)
+        )
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     one, *both = (found(script, rank) for rank in ("-", 0, 1))
     assert both[0] == both[1]
-    assert both[0]["history"][-1]["validation"] == pytest.approx(one["history"][-1]["validation"], rel=0.01)
+    assert both[0]["history"][-1]["validation"] == pytest.approx(
+        one["history"][-1]["validation"], rel=0.01
+    )
     assert both[0]["revision"] != one["revision"]  # each draws by itself
     bytes_of = [(script.parent / f"{rank}.h5ad").read_bytes() for rank in (0, 1)]
     assert bytes_of[0] == bytes_of[1]

@@ -9,7 +9,13 @@ import torch
 
 import epifoundation as ep
 from epifoundation.paper import minibatches
-from epifoundation.paper.minibatches import MinibatchCells, from_files, in_order, permutation, shuffled
+from epifoundation.paper.minibatches import (
+    MinibatchCells,
+    from_files,
+    in_order,
+    permutation,
+    shuffled,
+)
 from epifoundation.training.processes import World
 from epifoundation.training.rows import Rows, as_float
 

@@ -11,7 +11,13 @@ from epifoundation import ModelConfig, TrainingConfig
 from epifoundation.nn import Network, Sizes
 from epifoundation.paper.callbacks import KeepBest
 from epifoundation.paper.minibatches import Batch
-from epifoundation.paper.pretraining import Pretraining, hold_out, keep_one, peak_tables, warm_restarts
+from epifoundation.paper.pretraining import (
+    Pretraining,
+    hold_out,
+    keep_one,
+    peak_tables,
+    warm_restarts,
+)
 
 
 def test_the_rate_rises_falls_and_begins_again_as_in_the_paper():

@@ -20,7 +20,9 @@ spans = st.lists(
 
 def peaks(rows):
     rows = [(c, s, s + w) for c, s, w in rows]
-    return PeakVocabulary(pd.DataFrame(rows, columns=["chrom", "start", "end"]).astype({"chrom": object}), "hg38")
+    return PeakVocabulary(
+        pd.DataFrame(rows, columns=["chrom", "start", "end"]).astype({"chrom": object}), "hg38"
+    )
 
 
 @given(spans, spans)
@@ -74,7 +76,11 @@ def test_bed_files_of_all_kinds(tmp_path, compress, name):
     text = "browser position chr1\ntrack name=x\n# comment\n"
     text += 'chr1\t1\t5\t"alpha\nchr1\t6\t9\tb\n2\t20\t30\nchr1\t1\t5\tc\n\n'
     (tmp_path / name).write_bytes(compress(text.encode()))
-    assert PeakVocabulary.read_bed(tmp_path / name).names.tolist() == ["chr1:1-5", "chr1:6-9", "chr2:20-30"]
+    assert PeakVocabulary.read_bed(tmp_path / name).names.tolist() == [
+        "chr1:1-5",
+        "chr1:6-9",
+        "chr2:20-30",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,12 @@ def test_files_that_are_not_bed_are_refused(tmp_path, content, message):
 
 def test_a_vocabulary_of_a_table_is_checked_and_normalised():
     frame = pd.DataFrame(
-        {"chrom": pd.Categorical(["1", "X"]), "start": ["5", "6"], "end": pd.array([9, 10], "Int64")}, ["a", "b"]
+        {
+            "chrom": pd.Categorical(["1", "X"]),
+            "start": ["5", "6"],
+            "end": pd.array([9, 10], "Int64"),
+        },
+        ["a", "b"],
     )
     assert PeakVocabulary(frame).names.tolist() == ["chr1:5-9", "chrX:6-10"]
     for wrong in ([5, 9.5], pd.array([9, None], "Int64"), [5, 9]):

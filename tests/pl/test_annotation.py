@@ -33,7 +33,9 @@ def test_with_true_labels_there_are_confusion_calibration_and_risk(annotated):
     assert sum(patch.get_height() for patch in confidence.patches) == 400
     guess = atac.obsm["epifoundation_probabilities"].idxmax(axis=1)
     sure = atac.obs["epifoundation_confidence"]
-    assert f"{ep.metrics.expected_calibration_error(true, guess, sure):.3f}" in reliability.get_title()
+    assert (
+        f"{ep.metrics.expected_calibration_error(true, guess, sure):.3f}" in reliability.get_title()
+    )
     assert f"{ep.metrics.area_under_risk_coverage(true, guess, sure):.3f}" in risk.get_title()
     assert (called == "unknown").any()
     assert confusion.get_xticklabels()[-1].get_text() == "unknown"
@@ -65,7 +67,9 @@ def test_composition_of_each_batch(annotated):
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         f"{b} ({counts[b]:,})" for b in sorted(counts.index)
     ]
-    shares = pd.crosstab(annotated["atac"].obs["batch"], annotated["atac"].obs["cell_type"], normalize="index")
+    shares = pd.crosstab(
+        annotated["atac"].obs["batch"], annotated["atac"].obs["cell_type"], normalize="index"
+    )
     for bars in ax.containers:
         np.testing.assert_allclose([bar.get_width() for bar in bars], shares[bars.get_label()])
     _, ax = plt.subplots()

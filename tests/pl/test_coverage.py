@@ -21,5 +21,7 @@ def test_every_cell_is_in_the_histogram(mdata, model):
 
 
 def test_missing_results_are_named(mdata):
-    with pytest.raises(ValueError, match=r"No coverage in `obs\['mine_coverage'\]`: run `epifoundation.tl.embed`"):
+    with pytest.raises(
+        ValueError, match=r"No coverage in `obs\['mine_coverage'\]`: run `epifoundation.tl.embed`"
+    ):
         ep.pl.coverage(mdata, key_added="mine")

@@ -18,10 +18,16 @@ def test_means_of_groups_and_correlations_are_drawn(mdata, model, tmp_path):
     for ax, gene in zip(axes[1:], (3, 9), strict=True):
         points = ax.collections[0].get_offsets()
         expected = [
-            [x[(mdata["rna"].obs["cell_type"] == k).to_numpy(), gene].mean() for x in (true, predicted)] for k in kinds
+            [
+                x[(mdata["rna"].obs["cell_type"] == k).to_numpy(), gene].mean()
+                for x in (true, predicted)
+            ]
+            for k in kinds
         ]
         np.testing.assert_allclose(points, expected, rtol=1e-4)
-        assert f"{np.corrcoef(true[:, gene], predicted[:, gene])[0, 1]:.2f} of cells" in ax.get_title()
+        assert (
+            f"{np.corrcoef(true[:, gene], predicted[:, gene])[0, 1]:.2f} of cells" in ax.get_title()
+        )
     mean = ep.metrics.pearson_per_gene(true, predicted)
     assert axes[0].get_title() == f"40 genes, mean {mean:.2f}"
     for ending in ("png", "svg"):

@@ -38,7 +38,9 @@ def linked(simulated):
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_links_are_drawn_with_groups_and_genes(linked, tmp_path, ending):
-    axes = ep.pl.links(linked, gene="gene5", groupby="cell_type", annotation=linked["rna"].var.assign(strand="+"))
+    axes = ep.pl.links(
+        linked, gene="gene5", groupby="cell_type", annotation=linked["rna"].var.assign(strand="+")
+    )
     assert len(axes) == 1 + 4 + 1
     assert axes[0].get_title(loc="left") == "gene5: 2 links of 3 peaks"
     colours = [patch.get_edgecolor() for patch in axes[0].patches]
@@ -52,7 +54,9 @@ def test_links_are_drawn_with_groups_and_genes(linked, tmp_path, ending):
     starts = atac.var["start"].where(atac.var["chrom"] == atac.uns[KEY]["chrom"].iloc[0], -1e9)
     inside = ((starts + 500 > low) & (starts < high)).to_numpy()
     kind = axes[1].get_ylabel()
-    expected = np.asarray((atac.X[(atac.obs["cell_type"] == kind).to_numpy()][:, inside] > 0).mean(axis=0)).ravel()
+    expected = np.asarray(
+        (atac.X[(atac.obs["cell_type"] == kind).to_numpy()][:, inside] > 0).mean(axis=0)
+    ).ravel()
     np.testing.assert_allclose([bar.get_height() for bar in axes[1].patches], expected, rtol=1e-5)
     assert "gene5" in [text.get_text() for text in axes[-1].texts]
     axes[0].figure.savefig(tmp_path / f"x.{ending}")
@@ -62,7 +66,10 @@ def test_links_are_drawn_with_groups_and_genes(linked, tmp_path, ending):
 
 def test_region_no_links_and_bad_input(linked):
     axes = ep.pl.links(
-        linked, gene="gene5", region=f"{linked['atac'].uns[KEY]['chrom'].iloc[0]}:20000-90000", max_qvalue=1e-9
+        linked,
+        gene="gene5",
+        region=f"{linked['atac'].uns[KEY]['chrom'].iloc[0]}:20000-90000",
+        max_qvalue=1e-9,
     )
     assert axes[-1].get_xlim() == (20_000, 90_000)
     assert axes[0].get_title(loc="left") == "gene5: 0 links of 3 peaks"
@@ -76,5 +83,8 @@ def test_region_no_links_and_bad_input(linked):
     linked["atac"].uns[KEY]["group"] = ["a", "a", "b"]
     with pytest.raises(ValueError, match=r"several groups: pass `group`, one of \['a', 'b'\]"):
         ep.pl.links(linked, gene="gene5")
-    assert ep.pl.links(linked, gene="gene5", group="b")[0].get_title(loc="left") == "gene5: 0 links of 1 peaks"
+    assert (
+        ep.pl.links(linked, gene="gene5", group="b")[0].get_title(loc="left")
+        == "gene5: 0 links of 1 peaks"
+    )
     plt.close("all")

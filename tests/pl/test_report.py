@@ -50,7 +50,10 @@ def reported(tmp_path_factory):
     mdata["atac"].obs["donor"] = np.random.default_rng(0).choice(["d<1>", "d&2"], mdata.n_obs)
     before = mdata.copy()
     path = tmp_path_factory.mktemp("report") / "report.html"
-    assert ep.pl.report(mdata, path, label_key="cell_type", batch_key="donor", title="Blood & <more>") == path
+    assert (
+        ep.pl.report(mdata, path, label_key="cell_type", batch_key="donor", title="Blood & <more>")
+        == path
+    )
     return before, mdata, path
 
 
@@ -68,7 +71,11 @@ def test_the_page_is_self_contained_small_and_complete(reported):
     assert not re.search(r"url\(", content)
     anchors = {attributes["id"] for _, attributes in parsed.tags if "id" in attributes}
     links = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
-    assert links == anchors == {"cells", "embedding", "labels", "confidence", "expression", "parameters"}
+    assert (
+        links
+        == anchors
+        == {"cells", "embedding", "labels", "confidence", "expression", "parameters"}
+    )
     images = [attributes for tag, attributes in parsed.tags if tag == "img"]
     assert len(images) == 9
     for image in images:
@@ -155,7 +162,9 @@ def few(n=60, **columns):
     obs["epifoundation_cell_type"] = pd.Categorical(rng.choice(["a", "b", "NA"], n))
     obs["epifoundation_confidence"] = rng.random(n)
     X = sp.random(n, 30, 0.2, format="csr", rng=rng)
-    return AnnData(X, obs=obs, obsm={"X_epifoundation": rng.standard_normal((n, 4)).astype(np.float32)})
+    return AnnData(
+        X, obs=obs, obsm={"X_epifoundation": rng.standard_normal((n, 4)).astype(np.float32)}
+    )
 
 
 def test_results_in_files_and_backed_cells_have_a_report(model, mdata, tmp_path):
@@ -175,7 +184,9 @@ def test_results_in_files_and_backed_cells_have_a_report(model, mdata, tmp_path)
 def test_the_page_says_what_could_not_be_plotted(tmp_path):
     cells = few(batch=np.nan, truth=pd.Categorical([np.nan] * 60, ["a"]))
     figures = plt.get_fignums()
-    text = ep.pl.report(cells, tmp_path / "a.html", label_key="truth", batch_key="batch").read_text()
+    text = ep.pl.report(
+        cells, tmp_path / "a.html", label_key="truth", batch_key="batch"
+    ).read_text()
     assert "Not plotted: No cell has an annotation and a true label in" in text
     assert "Not plotted: No cell has both a batch" in text
     assert plt.get_fignums() == figures
@@ -185,7 +196,9 @@ def test_missing_and_many_labels_are_plotted(tmp_path):
     names = np.array([f"type {i}" for i in range(120)], dtype=object)
     truth = pd.Series(np.r_[names, names], dtype=object).where(np.arange(240) % 7 > 0)
     cells = few(240, truth=truth.to_numpy(), number=np.arange(240) % 3)
-    text = ep.pl.report(cells, tmp_path / "a.html", label_key="truth", batch_key="number").read_text()
+    text = ep.pl.report(
+        cells, tmp_path / "a.html", label_key="truth", batch_key="number"
+    ).read_text()
     assert "coloured by truth" in text
     assert "coloured by number" in text
     assert "Not plotted" not in text
@@ -240,20 +253,32 @@ def test_tables_show_their_values():
     parsed = Parsed(page("t", "s", [Section("One two", table(frame))], "f"))
     assert "a<b" in parsed.texts
     assert {"12,345", "0.123", "–"} <= set(parsed.texts)
-    values = [attributes["data-value"] for tag, attributes in parsed.tags if tag == "td" and "data-value" in attributes]
+    values = [
+        attributes["data-value"]
+        for tag, attributes in parsed.tags
+        if tag == "td" and "data-value" in attributes
+    ]
     assert values == ["12345", "0.123456", "6", ""]
     assert not [tag for tag, _ in parsed.tags if tag == "input"]
     odd = Parsed(table(pd.DataFrame({"x": [np.inf, -np.inf], "is": [True, False]})))
-    assert [a["data-value"] for tag, a in odd.tags if "data-value" in a] == ["Infinity", "-Infinity"]
+    assert [a["data-value"] for tag, a in odd.tags if "data-value" in a] == [
+        "Infinity",
+        "-Infinity",
+    ]
     assert {"∞", "-∞", "yes", "no"} <= set(odd.texts)
     long = Parsed(table(pd.DataFrame({"n": range(50)})))
-    assert [attributes["placeholder"] for tag, attributes in long.tags if tag == "input"] == ["Search 50 rows"]
+    assert [attributes["placeholder"] for tag, attributes in long.tags if tag == "input"] == [
+        "Search 50 rows"
+    ]
     values = (True, None, [], ["a", 1], np.float32(0.5), 12345.6)
     expected = ["yes", "–", "–", "a, 1", "0.5", "12,346"]
     assert [format_value(value) for value in values] == expected
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 CHECK = r"""
 <script>
 addEventListener("load", () => {

@@ -18,7 +18,10 @@ def embedded(mdata, model):
 
 def test_annotation_and_confidence_by_default(embedded):
     axes = ep.pl.umap(embedded, show=False)
-    assert [ax.get_title() for ax in axes] == ["epifoundation_cell_type", "epifoundation_confidence"]
+    assert [ax.get_title() for ax in axes] == [
+        "epifoundation_cell_type",
+        "epifoundation_confidence",
+    ]
     assert len(axes[0].collections[0].get_offsets()) == 400
 
 

@@ -23,7 +23,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:(?s).*will be removed in 0.14:De
 
 CHROMS = ["chr1", "chr2", "chr10", "GL000194.1"]
 PEAKS = st.lists(
-    st.tuples(st.sampled_from(CHROMS), st.integers(0, 70), st.integers(1, 25), st.integers(0, 4), st.integers(-1, 30)),
+    st.tuples(
+        st.sampled_from(CHROMS),
+        st.integers(0, 70),
+        st.integers(1, 25),
+        st.integers(0, 4),
+        st.integers(-1, 30),
+    ),
     min_size=1,
     max_size=9,
 )
@@ -33,7 +39,10 @@ WIDTHS = st.integers(1, 30)
 
 def tables_of(sources):
     """Tables of peaks with duplicates, tied scores, and summits that are missing or outside."""
-    frames = (pd.DataFrame(rows, columns=["chrom", "start", "end", "score", "relSummit"]) for rows in sources)
+    frames = (
+        pd.DataFrame(rows, columns=["chrom", "start", "end", "score", "relSummit"])
+        for rows in sources
+    )
     return [frame.assign(end=frame["start"] + frame["end"]) for frame in frames]
 
 
@@ -73,23 +82,33 @@ def windows_by_brute_force(tables, width, score):
     ranks = {}
     for table in tables:
         scores = np.zeros(len(table)) if score is None else rankdata(table[score]) / len(table)
-        for (chrom, start, end), summit, value in zip(intervals_of(table), table["relSummit"], scores, strict=True):
+        for (chrom, start, end), summit, value in zip(
+            intervals_of(table), table["relSummit"], scores, strict=True
+        ):
             centre = start + summit if 0 <= summit < end - start else (start + end) // 2
             first = max(centre - width // 2, 0)
             window = (chrom, first, first + width)
             ranks[window] = max(value, ranks.get(window, 0))
-    covered = [{(c, at) for c, s, e in intervals_of(table) for at in range(s, e)} for table in tables]
+    covered = [
+        {(c, at) for c, s, e in intervals_of(table) for at in range(s, e)} for table in tables
+    ]
     shared = {
-        window: sum(len(bases & {(window[0], at) for at in range(*window[1:])}) for bases in covered)
+        window: sum(
+            len(bases & {(window[0], at) for at in range(*window[1:])}) for bases in covered
+        )
         for window in ranks
     }
-    return sorted(ranks, key=lambda one: (-ranks[one], -n_sources(one, tables), -shared[one], one[1]))
+    return sorted(
+        ranks, key=lambda one: (-ranks[one], -n_sources(one, tables), -shared[one], one[1])
+    )
 
 
 def best_by_brute_force(tables, width, score, min_sources):
     kept = []
     for window in windows_by_brute_force(tables, width, score):
-        if n_sources(window, tables) >= min_sources and not any(meet(window, other) for other in kept):
+        if n_sources(window, tables) >= min_sources and not any(
+            meet(window, other) for other in kept
+        ):
             kept.append(window)
     return set(kept)
 
@@ -118,7 +137,9 @@ def test_peaks_of_fixed_width_are_those_of_brute_force(sources, width, score, da
     tables = tables_of(sources)
     least = data.draw(st.integers(1, len(tables)))
     found = consensus(tables, width=width, score=score, min_sources=least)
-    assert (set() if found is None else set(rows(found))) == best_by_brute_force(tables, width, score, least)
+    assert (set() if found is None else set(rows(found))) == best_by_brute_force(
+        tables, width, score, least
+    )
 
 
 @given(SOURCES)
@@ -151,7 +172,9 @@ def test_peaks_of_fixed_width_are_disjoint_and_dropped_ones_overlap_a_better(sou
 def test_neither_the_order_of_sources_nor_of_peaks_matters(sources, width, scored, random):
     options = {"width": width, "score": "score" if scored and width else None}
     expected = ep.pp.consensus_peaks(tables_of(sources), **options)
-    shuffled = [random.sample(source, len(source)) for source in random.sample(sources, len(sources))]
+    shuffled = [
+        random.sample(source, len(source)) for source in random.sample(sources, len(sources))
+    ]
     assert rows(ep.pp.consensus_peaks(tables_of(shuffled), **options)) == rows(expected)
 
 
@@ -166,7 +189,9 @@ def test_unions_are_those_of_bioframe():
     rng = np.random.default_rng(0)
     tables = []
     for _ in range(20):
-        table = pd.DataFrame({"chrom": rng.choice(CHROMS, 2000), "start": rng.integers(0, 10**7, 2000)})
+        table = pd.DataFrame(
+            {"chrom": rng.choice(CHROMS, 2000), "start": rng.integers(0, 10**7, 2000)}
+        )
         tables.append(table.assign(end=table["start"] + rng.integers(1, 2000, 2000)))
     pooled = pd.concat(tables, ignore_index=True)
     expected = bioframe.merge(pooled, min_dist=None)[COLUMNS]
@@ -176,7 +201,9 @@ def test_unions_are_those_of_bioframe():
     fixed = ep.pp.consensus_peaks(tables, width=501).intervals
     assert (bioframe.count_overlaps(fixed, fixed)["count"] == 1).all()
     middle = pooled.assign(start=(pooled["start"] + pooled["end"]) // 2 - 250)
-    middle = middle.assign(start=middle["start"].clip(lower=0), end=middle["start"].clip(lower=0) + 501)
+    middle = middle.assign(
+        start=middle["start"].clip(lower=0), end=middle["start"].clip(lower=0) + 501
+    )
     assert (bioframe.count_overlaps(middle, fixed)["count"] > 0).all()  # none can be added
 
 
@@ -195,13 +222,23 @@ def test_peaks_that_merely_touch_stay_apart():
     ]
     tiles = [vocabulary("chr1:0-10", "chr1:10-20"), vocabulary("chr1:20-30")]
     assert len(ep.pp.consensus_peaks(tiles, width=10)) == 3
-    assert names(ep.pp.consensus_peaks(tiles, width=11)) == ["chr1:10-21"]  # the one in both sources
+    assert names(ep.pp.consensus_peaks(tiles, width=11)) == [
+        "chr1:10-21"
+    ]  # the one in both sources
 
 
 def test_chromosomes_come_in_natural_order():
-    peaks = [f"{chrom}:5-9" for chrom in ("chrX", "chr10", "chr2", "chr1", "chr1_KI270706v1_random")]
+    peaks = [
+        f"{chrom}:5-9" for chrom in ("chrX", "chr10", "chr2", "chr1", "chr1_KI270706v1_random")
+    ]
     found = ep.pp.consensus_peaks([vocabulary(*peaks)])
-    assert found.intervals["chrom"].tolist() == ["chr1", "chr1_KI270706v1_random", "chr2", "chr10", "chrX"]
+    assert found.intervals["chrom"].tolist() == [
+        "chr1",
+        "chr1_KI270706v1_random",
+        "chr2",
+        "chr10",
+        "chrX",
+    ]
 
 
 def test_a_long_chain_drops_every_second_tile():
@@ -216,7 +253,9 @@ def test_the_peak_of_most_sources_is_kept_and_of_these_the_most_central():
     sources = [vocabulary(f"chr1:{start}-{start + 100}") for start in (100, 120, 140)]
     assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:120-220"]
     sources += [vocabulary("chr1:215-315"), vocabulary("chr1:216-316")]
-    assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:140-240"]  # like 120-220, it overlaps all
+    assert names(ep.pp.consensus_peaks(sources, width=100)) == [
+        "chr1:140-240"
+    ]  # like 120-220, it overlaps all
     sources += [vocabulary("chr1:230-330")]
     assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:140-240"]  # 120-220 does not
 
@@ -229,11 +268,17 @@ def test_scores_are_compared_within_their_source():
     one = scored({"chr1:100-200": 9000, "chr2:100-200": 1000})
     two = scored({"chr1:150-250": 1, "chr2:150-250": 3})
     for tables in ([one, two], [one**2, two], [two, one / 1e6]):
-        assert names(ep.pp.consensus_peaks(tables, width=100, score="score")) == ["chr1:100-200", "chr2:150-250"]
+        assert names(ep.pp.consensus_peaks(tables, width=100, score="score")) == [
+            "chr1:100-200",
+            "chr2:150-250",
+        ]
 
 
 def test_peaks_of_too_few_sources_drop_no_others():
-    tables = [scored({"chr1:100-200": 1, "chr1:260-300": 2}), scored({"chr1:100-200": 1, "chr2:100-200": 2})]
+    tables = [
+        scored({"chr1:100-200": 1, "chr1:260-300": 2}),
+        scored({"chr1:100-200": 1, "chr2:100-200": 2}),
+    ]
     options = {"width": 150, "score": "score"}
     assert names(ep.pp.consensus_peaks(tables, **options)) == ["chr1:205-355", "chr2:75-225"]
     assert names(ep.pp.consensus_peaks(tables, min_sources=2, **options)) == ["chr1:75-225"]
@@ -253,12 +298,16 @@ def test_peaks_at_the_ends_of_a_chromosome_are_moved_inside():
 def peaks():
     """Cells x peaks with positions in the names, and other columns."""
     atac = ep.datasets.pbmc_multiome()["atac"][:5, :300].copy()
-    return anndata.AnnData(atac.X, var=pd.DataFrame({"score": np.arange(300.0), "kind": "peak"}, index=atac.var_names))
+    return anndata.AnnData(
+        atac.X, var=pd.DataFrame({"score": np.arange(300.0), "kind": "peak"}, index=atac.var_names)
+    )
 
 
 def write(atac, kind, folder):
     """A file of this kind with these peaks."""
-    mdata = mudata.MuData({"rna": anndata.AnnData(np.ones((atac.n_obs, 2), dtype=np.float32)), "atac": atac})
+    mdata = mudata.MuData(
+        {"rna": anndata.AnnData(np.ones((atac.n_obs, 2), dtype=np.float32)), "atac": atac}
+    )
     if kind == "h5ad":
         atac.write_h5ad(folder / "peaks.h5ad")
         return folder / "peaks.h5ad"
@@ -298,7 +347,10 @@ def test_objects_of_every_kind_give_the_same(peaks):
     mdata = mudata.MuData({"peaks": peaks})
     expected = rows(ep.pp.consensus_peaks(ep.PeakVocabulary.from_var(peaks.var)))
     for source in (peaks, peaks.var, peaks[:0], mdata):
-        assert rows(ep.pp.consensus_peaks([source, source], min_sources=2, modality="peaks")) == expected
+        assert (
+            rows(ep.pp.consensus_peaks([source, source], min_sources=2, modality="peaks"))
+            == expected
+        )
 
 
 @quiet
@@ -330,7 +382,9 @@ def test_summits_and_columns_of_a_narrow_peak(tmp_path):
     assert names(ep.pp.consensus_peaks(table, width=11)) == names(found)
 
 
-@pytest.mark.parametrize(("n_columns", "known"), [(3, 3), (4, 4), (6, 6), (9, 6), (10, 10), (12, 6)])
+@pytest.mark.parametrize(
+    ("n_columns", "known"), [(3, 3), (4, 4), (6, 6), (9, 6), (10, 10), (12, 6)]
+)
 def test_columns_of_a_bed_file_are_named_if_known(tmp_path, n_columns, known):
     """A BED9 has colours where a broadPeak has scores."""
     (tmp_path / "peaks.bed").write_text("\t".join([*NARROW, "x", "y"][:n_columns]) + "\n")
@@ -348,15 +402,23 @@ def test_the_build_is_common_to_all_sources():
     assert ep.pp.consensus_peaks(vocabulary("chr1:1-2")).genome == "unknown"
     assert ep.genome.detect_build(vocabulary(HG19).intervals) == ["hg19"]
     assert ep.pp.consensus_peaks([vocabulary(HG19), vocabulary("chr1:1-2")]).genome == "hg19"
-    assert ep.pp.consensus_peaks([vocabulary("chr1:1-2"), vocabulary("chr1:1-2", genome="GRCh38")]).genome == "hg38"
+    assert (
+        ep.pp.consensus_peaks(
+            [vocabulary("chr1:1-2"), vocabulary("chr1:1-2", genome="GRCh38")]
+        ).genome
+        == "hg38"
+    )
     assert ep.pp.consensus_peaks(vocabulary("chr1:1-2"), genome="GRCm38").genome == "mm10"
-    both = [set(ep.genome.detect_build(vocabulary(one).intervals)) for one in (HG38, "chr19:59000000-59100000")]
+    both = [
+        set(ep.genome.detect_build(vocabulary(one).intervals))
+        for one in (HG38, "chr19:59000000-59100000")
+    ]
     assert len(both[0]) > 1
     assert len(both[1]) > 1
     assert len(both[0] & both[1]) == 1
-    assert {ep.pp.consensus_peaks([vocabulary(HG38), vocabulary("chr19:59000000-59100000")]).genome} == both[0] & both[
-        1
-    ]
+    assert {
+        ep.pp.consensus_peaks([vocabulary(HG38), vocabulary("chr19:59000000-59100000")]).genome
+    } == both[0] & both[1]
 
 
 def test_the_build_of_an_unknown_organism_is_not_checked():
@@ -366,7 +428,10 @@ def test_the_build_of_an_unknown_organism_is_not_checked():
     found = ep.pp.consensus_peaks([foreign, vocabulary(HG19)], genome="danRer11")
     assert found.genome == "danRer11"
     for source in (foreign, vocabulary("chr1:1-2")):  # of an unknown build, of any build
-        assert ep.pp.consensus_peaks([source, vocabulary("chr4:1-2", genome="danRer11")]).genome == "danRer11"
+        assert (
+            ep.pp.consensus_peaks([source, vocabulary("chr4:1-2", genome="danRer11")]).genome
+            == "danRer11"
+        )
 
 
 @pytest.mark.parametrize(
@@ -390,7 +455,11 @@ def test_the_build_of_an_unknown_organism_is_not_checked():
             r"hg19 for source 0 \(PeakVocabulary\), hs1 or mm10 for source 1",
         ),
         ([vocabulary(HG19)], {"genome": "GRCh38"}, r"hg38 for `genome`, hg19 for source 0"),
-        ([vocabulary("chr1:1-2", genome="rn7")], {"genome": "rn6"}, "rn6 for `genome`, rn7 for source 0"),
+        (
+            [vocabulary("chr1:1-2", genome="rn7")],
+            {"genome": "rn6"},
+            "rn6 for `genome`, rn7 for source 0",
+        ),
     ],
 )
 def test_the_error_for_different_builds_names_the_sources(sources, options, message):
@@ -406,10 +475,25 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
     [
         ([], {}, ValueError, "`sources` is empty"),
         ({}, {}, ValueError, "`sources` is empty"),
-        ([TABLE], {"min_sources": 2}, ValueError, "`min_sources` is 2, but the number of sources is 1"),
-        ([TABLE], {"min_sources": 0}, ValueError, "`min_sources` must be an integer of at least 1, got 0"),
+        (
+            [TABLE],
+            {"min_sources": 2},
+            ValueError,
+            "`min_sources` is 2, but the number of sources is 1",
+        ),
+        (
+            [TABLE],
+            {"min_sources": 0},
+            ValueError,
+            "`min_sources` must be an integer of at least 1, got 0",
+        ),
         ([TABLE], {"width": 0}, ValueError, "`width` must be an integer of at least 1, got 0"),
-        ([TABLE], {"width": 50.5}, ValueError, "`width` must be an integer of at least 1, got 50.5"),
+        (
+            [TABLE],
+            {"width": 50.5},
+            ValueError,
+            "`width` must be an integer of at least 1, got 50.5",
+        ),
         ([TABLE], {"score": "score"}, ValueError, "ranks peaks of fixed width only: give `width=`"),
         (
             {"one": TABLE, "two": vocabulary("chr1:1-2")},
@@ -442,7 +526,12 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
             ValueError,
             "overlaps peaks of 2 of the 2 sources: lower `min_sources`",
         ),
-        ([TABLE, 5], {}, TypeError, r"source 1 \(int\) must be an AnnData, MuData, table of peaks, .* got int"),
+        (
+            [TABLE, 5],
+            {},
+            TypeError,
+            r"source 1 \(int\) must be an AnnData, MuData, table of peaks, .* got int",
+        ),
         (None, {}, TypeError, r"source 0 \(NoneType\) must be an AnnData"),
         ("peaks.bed", {}, FileNotFoundError, "The file 'peaks.bed' is not there"),
     ],
@@ -457,7 +546,8 @@ def test_bad_input_is_refused(sources, options, error, message):
 def test_a_missing_modality_is_named(peaks, tmp_path, kind):
     path = write(peaks, kind, tmp_path)
     with pytest.raises(
-        ValueError, match=r"No modality 'ATAC' in '.*'; it has \[.*'atac'.*\]. Name one with `modality="
+        ValueError,
+        match=r"No modality 'ATAC' in '.*'; it has \[.*'atac'.*\]. Name one with `modality=",
     ):
         ep.pp.consensus_peaks(path, modality="ATAC")
     with pytest.raises(ValueError, match="No modality 'ATAC' in the MuData"):

@@ -18,7 +18,12 @@ from epifoundation.pp import _read_fragments
 from epifoundation.pp._fragment_counter import FragmentCounter
 from epifoundation.pp._read_fragments import read_fragments
 
-LINES = [("chr1", 100, 200, "AA-1"), ("chr1", 150, 420, "CC-1"), ("chr2", 10, 90, "AA-1"), ("chrUn_KI1", 5, 50, "AA-1")]
+LINES = [
+    ("chr1", 100, 200, "AA-1"),
+    ("chr1", 150, 420, "CC-1"),
+    ("chr2", 10, 90, "AA-1"),
+    ("chrUn_KI1", 5, 50, "AA-1"),
+]
 PEAKS = ["chr1:90-160", "chr1:190-250", "chr1:300-350", "chr2:0-50", "chr2:60-70"]
 
 
@@ -34,7 +39,9 @@ def bgzip(text, block=40):
         packer = zlib.compressobj(wbits=-15)
         body = packer.compress(part) + packer.flush()
         head = b"\x1f\x8b\x08\x04" + bytes(6) + struct.pack("<HBBHH", 6, 66, 67, 2, len(body) + 25)
-        out += head[:9] + b"\xff" + head[10:] + body + struct.pack("<II", zlib.crc32(part), len(part))
+        out += (
+            head[:9] + b"\xff" + head[10:] + body + struct.pack("<II", zlib.crc32(part), len(part))
+        )
     return out + BGZIP_END
 
 
@@ -64,13 +71,18 @@ def brute_force(lines, peaks, cells, counting):
         for i, (c, s, e) in enumerate(intervals):
             if c == chrom and barcode in cells:
                 cuts = (s <= start < e) + (s <= end - 1 < e)
-                expected[cells.index(barcode), i] += cuts if counting == "insertion" else start < e and end > s
+                expected[cells.index(barcode), i] += (
+                    cuts if counting == "insertion" else start < e and end > s
+                )
     return expected
 
 
 @pytest.mark.parametrize(
     ("counting", "expected"),
-    [("insertion", [[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]]), ("fragment", [[1, 1, 0, 1, 1], [1, 1, 1, 0, 0]])],
+    [
+        ("insertion", [[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]]),
+        ("fragment", [[1, 1, 0, 1, 1], [1, 1, 1, 0, 0]]),
+    ],
 )
 def test_by_hand(file, counting, expected):
     counted = count(file(), barcodes=["AA-1", "CC-1"], counting=counting)
@@ -81,7 +93,12 @@ def test_by_hand(file, counting, expected):
     assert counted.var_names.tolist() == PEAKS
     assert counted.var["start"].tolist() == [90, 190, 300, 0, 60]
     report = counted.uns["epifoundation_fragments"]
-    assert (report["n_fragments"], report["in_cells"], report["in_peaks"], report["unknown_contigs"]) == (4, 4, 3, 1)
+    assert (
+        report["n_fragments"],
+        report["in_cells"],
+        report["in_peaks"],
+        report["unknown_contigs"],
+    ) == (4, 4, 3, 1)
 
 
 FRAGMENTS = st.lists(
@@ -95,9 +112,9 @@ FRAGMENTS = st.lists(
     max_size=30,
 )
 INTERVALS = st.lists(
-    st.tuples(st.sampled_from(["chr1", "chr2", "chr9"]), st.integers(0, 60), st.integers(1, 40)).map(
-        lambda p: f"{p[0]}:{p[1]}-{p[1] + p[2]}"
-    ),
+    st.tuples(
+        st.sampled_from(["chr1", "chr2", "chr9"]), st.integers(0, 60), st.integers(1, 40)
+    ).map(lambda p: f"{p[0]}:{p[1]}-{p[1] + p[2]}"),
     min_size=1,
     max_size=12,
     unique=True,
@@ -120,7 +137,9 @@ def test_counts_agree_with_brute_force(tmp_path_factory, lines, peaks, counting,
             with pytest.raises(ValueError, match="falls into a peak"):
                 count(path, peaks, barcodes=cells, counting=counting)
         else:
-            np.testing.assert_array_equal(count(path, peaks, barcodes=cells, counting=counting).X.toarray(), expected)
+            np.testing.assert_array_equal(
+                count(path, peaks, barcodes=cells, counting=counting).X.toarray(), expected
+            )
 
 
 def test_real_fragments_give_the_published_counts(shared_data):
@@ -128,7 +147,9 @@ def test_real_fragments_give_the_published_counts(shared_data):
 
     atac = mudata.read_h5mu(shared_data / "pbmc10k_51loci_hg38.h5mu")["atac"]
     path = shared_data / "pbmc10k_51loci_fragments.tsv.gz"
-    with pytest.warns(UserWarning, match="30 of 7,764 barcodes have no fragment, first 'AAACAGCCACACTAAT-1'"):
+    with pytest.warns(
+        UserWarning, match="30 of 7,764 barcodes have no fragment, first 'AAACAGCCACACTAAT-1'"
+    ):
         counted = ep.pp.count_fragments(path, atac.var, barcodes=atac.obs_names)
     assert (counted.X != atac.X).nnz == 0
     for cells in (counted, atac):
@@ -143,9 +164,13 @@ def test_real_fragments_by_an_independent_count(shared_data, counting):
     """All fragments of some cells against called peaks of another experiment, by bioframe."""
     import bioframe
 
-    peaks = ep.PeakVocabulary.read_bed(shared_data.parent / "annotation" / "pbmc_unsorted_10k_peaks_hg38.bed.gz")
+    peaks = ep.PeakVocabulary.read_bed(
+        shared_data.parent / "annotation" / "pbmc_unsorted_10k_peaks_hg38.bed.gz"
+    )
     path = shared_data / "pbmc10k_51loci_fragments.tsv.gz"
-    table = pd.read_csv(path, sep="\t", header=None, names=["chrom", "start", "end", "barcode", "n"])
+    table = pd.read_csv(
+        path, sep="\t", header=None, names=["chrom", "start", "end", "barcode", "n"]
+    )
     cells = table["barcode"].value_counts().index[:300]
     table = table[table["barcode"].isin(cells)].reset_index(drop=True)
     if counting == "insertion":
@@ -161,7 +186,9 @@ def test_real_fragments_by_an_independent_count(shared_data, counting):
 @pytest.mark.parametrize("counting", ["insertion", "fragment"])
 def test_simulated_fragments_give_the_simulated_counts(simulated, tmp_path, counting):
     atac = simulated["atac"]
-    path = ep.datasets.simulate_fragments(simulated, tmp_path / "f.tsv.gz", background=0.5, n_empty=30)
+    path = ep.datasets.simulate_fragments(
+        simulated, tmp_path / "f.tsv.gz", background=0.5, n_empty=30
+    )
     counted = ep.pp.count_fragments(path, atac.var, barcodes=atac.obs_names, counting=counting)
     expected = np.ceil(atac.X.toarray() / 2) * (2 if counting == "insertion" else 1)
     np.testing.assert_array_equal(counted.X.toarray(), expected)
@@ -240,14 +267,20 @@ def test_results_are_written_to_files(file, tmp_path, several):
     counted.write_h5ad(tmp_path / "counted.h5ad")
     again = anndata.read_h5ad(tmp_path / "counted.h5ad")
     assert (again.X != counted.X).nnz == 0
-    assert again.uns["epifoundation_fragments"]["in_peaks"] == counted.uns["epifoundation_fragments"]["in_peaks"]
+    assert (
+        again.uns["epifoundation_fragments"]["in_peaks"]
+        == counted.uns["epifoundation_fragments"]["in_peaks"]
+    )
 
 
 def test_peaks_are_a_model_a_table_or_a_bed_file(file, tmp_path, model):
     path = file([("chr1", 10_100, 10_300, "A")])
     frame = model.peaks.intervals
     bed = tmp_path / "peaks.bed"
-    bed.write_text("track name=x\n# comment\n" + frame.assign(name="n").to_csv(sep="\t", header=False, index=False))
+    bed.write_text(
+        "track name=x\n# comment\n"
+        + frame.assign(name="n").to_csv(sep="\t", header=False, index=False)
+    )
     model.save_pretrained(tmp_path / "model")
     expected = ep.pp.count_fragments(path, model, min_fragments=1)
     assert expected.X.sum() == 2
@@ -255,7 +288,9 @@ def test_peaks_are_a_model_a_table_or_a_bed_file(file, tmp_path, model):
     for peaks in (frame, bed, str(bed), model.peaks, tmp_path / "model"):
         counted = ep.pp.count_fragments(path, peaks, min_fragments=1)
         assert (counted.X != expected.X).nnz == 0
-    with pytest.raises(TypeError, match="`peaks` must be a model, its name or path, a BED file.*got list"):
+    with pytest.raises(
+        TypeError, match="`peaks` must be a model, its name or path, a BED file.*got list"
+    ):
         ep.pp.count_fragments(path, ["chr1:1-2"])
     with pytest.raises(ValueError, match="Unknown model 'no_such.bed'"):
         ep.pp.count_fragments(path, "no_such.bed")
@@ -286,7 +321,8 @@ def test_the_error_for_a_bad_line_gives_its_number(file, monkeypatch, kind, bloc
     line, message = BAD_LINES[kind]
     path = file(("# header\n\n" + text_of(LINES) + line + text_of(LINES)).replace("\n", end))
     with pytest.raises(
-        ValueError, match=f"fragments.tsv', line 7: {message}.*Expected chromosome, start, end and barcode"
+        ValueError,
+        match=f"fragments.tsv', line 7: {message}.*Expected chromosome, start, end and barcode",
     ):
         count(path, min_fragments=1)
 
@@ -308,7 +344,9 @@ def test_a_truncated_file_is_refused(tmp_path):
             path.write_bytes(whole[:size])
             with pytest.raises(ValueError, match=r"f\.tsv\.gz' is truncated"):
                 count(path)
-    path.write_bytes(bgzip(text, 5000)[: -len(BGZIP_END)])  # between blocks: only the end mark is missing
+    path.write_bytes(
+        bgzip(text, 5000)[: -len(BGZIP_END)]
+    )  # between blocks: only the end mark is missing
     with pytest.raises(ValueError, match="it lacks the end mark of bgzip"):
         count(path)
     damaged = bytearray(gzip.compress(text))
@@ -335,17 +373,26 @@ def test_binary_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"barcodes": ["AA", "CC"]}, "None of the 2 barcodes is in the file: first 'AA', and 'AA-1' there.*suffix"),
+        (
+            {"barcodes": ["AA", "CC"]},
+            "None of the 2 barcodes is in the file: first 'AA', and 'AA-1' there.*suffix",
+        ),
         ({"barcodes": []}, "`barcodes` is empty"),
         ({"barcodes": ["AA-1", "AA-1"]}, "Duplicate barcodes: 1 of 2, first 'AA-1'"),
         ({}, "None of the 2 barcodes has 1,000 fragments.*the most, 3, has 'AA-1'"),
-        ({"counting": "cuts"}, r"`counting` must be one of \['insertion', 'fragment'\], got 'cuts'"),
+        (
+            {"counting": "cuts"},
+            r"`counting` must be one of \['insertion', 'fragment'\], got 'cuts'",
+        ),
         ({"min_fragments": -1}, "`min_fragments` must be an integer of at least 0, got -1"),
         (
             {"min_fragments": 1, "peaks": ["chr7:5-10"]},
             r"None of the 4 fragments.*4 are on contigs without any: \['chr1'",
         ),
-        ({"min_fragments": 1, "peaks": ["chr1:5-10"]}, "None of the 4 fragments of the cells falls into a peak"),
+        (
+            {"min_fragments": 1, "peaks": ["chr1:5-10"]},
+            "None of the 4 fragments of the cells falls into a peak",
+        ),
     ],
 )
 def test_bad_input_is_refused(file, options, message):
@@ -368,11 +415,15 @@ def test_bad_options_are_refused_before_the_file_is_read(file, tmp_path, monkeyp
         count(file(), barcodes=empty)
 
 
-@pytest.mark.parametrize("form", [np.array, pd.Series, pd.Index, iter, lambda n: np.array(n, "S"), pd.Categorical])
+@pytest.mark.parametrize(
+    "form", [np.array, pd.Series, pd.Index, iter, lambda n: np.array(n, "S"), pd.Categorical]
+)
 def test_barcodes_in_any_form(file, form):
     names = ["CC-1", "AA-1"]
     assert count(file(), barcodes=form(names)).obs_names.tolist() == names
-    assert count(file(), barcodes=pd.DataFrame({"a": [1, 2]}, index=names)).obs_names.tolist() == names
+    assert (
+        count(file(), barcodes=pd.DataFrame({"a": [1, 2]}, index=names)).obs_names.tolist() == names
+    )
 
 
 def test_the_build_of_peaks_is_detected(file):
@@ -380,7 +431,9 @@ def test_the_build_of_peaks_is_detected(file):
     ends = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]
     peaks = ep.genome.parse_intervals([*ends, "chr19:58617000-58617600"])
     with pytest.raises(ValueError, match="fragments are of hg19, the peaks are of hg38"):
-        ep.pp.count_fragments(file([("chr1", 249_200_000, 249_200_100, "A")]), peaks, min_fragments=1)
+        ep.pp.count_fragments(
+            file([("chr1", 249_200_000, 249_200_100, "A")]), peaks, min_fragments=1
+        )
 
 
 def test_a_model_used_for_its_peaks_stays_on_its_device(file, model, monkeypatch):
@@ -390,35 +443,53 @@ def test_a_model_used_for_its_peaks_stays_on_its_device(file, model, monkeypatch
 
 def test_barcodes_of_other_samples_are_refused(file):
     files = {"a": file(name="a.tsv"), "b": file(name="b.tsv")}
-    with pytest.raises(ValueError, match=r"None of the 1 barcodes is in the file: first 'b_X', and 'b_AA-1' there"):
+    with pytest.raises(
+        ValueError, match=r"None of the 1 barcodes is in the file: first 'b_X', and 'b_AA-1' there"
+    ):
         count(files, barcodes=["a_AA-1", "b_X"])
-    with pytest.raises(ValueError, match=r"1 of 2 barcodes begin with no sample name, first 'AA-1'.*\['a_', 'b_'\]"):
+    with pytest.raises(
+        ValueError, match=r"1 of 2 barcodes begin with no sample name, first 'AA-1'.*\['a_', 'b_'\]"
+    ):
         count(files, barcodes=["AA-1", "a_AA-1"])
-    with pytest.raises(ValueError, match=r"`barcodes` has the samples \['c_'\], `fragments` has \['a_', 'b_'\]"):
+    with pytest.raises(
+        ValueError, match=r"`barcodes` has the samples \['c_'\], `fragments` has \['a_', 'b_'\]"
+    ):
         count(files, barcodes={"c": ["AA-1"]})
-    with pytest.raises(ValueError, match="'a_' and 'a_b_' cannot be distinguished: choose another `separator`"):
+    with pytest.raises(
+        ValueError, match="'a_' and 'a_b_' cannot be distinguished: choose another `separator`"
+    ):
         count({"a": files["a"], "a_b": files["b"]})
 
 
 def test_barcodes_from_a_file_and_some_that_are_missing(file, tmp_path):
     names = tmp_path / "barcodes.tsv.gz"
     names.write_bytes(gzip.compress(b"CC-1\nGG-1\nAA-1\n"))
-    with pytest.warns(UserWarning, match="1 of 3 barcodes have no fragment, first 'GG-1': their rows are empty"):
+    with pytest.warns(
+        UserWarning, match="1 of 3 barcodes have no fragment, first 'GG-1': their rows are empty"
+    ):
         counted = ep.pp.count_fragments(file(), ep.PeakVocabulary.from_names(PEAKS), barcodes=names)
     assert counted.obs_names.tolist() == ["CC-1", "GG-1", "AA-1"]
     assert counted.obs["n_fragments"].tolist() == [1, 0, 3]
     assert np.isnan(counted.obs["fraction_in_peaks"].iloc[1])
-    with pytest.warns(UserWarning, match="1 of 3 barcodes have no fragment.*their rows are left out"):
-        counted = ep.pp.count_fragments(file(), ep.PeakVocabulary.from_names(PEAKS), barcodes=names, min_fragments=2)
+    with pytest.warns(
+        UserWarning, match="1 of 3 barcodes have no fragment.*their rows are left out"
+    ):
+        counted = ep.pp.count_fragments(
+            file(), ep.PeakVocabulary.from_names(PEAKS), barcodes=names, min_fragments=2
+        )
     assert counted.obs_names.tolist() == ["AA-1"]
-    with pytest.raises(FileNotFoundError, match="a file with one a line; the file 'AA-1' is not there"):
+    with pytest.raises(
+        FileNotFoundError, match="a file with one a line; the file 'AA-1' is not there"
+    ):
         count(file(), barcodes="AA-1")
 
 
 def test_fragments_of_another_build_are_refused_at_once(file, monkeypatch):
     """At the first fragment past the end of a chromosome, before the rest of the file is read."""
     monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", 100)
-    path = file([("chr1", 249_200_000, 249_200_100, "A"), *[("chr1", 5, 10, "A")] * 50, ("broken",)])
+    path = file(
+        [("chr1", 249_200_000, 249_200_100, "A"), *[("chr1", 5, 10, "A")] * 50, ("broken",)]
+    )
     peaks = ep.PeakVocabulary.from_names(["chr1:0-100"], genome="hg38")
     with pytest.raises(
         ValueError,
@@ -441,7 +512,10 @@ def test_cells_times_peaks_past_two_to_the_31(file):
         counter.add(block, "")
     counts = counter.counts().tocoo()
     assert n_peaks * n_cells > 2**31
-    assert sorted(zip(counts.row.tolist(), counts.col.tolist(), strict=True)) == [(0, 0), (n_cells - 1, n_peaks - 1)]
+    assert sorted(zip(counts.row.tolist(), counts.col.tolist(), strict=True)) == [
+        (0, 0),
+        (n_cells - 1, n_peaks - 1),
+    ]
 
 
 def test_sums_of_blocks_stay_few(file, monkeypatch):
@@ -452,4 +526,6 @@ def test_sums_of_blocks_stay_few(file, monkeypatch):
         counter.add(block, "")
         assert len(counter._sums) <= 12
     cells = list(counter.rows)
-    np.testing.assert_array_equal(counter.counts().toarray(), brute_force(lines, PEAKS, cells, "insertion"))
+    np.testing.assert_array_equal(
+        counter.counts().toarray(), brute_force(lines, PEAKS, cells, "insertion")
+    )

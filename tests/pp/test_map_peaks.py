@@ -21,7 +21,9 @@ UNS = "epifoundation"
 def cells(names, n_cells=3, value=1.0, **var):
     X = sp.csr_matrix(np.full((n_cells, len(names)), value, dtype=np.float32))
     index = pd.Index([f"cell{i}" for i in range(n_cells)])
-    return anndata.AnnData(X, obs=pd.DataFrame(index=index), var=pd.DataFrame(var, index=list(names)))
+    return anndata.AnnData(
+        X, obs=pd.DataFrame(index=index), var=pd.DataFrame(var, index=list(names))
+    )
 
 
 def tiny(names, genome="unknown"):
@@ -68,7 +70,8 @@ def test_only_the_same_peaks_in_the_same_order_need_no_projection():
 def test_no_overlap_is_refused():
     vocabulary = ep.PeakVocabulary.from_names(["chr1:0-10"], genome="mm10")
     with pytest.raises(
-        ValueError, match=r"None of the 1 peaks of the data overlaps .*mm10.*chr2:0-10 against chr1:0-10"
+        ValueError,
+        match=r"None of the 1 peaks of the data overlaps .*mm10.*chr2:0-10 against chr1:0-10",
     ):
         map_onto(vocabulary, cells(["chr2:0-10"]).var)
 
@@ -80,10 +83,19 @@ def test_results():
     before = atac.X.copy()
     assert ep.pp.map_peaks(atac, MODEL) is None
     assert atac.var["epifoundation_matched"].tolist() == [2, 1, 0, 0]
-    assert atac.obsm["epifoundation_peaks"].toarray().tolist() == [[0, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
+    assert atac.obsm["epifoundation_peaks"].toarray().tolist() == [
+        [0, 1, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+    ]
     np.testing.assert_allclose(atac.obs["epifoundation_coverage"], [1 / 3, 1 / 2, 1 / 2])
     report = atac.uns[UNS]["peaks"]
-    assert (report["data"], report["matched"], report["vocabulary"], report["vocabulary_matched"]) == (4, 2, 4, 2)
+    assert (
+        report["data"],
+        report["matched"],
+        report["vocabulary"],
+        report["vocabulary_matched"],
+    ) == (4, 2, 4, 2)
     assert report["unknown_contigs"] == 1
     assert report["counts_fraction_matched"] == report["open_fraction_matched"] == 5 / 11
     assert (before != atac.X).nnz == 0
@@ -184,20 +196,27 @@ def test_names_that_are_not_peaks_are_refused(names, message):
 
 def test_negative_coordinates_in_columns_are_refused():
     atac = cells(["a", "b"], chrom="chr1", start=[5, -5], end=[9, 9])
-    with pytest.raises(ValueError, match=r"1 of 2 intervals are empty, reversed, negative.*chr1:-5-9"):
+    with pytest.raises(
+        ValueError, match=r"1 of 2 intervals are empty, reversed, negative.*chr1:-5-9"
+    ):
         ep.pp.map_peaks(atac, MODEL)
 
 
 @pytest.mark.parametrize(
-    ("chrom", "build", "found"), [("chrX", "hg38", "mm10 or mm39 or mm9"), ("chr22", "mm10", "hg38 or hg19")]
+    ("chrom", "build", "found"),
+    [("chrX", "hg38", "mm10 or mm39 or mm9"), ("chr22", "mm10", "hg38 or hg19")],
 )
 def test_peaks_of_another_organism_are_refused(chrom, build, found):
     """Mouse X is longer than human X, and mice have no chromosome 22."""
     start = 166_000_000 if chrom == "chrX" else 20_000_000
     model = tiny([f"chr1:{i}-{i + 50}" for i in range(0, 50_000, 500)], genome=build)
-    data = [*model.peaks.names, *(f"{chrom}:{i}-{i + 50}" for i in range(start, start + 10_000, 500))]
+    data = [
+        *model.peaks.names,
+        *(f"{chrom}:{i}-{i + 50}" for i in range(start, start + 10_000, 500)),
+    ]
     with pytest.raises(
-        ValueError, match=rf"peaks are of {found}.*, the model is of {build}: 20 of 120.*another organism"
+        ValueError,
+        match=rf"peaks are of {found}.*, the model is of {build}: 20 of 120.*another organism",
     ):
         ep.tl.embed(cells(data), model)
 
@@ -217,8 +236,12 @@ def test_fractions_are_checked(value):
 
 
 def test_genes_are_refused():
-    atac = cells(["a", "b"], feature_types="Gene Expression", interval=["chr1:100-200", "chr1:300-400"])
-    with pytest.raises(ValueError, match="holds Gene Expression: 2 of its 2 columns are genes, not peaks"):
+    atac = cells(
+        ["a", "b"], feature_types="Gene Expression", interval=["chr1:100-200", "chr1:300-400"]
+    )
+    with pytest.raises(
+        ValueError, match="holds Gene Expression: 2 of its 2 columns are genes, not peaks"
+    ):
         ep.pp.map_peaks(atac, MODEL)
 
 
@@ -264,7 +287,9 @@ def test_another_build_is_refused_by_name():
         r"chr1:249000000-249000500.*`liftover=`",
     ):
         ep.tl.embed(cells(HG19), model)
-    with pytest.raises(ValueError, match=r"The peaks are of hg19 \(`genome`\), the model is of hg38"):
+    with pytest.raises(
+        ValueError, match=r"The peaks are of hg19 \(`genome`\), the model is of hg38"
+    ):
         ep.tl.embed(cells(HG19[1:]), model, genome="hg19")
 
 
@@ -273,13 +298,23 @@ def annotation(shared_data):
     return shared_data.parent / "annotation"
 
 
-def test_bone_marrow_of_another_build_is_refused_and_with_the_chain_embedded(shared_data, annotation):
+def test_bone_marrow_of_another_build_is_refused_and_with_the_chain_embedded(
+    shared_data, annotation
+):
     atac = anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad")[:200].copy()
-    lifted, _ = ep.genome.lift_over(ep.genome.read_intervals(atac.var), annotation / "hg19ToHg38.over.chain.gz")
-    model = tiny(
-        [f"{c}:{s}-{e}" for c, s, e in lifted.drop_duplicates().iloc[:5000].itertuples(index=False)], genome="hg38"
+    lifted, _ = ep.genome.lift_over(
+        ep.genome.read_intervals(atac.var), annotation / "hg19ToHg38.over.chain.gz"
     )
-    with pytest.raises(ValueError, match="The peaks are of hg19, the model is of hg38: 105 of 10,000"):
+    model = tiny(
+        [
+            f"{c}:{s}-{e}"
+            for c, s, e in lifted.drop_duplicates().iloc[:5000].itertuples(index=False)
+        ],
+        genome="hg38",
+    )
+    with pytest.raises(
+        ValueError, match="The peaks are of hg19, the model is of hg38: 105 of 10,000"
+    ):
         ep.tl.embed(atac, model)
     ep.tl.embed(atac, model, liftover=annotation / "hg19ToHg38.over.chain.gz")
     report = atac.uns[UNS]["peaks"]
@@ -290,9 +325,13 @@ def test_bone_marrow_of_another_build_is_refused_and_with_the_chain_embedded(sha
 
 def test_overlap_by_chance_reveals_another_build(shared_data, annotation):
     """Without peaks past the ends of hg38, the overlap with the same tissue reveals the build."""
-    granja = ep.genome.read_intervals(anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var)
+    granja = ep.genome.read_intervals(
+        anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var
+    )
     inner = granja[~ep.genome.misplaced(granja, "hg38")].reset_index(drop=True)
-    blood = ep.PeakVocabulary.read_bed(annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38")
+    blood = ep.PeakVocabulary.read_bed(
+        annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38"
+    )
     with pytest.raises(
         ValueError,
         match=r"peaks are of hg19, the model is of hg38: 665 of 9,895 overlap.*chance.*"
@@ -304,20 +343,29 @@ def test_overlap_by_chance_reveals_another_build(shared_data, annotation):
     for options in ({}, {"genome": "hg19"}, {"genome": "GRCh37"}):
         assert map_onto(blood, granja, liftover=chain, **options).report["matched"] == 2517
     for options in ({}, {"genome": "GRCh38.p14"}):
-        with pytest.raises(ValueError, match="The peaks are of hg38 already, like the model: leave out `liftover`"):
+        with pytest.raises(
+            ValueError, match="The peaks are of hg38 already, like the model: leave out `liftover`"
+        ):
             map_onto(blood, blood.intervals, liftover=chain, **options)
 
 
 @pytest.mark.parametrize("stated", [None, "hg19"])
 def test_a_chain_to_another_build_is_refused(shared_data, annotation, tmp_path, stated):
     """From hg19 to hg19: the lifted peaks overlap by chance, whatever build is stated."""
-    granja = ep.genome.read_intervals(anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var)
+    granja = ep.genome.read_intervals(
+        anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var
+    )
     inner = granja[~ep.genome.misplaced(granja, "hg38")].reset_index(drop=True)
-    blood = ep.PeakVocabulary.read_bed(annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38")
+    blood = ep.PeakVocabulary.read_bed(
+        annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38"
+    )
     sizes = granja.groupby("chrom")["end"].max() + 1
     chain = tmp_path / "same.chain"
     chain.write_text(
-        "".join(f"chain 1 {c} {n} + 0 {n} {c} {n} + 0 {n} {i}\n{n}\n\n" for i, (c, n) in enumerate(sizes.items(), 1))
+        "".join(
+            f"chain 1 {c} {n} + 0 {n} {c} {n} + 0 {n} {i}\n{n}\n\n"
+            for i, (c, n) in enumerate(sizes.items(), 1)
+        )
     )
     with pytest.raises(ValueError, match=r"chance\. The chain does not lead to hg38\.$"):
         map_onto(blood, inner, liftover=chain, genome=stated)
@@ -326,14 +374,19 @@ def test_a_chain_to_another_build_is_refused(shared_data, annotation, tmp_path, 
 @pytest.mark.parametrize("name", ["hg38", "GRCh38", "grch38.p14", "HG38", "unknown"])
 def test_builds_have_several_names(name):
     """An unknown build is detected if the model's peaks fit only one."""
-    at_ends = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]  # at the ends
+    at_ends = [
+        "chr1:248956000-248956400",
+        "chr10:133797000-133797400",
+        "chr17:83257000-83257400",
+    ]  # at the ends
     model = tiny([*at_ends, "chr19:58617000-58617600"], genome=name)
     with pytest.raises(ValueError, match="peaks are of hg19, the model is of hg38: 1 of 3"):
         ep.pp.map_peaks(cells(HG19), model)
     for stated in ("hg38", "GRCh38"):
         ep.pp.map_peaks(cells(at_ends), model, genome=stated)
     with pytest.raises(
-        ValueError, match=r"peaks are of h38 \(`genome`\), the model is of hg38.*Builds are called \['hg38'"
+        ValueError,
+        match=r"peaks are of h38 \(`genome`\), the model is of hg38.*Builds are called \['hg38'",
     ):
         ep.pp.map_peaks(cells(at_ends), model, genome="h38")
 
@@ -343,7 +396,9 @@ def test_bins_of_the_genome_pass_the_check_of_the_build(width):
     """They overlap all peaks, also when shifted."""
     rng = np.random.default_rng(0)
     start = np.sort(rng.choice(1_000_000, 2000, replace=False)) * 100
-    blood = ep.PeakVocabulary(pd.DataFrame({"chrom": "chr1", "start": start, "end": start + 300}), "hg38")
+    blood = ep.PeakVocabulary(
+        pd.DataFrame({"chrom": "chr1", "start": start, "end": start + 300}), "hg38"
+    )
     bins = np.arange(0, 100_000_000, width)
     frame = pd.DataFrame({"chrom": "chr1", "start": bins, "end": bins + width})
     assert map_onto(blood, frame).report["vocabulary_matched"] == 2000
@@ -368,7 +423,11 @@ def test_lifting_by_hand(tmp_path):
     )
     lifted, status = ep.genome.lift_over(peaks, path)
     assert status.tolist() == ["lifted", "lifted", "lost", "lifted", "lost", "split"]
-    assert lifted.to_numpy().tolist() == [["chrA", 1010, 1050], ["chrA", 1090, 1130], ["chrB", 980, 990]]
+    assert lifted.to_numpy().tolist() == [
+        ["chrA", 1010, 1050],
+        ["chrA", 1090, 1130],
+        ["chrB", 980, 990],
+    ]
     assert lifted.index.tolist() == [0, 1, 3]
 
 
@@ -425,6 +484,8 @@ def test_the_summary_is_one_line_if_progress_is_shown(capsys, monkeypatch):
 def test_a_view_of_backed_data_is_refused_before_the_work(tmp_path):
     cells(MODEL.peaks.names).write_h5ad(tmp_path / "a.h5ad")
     view = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")[:2]
-    with pytest.raises(ValueError, match="Results cannot be written into a view of backed data: use `copy=True`"):
+    with pytest.raises(
+        ValueError, match="Results cannot be written into a view of backed data: use `copy=True`"
+    ):
         ep.pp.map_peaks(view, MODEL)
     assert ep.pp.map_peaks(view, MODEL, copy=True).obsm["epifoundation_peaks"].shape == (2, 4)

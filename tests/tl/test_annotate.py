@@ -13,13 +13,20 @@ from sklearn.metrics import roc_auc_score
 import epifoundation as ep
 from epifoundation.inference.labels import threshold
 
-WRITTEN = {"epifoundation_cell_type", "epifoundation_confidence", "epifoundation_set", "epifoundation_novelty"}
+WRITTEN = {
+    "epifoundation_cell_type",
+    "epifoundation_confidence",
+    "epifoundation_set",
+    "epifoundation_novelty",
+}
 
 
 @pytest.fixture(scope="module")
 def planted():
     """Cells of four types in three batches, and a model that knows two of the batches."""
-    mdata = ep.datasets.simulate_multiome(1500, 800, 60, n_types=4, n_batches=3, median_fragments=20, rng=5)
+    mdata = ep.datasets.simulate_multiome(
+        1500, 800, 60, n_types=4, n_batches=3, median_fragments=20, rng=5
+    )
     known = (mdata.obs["batch"] != "batch2").to_numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -65,7 +72,9 @@ def test_a_type_that_the_reference_lacks_stands_out(planted):
     found = []
     for left_out in sorted(query.obs["cell_type"].unique()):
         part = reference[reference.obs["cell_type"] != left_out].copy()
-        marked = ep.tl.annotate(query, model, reference=part, copy=True, unknown=0.05, **OPTIONS).obs
+        marked = ep.tl.annotate(
+            query, model, reference=part, copy=True, unknown=0.05, **OPTIONS
+        ).obs
         is_new = (marked["cell_type"] == left_out).to_numpy()
         found.append(roc_auc_score(is_new, marked["epifoundation_novelty"]))
         flagged = marked["epifoundation_cell_type"] == "unknown"
@@ -80,7 +89,9 @@ def test_cells_of_another_world_are_unknown(planted):
     """Open peaks at random, far from any cell that was seen."""
     reference, query, model = planted
     rng = np.random.default_rng(0)
-    strange = anndata.AnnData((rng.random((200, query.n_vars)) < 0.5).astype(np.float32), var=query.var)
+    strange = anndata.AnnData(
+        (rng.random((200, query.n_vars)) < 0.5).astype(np.float32), var=query.var
+    )
     ep.tl.annotate(strange, model, reference=reference, **OPTIONS)
     ep.tl.annotate(query := query.copy(), model, reference=reference, **OPTIONS)
     assert roc_auc_score([1] * 200 + [0] * query.n_obs, [*strange.obs["epifoundation_novelty"], *query.obs["epifoundation_novelty"]]) > 0.8  # fmt: skip
@@ -92,7 +103,9 @@ def test_the_own_head_of_a_model(simulated, model, tmp_path):
     ep.tl.annotate(atac, model, unknown=0)
     theirs = embedded["atac"]
     pd.testing.assert_frame_equal(
-        atac.obsm["epifoundation_probabilities"], theirs.obsm["epifoundation_probabilities"], atol=1e-6
+        atac.obsm["epifoundation_probabilities"],
+        theirs.obsm["epifoundation_probabilities"],
+        atol=1e-6,
     )
     assert (atac.obs["epifoundation_cell_type"] == theirs.obs["epifoundation_cell_type"]).all()
     model.save_pretrained(tmp_path / "model")
@@ -108,7 +121,9 @@ def test_the_bundled_model_annotates_by_itself():
     query = mdata[(mdata.obs["split"] == "test").to_numpy()].copy()
     ep.tl.annotate(query)
     obs = query["atac"].obs
-    covered, _ = ep.metrics.conformal_coverage(obs["cell_type"].astype(str), obs["epifoundation_set"])
+    covered, _ = ep.metrics.conformal_coverage(
+        obs["cell_type"].astype(str), obs["epifoundation_set"]
+    )
     assert 0.87 < covered < 0.94
     assert 0.01 < (obs["epifoundation_cell_type"] == "unknown").mean() < 0.1
 
@@ -117,16 +132,18 @@ def test_smaller_alpha_gives_larger_sets(planted):
     reference, query, model = planted
     sizes = []
     for alpha in (0.3, 0.1, 0.02):
-        sets = ep.tl.annotate(query, model, reference=reference, alpha=alpha, copy=True, **OPTIONS).obs[
-            "epifoundation_set"
-        ]
+        sets = ep.tl.annotate(
+            query, model, reference=reference, alpha=alpha, copy=True, **OPTIONS
+        ).obs["epifoundation_set"]
         sizes.append(ep.metrics.conformal_coverage(sets, sets)[1])
     assert sizes == sorted(sizes)
     few = reference[reference.obs["batch"] == "batch0"][:40].copy()
-    sets = ep.tl.annotate(query, model, reference=few, label_key="cell_type", alpha=0.01, copy=True).obs[
-        "epifoundation_set"
-    ]
-    assert (sets.str.count(r" \| ") == few.obs["cell_type"].nunique() - 1).all()  # eight cells cannot promise 99 %
+    sets = ep.tl.annotate(
+        query, model, reference=few, label_key="cell_type", alpha=0.01, copy=True
+    ).obs["epifoundation_set"]
+    assert (
+        sets.str.count(r" \| ") == few.obs["cell_type"].nunique() - 1
+    ).all()  # eight cells cannot promise 99 %
 
 
 def test_an_embedding_of_the_same_model_is_used(planted):
@@ -155,8 +172,12 @@ def test_a_cell_does_not_depend_on_the_others(planted):
     reference, query, model = planted
     whole = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).obs
     part = ep.tl.annotate(query[::-3].copy(), model, reference=reference, copy=True, **OPTIONS).obs
-    np.testing.assert_allclose(part["epifoundation_novelty"], whole["epifoundation_novelty"][::-3], atol=1e-4)
-    np.testing.assert_allclose(part["epifoundation_confidence"], whole["epifoundation_confidence"][::-3], atol=1e-5)
+    np.testing.assert_allclose(
+        part["epifoundation_novelty"], whole["epifoundation_novelty"][::-3], atol=1e-4
+    )
+    np.testing.assert_allclose(
+        part["epifoundation_confidence"], whole["epifoundation_confidence"][::-3], atol=1e-5
+    )
 
 
 def test_results_are_written_to_files(planted, tmp_path):
@@ -181,7 +202,9 @@ def test_missing_labels_are_left_out_and_counted(planted):
     reference = reference.copy()
     reference.obs["cell_type"] = reference.obs["cell_type"].astype(object)
     reference.obs.iloc[:30, reference.obs.columns.get_loc("cell_type")] = None
-    told = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).uns["epifoundation_annotation"]
+    told = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).uns[
+        "epifoundation_annotation"
+    ]
     assert told["unlabelled_cells"] == 30
     assert told["reference_cells"] + told["calibration_cells"] == reference.n_obs - 30
 
@@ -194,15 +217,21 @@ def test_a_label_with_one_cell_is_learned_and_one_that_only_calibrates_is_not(pl
     labels.loc[batch.index[batch == "batch0"][0]] = "lonely"
     labels.loc[batch.index[batch == "batch1"][0]] = "late"
     reference.obs["cell_type"] = labels
-    told = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).uns["epifoundation_annotation"]
+    told = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).uns[
+        "epifoundation_annotation"
+    ]
     assert told["labels"] == ["lonely", "type0", "type1", "type2", "type3"]
 
 
 def test_a_reference_may_have_unknown_cells_itself(planted):
     reference, query, model = planted
     reference = reference.copy()
-    reference.obs["cell_type"] = reference.obs["cell_type"].astype(str).replace({"type3": "unknown"})
-    marked = ep.tl.annotate(query, model, reference=reference, unknown=0.2, copy=True, **OPTIONS).obs
+    reference.obs["cell_type"] = (
+        reference.obs["cell_type"].astype(str).replace({"type3": "unknown"})
+    )
+    marked = ep.tl.annotate(
+        query, model, reference=reference, unknown=0.2, copy=True, **OPTIONS
+    ).obs
     guess = marked["epifoundation_cell_type"]
     assert (guess[marked["cell_type"] == "type3"] == "unknown").mean() > 0.8
     assert (guess == "unknown").mean() > (marked["cell_type"] == "type3").mean()
@@ -215,12 +244,21 @@ BAD = [
     ({"unknown": -0.1}, "`unknown` must be at least 0 and below 1, got -0.1"),
     ({"label_key": None}, r"`reference` needs `label_key`.*\['cell_type', 'batch'\]"),
     ({"label_key": "kind"}, "`label_key='kind'` is no column of `obs`"),
-    ({"calibration": ["batch9"]}, r"`calibration` must name batches of \['batch0', 'batch1'\], got \['batch9'\]"),
+    (
+        {"calibration": ["batch9"]},
+        r"`calibration` must name batches of \['batch0', 'batch1'\], got \['batch9'\]",
+    ),
     ({"calibration": ["batch1"], "batch_key": None}, "say with `batch_key=` in which column"),
     ({"calibration": ["batch0", "batch1"]}, "Too few cells: 0 to train on"),
-    ({"calibration": 1.5}, "`calibration` must be a fraction between 0 and 1 or a list of batches, got 1.5"),
+    (
+        {"calibration": 1.5},
+        "`calibration` must be a fraction between 0 and 1 or a list of batches, got 1.5",
+    ),
     ({"reference": None}, "`label_key`, `batch_key` and `calibration` are of the reference"),
-    ({"reference": None, "label_key": None, "batch_key": None}, "has no label head: pass `reference=`"),
+    (
+        {"reference": None, "label_key": None, "batch_key": None},
+        "has no label head: pass `reference=`",
+    ),
 ]
 
 
@@ -237,7 +275,9 @@ def test_what_cannot_be_annotated_is_told(planted, options, said):
 def test_one_label_is_too_few(planted):
     reference, query, model = planted
     same = reference[reference.obs["cell_type"] == "type1"].copy()
-    with pytest.raises(ValueError, match=r"two labels or more among the training cells.*\['type1'\]"):
+    with pytest.raises(
+        ValueError, match=r"two labels or more among the training cells.*\['type1'\]"
+    ):
         ep.tl.annotate(query.copy(), model, reference=same, **OPTIONS)
 
 
@@ -275,7 +315,8 @@ def test_a_head_from_before_calibration_is_told(simulated, model):
     network = Network(model.config, replace(model.network.sizes, n_calibration=0, n_reference=0))
     old = ep.EpiFoundation(network, model.peaks, model.genes, model.labels, name="old")
     with pytest.raises(
-        ValueError, match="The model 'old' has a label head that was never calibrated: pass `reference="
+        ValueError,
+        match="The model 'old' has a label head that was never calibrated: pass `reference=",
     ):
         ep.tl.annotate(simulated["atac"].copy(), old)
 
@@ -286,6 +327,8 @@ def test_thresholds_keep_what_they_promise(n, share):
     """Of n + 1 exchangeable scores, the last lies above the threshold with probability of at most `share`."""
     scores = torch.arange(n, dtype=torch.float32)
     at = threshold(scores, share)
-    above = sum(at < place - 0.5 for place in range(n + 1))  # places that a further score can take among them
+    above = sum(
+        at < place - 0.5 for place in range(n + 1)
+    )  # places that a further score can take among them
     assert above / (n + 1) <= share + 1e-9
     assert (at == np.inf) == (share * (n + 1) < 1 - 1e-9)

@@ -99,7 +99,9 @@ def test_results_survive_the_disk(mdata, model, kind, tmp_path):
     data_path = tmp_path / ("a.h5mu" if kind == "mudata" else "a.h5ad")
     ep.tl.embed(data, model)
     (data.write_h5mu if kind == "mudata" else data.write_h5ad)(data_path)
-    again = mudata.read_h5mu(data_path)["atac"] if kind == "mudata" else anndata.read_h5ad(data_path)
+    again = (
+        mudata.read_h5mu(data_path)["atac"] if kind == "mudata" else anndata.read_h5ad(data_path)
+    )
     atac = data["atac"] if kind == "mudata" else data
     np.testing.assert_array_equal(again.obsm[KEY], atac.obsm[KEY])
     assert again.uns["epifoundation"]["peaks"] == atac.uns["epifoundation"]["peaks"]
@@ -111,7 +113,9 @@ def test_results_survive_the_disk(mdata, model, kind, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 128, 399, 10_000])
 def test_batch_size_does_not_matter(simulated, model, expected, batch_size):
-    np.testing.assert_allclose(embedding(simulated, model, batch_size=batch_size), expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        embedding(simulated, model, batch_size=batch_size), expected, atol=1e-5, rtol=0
+    )
     bundled = ep.datasets.pbmc_multiome()["atac"][:100].copy()
     np.testing.assert_allclose(
         embedding(bundled, None, batch_size=batch_size), embedding(bundled, None), atol=1e-5, rtol=0
@@ -120,11 +124,17 @@ def test_batch_size_does_not_matter(simulated, model, expected, batch_size):
 
 def test_order_and_company_do_not_matter(simulated, model, expected):
     order = np.random.default_rng(0).permutation(simulated.n_obs)
-    np.testing.assert_allclose(embedding(simulated[order].copy(), model), expected[order], atol=1e-5, rtol=0)
-    np.testing.assert_allclose(embedding(simulated[order[:5]].copy(), model), expected[order[:5]], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        embedding(simulated[order].copy(), model), expected[order], atol=1e-5, rtol=0
+    )
+    np.testing.assert_allclose(
+        embedding(simulated[order[:5]].copy(), model), expected[order[:5]], atol=1e-5, rtol=0
+    )
 
 
-@pytest.mark.parametrize("form", ["dense", "csr", "csc", "csr_array", "int", "bool", "view", "unsorted", "read-only"])
+@pytest.mark.parametrize(
+    "form", ["dense", "csr", "csc", "csr_array", "int", "bool", "view", "unsorted", "read-only"]
+)
 def test_format_does_not_matter(simulated, model, expected, form):
     atac = simulated["atac"].copy()
     if form == "view":
@@ -163,7 +173,9 @@ def test_backed_data_give_the_same(simulated, model, expected, form, tmp_path):
             warnings.simplefilter("ignore")
             atac.write_zarr(tmp_path / "a.zarr")
         group = zarr.open(tmp_path / "a.zarr", mode="r")
-        backed = anndata.AnnData(X=anndata.io.sparse_dataset(group["X"]), obs=atac.obs, var=atac.var)
+        backed = anndata.AnnData(
+            X=anndata.io.sparse_dataset(group["X"]), obs=atac.obs, var=atac.var
+        )
     ep.tl.embed(backed, model)
     np.testing.assert_array_equal(backed.obsm[KEY], expected)
 
@@ -208,8 +220,12 @@ def test_folded_inference_is_the_network(simulated, model, expected):
 
 
 def test_renamed_and_shuffled_peaks_are_the_same_peaks(simulated, model, expected):
-    atac = simulated["atac"][:, np.random.default_rng(0).permutation(simulated["atac"].n_vars)].copy()
-    atac.var = pd.DataFrame(index=[name.replace(":", "-").removeprefix("chr") for name in atac.var_names])
+    atac = simulated["atac"][
+        :, np.random.default_rng(0).permutation(simulated["atac"].n_vars)
+    ].copy()
+    atac.var = pd.DataFrame(
+        index=[name.replace(":", "-").removeprefix("chr") for name in atac.var_names]
+    )
     np.testing.assert_array_equal(embedding(atac, model), expected)
 
 
@@ -282,7 +298,9 @@ def test_a_gpu_gives_what_the_cpu_gives():
     assert (found["cpu"].pop("labels") == found["cuda"].pop("labels")).mean() > 0.999
     assert found["cpu"].keys() == found["cuda"].keys() >= {"X_epifoundation"}
     for name, expected in found["cpu"].items():
-        np.testing.assert_allclose(found["cuda"][name], expected, atol=1e-4, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            found["cuda"][name], expected, atol=1e-4, rtol=1e-4, err_msg=name
+        )
 
 
 def test_results_of_an_earlier_model_do_not_stay_under_its_key(mdata, model):
@@ -300,7 +318,9 @@ def test_genes_that_all_are_unknown_are_told(mdata, model):
         ep.tl.embed(mdata, model)
 
 
-def test_backed_objects_that_cannot_be_written_are_refused_or_read(simulated, model, expected, tmp_path):
+def test_backed_objects_that_cannot_be_written_are_refused_or_read(
+    simulated, model, expected, tmp_path
+):
     simulated["atac"].write_h5ad(tmp_path / "a.h5ad")
     simulated.write_h5mu(tmp_path / "a.h5mu")
     backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")

@@ -18,7 +18,14 @@ ENCODERS = pytest.mark.parametrize("encoder", ["set", "transformer"])
 def simulated_world(batch_effect, rng):
     """Cells of three batches, and a model of them without labels and batches."""
     data = ep.datasets.simulate_multiome(
-        900, 600, 40, n_types=6, n_batches=3, median_fragments=40, batch_effect=batch_effect, rng=rng
+        900,
+        600,
+        40,
+        n_types=6,
+        n_batches=3,
+        median_fragments=40,
+        batch_effect=batch_effect,
+        rng=rng,
     )
     return data, ep.tl.pretrain(data, config=ep.ModelConfig(dim=32), genome="hg38")
 
@@ -39,7 +46,9 @@ def transformer(world):
 @pytest.fixture(scope="module")
 def tuned(world):
     data, model = world
-    return ep.tl.finetune(data, model, label_key="cell_type", batch_key="batch", validation=["batch2"])
+    return ep.tl.finetune(
+        data, model, label_key="cell_type", batch_key="batch", validation=["batch2"]
+    )
 
 
 def options_of(encoder, model, transformer):
@@ -48,12 +57,16 @@ def options_of(encoder, model, transformer):
 
 
 def embed(atac, model):
-    return ep.tl.embed(atac, model, expression=False, annotation=False, copy=True).obsm["X_epifoundation"]
+    return ep.tl.embed(atac, model, expression=False, annotation=False, copy=True).obsm[
+        "X_epifoundation"
+    ]
 
 
 def test_labels_make_the_embedding_of_another_batch_tell_more():
     """A model of the ATAC of one batch gets the labels of another batch; judged on a third."""
-    atac = ep.datasets.simulate_multiome(900, 600, 40, n_types=6, n_batches=3, median_fragments=15, rng=1)["atac"]
+    atac = ep.datasets.simulate_multiome(
+        900, 600, 40, n_types=6, n_batches=3, median_fragments=15, rng=1
+    )["atac"]
     first, known, query = (atac[atac.obs["batch"] == f"batch{i}"].copy() for i in range(3))
     model = ep.tl.pretrain(first, objective="peaks", config=ep.ModelConfig(dim=16), genome="hg38")
     better = ep.tl.finetune(known, model, label_key="cell_type")
@@ -85,7 +98,9 @@ def test_labels_are_measured_as_in_pretraining(world):
     """The vectors for labels are those of a model that had the labels from the beginning."""
     data, model = world
     later = ep.tl.finetune(data, model, label_key="cell_type", rank=None)
-    at_once = ep.tl.pretrain(data, config=ep.ModelConfig(dim=32), label_key="cell_type", genome="hg38")
+    at_once = ep.tl.pretrain(
+        data, config=ep.ModelConfig(dim=32), label_key="cell_type", genome="hg38"
+    )
     assert later.labels == at_once.labels
     for name in ("weight", "count", "base"):
         one, other = (getattr(m.network.label_columns.vectors, name) for m in (later, at_once))
@@ -99,7 +114,12 @@ def test_a_transformer_keeps_its_weights_where_nothing_is_gained(world, transfor
     atac = world[0]["atac"].copy()
     atac.obs["cell_type"] = np.random.default_rng(0).permutation(atac.obs["cell_type"].to_numpy())
     same = ep.tl.finetune(
-        atac, transformer, label_key="cell_type", batch_key="batch", validation=["batch2"], training=QUICK
+        atac,
+        transformer,
+        label_key="cell_type",
+        batch_key="batch",
+        validation=["batch2"],
+        training=QUICK,
     )
     assert same.training["share"] == 0
     assert not same.network.sizes.n_removed
@@ -126,7 +146,10 @@ def test_neither_data_nor_model_are_changed(world, transformer, encoder):
 def test_the_same_seed_gives_the_same_model(world, transformer, encoder):
     model, options = options_of(encoder, world[1], transformer)
     atac = world[0]["atac"]
-    revisions = {ep.tl.finetune(atac, model, label_key="cell_type", rng=seed, **options).revision for seed in (3, 3, 4)}
+    revisions = {
+        ep.tl.finetune(atac, model, label_key="cell_type", rng=seed, **options).revision
+        for seed in (3, 3, 4)
+    }
     assert len(revisions) == 2
 
 
@@ -154,7 +177,9 @@ def measured_and_predicted(data, model, batch=None):
         data = data.copy()
         data["atac"].obs["said"] = batch
     predicted = ep.tl.embed(data, model, batch_key=None if batch is None else "said", copy=True)
-    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)), predicted["rna"].layers["epifoundation"]
+    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)), predicted["rna"].layers[
+        "epifoundation"
+    ]
 
 
 def test_expression_is_still_predicted(world, tuned):
@@ -165,7 +190,9 @@ def test_expression_is_still_predicted(world, tuned):
 
 def test_expression_is_predicted_for_each_batch():
     data, model = simulated_world(0.6, rng=3)
-    tuned = ep.tl.finetune(data, model, label_key="cell_type", batch_key="batch", validation=["batch2"])
+    tuned = ep.tl.finetune(
+        data, model, label_key="cell_type", batch_key="batch", validation=["batch2"]
+    )
     known = data[(data["atac"].obs["batch"] != "batch2").to_numpy()].copy()
     own = known["atac"].obs["batch"].astype(str)
     errors = []
@@ -187,7 +214,9 @@ def batched(world):
     )
 
 
-def test_going_all_the_way_back_keeps_the_mean_batch_of_a_model_with_batches(world, batched, monkeypatch):
+def test_going_all_the_way_back_keeps_the_mean_batch_of_a_model_with_batches(
+    world, batched, monkeypatch
+):
     from epifoundation.paper import train
 
     monkeypatch.setattr(train, "SHARES", (0.0,))
@@ -228,7 +257,9 @@ def test_the_callers_random_state_is_left_alone(world, transformer, encoder):
 
 @ENCODERS
 @pytest.mark.parametrize("rank", [8, None])
-def test_cells_without_a_label_are_counted_and_do_not_matter_to_the_head(world, transformer, rank, encoder):
+def test_cells_without_a_label_are_counted_and_do_not_matter_to_the_head(
+    world, transformer, rank, encoder
+):
     model, options = options_of(encoder, world[1], transformer)
     atac = world[0]["atac"].copy()
     labels = atac.obs["cell_type"].astype(str).astype(object)
@@ -250,7 +281,9 @@ def test_batches_alone(world, transformer):
     assert tuned.network.expression.batch.shape == (3, 40)
     assert tuned.training["batches"] == ["batch0", "batch1", "batch2"]
     alone = ep.tl.finetune(data["atac"], model, batch_key="batch")
-    assert torch.equal(alone.network.expression.linear.weight, model.network.expression.linear.weight)
+    assert torch.equal(
+        alone.network.expression.linear.weight, model.network.expression.linear.weight
+    )
     by_gradient = ep.tl.finetune(data, transformer, batch_key="batch", training=QUICK)
     assert by_gradient.network.expression.batch.shape == (3, 40)
     assert by_gradient.network.peaks.batch is None  # expression says what a batch changes
@@ -263,7 +296,9 @@ def test_batches_that_lie_apart_come_together():
     """Of a model that was pretrained on one batch and does not know that there are others."""
     from sklearn.linear_model import LogisticRegression
 
-    data = ep.datasets.simulate_multiome(900, 600, 40, n_types=3, batch_effect=1.0, median_fragments=60, rng=4)
+    data = ep.datasets.simulate_multiome(
+        900, 600, 40, n_types=3, batch_effect=1.0, median_fragments=60, rng=4
+    )
     atac = data["atac"]
     batch = (atac.obs["batch"] == "batch0").to_numpy()
     model = ep.tl.pretrain(data, config=ep.ModelConfig(dim=32), genome="hg38")
@@ -302,11 +337,16 @@ def test_every_architecture_can_be_tuned(world, config, objective):
 def test_a_model_that_predicts_no_peaks_learns_from_few_labels_and_not_from_batches_alone(world):
     data = world[0][::3].copy()
     model = ep.tl.pretrain(
-        data, config=replace(SMALL, decoder="query"), objective="binary", training=ep.TrainingConfig(max_epochs=1)
+        data,
+        config=replace(SMALL, decoder="query"),
+        objective="binary",
+        training=ep.TrainingConfig(max_epochs=1),
     )
     atac = data["atac"].copy()
     atac.obs["few"] = atac.obs["cell_type"].astype(object).where(np.arange(atac.n_obs) % 15 == 0)
-    tuned = ep.tl.finetune(atac, model, label_key="few", validation=0.4, training=replace(QUICK, batch_size=4))
+    tuned = ep.tl.finetune(
+        atac, model, label_key="few", validation=0.4, training=replace(QUICK, batch_size=4)
+    )
     assert tuned.training["unlabelled_cells"] == atac.obs["few"].isna().sum()
     with pytest.raises(ValueError, match="has no head for held-out peaks"):
         ep.tl.finetune(atac, model, batch_key="batch")
@@ -334,7 +374,9 @@ def test_an_interruption_ends_with_the_best_so_far(world, transformer, monkeypat
     monkeypatch.setattr(KeepBest, "on_train_epoch_end", interrupt)
     training = replace(QUICK, max_epochs=4)
     with pytest.warns(RuntimeWarning, match="interrupted after 1 epoch"):
-        tuned = ep.tl.finetune(world[0]["atac"], transformer, label_key="cell_type", training=training)
+        tuned = ep.tl.finetune(
+            world[0]["atac"], transformer, label_key="cell_type", training=training
+        )
     assert tuned.training["interrupted"]
     assert tuned.labels
 
@@ -357,10 +399,19 @@ def with_column(data, values):
         ({"label_key": "cell_type", "rank": 0}, "`rank` must be an integer of at least 1"),
         ({"label_key": "cell_type", "rank": 4}, "`rank=4` has no meaning for a set encoder"),
         ({"label_key": "cell_type", "training": "nothing"}, "Unknown preset"),
-        ({"label_key": "cell_type", "training": QUICK}, "has no meaning here: the set encoder is measured"),
-        ({"label_key": "cell_type", "engine": ep.Engine(compile=True)}, r"`Engine\(compile=True\)` has no meaning"),
+        (
+            {"label_key": "cell_type", "training": QUICK},
+            "has no meaning here: the set encoder is measured",
+        ),
+        (
+            {"label_key": "cell_type", "engine": ep.Engine(compile=True)},
+            r"`Engine\(compile=True\)` has no meaning",
+        ),
         ({"label_key": "cell_type", "genome": "mm10"}, "mm10"),
-        ({"label_key": "column", "batch_key": "batch", "column": [None, "a"]}, "two labels or more"),
+        (
+            {"label_key": "column", "batch_key": "batch", "column": [None, "a"]},
+            "two labels or more",
+        ),
     ],
 )
 def test_bad_input(world, options, said):
@@ -368,7 +419,9 @@ def test_bad_input(world, options, said):
     column = options.get("column", ["a", "b"])
     atac = with_column(data, [column[i % len(column)] for i in range(data.n_obs)])
     with pytest.raises(ValueError, match=said):
-        ep.tl.finetune(atac, model, **{name: value for name, value in options.items() if name != "column"})
+        ep.tl.finetune(
+            atac, model, **{name: value for name, value in options.items() if name != "column"}
+        )
 
 
 def test_options_of_the_set_encoder_are_refused_for_a_transformer(world, transformer):
@@ -384,7 +437,9 @@ def test_a_label_of_one_cell_and_a_batch_without_others(world):
     tuned = ep.tl.finetune(with_column(data, one_cell), model, label_key="column")
     assert {"a", "b"} <= set(tuned.labels) <= {"a", "b", "rare"}
     with pytest.warns(UserWarning, match="holds one batch"):
-        ep.tl.finetune(with_column(data, ["a"] * data.n_obs), model, label_key="cell_type", batch_key="column")
+        ep.tl.finetune(
+            with_column(data, ["a"] * data.n_obs), model, label_key="cell_type", batch_key="column"
+        )
 
 
 def test_a_batch_that_the_model_never_saw_gets_the_mean_batch_and_is_named(world, tuned):
@@ -392,8 +447,17 @@ def test_a_batch_that_the_model_never_saw_gets_the_mean_batch_and_is_named(world
     atac = data["atac"][:60].copy()
     atac.obs["batch"] = ["batch0", "batch1", "new"] * 20
     mean = ep.tl.embed(atac, tuned, annotation=False, copy=True).obsm["epifoundation_expression"]
-    known = ep.tl.embed(atac[atac.obs["batch"] != "new"].copy(), tuned, annotation=False, batch_key="batch", copy=True)
-    with pytest.warns(UserWarning, match=r"20 of 60 cells are of no batch that the model was trained on .*\['new'\]"):
+    known = ep.tl.embed(
+        atac[atac.obs["batch"] != "new"].copy(),
+        tuned,
+        annotation=False,
+        batch_key="batch",
+        copy=True,
+    )
+    with pytest.warns(
+        UserWarning,
+        match=r"20 of 60 cells are of no batch that the model was trained on .*\['new'\]",
+    ):
         ep.tl.embed(atac, tuned, annotation=False, batch_key="batch")
     found = atac.obsm["epifoundation_expression"]
     is_new = (atac.obs["batch"] == "new").to_numpy()

@@ -37,7 +37,11 @@ def test_it_is_the_sum_by_hand():
     rng = np.random.default_rng(0)
     start = np.sort(rng.integers(0, 80_000, 150))
     peaks = pd.DataFrame(
-        {"chrom": rng.choice(["chr1", "chr2"], 150), "start": start, "end": start + rng.integers(100, 900, 150)}
+        {
+            "chrom": rng.choice(["chr1", "chr2"], 150),
+            "start": start,
+            "end": start + rng.integers(100, 900, 150),
+        }
     )
     matrix = rng.poisson(0.3, (20, 150)).astype(np.float32)
     peaks.index = [f"p{i}" for i in range(150)]
@@ -45,7 +49,10 @@ def test_it_is_the_sum_by_hand():
     for options in ({}, {"promoter": 0, "max_distance": 3_000, "decay": 500}):
         found = ep.tl.gene_activity(atac, annotation=GENES, **options)
         expected = by_hand(
-            matrix, peaks, GENES, *({"promoter": 2000, "max_distance": 100_000, "decay": 5000} | options).values()
+            matrix,
+            peaks,
+            GENES,
+            *({"promoter": 2000, "max_distance": 100_000, "decay": 5000} | options).values(),
         )
         np.testing.assert_allclose(found.X.toarray(), expected, rtol=1e-4, atol=1e-5)
     assert list(found.var_names) == ["A", "B", "C"]

@@ -41,7 +41,11 @@ def test_groups_differ_as_their_open_peaks_do(mdata, model):
     known = imputed.notna().all(axis=1).to_numpy()
     kinds = imputed.columns
     measured = np.stack(
-        [np.asarray((atac.X[(atac.obs["cell_type"] == k).to_numpy()] > 0).mean(axis=0)).ravel() for k in kinds], axis=1
+        [
+            np.asarray((atac.X[(atac.obs["cell_type"] == k).to_numpy()] > 0).mean(axis=0)).ravel()
+            for k in kinds
+        ],
+        axis=1,
     )
     a, b = imputed.to_numpy()[known], measured[known]
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
@@ -70,14 +74,17 @@ def test_foreign_peaks_and_empty_cells(mdata, model):
 
 def test_bad_input_is_told(mdata, model):
     with pytest.raises(
-        ValueError, match="All 600 peaks of 400 cells are too many: name some with `peaks=`, or pass `groupby=`"
+        ValueError,
+        match="All 600 peaks of 400 cells are too many: name some with `peaks=`, or pass `groupby=`",
     ):
         ep.tl.impute_accessibility(mdata, model)
     with pytest.raises(ValueError, match="`depth` must be a positive number"):
         ep.tl.impute_accessibility(mdata, model, groupby="cell_type", depth=0)
     with pytest.raises(ValueError, match="neither a peak of the data nor a region"):
         ep.tl.impute_accessibility(mdata, model, peaks="nonsense")
-    paper = ep.ModelConfig(encoder="transformer", dim=8, n_heads=1, n_layers=1, objective="binary", decoder="query")
+    paper = ep.ModelConfig(
+        encoder="transformer", dim=8, n_heads=1, n_layers=1, objective="binary", decoder="query"
+    )
     without = ep.tl.pretrain(mdata, config=paper, training=ep.TrainingConfig(max_epochs=1))
     with pytest.raises(ValueError, match="has no head for peaks: its decoder is the paper's"):
         ep.tl.impute_accessibility(mdata, without, groupby="cell_type")

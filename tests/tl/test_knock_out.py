@@ -21,7 +21,13 @@ def transformer(simulated):
     return ep.tl.pretrain(
         simulated,
         config=ep.ModelConfig(
-            encoder="transformer", dim=16, n_heads=2, n_layers=2, feedforward=32, decoder="query", objective="binary"
+            encoder="transformer",
+            dim=16,
+            n_heads=2,
+            n_layers=2,
+            feedforward=32,
+            decoder="query",
+            objective="binary",
         ),
         training=ep.TrainingConfig(max_epochs=1, n_neighbors=1),
         label_key="cell_type",
@@ -48,7 +54,9 @@ def predict_left_out(atac, model, matrix):
     projection = model.peaks.projection(ep.genome.read_intervals(atac.var))
 
     def tokens(cells):
-        mapped = ((sp.csr_matrix(cells) > 0).astype(np.float32) @ projection).tocsr().sorted_indices()
+        mapped = (
+            ((sp.csr_matrix(cells) > 0).astype(np.float32) @ projection).tocsr().sorted_indices()
+        )
         return mapped.indices.astype(np.int64), mapped.indptr.astype(np.int64)
 
     known = model.known(*tokens(atac.X))
@@ -65,7 +73,11 @@ def predict_left_out(atac, model, matrix):
 # Cells that are new to a model, and cells that it was measured on
 EVERY = pytest.mark.parametrize(
     ("name", "cells", "predict"),
-    [("model", "new", predict), ("model", "counted", predict_left_out), ("transformer", "new", predict)],
+    [
+        ("model", "new", predict),
+        ("model", "counted", predict_left_out),
+        ("transformer", "new", predict),
+    ],
     ids=["new", "counted", "transformer"],
 )
 
@@ -83,10 +95,13 @@ def test_single_knock_outs_equal_the_edited_matrix(request, every_cell, name, ce
     before, _ = predict(atac, model, matrix)
     pieces = list(ep.tl.scan_knock_outs(atac, model, genes=GENES))
     cells, peaks, change = (
-        np.concatenate([getattr(p, field) for p in pieces]) for field in ("cells", "peaks", "change")
+        np.concatenate([getattr(p, field) for p in pieces])
+        for field in ("cells", "peaks", "change")
     )
     known = np.diff(model.peaks.projection(ep.genome.read_intervals(atac.var)).indptr) > 0
-    assert sorted(zip(cells, peaks, strict=True)) == sorted(zip(*np.nonzero((matrix > 0) & known), strict=True))
+    assert sorted(zip(cells, peaks, strict=True)) == sorted(
+        zip(*np.nonzero((matrix > 0) & known), strict=True)
+    )
     for i in np.random.default_rng(0).choice(len(cells), 15, replace=False):
         one = atac[[cells[i]]].copy()
         edited = matrix[[cells[i]]].copy()
@@ -97,7 +112,9 @@ def test_single_knock_outs_equal_the_edited_matrix(request, every_cell, name, ce
 
 
 @EVERY
-@pytest.mark.parametrize("asked", ["chr2:10000-80000", ["chr1:12000-12500", "chr2:10000-80000"], "chr1:12000-12500"])
+@pytest.mark.parametrize(
+    "asked", ["chr2:10000-80000", ["chr1:12000-12500", "chr2:10000-80000"], "chr1:12000-12500"]
+)
 def test_sets_and_regions_equal_the_edited_matrix(request, every_cell, name, cells, predict, asked):
     model = request.getfixturevalue(name)
     atac = every_cell[cells][:80].copy()
@@ -123,7 +140,11 @@ def test_peaks_of_another_set_that_stand_for_the_same_one(request, simulated, na
     start = atac.var["start"].to_numpy().copy()
     names = [f"{c}:{s}-{s + 200}" for c, s in zip(atac.var["chrom"], start, strict=True)]
     halves = [f"{c}:{s + 250}-{s + 450}" for c, s in zip(atac.var["chrom"], start, strict=True)]
-    both = AnnData(sp.hstack([atac.X, atac.X], format="csr"), obs=atac.obs, var=pd.DataFrame(index=names + halves))
+    both = AnnData(
+        sp.hstack([atac.X, atac.X], format="csr"),
+        obs=atac.obs,
+        var=pd.DataFrame(index=names + halves),
+    )
     pieces = list(ep.tl.scan_knock_outs(both, model, genes=GENES))
     assert sum(len(p.cells) for p in pieces) == 0
     first = np.flatnonzero(atac.X[0].toarray().ravel() > 0)
@@ -132,7 +153,9 @@ def test_peaks_of_another_set_that_stand_for_the_same_one(request, simulated, na
     np.testing.assert_allclose(pair.expression.iloc[0], single.expression.iloc[0], atol=1e-5)
     wide = both[:, : atac.n_vars].copy()
     (piece, *_) = ep.tl.scan_knock_outs(wide, model, genes=GENES, peaks=names[first[3]])
-    np.testing.assert_allclose(piece.change[piece.cells == 0][0], single.expression.iloc[0], atol=1e-5)
+    np.testing.assert_allclose(
+        piece.change[piece.cells == 0][0], single.expression.iloc[0], atol=1e-5
+    )
 
 
 def test_a_cell_that_loses_its_last_peak_is_nan(simulated, model):
@@ -154,9 +177,12 @@ def test_one_peak_that_is_nearly_the_whole_cell_keeps_its_digits(simulated, mode
     """Where a wide peak stands for nearly all open peaks, and the heaviest, a subtraction would lose what is left."""
     peaks = simulated["atac"].var
     wide = [
-        f"{chrom}:{here['start'].min()}-{here['end'].max()}" for chrom, here in peaks.groupby("chrom", observed=True)
+        f"{chrom}:{here['start'].min()}-{here['end'].max()}"
+        for chrom, here in peaks.groupby("chrom", observed=True)
     ]
-    alone = next(name for name in model.peaks.names if not name.startswith(wide[0].split(":")[0] + ":"))
+    alone = next(
+        name for name in model.peaks.names if not name.startswith(wide[0].split(":")[0] + ":")
+    )
     matrix = np.zeros((1, len(wide) + 1), np.float32)
     matrix[0, [0, -1]] = 1
     atac = AnnData(sp.csr_matrix(matrix), var=pd.DataFrame(index=[*wide, alone]))
@@ -169,7 +195,10 @@ def test_one_peak_that_is_nearly_the_whole_cell_keeps_its_digits(simulated, mode
     model = replace(model, network=network)
     if counted:
         here = hash_tokens(ids, offsets, peak_keys(model.peaks))
-        cells = {name: replace(each, hashes=np.sort([*each.hashes[1:], *here])) for name, each in model.cells.items()}
+        cells = {
+            name: replace(each, hashes=np.sort([*each.hashes[1:], *here]))
+            for name, each in model.cells.items()
+        }
         model = replace(model, cells=cells)
     assert ("encoder" in model.known(ids, offsets)) == counted
     (piece,) = ep.tl.scan_knock_outs(atac, model, genes=GENES, peaks=wide[0])
@@ -208,7 +237,9 @@ def test_bad_input_is_told(simulated, model):
 
 def test_a_model_without_genes_tells_labels(simulated):
     atac = simulated["atac"]
-    model = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=16), label_key="cell_type")
+    model = ep.tl.pretrain(
+        atac, objective="peaks", config=ep.ModelConfig(dim=16), label_key="cell_type"
+    )
     out = ep.tl.knock_out(atac[:20].copy(), model, peaks=atac.var_names[0])
     assert out.expression.shape == (20, 0)
     assert out.probabilities.shape == (20, 4)

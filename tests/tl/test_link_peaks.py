@@ -11,7 +11,12 @@ from sklearn.metrics import average_precision_score
 import epifoundation as ep
 from epifoundation.links.direct_effects import direct_effects
 from epifoundation.links.pairs import find_pairs, near_sites
-from epifoundation.links.pvalues import either, embedding_pvalues, measured_pvalues, stratified_qvalues
+from epifoundation.links.pvalues import (
+    either,
+    embedding_pvalues,
+    measured_pvalues,
+    stratified_qvalues,
+)
 
 KEY, REPORT = "epifoundation_links", "epifoundation_links_report"
 OPTIONS = {"genes": None, "max_distance": 50_000, "batch_key": "batch"}
@@ -39,7 +44,9 @@ def test_planted_links_are_found_and_others_are_not(world, linked):
     found = (linked["qvalue"] <= 0.1).to_numpy()
     assert true[found].mean() > 0.8
     assert found.sum() > 0.35 * true.sum()  # of these few cells
-    effects = linked[true & found].merge(data.uns["truth"]["links"], on=["gene", "peak"], suffixes=("", "_planted"))
+    effects = linked[true & found].merge(
+        data.uns["truth"]["links"], on=["gene", "peak"], suffixes=("", "_planted")
+    )
     assert (np.sign(effects["effect"]) == np.sign(effects["effect_planted"])).mean() > 0.95
 
 
@@ -67,7 +74,9 @@ def test_the_table_is_whole_and_survives_a_file(world, linked, tmp_path):
     near = 0
     for _, site in sites.iterrows():
         here = peaks[peaks["chrom"] == site["chrom"]]
-        gap = np.maximum(np.maximum(here["start"] - site["start"], site["start"] - (here["end"] - 1)), 0)
+        gap = np.maximum(
+            np.maximum(here["start"] - site["start"], site["start"] - (here["end"] - 1)), 0
+        )
         near += int((gap <= 50_000).sum())
     known = linked["n_cells"] > 0
     assert near - 60 <= len(linked) <= near  # peaks that no cell has open are not in the vocabulary
@@ -75,7 +84,9 @@ def test_the_table_is_whole_and_survives_a_file(world, linked, tmp_path):
     np.testing.assert_allclose(linked["effect"], linked["by_embedding"] + linked["by_measurement"])
     assert (
         linked["direction"]
-        == np.select([linked["effect"] > 0, linked["effect"] < 0], ["activating", "repressing"], "none")
+        == np.select(
+            [linked["effect"] > 0, linked["effect"] < 0], ["activating", "repressing"], "none"
+        )
     ).all()
     assert linked.loc[known, "pvalue"].between(0, 1).all()
     assert (linked.loc[known, "qvalue"] >= linked.loc[known, "pvalue"] - 1e-12).all()
@@ -85,8 +96,13 @@ def test_the_table_is_whole_and_survives_a_file(world, linked, tmp_path):
     data["atac"].uns[KEY] = linked
     data.write_h5mu(tmp_path / "x.h5mu")
     data["atac"].write_h5ad(tmp_path / "x.h5ad")
-    for again in (mudata.read_h5mu(tmp_path / "x.h5mu")["atac"], anndata.read_h5ad(tmp_path / "x.h5ad")):
-        pd.testing.assert_frame_equal(again.uns[KEY], linked, check_dtype=False, check_categorical=False)
+    for again in (
+        mudata.read_h5mu(tmp_path / "x.h5mu")["atac"],
+        anndata.read_h5ad(tmp_path / "x.h5ad"),
+    ):
+        pd.testing.assert_frame_equal(
+            again.uns[KEY], linked, check_dtype=False, check_categorical=False
+        )
 
 
 def test_effects_by_embedding_are_those_of_knock_outs(world):
@@ -98,7 +114,9 @@ def test_effects_by_embedding_are_those_of_knock_outs(world):
     for _, row in links.sample(6, random_state=0).iterrows():
         if not row["n_cells"]:
             continue
-        whole = ep.tl.predict_expression(part["atac"], model, copy=True).obsm["epifoundation_expression"][row["gene"]]
+        whole = ep.tl.predict_expression(part["atac"], model, copy=True).obsm[
+            "epifoundation_expression"
+        ][row["gene"]]
         change = ep.tl.knock_out(part["atac"], model, peaks=row["peak"], genes=row["gene"])
         open_now = (change.n_removed > 0).to_numpy()
         before = whole[open_now].to_numpy(np.float64)
@@ -113,9 +131,16 @@ def test_atac_alone_groups_and_small_groups(world):
     kinds = np.where(np.arange(200) < 195, "many", "few")
     atac.obs["kind"] = pd.Categorical(kinds)
     annotation = data["rna"].var
-    with pytest.warns(UserWarning, match=r"Groups of fewer than 10 cells are not tested: 'few' \(5\)"):
+    with pytest.warns(
+        UserWarning, match=r"Groups of fewer than 10 cells are not tested: 'few' \(5\)"
+    ):
         ep.tl.link_peaks(
-            atac, model, genes=["gene5", "gene9"], annotation=annotation, max_distance=50_000, groupby="kind"
+            atac,
+            model,
+            genes=["gene5", "gene9"],
+            annotation=annotation,
+            max_distance=50_000,
+            groupby="kind",
         )
     links = atac.uns[KEY]
     assert set(links["group"]) == {"many", "few"}
@@ -123,7 +148,12 @@ def test_atac_alone_groups_and_small_groups(world):
     assert links.loc[(links["group"] == "many") & (links["n_cells"] > 0), "pvalue"].notna().all()
     assert atac.uns[REPORT]["measured"] is False
     alone = ep.tl.link_peaks(
-        atac[:195].copy(), model, genes=["gene5", "gene9"], annotation=annotation, max_distance=50_000, copy=True
+        atac[:195].copy(),
+        model,
+        genes=["gene5", "gene9"],
+        annotation=annotation,
+        max_distance=50_000,
+        copy=True,
     ).uns[KEY]
     both = links[links["group"] == "many"]
     pd.testing.assert_series_equal(
@@ -182,14 +212,24 @@ def test_pvalues_are_uniform_without_effects_and_small_with():
     assert np.isnan(measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[5])
 
     peaks = pd.DataFrame({"chrom": "chr1", "start": np.arange(2000) * 1000})
-    sites = pd.DataFrame({"chrom": ["chr1"] * 5, "start": [200_000, 500_000, 900_000, 1_200_000, 1_800_000]})
+    sites = pd.DataFrame(
+        {"chrom": ["chr1"] * 5, "start": [200_000, 500_000, 900_000, 1_200_000, 1_800_000]}
+    )
     moved, directions = rng.normal(size=(2000, 8)), rng.normal(size=(5, 8))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     gene = np.repeat(np.arange(5), 60)
     peak = np.concatenate([at // 1000 + np.arange(-30, 30) for at in sites["start"]])
     moved[peak[7]] = directions[0]
     pvalue = embedding_pvalues(
-        moved, directions, (gene, peak), sites, peaks, np.ones(2000, bool), np.full(2000, 50), 30_000, rng
+        moved,
+        directions,
+        (gene, peak),
+        sites,
+        peaks,
+        np.ones(2000, bool),
+        np.full(2000, 50),
+        30_000,
+        rng,
     )
     assert pvalue[7] < 0.001
     assert abs(np.mean(np.delete(pvalue, 7) < 0.2) - 0.2) < 0.08
@@ -199,14 +239,18 @@ def test_either_and_strata():
     first, second = np.array([0.01, np.nan, 0.9]), np.array([0.5, 0.2, 0.8])
     np.testing.assert_allclose(either(first, second), [0.02, 0.4, 1])
     assert either(first, None) is first
-    qvalue = stratified_qvalues(np.array([0.01, 0.5, 0.04, np.nan]), np.array([10, 4_999, 200_000, 10]))
+    qvalue = stratified_qvalues(
+        np.array([0.01, 0.5, 0.04, np.nan]), np.array([10, 4_999, 200_000, 10])
+    )
     np.testing.assert_allclose(qvalue, [0.02, 0.5, 0.04, np.nan])
 
 
 def test_controls_are_near_other_genes_and_far_from_their_own(world):
     data, _ = world
     sites, peaks = ep.genome.read_genes(data["rna"].var), ep.genome.read_intervals(data["atac"].var)
-    pairs, n_elsewhere = find_pairs(sites, sites, peaks, np.ones(len(peaks), bool), 20_000, np.random.default_rng(0))
+    pairs, n_elsewhere = find_pairs(
+        sites, sites, peaks, np.ones(len(peaks), bool), 20_000, np.random.default_rng(0)
+    )
     assert n_elsewhere > 0  # chromosomes of 400 kb are short
     at, chrom = sites["start"].to_numpy(), sites["chrom"].to_numpy()
     same = peaks["chrom"].to_numpy()[pairs.peak] == chrom[pairs.gene]
@@ -250,7 +294,10 @@ def test_bad_input_is_told_and_nothing_is_written(world):
         ({"genes": "gene5", "max_distance": 0}, "`max_distance` must be an integer of at least 1"),
         ({"genes": "gene5", "annotation": genes.loc[["gene5"]]}, "so there is nothing to compare"),
         ({"genes": "gene5", "groupby": "nothing"}, "`groupby='nothing'` is no column"),
-        ({"genes": "gene5", "annotation": genes.drop(columns=["chrom", "start", "end"])}, "has no positions"),
+        (
+            {"genes": "gene5", "annotation": genes.drop(columns=["chrom", "start", "end"])},
+            "has no positions",
+        ),
     ):
         with pytest.raises(ValueError, match=match):
             ep.tl.link_peaks(data, model, **options | given)
@@ -277,16 +324,22 @@ def test_an_annotation_of_another_build_is_refused(shared_data):
             ep.tl.link_peaks(atac, genes="MS4A1", annotation=path)
     granja = anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad")[:50].copy()
     with pytest.raises(ValueError, match="The annotation is of hg38, the peaks are of hg19"):
-        ep.tl.gene_activity(granja, annotation=shared_data.parent / "annotation" / "hg38_genes.bed.gz")
+        ep.tl.gene_activity(
+            granja, annotation=shared_data.parent / "annotation" / "hg38_genes.bed.gz"
+        )
 
 
 def test_genes_that_differ_in_noise_and_in_peaks_share_one_error_rate():
     """One gene with many peaks and large effects by chance, many with few and small ones: no links, and none are told."""
-    gene = np.concatenate([np.zeros(100, int), np.repeat(np.arange(1, 40), 5), np.repeat(np.arange(40), 500)])
+    gene = np.concatenate(
+        [np.zeros(100, int), np.repeat(np.arange(1, 40), 5), np.repeat(np.arange(40), 500)]
+    )
     is_control = np.arange(len(gene)) >= 100 + 195
     n_told = 0
     for seed in range(5):
         effect = np.random.default_rng(seed).normal(size=len(gene)) * np.where(gene == 0, 1.0, 0.01)
         pvalue = measured_pvalues(effect, gene, np.full(len(gene), 30), is_control)
-        n_told += (stratified_qvalues(pvalue[~is_control], np.zeros((~is_control).sum())) < 0.1).sum()
+        n_told += (
+            stratified_qvalues(pvalue[~is_control], np.zeros((~is_control).sum())) < 0.1
+        ).sum()
     assert n_told <= 3

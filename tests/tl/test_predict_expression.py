@@ -16,7 +16,9 @@ def test_the_same_numbers_as_embed(mdata, model):
     pd.testing.assert_frame_equal(alone.obsm[KEY], whole, atol=1e-6)
     assert "X_epifoundation" not in alone.obsm
     assert KEY not in mdata["atac"].obsm
-    few = ep.tl.predict_expression(mdata["atac"], model, genes=["gene7", "gene3", "gene7"], copy=True, batch_size=7)
+    few = ep.tl.predict_expression(
+        mdata["atac"], model, genes=["gene7", "gene3", "gene7"], copy=True, batch_size=7
+    )
     pd.testing.assert_frame_equal(few.obsm[KEY], whole[["gene7", "gene3"]], atol=1e-5)
     report = few.uns[KEY]
     assert (report["scale"], report["genes"], report["revision"]) == (
@@ -39,10 +41,12 @@ def test_beside_rna_it_is_a_layer_and_nan_where_not_asked(mdata, model, tmp_path
 
 
 def test_batches(mdata, model):
-    mean = ep.tl.predict_expression(mdata, model, genes="gene0", copy=True)["rna"].layers["epifoundation"][:, 0]
-    own = ep.tl.predict_expression(mdata, model, genes="gene0", batch_key="batch", copy=True)["rna"].layers[
+    mean = ep.tl.predict_expression(mdata, model, genes="gene0", copy=True)["rna"].layers[
         "epifoundation"
     ][:, 0]
+    own = ep.tl.predict_expression(mdata, model, genes="gene0", batch_key="batch", copy=True)[
+        "rna"
+    ].layers["epifoundation"][:, 0]
     assert not np.allclose(mean, own)
 
 

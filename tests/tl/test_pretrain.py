@@ -134,8 +134,13 @@ def test_a_transformer_goes_on_from_its_weights(simulated, trained):
     assert further.genes.names == trained.genes.names
     assert further.peaks.same_as(trained.peaks.intervals)
     # A tiny step away is nearly the same; weights that are drawn anew would point anywhere
-    one, other = (ep.tl.embed(simulated["atac"], m, copy=True).obsm["X_epifoundation"] for m in (trained, further))
-    assert ((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).min() > 0.9
+    one, other = (
+        ep.tl.embed(simulated["atac"], m, copy=True).obsm["X_epifoundation"]
+        for m in (trained, further)
+    )
+    assert (
+        (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    ).min() > 0.9
     adapted = ep.tl.pretrain(simulated["atac"], init=trained, objective="peaks", training=options)
     assert adapted.genes.names == trained.genes.names
 
@@ -145,16 +150,22 @@ def test_a_set_encoder_is_measured_anew_with_the_vocabulary_of_another(simulated
     further = ep.tl.pretrain(other, init=model)
     assert further.config == model.config
     assert further.peaks.same_as(model.peaks.intervals)
-    assert further.genes.names == [name for name in model.genes.names if name in set(other["rna"].var_names)]
+    assert further.genes.names == [
+        name for name in model.genes.names if name in set(other["rna"].var_names)
+    ]
     ep.tl.embed(other, further)
     measured = np.log1p(other["rna"].X.toarray())
     assert ep.metrics.pearson_per_gene(measured, other["rna"].layers["epifoundation"]) > 0.3
-    same = ep.tl.pretrain(simulated, init=model, batch_key="batch", label_key="cell_type", genome="hg38")
+    same = ep.tl.pretrain(
+        simulated, init=model, batch_key="batch", label_key="cell_type", genome="hg38"
+    )
     assert same.revision == model.revision
 
 
 def test_the_vocabulary_of_another_model_serves_for_atac_alone(simulated, model, tmp_path):
-    alone = ep.tl.pretrain(simulated["atac"], init=model, objective="peaks", checkpoint=tmp_path / "model")
+    alone = ep.tl.pretrain(
+        simulated["atac"], init=model, objective="peaks", checkpoint=tmp_path / "model"
+    )
     assert (alone.config.objective, len(alone.genes)) == ("peaks", 0)
     assert alone.peaks.same_as(model.peaks.intervals)
     atac = simulated["atac"].copy()
@@ -180,7 +191,8 @@ def test_two_labels_make_a_head(simulated):
     ep.tl.embed(two, model)
     assert (
         ep.metrics.accuracy(
-            two["atac"].obs["cell_type"].astype(str), two["atac"].obs["epifoundation_cell_type"].astype(str)
+            two["atac"].obs["cell_type"].astype(str),
+            two["atac"].obs["epifoundation_cell_type"].astype(str),
         )
         > 0.9
     )
@@ -197,8 +209,12 @@ def test_cells_without_anything_to_learn_are_left_out_with_a_warning(mdata, opti
 
 
 def test_going_on_keeps_what_is_predicted_for_the_mean_batch(simulated, trained):
-    same = ep.tl.pretrain(simulated, init=trained, training=ep.TrainingConfig(max_epochs=1, lr=0.0, weight_decay=0.0))
-    embedding = torch.from_numpy(ep.tl.embed(simulated["atac"], trained, copy=True).obsm["X_epifoundation"])
+    same = ep.tl.pretrain(
+        simulated, init=trained, training=ep.TrainingConfig(max_epochs=1, lr=0.0, weight_decay=0.0)
+    )
+    embedding = torch.from_numpy(
+        ep.tl.embed(simulated["atac"], trained, copy=True).obsm["X_epifoundation"]
+    )
     # Of the same embedding: running statistics of the encoder move without a step
     before, after = (m.network.expression.predict(embedding) for m in (trained, same))
     assert trained.network.expression.batch.abs().max() > 0
@@ -220,7 +236,9 @@ def test_going_on_finds_genes_by_identifier(simulated):
 def test_cells_that_lose_their_last_peak_to_the_vocabulary_are_left_out(objective):
     sparse = ep.datasets.simulate_multiome(80, 300, 20, median_fragments=3, rng=0)
     with pytest.warns(UserWarning, match="left out|too few to choose"):
-        model = ep.tl.pretrain(sparse, objective=objective, config=ep.ModelConfig(dim=8), min_cells=3)
+        model = ep.tl.pretrain(
+            sparse, objective=objective, config=ep.ModelConfig(dim=8), min_cells=3
+        )
     assert all(tensor.isfinite().all() for tensor in model.network.state_dict().values())
     assert model.training["cells"] < 72
 
@@ -236,7 +254,9 @@ def test_one_gene_and_few_peaks_are_enough(simulated):
 @pytest.mark.parametrize("objective", ["counts", "peaks"])
 def test_few_cells_are_measured_by_defaults_with_a_warning(n, objective):
     mdata = ep.datasets.simulate_multiome(n, 100, 10, rng=0)
-    with pytest.warns(UserWarning, match=r"There are \d validation cells, too few to choose widths and penalties"):
+    with pytest.warns(
+        UserWarning, match=r"There are \d validation cells, too few to choose widths and penalties"
+    ):
         model = ep.tl.pretrain(mdata, objective=objective)
     assert 1 <= model.config.dim <= max(n // 5, 1)
     assert np.isfinite(ep.tl.embed(mdata["atac"], model, copy=True).obsm["X_epifoundation"]).all()
@@ -245,13 +265,15 @@ def test_few_cells_are_measured_by_defaults_with_a_warning(n, objective):
 def test_more_columns_than_cells_fill_are_cut_with_a_warning():
     mdata = ep.datasets.simulate_multiome(120, 100, 10, rng=0)
     with pytest.warns(
-        UserWarning, match=r"`dim=99` asks for more clusters than 108 training cells fill: .* 21 columns"
+        UserWarning,
+        match=r"`dim=99` asks for more clusters than 108 training cells fill: .* 21 columns",
     ):
         assert ep.tl.pretrain(mdata, config=ep.ModelConfig(dim=99)).config.dim == 21
 
 
 @pytest.mark.parametrize(
-    "what", ["one cluster of RNA", "the same peaks", "one column", "each cell a batch", "few labels"]
+    "what",
+    ["one cluster of RNA", "the same peaks", "one column", "each cell a batch", "few labels"],
 )
 def test_data_that_say_little_give_finite_numbers(what):
     mdata = ep.datasets.simulate_multiome(120, 100, 10, n_types=3, rng=0)
@@ -271,7 +293,11 @@ def test_data_that_say_little_give_finite_numbers(what):
     assert all(tensor.isfinite().all() for tensor in model.network.state_dict().values())
     ep.tl.embed(mdata, model)
     atac, layer = mdata["atac"], mdata["rna"].layers["epifoundation"]
-    for found in (atac.obsm["X_epifoundation"], atac.obsm["epifoundation_probabilities"].to_numpy(), layer):
+    for found in (
+        atac.obsm["X_epifoundation"],
+        atac.obsm["epifoundation_probabilities"].to_numpy(),
+        layer,
+    ):
         assert np.isfinite(found).all()
 
 
@@ -288,7 +314,9 @@ def test_it_runs_where_gradients_are_off(simulated, options):
 def test_what_cannot_work_is_refused_before_the_training(simulated, model, monkeypatch, tmp_path):
     from epifoundation.training import measure
 
-    monkeypatch.setattr(measure, "find_clusters", lambda *args, **kwargs: pytest.fail("began to measure"))
+    monkeypatch.setattr(
+        measure, "find_clusters", lambda *args, **kwargs: pytest.fail("began to measure")
+    )
     (tmp_path / "notes.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="holds other files"):
         ep.tl.pretrain(simulated, checkpoint=tmp_path)
@@ -308,9 +336,15 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"objective": "mse"}, r"`objective` must be one of \['counts', 'binary', 'gaussian', 'peaks'\], got 'mse'"),
+        (
+            {"objective": "mse"},
+            r"`objective` must be one of \['counts', 'binary', 'gaussian', 'peaks'\], got 'mse'",
+        ),
         ({"modality": "peaks"}, r"No modality 'peaks'.*`modality=`"),
-        ({"rna_modality": "gex"}, r"needs RNA and the data has no modality 'gex' \(`rna_modality=`\)"),
+        (
+            {"rna_modality": "gex"},
+            r"needs RNA and the data has no modality 'gex' \(`rna_modality=`\)",
+        ),
         ({"layer": "counts"}, "No layer 'counts'"),
         (
             {"batch_key": "donor"},
@@ -323,7 +357,10 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
             {"validation": ["batch7"], "batch_key": "batch"},
             r"must name batches of \['batch0', 'batch1'\], got \['batch7'\]",
         ),
-        ({"validation": ["batch0", "batch1"], "batch_key": "batch"}, "Too few cells: 0 to train on"),
+        (
+            {"validation": ["batch0", "batch1"], "batch_key": "batch"},
+            "Too few cells: 0 to train on",
+        ),
         ({"min_cells": 10_000}, "No peak is open in at least `min_cells`"),
         ({"device": "abacus"}, "`device` must be 'auto' or a torch device"),
     ],
@@ -354,7 +391,9 @@ def test_bad_data_are_refused(mdata, model):
     with pytest.raises(ValueError, match="holds fractions.*objective='gaussian'"):
         ep.tl.pretrain(mdata, **SMALL, layer="log")
     mdata["rna"].X.data[3] = -2
-    with pytest.raises(ValueError, match="`X` of the RNA modality must hold non-negative counts: found -2.0"):
+    with pytest.raises(
+        ValueError, match="`X` of the RNA modality must hold non-negative counts: found -2.0"
+    ):
         ep.tl.pretrain(mdata, **SMALL)
     mdata["atac"].X.data[3] = np.nan
     with pytest.raises(ValueError, match="found nan in cell"):
@@ -369,8 +408,14 @@ def test_bad_data_are_refused(mdata, model):
             "`max_epochs=3` has no meaning here: the set encoder is measured",
         ),
         ({"training": "paper"}, "has no meaning here: the set encoder is measured in closed form"),
-        ({"training": "finetune"}, "has no meaning here: the set encoder is measured in closed form"),
-        ({"engine": ep.Engine(precision="bfloat16")}, r"`Engine\(precision='bfloat16'\)` has no meaning here"),
+        (
+            {"training": "finetune"},
+            "has no meaning here: the set encoder is measured in closed form",
+        ),
+        (
+            {"engine": ep.Engine(precision="bfloat16")},
+            r"`Engine\(precision='bfloat16'\)` has no meaning here",
+        ),
         (
             TRAINED | {"training": ep.TrainingConfig(softness=1.0)},
             "`softness=1.0` has no meaning here: .*'transformer'",
@@ -414,17 +459,23 @@ def test_an_interrupted_training_gives_the_best_model_so_far(simulated, monkeypa
 def test_an_interruption_before_anything_was_learned_is_raised(simulated, monkeypatch):
     from epifoundation.paper.pretraining import Pretraining
 
-    monkeypatch.setattr(Pretraining, "training_step", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        Pretraining, "training_step", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         ep.tl.pretrain(simulated, **TRAINED)
 
 
-def test_an_interrupted_measurement_leaves_nothing_at_the_checkpoint(simulated, monkeypatch, tmp_path):
+def test_an_interrupted_measurement_leaves_nothing_at_the_checkpoint(
+    simulated, monkeypatch, tmp_path
+):
     from epifoundation.training.statistics import Statistics
 
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(Statistics, "add", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            Statistics, "add", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             ep.tl.pretrain(simulated, **SMALL, checkpoint=tmp_path / "model")
     assert signal.getsignal(signal.SIGINT) is handler
@@ -453,7 +504,11 @@ def test_a_real_signal_leaves_the_last_checkpoint_usable(simulated, tmp_path, fo
     (tmp_path / "script.py").write_text(code)
     process = forks.start(tmp_path / "script.py", tmp_path / "data.h5mu", checkpoint)
     deadline = pd.Timestamp.now() + pd.Timedelta("120s")
-    while not (checkpoint / "config.json").is_file() and process.poll() is None and pd.Timestamp.now() < deadline:
+    while (
+        not (checkpoint / "config.json").is_file()
+        and process.poll() is None
+        and pd.Timestamp.now() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()

@@ -42,7 +42,8 @@ def test_bone_marrow_without_rna_separates_better_than_chance(shared_data, tmp_p
 def test_cortex_is_refused_by_a_model_of_human_blood(shared_data):
     atac = mudata.read_h5mu(shared_data / "snare_cortex_mm10.h5mu")["atac"][:20].copy()
     with pytest.raises(
-        ValueError, match=r"The peaks are of mm10, the model is of hg38: 696 of 25,734.*another organism"
+        ValueError,
+        match=r"The peaks are of mm10, the model is of hg38: 696 of 25,734.*another organism",
     ):
         ep.tl.embed(atac)
     assert not atac.obsm

@@ -22,7 +22,9 @@ def exact_neighbors(monkeypatch):
     from sklearn.neighbors import NearestNeighbors
 
     def search(X, n_neighbors, random_state=0, n_jobs=1):
-        distances, indices = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(X).kneighbors(X)
+        distances, indices = (
+            NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(X).kneighbors(X)
+        )
         return nearest_neighbors.NeighborsResults(indices=indices, distances=distances)
 
     for module in (_core, nearest_neighbors):
@@ -41,19 +43,29 @@ def planted():
 
 
 @pytest.mark.slow
-def test_types_are_kept_and_batches_are_mixed_or_the_other_way_round(planted, tmp_path, exact_neighbors):
+def test_types_are_kept_and_batches_are_mixed_or_the_other_way_round(
+    planted, tmp_path, exact_neighbors
+):
     before = planted.copy()
     planted.obs.loc[planted.obs_names[:7], "cell_type"] = np.nan
     planted.obsm["X_epifoundation"][8] = np.nan
-    options = {"batch_key": "batch", "label_key": "cell_type", "embeddings": ["X_epifoundation", "X_batches"]}
+    options = {
+        "batch_key": "batch",
+        "label_key": "cell_type",
+        "embeddings": ["X_epifoundation", "X_batches"],
+    }
     assert ep.tl.score_integration(planted, **options) is None
     table = planted.uns["epifoundation_integration"]
     assert list(table.index) == ["LSI", "X_epifoundation", "X_batches"]
     assert list(table.columns[-3:]) == ["Bio conservation", "Batch correction", "Total"]
     assert (
-        table.drop(columns="Total").loc["X_epifoundation"] - table.drop(columns="Total").loc["X_batches"] > 0.1
+        table.drop(columns="Total").loc["X_epifoundation"]
+        - table.drop(columns="Total").loc["X_batches"]
+        > 0.1
     ).sum() >= 7
-    np.testing.assert_allclose(table["Total"], 0.6 * table["Bio conservation"] + 0.4 * table["Batch correction"])
+    np.testing.assert_allclose(
+        table["Total"], 0.6 * table["Bio conservation"] + 0.4 * table["Batch correction"]
+    )
     assert list(planted.obsm) == list(before.obsm)
     ax = ep.pl.integration(planted)
     assert ax.get_yticklabels()[0].get_text() == table["Total"].idxmax()

@@ -20,7 +20,12 @@ def planted(rng, n_batches, shift, n_cells=1200, n_types=5):
     centres[:, : DIM // 2] = rng.normal(0, 3, (n_types, DIM // 2))
     moved = np.zeros((n_batches, DIM))
     moved[:, DIM // 2 :] = rng.normal(0, shift, (n_batches, DIM // 2))
-    return (centres[kind] + moved[batch] + rng.normal(0, 0.5, (n_cells, DIM))).astype(np.float32), kind, batch, moved
+    return (
+        (centres[kind] + moved[batch] + rng.normal(0, 0.5, (n_cells, DIM))).astype(np.float32),
+        kind,
+        batch,
+        moved,
+    )
 
 
 def distances(z, codes, within):
@@ -65,7 +70,9 @@ def test_batches_farther_apart_than_types_are_found_without_labels():
     """Shifts of each type and batch by itself: as many clusters as there are of both would be of one batch each."""
     rng = np.random.default_rng(0)
     z, kind, batch, _ = planted(rng, 2, shift=6)
-    z = np.concatenate([z, rng.normal(0, 0.7, (5, 2, 30))[kind, batch] + rng.normal(0, 0.5, (len(z), 30))], axis=1)
+    z = np.concatenate(
+        [z, rng.normal(0, 0.7, (5, 2, 30))[kind, batch] + rng.normal(0, 0.5, (len(z), 30))], axis=1
+    )
     read, along = batch_directions(z, batch, rng)
     without = z - (z @ read.T) @ along
     assert distances(without, batch, kind) < 0.2 * distances(z, batch, kind)
@@ -118,12 +125,7 @@ def random_network(encoder, n_removed=0):
     torch.manual_seed(0)
     options = {} if encoder == "set" else {"encoder": encoder, "n_layers": 1}
     sizes = Sizes(
-        60,
-        8,
-        n_batches=2,
-        n_encoder_landmarks=5,
-        n_removed=n_removed,
-        peaks_by_batch=True,
+        60, 8, n_batches=2, n_encoder_landmarks=5, n_removed=n_removed, peaks_by_batch=True
     )
     network = Network(ModelConfig(dim=DIM, **options), sizes).eval().requires_grad_(False)
     for name, tensor in network.state_dict().items():
@@ -190,7 +192,10 @@ def read_off(network, batch):
     """Means over each batch of columns, expression and logits of peaks."""
     z, codes = network.encode(*CELLS), torch.from_numpy(batch)
     arrays = z, network.expression(z, codes), network.peaks(z, codes)
-    return [np.stack([array[codes == code].mean(dim=0).numpy() for code in range(2)]) for array in arrays]
+    return [
+        np.stack([array[codes == code].mean(dim=0).numpy() for code in range(2)])
+        for array in arrays
+    ]
 
 
 def test_decoders_that_were_measured_stay_as_they_are():

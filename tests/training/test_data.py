@@ -24,7 +24,9 @@ def test_peaks_of_files(mdata, tmp_path):
     assert set(given.peaks.names) <= set(chosen.names)
     again = ep.tl.pretrain(paths, init=given, objective="peaks", genome="hg38")
     assert list(again.peaks.names) == list(given.peaks.names)
-    in_memory = ep.tl.pretrain([atac[:200, :400].copy(), atac[200:, 300:].copy()], peaks=chosen, **options)
+    in_memory = ep.tl.pretrain(
+        [atac[:200, :400].copy(), atac[200:, 300:].copy()], peaks=chosen, **options
+    )
     assert in_memory.revision == given.revision
     with pytest.raises(ValueError, match="`peaks` and `init` exclude each other"):
         ep.tl.pretrain(atac, peaks=chosen, init=given, objective="peaks")
@@ -57,5 +59,7 @@ def test_what_cannot_be_learned_from_files(mdata, tmp_path):
     halves = mdata.copy()
     halves["rna"].X = halves["rna"].X.astype(np.float32) / 2
     halves.write(tmp_path / "halves.h5mu")
-    with pytest.raises(ValueError, match="holds fractions and `objective='counts'` expects raw counts"):
+    with pytest.raises(
+        ValueError, match="holds fractions and `objective='counts'` expects raw counts"
+    ):
         ep.tl.pretrain(tmp_path / "halves.h5mu")

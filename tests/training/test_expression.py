@@ -11,7 +11,13 @@ from sklearn.linear_model import Ridge
 import epifoundation as ep
 from epifoundation.nn import ExpressionHead, LinearMeasuredHead, ModelConfig, Sizes
 from epifoundation.training.components import log_normalise
-from epifoundation.training.expression import PSEUDO_CELLS, RIDGE, batch_offsets, expression_tensors, ridge
+from epifoundation.training.expression import (
+    PSEUDO_CELLS,
+    RIDGE,
+    batch_offsets,
+    expression_tensors,
+    ridge,
+)
 from epifoundation.training.statistics import Statistics, profile_units, whole_numbers
 
 N_CLUSTERS, N_GENES = 4, 30

@@ -154,7 +154,9 @@ def test_few_inputs_make_similarities_that_depend_on_each_other(n_inputs):
             some = inputs[:150], targets[:150]
             found, expected = fit(*some, **options), oracle(*some, **options)
             np.testing.assert_allclose(found(inputs), expected(inputs), atol=0.02)
-            (found,) = fit_kernel_ridge(inputs, targets, [penalty], n_landmarks=100, width=width, rng=rng)
+            (found,) = fit_kernel_ridge(
+                inputs, targets, [penalty], n_landmarks=100, width=width, rng=rng
+            )
             assert (found(inputs) - targets).square().mean() < 0.5 * targets.var()
     held = torch.linspace(-2, 2, 50)[:, None].expand(-1, n_inputs)
     wanted = torch.sin(held[:, :1])

@@ -28,7 +28,9 @@ def test_power_one_makes_labels_equal_zero_makes_cells_equal(counts, power):
     weights = balanced_weights(counts, power)
     np.testing.assert_allclose((weights * counts).sum(), counts.sum())
     np.testing.assert_allclose(balanced_weights(counts, 0), 1)
-    np.testing.assert_allclose(np.ptp(balanced_weights(counts, 1) * counts), 0, atol=1e-9 * counts.sum())
+    np.testing.assert_allclose(
+        np.ptp(balanced_weights(counts, 1) * counts), 0, atol=1e-9 * counts.sum()
+    )
     assert (np.diff(weights[np.argsort(counts)]) <= 1e-12).all()
 
 

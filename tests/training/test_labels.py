@@ -19,9 +19,13 @@ def a_model_without_knowledge(simulated, encoder):
     """Of random weights: whatever it embeds, labels are read off the peaks."""
     torch.manual_seed(0)
     peaks = ep.PeakVocabulary.from_var(simulated["atac"].var, genome="hg38")
-    config = ep.ModelConfig(encoder=encoder, dim=8, n_layers=1 if encoder == "transformer" else None, objective="peaks")
+    config = ep.ModelConfig(
+        encoder=encoder, dim=8, n_layers=1 if encoder == "transformer" else None, objective="peaks"
+    )
     sizes = {"n_chromosomes": 1} if encoder == "transformer" else {"n_encoder_landmarks": 20}
-    return ep.EpiFoundation(Network(config, Sizes(len(peaks), **sizes)), peaks, ep.GeneVocabulary([]))
+    return ep.EpiFoundation(
+        Network(config, Sizes(len(peaks), **sizes)), peaks, ep.GeneVocabulary([])
+    )
 
 
 @pytest.mark.parametrize("encoder", ["set", "transformer"])
@@ -37,7 +41,9 @@ def test_a_reference_is_read_whatever_the_encoder(simulated, encoder):
 def test_labels_leave_the_encoder_as_it_was_and_replace_others(simulated, unlabelled):
     tuned = ep.tl.finetune(simulated, unlabelled, label_key="cell_type")
     other = simulated.copy()
-    other["atac"].obs["half"] = pd.Categorical(np.where(other["atac"].obs["cell_type"] == "type0", "one", "rest"))
+    other["atac"].obs["half"] = pd.Categorical(
+        np.where(other["atac"].obs["cell_type"] == "type0", "one", "rest")
+    )
     again = ep.tl.finetune(other, tuned, label_key="half")
     assert (tuned.network.dim, again.network.dim) == (16 + len(tuned.labels), 16 + 2)
     embedded = []
@@ -53,7 +59,9 @@ def test_shuffled_labels_are_not_learned(simulated, unlabelled):
     """Each cell is left out of the vectors of its labels: what is wrong of training cells is not repeated for them."""
     data = simulated.copy()
     rng = np.random.default_rng(0)
-    data["atac"].obs["cell_type"] = rng.permutation(data["atac"].obs["cell_type"].astype(str).to_numpy())
+    data["atac"].obs["cell_type"] = rng.permutation(
+        data["atac"].obs["cell_type"].astype(str).to_numpy()
+    )
     ep.tl.annotate(data, unlabelled, reference=data, label_key="cell_type", unknown=0)
     found = data["atac"].obs["epifoundation_cell_type"].astype(str).to_numpy()
     chance = data["atac"].obs["cell_type"].value_counts(normalize=True).max()

@@ -24,7 +24,9 @@ OPTIONS = {"batch_key": "batch", "label_key": "cell_type", "genome": "hg38", "co
 def digest(model, folder):
     """Of all files of its directory, by name."""
     path = model.save_pretrained(folder)
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.iterdir())}
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.iterdir())
+    }
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,9 @@ def test_a_file_gives_the_bits_of_memory(simulated, whole, tmp_path, suffix, sma
     assert digest(ep.tl.pretrain(path, **OPTIONS), tmp_path / "a") == whole[1]
 
 
-def test_several_objects_in_any_blocks_give_the_bits_of_one(simulated, whole, tmp_path, small_blocks):
+def test_several_objects_in_any_blocks_give_the_bits_of_one(
+    simulated, whole, tmp_path, small_blocks
+):
     parts = {"one": simulated[:130].copy(), "two": simulated[130:].copy()}
     peaks = ep.PeakVocabulary.from_var(simulated["atac"].var, genome="hg38")
     assert digest(ep.tl.pretrain(parts, peaks=peaks, **OPTIONS), tmp_path / "a") == whole[1]
@@ -87,18 +91,30 @@ def shifted(mdata, by):
     return MuData({"atac": made, "rna": mdata["rna"].copy()})
 
 
-def test_samples_with_other_peaks_give_the_bits_of_one_object_on_the_vocabulary(simulated, tmp_path, small_blocks):
+def test_samples_with_other_peaks_give_the_bits_of_one_object_on_the_vocabulary(
+    simulated, tmp_path, small_blocks
+):
     one, two = shifted(simulated[:200].copy(), 3), shifted(simulated[200:].copy(), -5)
     peaks = ep.PeakVocabulary.from_var(simulated["atac"].var, genome="hg38")
     mapped = []
     for part in (one, two):
         projection = peaks.projection(ep.genome.parse_intervals(part["atac"].var_names))
-        mapped.append(sp.csr_matrix((sp.csr_matrix(part["atac"].X) > 0).astype(np.float32) @ projection))
-    assert max(part.data.max() for part in mapped) > 1  # two open peaks of a sample in one of the vocabulary
-    atac = AnnData(sp.vstack(mapped, format="csr"), obs=simulated["atac"].obs.copy(), var=simulated["atac"].var.copy())
+        mapped.append(
+            sp.csr_matrix((sp.csr_matrix(part["atac"].X) > 0).astype(np.float32) @ projection)
+        )
+    assert (
+        max(part.data.max() for part in mapped) > 1
+    )  # two open peaks of a sample in one of the vocabulary
+    atac = AnnData(
+        sp.vstack(mapped, format="csr"),
+        obs=simulated["atac"].obs.copy(),
+        var=simulated["atac"].var.copy(),
+    )
     together = MuData({"atac": atac, "rna": simulated["rna"].copy()})
     expected = digest(ep.tl.pretrain(together, **OPTIONS), tmp_path / "together")
-    assert digest(ep.tl.pretrain([one, two], peaks=peaks, **OPTIONS), tmp_path / "memory") == expected
+    assert (
+        digest(ep.tl.pretrain([one, two], peaks=peaks, **OPTIONS), tmp_path / "memory") == expected
+    )
     paths = [tmp_path / "one.h5mu", tmp_path / "two.zarr"]
     one.write(paths[0])
     two.write_zarr(paths[1])
@@ -113,7 +129,9 @@ def test_the_format_of_the_matrices_does_not_matter(simulated, whole, tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 1, 3])
-def test_an_interrupted_pass_continues_to_the_same_bits(simulated, whole, tmp_path, small_blocks, monkeypatch, at):
+def test_an_interrupted_pass_continues_to_the_same_bits(
+    simulated, whole, tmp_path, small_blocks, monkeypatch, at
+):
     from epifoundation.training.statistics import Statistics
 
     engine = ep.Engine(state=tmp_path / "state", minutes=0)
@@ -130,7 +148,9 @@ def test_an_interrupted_pass_continues_to_the_same_bits(simulated, whole, tmp_pa
         ep.tl.pretrain(simulated, engine=engine, **OPTIONS)
     assert (tmp_path / "state").exists() == (at > 0)
     counted = []
-    monkeypatch.setattr(Statistics, "add", lambda self, *a, **k: (counted.append(1), add(self, *a, **k)))
+    monkeypatch.setattr(
+        Statistics, "add", lambda self, *a, **k: (counted.append(1), add(self, *a, **k))
+    )
     if at:
         with pytest.raises(ValueError, match="the state of another run: random"):
             ep.tl.pretrain(simulated, engine=engine, **OPTIONS, rng=7)
@@ -188,14 +208,20 @@ def test_a_counted_cell_is_embedded_as_if_it_had_not_been(simulated, whole):
 
 def test_counted_cells_do_not_lie_apart():
     """Cells that were learned from are as many of the neighbours of new cells as of all cells."""
-    data = ep.datasets.simulate_multiome(900, 3000, 60, n_types=3, n_batches=2, median_fragments=1500, rng=5)
+    data = ep.datasets.simulate_multiome(
+        900, 3000, 60, n_types=3, n_batches=2, median_fragments=1500, rng=5
+    )
     is_known = np.random.default_rng(0).random(900) < 0.5
     model = ep.tl.pretrain(data[is_known].copy(), config=ep.ModelConfig(dim=16))
 
     def ratio(model):
         ep.tl.embed(atac := data["atac"].copy(), model, expression=False)
         x = atac.obsm["X_epifoundation"]
-        near = NearestNeighbors(n_neighbors=16).fit(x).kneighbors(x[~is_known], return_distance=False)[:, 1:]
+        near = (
+            NearestNeighbors(n_neighbors=16)
+            .fit(x)
+            .kneighbors(x[~is_known], return_distance=False)[:, 1:]
+        )
         return is_known[near].mean() / is_known.mean()
 
     left_out, not_left_out = ratio(model), ratio(replace(model, cells={}))
@@ -217,7 +243,9 @@ def test_what_small_data_cannot_fill(simulated):
     few = simulated[:40].copy()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = ep.tl.pretrain(few, label_key="cell_type", genome="hg38", config=ep.ModelConfig(dim=64))
+        model = ep.tl.pretrain(
+            few, label_key="cell_type", genome="hg38", config=ep.ModelConfig(dim=64)
+        )
     said = " ".join(str(each.message) for each in caught)
     assert "`dim=64` asks for more clusters" in said
     assert "too few to choose widths and penalties" in said
@@ -249,7 +277,9 @@ def test_labels_for_some_cells_only(simulated):
 
 def test_memory_of_counted_cells_is_bounded(whole):
     n_bytes = sum(
-        getattr(cells, name).nbytes for cells in whole[0].cells.values() for name in ("hashes", "codes", "weights")
+        getattr(cells, name).nbytes
+        for cells in whole[0].cells.values()
+        for name in ("hashes", "codes", "weights")
     )
     assert n_bytes <= 30 * 400
 
@@ -265,7 +295,9 @@ def test_cells_mapped_otherwise_are_not_recognized(simulated, whole):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_measures_the_model_of_the_cpu(simulated):
-    on_cpu, on_gpu, again = (ep.tl.pretrain(simulated, **OPTIONS, device=device) for device in ("cpu", "cuda", "cuda"))
+    on_cpu, on_gpu, again = (
+        ep.tl.pretrain(simulated, **OPTIONS, device=device) for device in ("cpu", "cuda", "cuda")
+    )
     assert (on_gpu.device.type, on_gpu.revision) == ("cuda", again.revision)
     vectors = [model.network.encoder.vectors for model in (on_cpu, on_gpu)]
     assert torch.equal(vectors[0].count, vectors[1].count.cpu())

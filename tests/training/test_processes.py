@@ -37,7 +37,12 @@ def start(source, folder, n, ends="-"):
         port = str(free.getsockname()[1])
     found = []
     for rank in range(n):
-        world = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        world = {
+            "WORLD_SIZE": str(n),
+            "LOCAL_WORLD_SIZE": str(n),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+        }
         world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
         command = [sys.executable, str(script), str(source), str(folder), ends]
         environment = os.environ | (world if n > 1 else {})
@@ -60,7 +65,10 @@ def test_two_processes_measure_what_one_measures(simulated, tmp_path):
     simulated.write(tmp_path / "cells.h5mu")
     for n in (1, 2):
         assert [code for _, code in start(tmp_path / "cells.h5mu", tmp_path, n)] == [0] * n
-    files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("alone", "0", "1")]
+    files = [
+        {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()}
+        for name in ("alone", "0", "1")
+    ]
     assert files[0] == files[1] == files[2]
     assert "cells.safetensors" in files[0]
 

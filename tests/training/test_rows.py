@@ -206,9 +206,13 @@ def test_more_cells_than_memory(tmp_path, forks):
     """A data set of four times the memory that there is."""
     n_cells, n_open = 80_000, 1_250
     rng = np.random.default_rng(0)
-    kinds = np.sort(rng.random((200, 2_000)).argpartition(n_open)[:, :n_open].astype(np.int32), axis=1)
+    kinds = np.sort(
+        rng.random((200, 2_000)).argpartition(n_open)[:, :n_open].astype(np.int32), axis=1
+    )
     indices = kinds[rng.integers(len(kinds), size=n_cells)].ravel()
-    X = sp.csr_matrix((np.ones(len(indices), np.float32), indices, np.arange(0, len(indices) + 1, n_open)))
+    X = sp.csr_matrix(
+        (np.ones(len(indices), np.float32), indices, np.arange(0, len(indices) + 1, n_open))
+    )
     names = [f"chr1:{i * 1000}-{i * 1000 + 500}" for i in range(2_000)]
 
     AnnData(X, var=pd.DataFrame(index=names)).write_h5ad(tmp_path / "a.h5ad")
