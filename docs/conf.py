@@ -22,7 +22,12 @@ import epifoundation as ep
 
 HERE = Path(__file__).parent
 # Tutorials lie next to the package, where tests execute them. Sphinx reads only files in docs/.
-shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+shutil.copytree(
+    HERE.parent / "tutorials",
+    HERE / "tutorials",
+    dirs_exist_ok=True,
+    ignore=shutil.ignore_patterns(".*"),
+)
 
 
 def prose_returns(self: NumpyDocstring, section: str) -> list[str]:
@@ -37,7 +42,12 @@ def prose_returns(self: NumpyDocstring, section: str) -> list[str]:
 NumpyDocstring._parse_returns_section = prose_returns
 
 
-KINDS = {"None": "data", "typing.Any": "data", "typing.Literal": "data", "scanpy.pl.umap": "function"}
+KINDS = {
+    "None": "data",
+    "typing.Any": "data",
+    "typing.Literal": "data",
+    "scanpy.pl.umap": "function",
+}
 
 
 def inventory(name: str, pages: dict[str, str]) -> str:
@@ -160,8 +170,14 @@ TYPES = {
         "https://docs.scipy.org/doc/scipy/",
         {"scipy.sparse.csr_matrix": "reference/generated/scipy.sparse.csr_matrix.html"},
     ),
-    "scanpy": ("https://scanpy.readthedocs.io/en/stable/", {"scanpy.pl.umap": "generated/scanpy.pl.umap.html"}),
-    "torch": ("https://docs.pytorch.org/docs/stable/", {"torch.device": "tensor_attributes.html#torch.device"}),
+    "scanpy": (
+        "https://scanpy.readthedocs.io/en/stable/",
+        {"scanpy.pl.umap": "generated/scanpy.pl.umap.html"},
+    ),
+    "torch": (
+        "https://docs.pytorch.org/docs/stable/",
+        {"torch.device": "tensor_attributes.html#torch.device"},
+    ),
     "python": (
         "https://docs.python.org/3/",
         {
@@ -171,7 +187,10 @@ TYPES = {
                 f"collections.abc.{name}": f"library/collections.abc.html#collections.abc.{name}"
                 for name in ("Sequence", "Mapping", "Iterable", "Callable")
             },
-            **{f"typing.{name}": f"library/typing.html#typing.{name}" for name in ("Any", "Literal")},
+            **{
+                f"typing.{name}": f"library/typing.html#typing.{name}"
+                for name in ("Any", "Literal")
+            },
             "pathlib.Path": "library/pathlib.html#pathlib.Path",
             "os.PathLike": "library/os.html#os.PathLike",
             "None": "library/constants.html#None",
