@@ -34,9 +34,10 @@ COMMANDS = {  # a function, and an example
     "report": ("pl.report", "annotated.h5mu -o report.html --gene CD79A --gene CD8A"),
     "models": ("models.available", ""),
 }
-ENGINE = "training/engine.Engine"  # its fields are options, where a function takes one
+# Fields of these are options of a command whose function has such a parameter
+FIELDS_OF = {"engine": "training/engine.Engine", "mapping": "peaks/mapping.PeakMapping"}
 SAVE = "models.EpiFoundation.save_pretrained"  # so are its parameters, where one makes a model
-LEFT_OUT = {"checkpoint", "copy", "engine"}  # unless they are required
+LEFT_OUT = {"checkpoint", "copy", *FIELDS_OF}  # unless they are required
 NAMES = {  # of options that are not called like their parameter
     "config": "preset",
     "directory": "output",
@@ -47,7 +48,7 @@ NAMES = {  # of options that are not called like their parameter
 }
 SHORT = {"model": ["-m"], "output": ["-o"]}
 FILES = {  # what stands for an object, by annotation
-    "Cells": "Files of cells (.h5ad, .h5mu, .zarr).",
+    "Inputs": "Files of cells (.h5ad, .h5mu, .zarr).",
     "Data": "File of cells (.h5ad, .h5mu, .zarr), which is read whole.",
     "PeakVocabulary": "BED file.",
 }
@@ -82,15 +83,15 @@ def options_of(command: str) -> dict[str, Parameter]:
     """Parameters by the names of their options, which have ``-`` for ``_`` on the line."""
     function = read_signature(COMMANDS[command][0])
     signatures = [function]
-    if "engine" in function.parameters:
-        signatures.append(read_signature(ENGINE))
+    fields_of = [owner for name, owner in FIELDS_OF.items() if name in function.parameters]
+    signatures += [read_signature(owner) for owner in fields_of]
     if function.returns == "EpiFoundation":
         signatures.append(read_signature(SAVE))
     options = {}
     for parameter in (each for one in signatures for each in one.parameters.values()):
         name = NAMES.get(parameter.name, parameter.name)
         if name == "data":
-            name = "files" if parameter.kind == "Cells" else "file"
+            name = "files" if parameter.kind == "Inputs" else "file"
         if parameter.is_required or name not in LEFT_OUT:
             options[name] = parameter
     return options
@@ -131,7 +132,7 @@ def option_parser(command: str) -> Parser:
         if shown.startswith("--"):
             parser.add_argument(*SHORT.get(name, []), shown, dest=name, **how)
         else:  # may be missing here: a file of options may have it
-            n_values = "*" if kind == "Cells" else "?"
+            n_values = "*" if kind == "Inputs" else "?"
             parser.add_argument(name, metavar=shown, nargs=n_values, **how)
     parser.add_argument("--config", help=CONFIG)
     parser.add_argument("-q", "--quiet", action="store_true", help="No progress bars.")
@@ -155,7 +156,6 @@ def run(command: str, given: dict[str, Any]) -> Any:
     """Call the function of a command; its result, or where that is saved."""
     from . import settings
     from .models._directory import check_target
-    from .training.engine import Engine
     from .training.processes import World
 
     if given.pop("quiet", False) or not sys.stderr.isatty():
@@ -164,12 +164,18 @@ def run(command: str, given: dict[str, Any]) -> Any:
     is_saved = SAVE in {parameter.owner for parameter in options.values()}
     if is_saved:
         check_target(Path(given["output"]), overwrite=given.get("overwrite", False))
-    taken: dict[str, dict[str, Any]] = {function: {}, ENGINE: {}, SAVE: {}}
+    taken: dict[str, dict[str, Any]] = {
+        owner: {} for owner in (function, SAVE, *FIELDS_OF.values())
+    }
     for name, value in given.items():
         parameter = options[name]
         taken[parameter.owner][parameter.name] = _object(parameter, value, given)
-    if taken[ENGINE]:
-        taken[function]["engine"] = Engine(**taken[ENGINE])
+    for name, owner in FIELDS_OF.items():
+        if taken[owner]:
+            module, _, made = owner.replace("/", ".").rpartition(".")
+            taken[function][name] = getattr(import_module(f".{module}", __package__), made)(
+                **taken[owner]
+            )
     module, name = function.split(".")
     result = getattr(import_module(f".{module}", __package__), name)(**taken[function])
     if not is_saved:
@@ -236,6 +242,8 @@ def _read_table(path: str, command: str, parser: Parser) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         parser.error(f"{path!r} cannot be read as TOML: {error}")
     options, table = options_of(command), content.get(command, {})
+    if "files" in options and "file" in table:  # of `finetune` in version 0.1
+        table["files"] = [table.pop("file")]
     known = {*options, "quiet", *(["architecture"] if "preset" in options else [])}
     unknown = sorted(set(table) - known)
     if unknown or command not in content:
@@ -262,7 +270,7 @@ def _object(parameter: Parameter, value: Any, given: dict[str, Any]) -> Any:
     if isinstance(value, dict) and kind.endswith("Config | str"):
         return _configuration(kind.removesuffix(" | str"), value, parameter.owner, given)
     if isinstance(value, list) and len(value) == 1:
-        if kind == "Cells":
+        if kind == "Inputs":
             return value[0]
         if kind == "float | Sequence[str]" and re.fullmatch(r"\d*\.\d+", str(value[0])):
             return float(value[0])

@@ -15,10 +15,12 @@ from mudata import MuData
 
 from .._validate import check_unique, get_atac, get_matrix, get_modality, missing_column, obs_column
 from .formats import FORMATS, check_encoding, open_group, read_element
-from .tokens import read_rows, row_reader
+from .matrix import read_rows, row_reader
 from .zarr_csr import StoredCsr
 
 Located: TypeAlias = AnnData | MuData | str | Path
+# What tools that read cells take: an object, a path, several of either, or a mapping from names
+Inputs: TypeAlias = Located | Sequence[Located] | Mapping[str, Located]
 MATRICES = ("array", "csr_matrix", "csc_matrix")  # anndata encodings with rows
 
 
@@ -47,7 +49,11 @@ class Source:
         raise NotImplementedError
 
     def matrix(self, layer: str | None) -> Any:
-        """``X`` or a layer, for :func:`.tokens.read_rows`."""
+        """``X`` or a layer, for :func:`.matrix.read_rows`."""
+        raise NotImplementedError
+
+    def uns(self, key: str) -> Any:
+        """An entry of ``uns``, or None."""
         raise NotImplementedError
 
     def other(self, modality: str) -> Source | None:
@@ -61,8 +67,9 @@ class Source:
 
     def read(self, start: int, stop: int, layer: str | None = None) -> sp.csr_matrix:
         """Rows as CSR with the stored values."""
+        matrix = self.matrix(layer)
         try:
-            rows = read_rows(self.matrix(layer), start, stop)
+            rows = read_rows(matrix, start, stop)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise self._unreadable("Rows", start, stop, error) from error
         if rows.nnz and not rows.data.all():
@@ -126,6 +133,10 @@ class InMemory(Source):
         if layer not in self._matrices:
             self._matrices[layer] = row_reader(get_matrix(self.adata, layer))
         return self._matrices[layer]
+
+    def uns(self, key: str) -> Any:
+        """See :class:`Source`."""
+        return self.adata.uns.get(key)
 
     def other(self, modality: str) -> Source | None:
         """See :class:`Source`."""
@@ -243,6 +254,11 @@ class OnDisk(Source):
                         f"{stop - 1:,}). Copy it again."
                     )
                     raise OSError(msg)
+
+    def uns(self, key: str) -> Any:
+        """See :class:`Source`."""
+        there = self.group.get("uns", {})
+        return self._element(there, key) if key in there else None
 
     def other(self, modality: str) -> Source | None:
         """See :class:`Source`."""

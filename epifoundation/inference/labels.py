@@ -1,4 +1,4 @@
-"""Labels of cells: probabilities of a model's labels, and annotation with sets, novelty and "unknown"."""
+"""Labels of cells: probabilities, and annotation with prediction sets and novelty."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CHUNK = 4096
 
 @dataclass(frozen=True)
 class Probabilities(Readout):
-    """Probabilities of the labels of the model that embeds."""
+    """Probabilities of the labels of a model."""
 
     model: EpiFoundation
     keys: Keys
 
     def begin(self, block: Block, batches: np.ndarray | None) -> LabelledCells:
-        """Begin a block of cells."""
+        """Start a block of cells."""
         return LabelledCells(self, len(block.names))
 
 
@@ -46,7 +46,7 @@ class LabelledCells(Recording):
 
     @torch.inference_mode()
     def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
-        """Read some cells."""
+        """Process some cells."""
         self.probabilities[rows] = self.head(embedding).cpu().numpy()
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
@@ -56,16 +56,16 @@ class LabelledCells(Recording):
 
 @dataclass(frozen=True)
 class Annotation(Readout):
-    """Calibrated labels, sets and novelty.
+    """Calibrated labels, prediction sets and novelty.
 
     Parameters
     ----------
     model
         The model that embeds.
     fitted
-        The model that labels: the same, or one with columns and a head for the labels of a reference.
+        The model that labels: the same, or one fitted to the labels of a reference.
     keys
-        Names of what is written.
+        Names of the results.
     alpha, unknown
         Options of :func:`epifoundation.tl.annotate`.
     report
@@ -81,7 +81,7 @@ class Annotation(Readout):
 
     @cached_property
     def folded(self) -> FoldedSums | FoldedTransformer | None:
-        """The encoder that labels are read off, if it is another one."""
+        """The encoder of the model that labels, if it is not the model that embeds."""
         return None if self.fitted is self.model else self.fitted.network.folded()
 
     @property
@@ -100,7 +100,7 @@ class Annotation(Readout):
         }
 
     def begin(self, block: Block, batches: np.ndarray | None) -> AnnotatedCells:
-        """Begin a block of cells."""
+        """Start a block of cells."""
         return AnnotatedCells(self, len(block.names))
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class AnnotatedCells(Recording):
 
     @torch.inference_mode()
     def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
-        """Read some cells."""
+        """Process some cells."""
         fitted, folded = self.readout.fitted, self.readout.folded
         if folded is not None:
             known = fitted.known(tokens.ids, tokens.offsets)
@@ -139,12 +139,11 @@ class AnnotatedCells(Recording):
 
     @torch.inference_mode()
     def finish(self, tally: Tally) -> None:
-        """Read the labels off the embedding."""
+        """Compute labels from the embedding."""
         head, alpha, unknown = self.readout.head, self.readout.alpha, self.readout.unknown
         device, parts = head.temperature.device, []
-        for start in range(
-            0, max(len(self.embedding), 1), CHUNK
-        ):  # once without cells: the shapes are the same
+        # Once if there are no cells, so that shapes are the same
+        for start in range(0, max(len(self.embedding), 1), CHUNK):
             cells = torch.from_numpy(self.embedding[start : start + CHUNK]).to(device)
             likely = head(cells)
             inside = conformal_scores(likely) <= threshold(head.conformal, alpha)
@@ -155,9 +154,8 @@ class AnnotatedCells(Recording):
             np.concatenate(part) for part in zip(*parts, strict=True)
         )
         known = ~np.isnan(self.probabilities[:, 0])
-        members[np.arange(len(members)), self.probabilities.argmax(axis=1)] = (
-            True  # never without the label itself
-        )
+        # The most probable label is always in the set
+        members[np.arange(len(members)), self.probabilities.argmax(axis=1)] = True
         self.members = members & known[:, None]
         self.is_unknown = np.zeros(len(known), dtype=bool)
         if unknown:
@@ -179,7 +177,7 @@ def write_labels(
     probabilities: np.ndarray,
     is_unknown: np.ndarray | None = None,
 ) -> None:
-    """Write the most probable label of each cell and its probability; none where there are no probabilities."""
+    """Write the most probable label and its probability; missing if probabilities are NaN."""
     known = ~np.isnan(probabilities[:, 0])
     codes = np.where(known, np.argmax(probabilities, axis=1), -1)
     names = list(labels)
@@ -194,9 +192,9 @@ def write_labels(
     )
 
 
-def threshold(scores: torch.Tensor, share: float) -> float:
-    """What at most a `share` of cells like the calibration cells exceed; `scores` of these are ascending."""
-    rank = math.ceil((len(scores) + 1) * (1 - share))
+def threshold(scores: torch.Tensor, fraction: float) -> float:
+    """Conformal quantile: at most a `fraction` of cells exceed it; `scores` are ascending."""
+    rank = math.ceil((len(scores) + 1) * (1 - fraction))
     return float(scores[rank - 1]) if rank <= len(scores) else math.inf
 
 

@@ -104,7 +104,7 @@ def embedding_pvalues(
     return pvalue
 
 
-def either(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
+def bonferroni_min(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
     """P-value of the smaller of two, whether or not they depend on each other (Bonferroni)."""
     return first if second is None else np.minimum(2 * np.fmin(first, second), 1)
 

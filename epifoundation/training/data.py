@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,14 +110,14 @@ def prepare(
     validation: float | list[str] = 0.1,
     option: str = "validation",
     init: EpiFoundation | None = None,
-    map_peaks: Callable[[pd.DataFrame], PeakMap] | None = None,
+    map_peaks: Callable[[Source], PeakMap] | None = None,
     genome: str = "unknown",
     by_gradient: bool = False,
     rng: np.random.Generator,
 ) -> TrainingData:
     """Check `data` and make it ready. Arguments as in :func:`epifoundation.tl.pretrain`.
 
-    `map_peaks` maps the peaks of a source (its ``var``) onto those of `init`. Matrices are not read here but by blocks,
+    `map_peaks` maps the peaks of a source onto those of `init`. Matrices are not read here but by blocks,
     later on; their values are checked then.
     """
     named = as_sources(data)
@@ -306,14 +307,17 @@ def _vocabulary(
     peaks: PeakVocabulary | None,
     modality: str,
     genome: str,
-    map_peaks: Callable[[pd.DataFrame], PeakMap] | None,
+    map_peaks: Callable[[Source], PeakMap] | None,
 ) -> tuple[PeakVocabulary, list[sp.csr_matrix | None]]:
     """Peaks of the model to be, and how those of each source lie on them."""
     stated = None if genome == "unknown" else genome
-    tables = {}
+    tables, mapped = {}, {}
     for name, place in named.items():
         with opened(place, modality, name) as source:
             tables[name] = source.var
+            if map_peaks is not None:
+                with _naming(name, several=len(named) > 1):
+                    mapped[name] = map_peaks(source).projection
     if init is not None:
         found = init.peaks
     elif peaks is not None:
@@ -322,20 +326,28 @@ def _vocabulary(
         return PeakVocabulary.from_var(next(iter(tables.values())), genome=genome), [None]
     else:
         found = consensus_peaks(tables, genome=stated)
+    if mapped:
+        return found, list(mapped.values())
     projections: list[sp.csr_matrix | None] = []
     for name, var in tables.items():
-        if map_peaks is None and found.same_as(read_intervals(var)):
+        if found.same_as(read_intervals(var)):
             projections.append(None)
             continue
-        try:
-            mapping = map_onto(found, var, genome=stated) if map_peaks is None else map_peaks(var)
-        except ValueError as error:
-            if len(tables) == 1:
-                raise
-            msg = f"{name!r}: {error}"
-            raise ValueError(msg) from error
-        projections.append(mapping.projection)
+        with _naming(name, several=len(named) > 1):
+            projections.append(map_onto(found, var, genome=stated).projection)
     return found, projections
+
+
+@contextmanager
+def _naming(name: str, *, several: bool) -> Iterator[None]:
+    """Name the source in errors, if there are several."""
+    try:
+        yield
+    except ValueError as error:
+        if not several:
+            raise
+        msg = f"{name!r}: {error}"
+        raise ValueError(msg) from error
 
 
 def _rna_table(

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from .._settings import settings
-from ..cells.tokens import read_rows
+from ..cells.matrix import read_rows
 from ..models import EpiFoundation
 from ..nn import ENCODER, LABELS, ModelConfig, Network, Sizes, TrainingConfig
 from ..peaks.counted import CountedCells, peak_keys

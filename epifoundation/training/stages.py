@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from ..cells.tokens import read_rows
+from ..cells.matrix import read_rows
 from ..nn import ENCODER, LABELS, KernelReadout, LabelHead, PeakVectors, TrainingConfig, add_up
 from ..peaks.counted import WEIGHT, dense
 from .batch_effects import batch_means, scaled_directions

@@ -428,7 +428,7 @@ def test_bad_places(mdata, model, tmp_path):
         ep.tl.embed(path, model, output="out.csv")
     with pytest.raises(FileNotFoundError, match="nowhere.h5ad' is not there"):
         ep.tl.embed(tmp_path / "nowhere.h5ad", model)
-    with pytest.raises(ValueError, match=r"2 source\(s\) need a file of their own: pass `output=`"):
+    with pytest.raises(ValueError, match=r"2 source\(s\) need a file: pass `output=`"):
         ep.tl.embed([path, write(atac, tmp_path / "b.h5ad")], model)
     with pytest.raises(ValueError, match="named twice"):
         ep.tl.embed([path, path], model, output=tmp_path / "out.zarr")
@@ -526,7 +526,7 @@ def test_a_file_that_disappears(mdata, model, tmp_path, monkeypatch):
     monkeypatch.setattr(block_store.BlockStore, "save", lose)
     with pytest.raises(
         OSError,
-        match=r"a.zarr' is not whole: 1 of .*rows 384 to 399.*finished blocks are kept.*the same call goes on",
+        match=r"a.zarr' is not whole: 1 of .*rows 384 to 399.*finished blocks are kept.*the same call resumes",
     ):
         ep.tl.embed(tmp_path / "a.zarr", model, output=tmp_path / "out.zarr")
     monkeypatch.setattr(block_store.BlockStore, "save", save)

@@ -295,7 +295,7 @@ def test_what_the_reference_holds_beside_its_peaks_does_not_matter(planted):
 def test_embeddings_of_another_model_and_other_builds_are_refused(planted, model):
     query, own = planted[1].copy(), planted[2]
     ep.tl.embed(query, own)
-    with pytest.raises(ValueError, match=r"The data hold an embedding .*not of 'unsaved'"):
+    with pytest.raises(ValueError, match=r"The data have an embedding .*not of 'unsaved'"):
         ep.tl.annotate(query, model)
     foreign = planted[0].copy()
     foreign.var_names = [
@@ -316,7 +316,7 @@ def test_a_head_from_before_calibration_is_told(simulated, model):
     old = ep.EpiFoundation(network, model.peaks, model.genes, model.labels, name="old")
     with pytest.raises(
         ValueError,
-        match="The model 'old' has a label head that was never calibrated: pass `reference=",
+        match="The model 'old' has a label head that is not calibrated: pass `reference=",
     ):
         ep.tl.annotate(simulated["atac"].copy(), old)
 

@@ -407,7 +407,7 @@ def with_column(data, values):
             {"label_key": "cell_type", "engine": ep.Engine(compile=True)},
             r"`Engine\(compile=True\)` has no meaning",
         ),
-        ({"label_key": "cell_type", "genome": "mm10"}, "mm10"),
+        ({"label_key": "cell_type", "mapping": ep.PeakMapping(genome="mm10")}, "mm10"),
         (
             {"label_key": "column", "batch_key": "batch", "column": [None, "a"]},
             "two labels or more",

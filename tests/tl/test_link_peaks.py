@@ -12,7 +12,7 @@ import epifoundation as ep
 from epifoundation.links.direct_effects import direct_effects
 from epifoundation.links.pairs import find_pairs, near_sites
 from epifoundation.links.pvalues import (
-    either,
+    bonferroni_min,
     embedding_pvalues,
     measured_pvalues,
     stratified_qvalues,
@@ -235,10 +235,10 @@ def test_pvalues_are_uniform_without_effects_and_small_with():
     assert abs(np.mean(np.delete(pvalue, 7) < 0.2) - 0.2) < 0.08
 
 
-def test_either_and_strata():
+def test_bonferroni_min_and_strata():
     first, second = np.array([0.01, np.nan, 0.9]), np.array([0.5, 0.2, 0.8])
-    np.testing.assert_allclose(either(first, second), [0.02, 0.4, 1])
-    assert either(first, None) is first
+    np.testing.assert_allclose(bonferroni_min(first, second), [0.02, 0.4, 1])
+    assert bonferroni_min(first, None) is first
     qvalue = stratified_qvalues(
         np.array([0.01, 0.5, 0.04, np.nan]), np.array([10, 4_999, 200_000, 10])
     )
@@ -292,7 +292,7 @@ def test_bad_input_is_told_and_nothing_is_written(world):
             r"1 of 2 genes have no position in the annotation: \['gene6'\]",
         ),
         ({"genes": "gene5", "max_distance": 0}, "`max_distance` must be an integer of at least 1"),
-        ({"genes": "gene5", "annotation": genes.loc[["gene5"]]}, "so there is nothing to compare"),
+        ({"genes": "gene5", "annotation": genes.loc[["gene5"]]}, "There are no controls"),
         ({"genes": "gene5", "groupby": "nothing"}, "`groupby='nothing'` is no column"),
         (
             {"genes": "gene5", "annotation": genes.drop(columns=["chrom", "start", "end"])},
@@ -301,14 +301,14 @@ def test_bad_input_is_told_and_nothing_is_written(world):
     ):
         with pytest.raises(ValueError, match=match):
             ep.tl.link_peaks(data, model, **options | given)
-    with pytest.raises(ValueError, match="Where genes are is not known: pass `annotation`"):
+    with pytest.raises(ValueError, match="The positions of genes are not known: pass `annotation`"):
         ep.tl.link_peaks(atac, model, genes="gene5")
     peaks_only = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=16))
     with pytest.raises(ValueError, match="predicts no expression"):
         ep.tl.link_peaks(data, peaks_only, genes="gene5")
     logs = data.copy()
     logs["rna"].X = logs["rna"].X * 0.5
-    with pytest.raises(ValueError, match="holds no counts, and the model learned from counts"):
+    with pytest.raises(ValueError, match="does not hold counts, and the model learned from counts"):
         ep.tl.link_peaks(logs, model, genes="gene5", **options)
     assert KEY not in atac.uns
 

@@ -85,7 +85,7 @@ def test_bad_input(planted):
         ({"embeddings": ["X_none"]}, r"No embedding \['X_none'\] in `obsm`"),
         ({"embeddings": []}, "No embedding"),
         ({"key_added": "other"}, r"No embedding \['X_other'\]"),
-        ({"batch_key": "one"}, r"'one' holds 1 kind of cells \(\['a'\]\)"),
+        ({"batch_key": "one"}, r"'one' has 1 value \(\['a'\]\)"),
         ({"label_key": "one"}, "two are needed"),
         ({"label_key": "few"}, "50 cells can be scored"),
         ({"label_key": "nowhere"}, "no column"),
