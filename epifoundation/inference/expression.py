@@ -35,8 +35,8 @@ def expression_head(model: EpiFoundation) -> ExpressionHead | QueryHead:
     """The head that predicts expression; ValueError if the model has none."""
     if model.network.expression is None:
         msg = (
-            f"The model {model.name!r} predicts no expression: it learned from ATAC alone. Pretrain "
-            "on paired data (`ep.tl.pretrain` with a MuData), or use another "
+            f"The model {model.name!r} predicts no expression: it learned from ATAC alone. "
+            "Pretrain on paired data (`ep.tl.pretrain` with a MuData), or use another "
             "(`ep.models.available()`)."
         )
         raise ValueError(msg)
@@ -89,8 +89,8 @@ def check_batches(model: EpiFoundation, key: str | None) -> None:
     """Raise ValueError if `key` is given and the model was trained without batches."""
     if key is not None and not model.network.sizes.n_batches:
         msg = (
-            f"`batch_key={key!r}`: the model was trained without batches. Leave `batch_key` out, or "
-            "train with one."
+            f"`batch_key={key!r}`: the model was trained without batches. Leave `batch_key` out, "
+            "or train with one."
         )
         raise ValueError(msg)
 

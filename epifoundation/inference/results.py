@@ -74,13 +74,14 @@ def build(
         )
     template.uns = uns
     root: Any
+    is_zarr = path.suffix == ".zarr"
     root = (
         zarr.open_group(path, mode="w", zarr_format=zarr_format)
-        if path.suffix == ".zarr"
+        if is_zarr
         else h5py.File(path, "w")
     )
-    # Text as arrays that all versions of anndata read and that can be made longer, not as groups of values and masks; and chunks in
-    # files of their own: blocks that end in the middle of a shard would have it written twice
+    # Text as plain arrays, which all versions of anndata read and which can be extended; chunks in
+    # separate files, as blocks that end within a shard would write it twice
     with anndata.settings.override(allow_write_nullable_strings=False, auto_shard_zarr_v3=False):
         write_elem(root, "/", template)
     arrays = {place: _extended(root, place, int(bounds[-1])) for place in places}
@@ -104,7 +105,7 @@ def build(
                     else values
                 )
             bar.update(int(stop - start))
-    if path.suffix == ".zarr":
+    if is_zarr:
         consolidate(path)
     else:
         root.close()
@@ -115,7 +116,7 @@ def consolidate(path: Path) -> None:
     import zarr
 
     with warnings.catch_warnings():
-        # Of format 3 that is an extension which other readers ignore: nothing for users to act on
+        # In format 3 it is an extension that other readers ignore: users need not act
         warnings.filterwarnings(
             "ignore", message=".*[Cc]onsolidated metadata.*", category=UserWarning
         )

@@ -109,11 +109,12 @@ def read_cells(
             columns = counts[:, found[genes]]
             dense = columns.todense() if sp.issparse(columns) else columns
             measured = np.asarray(dense, dtype=np.float64)
-            if family_of(model) == "counts" and ((measured < 0).any() or (measured % 1 != 0).any()):
+            is_counts = not ((measured < 0).any() or (measured % 1 != 0).any())
+            if family_of(model) == "counts" and not is_counts:
                 msg = (
-                    "The RNA modality does not hold counts, and the model learned from counts: name "
-                    "a layer of raw counts with `layer=`, or pass `measured=False` to use the model "
-                    "alone."
+                    "The RNA modality does not hold counts, and the model learned from counts: "
+                    "name a layer of raw counts with `layer=`, or pass `measured=False` to use "
+                    "the model alone."
                 )
                 raise ValueError(msg)
             total = np.asarray(counts[:, found[found >= 0]].sum(axis=1), np.float64).ravel()

@@ -65,7 +65,8 @@ def gene_directions(
 ) -> np.ndarray:
     """Directions of the embedding along which genes rise relative to others, unit length.
 
-    By regression of all predicted genes on the embedding of some cells; (n_genes of the model, dim).
+    By regression of all predicted genes on the embedding of some cells; (n_genes of the model,
+    dim).
     """
     z, y = (part.astype(np.float64) for part in _predict(model, head, cells, None))
     known = np.isfinite(z).all(axis=1)

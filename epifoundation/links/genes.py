@@ -30,8 +30,8 @@ def place_genes(
     if lost and (genes is not None or len(lost) == len(rows)):
         msg = (
             f"{len(lost):,} of {len(rows):,} genes have no position in the annotation: {lost[:5]}. "
-            f"Its genes are named like {list(table.index[:3])}; pass another `annotation`, or leave "
-            "these genes out."
+            f"Its genes are named like {list(table.index[:3])}; pass another `annotation`, or "
+            "leave these genes out."
         )
         raise ValueError(msg)
     kept = np.flatnonzero(rows >= 0)

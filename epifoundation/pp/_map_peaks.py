@@ -65,9 +65,10 @@ def map_peaks(
 
     All tools do this themselves. Call it to look first, to get the mapped cells, or for options
     other than the default: tools that are run on the same data with the same model use the options
-    written here. For files, the result is passed to tools as ``mapping=``. A peak that the model has maps to itself only, any other to every peak of the model that
-    it overlaps; a peak of the model that several open peaks of a cell overlap counts once.
-    Intervals are 0-based and half-open.
+    written here. For files, the result is passed to tools as ``mapping=``. A peak that the model
+    has maps to itself only, any other to every peak of the model that it overlaps; a peak of the
+    model that several open peaks of a cell overlap counts once. Intervals are 0-based and
+    half-open.
 
     Parameters
     ----------
@@ -97,8 +98,8 @@ def map_peaks(
 
     Returns
     -------
-    None, or the copy; for files, a :class:`epifoundation.PeakMapping` whose ``report`` is a DataFrame
-    with the coverage of each. Written into the ATAC modality:
+    None, or the copy; for files, a :class:`epifoundation.PeakMapping` whose ``report`` is a
+    DataFrame with the coverage of each. Written into the ATAC modality:
 
     - ``uns["epifoundation"]["peaks"]``: ``data`` and ``vocabulary`` (numbers of peaks), ``matched``
       and ``vocabulary_matched`` (those of each with an overlap), ``open_fraction_matched``,

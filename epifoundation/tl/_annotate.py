@@ -52,15 +52,16 @@ def annotate(
     """Annotate cells with calibrated confidence, prediction sets and novelty scores.
 
     Without `reference`, the label head of the model is used. With a reference, columns for its
-    labels are measured on it, as clusters are in :func:`epifoundation.tl.pretrain`, and a label head
-    is fitted on these and the columns of the encoder, so any labelled reference can be used with any
-    model. Each cell gets the most probable label with its calibrated probability, a set of labels
-    that contains the true one with probability 1 - `alpha` (conformal prediction), and a score of
-    how much it differs from the reference; cells with a high score are labelled ``"unknown"``.
+    labels are measured on it, as clusters are in :func:`epifoundation.tl.pretrain`, and a label
+    head is fitted on these and the columns of the encoder, so any labelled reference can be used
+    with any model. Each cell gets the most probable label with its calibrated probability, a set of
+    labels that contains the true one with probability 1 - `alpha` (conformal prediction), and a
+    score of how much it differs from the reference; cells with a high score are labelled
+    ``"unknown"``.
 
     The guarantees hold for cells like those used for calibration. Calibrate on whole batches or
-    donors (`calibration`) if the cells to annotate come from others. Cells of the reference that are
-    among the data are recognized, and left out of the vectors of their peaks.
+    donors (`calibration`) if the cells to annotate come from others. Cells of the reference that
+    are among the data are recognized, and left out of the vectors of their peaks.
 
     Parameters
     ----------
@@ -105,8 +106,8 @@ def annotate(
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
     - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label;
-    - what :func:`epifoundation.tl.embed` writes except expression, unless the data have an embedding
-      of this model;
+    - what :func:`epifoundation.tl.embed` writes except expression, unless the data have an
+      embedding of this model;
     - ``uns["epifoundation_annotation"]``: model, options, thresholds, numbers of cells.
 
     Cells without a known open peak get NaN, an empty set and no label.
@@ -115,14 +116,14 @@ def annotate(
     ------
     ValueError
         The model has no calibrated label head and there is no reference; fewer than two labels;
-        `alpha` or `unknown` out of range; the data have an embedding of another model under the same
-        key; what :func:`epifoundation.tl.embed` raises.
+        `alpha` or `unknown` out of range; the data have an embedding of another model under the
+        same key; what :func:`epifoundation.tl.embed` raises.
 
     Notes
     -----
     Temperature: Guo et al. 2017. Sets: adaptive scores of Romano et al. 2020 without randomisation,
-    threshold from the calibration cells. Novelty: the energy of the logits (Liu et al. 2020), limited
-    to at least the distance minus 1 and at most the distance plus 2.
+    threshold from the calibration cells. Novelty: the energy of the logits (Liu et al. 2020),
+    limited to at least the distance minus 1 and at most the distance plus 2.
 
     Examples
     --------

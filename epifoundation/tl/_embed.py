@@ -89,12 +89,13 @@ def embed(
       ``uns["epifoundation_files"]``, a DataFrame with the peak mapping of each; in an `output` file
       ``uns["epifoundation_run"]``, which identifies the call.
 
-    Into the RNA modality, if there is one: ``layers["epifoundation"]``, predicted expression, NaN for
-    genes that the model does not know and for cells without ATAC. For a model trained on counts it
-    is ``log1p`` of counts per 10,000; ``uns["epifoundation"]["expression_scale"]`` has the unit.
+    Into the RNA modality, if there is one: ``layers["epifoundation"]``, predicted expression, NaN
+    for genes that the model does not know and for cells without ATAC. For a model trained on counts
+    it is ``log1p`` of counts per 10,000; ``uns["epifoundation"]["expression_scale"]`` has the unit.
 
     Cells without a known open peak are NaN, with a warning. A transformer with a limit
-    (``config.max_peaks``) reads a fixed subset of the open peaks of cells with more, with a warning.
+    (``config.max_peaks``) reads a fixed subset of the open peaks of cells with more, with a
+    warning.
 
     Raises
     ------

@@ -33,8 +33,8 @@ def gene_activity(
 ) -> AnnData:
     r"""Sum the counts of peaks in and near each gene, as a baseline of predicted expression.
 
-    A peak that overlaps the gene body or the promoter has weight 1, one at a distance of ``d`` bases
-    has weight :math:`e^{-d / \mathrm{decay}}`.
+    A peak that overlaps the gene body or the promoter has weight 1, one at a distance of ``d``
+    bases has weight :math:`e^{-d / \mathrm{decay}}`.
 
     Parameters
     ----------

@@ -58,7 +58,7 @@ class KnockOut:
 
 
 class KnockOuts(NamedTuple):
-    """Changes of each gene if the peak ``var_names[peaks[i]]`` is closed in ``obs_names[cells[i]]``."""
+    """Changes of genes if the peak ``var_names[peaks[i]]`` is closed in ``obs_names[cells[i]]``."""
 
     cells: np.ndarray
     peaks: np.ndarray

@@ -112,9 +112,9 @@ def link_peaks(
       ``gene``, ``peak``, ``chrom``, ``start``, ``end``, ``tss``, ``distance`` (bases); ``group``;
       ``effect`` (unit: ``scale`` in the report), the sum of ``by_embedding`` and
       ``by_measurement``; ``direction``, ``"activating"`` if the gene is expressed more with the
-      peak; ``n_cells`` of the group in which the peak is open; ``pvalue``, empirical, and ``qvalue``
-      (Benjamini-Hochberg, over the pairs of a group in the same range of distances: up to 5, 25,
-      100 kb and beyond).
+      peak; ``n_cells`` of the group in which the peak is open; ``pvalue``, empirical, and
+      ``qvalue`` (Benjamini-Hochberg, over the pairs of a group in the same range of distances: up
+      to 5, 25, 100 kb and beyond).
     - ``"epifoundation_links_report"``: model, options, scale, numbers of pairs.
 
     Groups of fewer than 10 cells, and peaks that are open in no cell of a group, are not tested: p-
@@ -129,11 +129,11 @@ def link_peaks(
     Notes
     -----
     With ``x`` the open peaks and ``o`` the model's prediction on the scale of its likelihood,
-    measured expression is fitted by ``g(E[y]) = o + b + x beta``, ``beta ~ N(0, 1/30)``, and ``beta``
-    is compared by size. For the embedding, the cosine of its change when the peak is open and the
-    direction along which the gene rises is compared, two-sided. An effect is an association; only
-    an experiment can show that the peak is its cause. With few open peaks per cell, where measured
-    expression has little to add, ``measured=False`` finds more.
+    measured expression is fitted by ``g(E[y]) = o + b + x beta``, ``beta ~ N(0, 1/30)``, and
+    ``beta`` is compared by size. For the embedding, the cosine of its change when the peak is open
+    and the direction along which the gene rises is compared, two-sided. An effect is an
+    association; only an experiment can show that the peak is its cause. With few open peaks per
+    cell, where measured expression has little to add, ``measured=False`` finds more.
 
     Examples
     --------
@@ -166,14 +166,15 @@ def link_peaks(
     pairs, n_elsewhere = find_pairs(places, table, peaks, known, max_distance, generator)
     if not len(pairs.gene):
         msg = (
-            f"No peak that the model knows lies within {max_distance:,} bases of {names[:3]}: raise "
-            "`max_distance`, or check the build of the annotation."
+            f"No peak that the model knows lies within {max_distance:,} bases of {names[:3]}: "
+            "raise `max_distance`, or check the build of the annotation."
         )
         raise ValueError(msg)
     if not pairs.is_control.any():
         msg = (
-            f"There are no controls: no other gene with peaks lies farther than {2 * max_distance:,} "
-            f"bases from {names[:3]}. Pass an `annotation` of all genes, or lower `max_distance`."
+            "There are no controls: no other gene with peaks lies farther than "
+            f"{2 * max_distance:,} bases from {names[:3]}. Pass an `annotation` of all genes, or "
+            "lower `max_distance`."
         )
         raise ValueError(msg)
     used_rna = rna if measured else None

@@ -68,15 +68,15 @@ def predict_expression(
 
     Returns
     -------
-    None, or the copy; for cells that are read in blocks, the path of the results. If there is an RNA
-    modality with all requested genes, ``layers["epifoundation"]`` is written there, float32, NaN for
-    other genes and for cells without ATAC. Else ``obsm["epifoundation_expression"]`` of the ATAC
-    modality, a DataFrame with one column per gene. ``uns["epifoundation_expression"]`` of the ATAC
-    modality has model, scale and options.
+    None, or the copy; for cells that are read in blocks, the path of the results. If there is an
+    RNA modality with all requested genes, ``layers["epifoundation"]`` is written there, float32,
+    NaN for other genes and for cells without ATAC. Else ``obsm["epifoundation_expression"]`` of the
+    ATAC modality, a DataFrame with one column per gene. ``uns["epifoundation_expression"]`` of the
+    ATAC modality has model, scale and options.
 
-    Unless `scale` is ``"measured"``, the unit is ``log1p`` of counts per 10,000 for a model that was
-    trained on counts, the probability of being expressed for ``"binary"``, the scale of the training
-    data for ``"gaussian"``. Cells without a known open peak are NaN, with a warning.
+    Unless `scale` is ``"measured"``, the unit is ``log1p`` of counts per 10,000 for a model that
+    was trained on counts, the probability of being expressed for ``"binary"``, the scale of the
+    training data for ``"gaussian"``. Cells without a known open peak are NaN, with a warning.
 
     Raises
     ------

@@ -53,10 +53,10 @@ def pretrain(
     """Pretrain a model on cells with ATAC and RNA, or with ATAC alone.
 
     The default, a set encoder, is measured in closed form. Each peak gets the mean, over the cells
-    in which it is open, of what is known about these cells: their memberships in clusters of RNA (or
-    of the latent semantic indexing of peaks) and, with `label_key`, their labels. Embedding,
-    expression and labels are regressions on sums of these vectors. There are no epochs, and the same
-    seed gives the same model to the last bit.
+    in which it is open, of what is known about these cells: their memberships in clusters of RNA
+    (or of the latent semantic indexing of peaks) and, with `label_key`, their labels. Embedding,
+    expression and labels are regressions on sums of these vectors. There are no epochs, and the
+    same seed gives the same model to the last bit.
 
     Parameters
     ----------
@@ -68,8 +68,8 @@ def pretrain(
         Vocabulary of the model, for example of :func:`epifoundation.pp.consensus_peaks`. Default:
         the peaks of the data, or the consensus of all sources.
     config
-        Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025, with
-        the paper's `training` unless another is given. Default: ``ModelConfig()``.
+        Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025,
+        with the paper's `training` unless another is given. Default: ``ModelConfig()``.
     training
         A :class:`~epifoundation.TrainingConfig` or the name of a preset; default: its defaults.
     objective
@@ -99,8 +99,8 @@ def pretrain(
         Build of the peaks (``"hg38"``, ``"mm10"``).
     {modalities}
     min_cells
-        Peaks open in fewer cells are left out of the vocabulary. More than 1 needs another pass over
-        files.
+        Peaks open in fewer cells are left out of the vocabulary. More than 1 needs another pass
+        over files.
     checkpoint
         A new or empty directory for the model, written when it is complete, and for a transformer
         whenever it improves, in the format of :meth:`~epifoundation.EpiFoundation.save_pretrained`.
@@ -129,13 +129,14 @@ def pretrain(
 
     Notes
     -----
-    Writes nothing into `data`. Supervision by expression, and reading non-zero peaks only, are those
-    of EpiFoundation (Wu et al. 2025, bioRxiv 10.1101/2025.02.05.636688).
+    Writes nothing into `data`. Supervision by expression, and reading non-zero peaks only, are
+    those of EpiFoundation (Wu et al. 2025, bioRxiv 10.1101/2025.02.05.636688).
 
-    Cells are read once. Components and clusters of cells, and the regressions, are fitted on at most
-    ``TrainingConfig.sample`` cells, drawn at random in runs of 32; vectors of peaks and profiles of
-    expression are measured on all cells. Files give the same model as the same cells in memory, and
-    several processes the same as one. The genes of several sources are those that all of them have.
+    Cells are read once. Components and clusters of cells, and the regressions, are fitted on at
+    most ``TrainingConfig.sample`` cells, drawn at random in runs of 32; vectors of peaks and
+    profiles of expression are measured on all cells. Files give the same model as the same cells in
+    memory, and several processes the same as one. The genes of several sources are those that all
+    of them have.
 
     The model recognizes the cells that it was measured on by a hash of their open peaks, and leaves
     them out of the vectors of their own peaks (:attr:`epifoundation.EpiFoundation.cells`).

@@ -43,7 +43,8 @@ def score_integration(
 ) -> Data | None:
     """Score embeddings with the metrics of scib-metrics, for an object in memory (no files).
 
-    The metrics compare each embedding with one without integration. Needs ``pip install "epifoundation[bench]"``. The first call compiles for about a minute.
+    The metrics compare each embedding with one without integration. Needs ``pip install
+    "epifoundation[bench]"``. The first call compiles for about a minute.
 
     Parameters
     ----------
@@ -72,7 +73,8 @@ def score_integration(
     None, or the copy. Written into the ATAC modality:
 
     - ``uns["epifoundation_integration"]``: DataFrame, one row per embedding, one column per metric;
-      ``Bio conservation`` and ``Batch correction`` are their means, ``Total`` is 0.6 of the first and 0.4 of the second.
+      ``Bio conservation`` and ``Batch correction`` are their means, ``Total`` is 0.6 of the first
+      and 0.4 of the second.
 
     :func:`epifoundation.pl.integration` draws it.
 
@@ -170,8 +172,8 @@ def _check(scored: AnnData, batch_key: str, label_key: str) -> None:
         found = list(scored.obs[column].cat.categories)
         if len(found) < 2:
             msg = (
-                f"{key!r} has {len(found)} value ({found}) among the {scored.n_obs:,} cells that can "
-                "be scored; at least two are needed."
+                f"{key!r} has {len(found)} value ({found}) among the {scored.n_obs:,} cells that "
+                "can be scored; at least two are needed."
             )
             raise ValueError(msg)
     if scored.n_obs <= N_NEIGHBORS:
