@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .._settings import settings
 from ..cells.tokens import Tokens, ahead, iter_tokens
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer
+from ..nn import Folded, FoldedSums
 
 
 def encode_cells(
@@ -29,7 +29,7 @@ def encode_cells(
     *,
     chunk: int | None = None,
     show: bool = True,
-    folded: FoldedSums | FoldedTransformer | None = None,
+    folded: Folded | None = None,
 ) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
     """Rows, their tokens, and their embedding (float32, on the model's device); `folded` if that was made before.
 

@@ -16,7 +16,7 @@ from .._settings import settings
 from .._validate import check_values
 from ..cells.tokens import open_peaks, read_rows, row_reader
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer, Known
+from ..nn import Folded, FoldedSums, Known
 
 Predictor: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 CELLS = 64  # read at a time
@@ -70,7 +70,7 @@ def iter_removals(
     names: pd.Index,
     *,
     peaks: np.ndarray | None = None,
-    folded: FoldedSums | FoldedTransformer | None = None,
+    folded: Folded | None = None,
 ) -> Iterator[Removals]:
     """Remove each open peak from each cell.
 

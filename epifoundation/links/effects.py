@@ -14,7 +14,7 @@ from .._settings import settings
 from ..inference.encode import encode_cells
 from ..inference.removals import iter_removals, unroll
 from ..models import EpiFoundation
-from ..nn import ExpressionHead, FoldedSums, FoldedTransformer, QueryHead
+from ..nn import ExpressionHead, Folded, QueryHead
 from .direct_effects import direct_effects
 from .pairs import Pairs
 
@@ -24,7 +24,7 @@ class Cells(NamedTuple):
 
     matrix: Any
     projection: sp.csr_matrix | None
-    folded: FoldedSums | FoldedTransformer
+    folded: Folded
     names: pd.Index
     batch: np.ndarray | None
     measured: np.ndarray | None  # (n_cells, n_genes), NaN in cells without RNA
