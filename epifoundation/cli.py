@@ -285,7 +285,7 @@ def _configuration(kind: str, table: dict[str, Any], owner: str, given: dict[str
     preset = "default"
     if owner == "tl.finetune":
         base = resolve_model(given.get("model"), None)
-        preset = "finetune" if base.config.encoder == "transformer" else preset
+        preset = "finetune" if base.config.is_trained else preset
     made = getattr(nn, kind).preset(preset)
     unknown = sorted(set(table) - {each.name for each in fields(made)})
     if unknown:

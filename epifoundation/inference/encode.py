@@ -18,7 +18,7 @@ from .._settings import settings
 from ..cells.source import Source
 from ..cells.tokens import Tokens, ahead, iter_tokens
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer
+from ..nn import Folded, FoldedSums
 
 
 def encode_cells(
@@ -28,7 +28,7 @@ def encode_cells(
     *,
     chunk: int | None = None,
     show: bool = True,
-    folded: FoldedSums | FoldedTransformer | None = None,
+    folded: Folded | None = None,
 ) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
     """Yield rows, their tokens and their embedding (float32, on the device of the model).
 

@@ -16,7 +16,7 @@ from anndata import AnnData
 from .._keys import SEPARATOR, UNKNOWN, Keys
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer, LabelHead, conformal_scores
+from ..nn import Folded, LabelHead, conformal_scores
 from .encode import tensors
 from .reader import Block, Readout, Recording
 from .tally import Tally
@@ -80,7 +80,7 @@ class Annotation(Readout):
     report: Mapping[str, Any]
 
     @cached_property
-    def folded(self) -> FoldedSums | FoldedTransformer | None:
+    def folded(self) -> Folded | None:
         """The encoder of the model that labels, if it is not the model that embeds."""
         return None if self.fitted is self.model else self.fitted.network.folded()
 

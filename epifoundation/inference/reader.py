@@ -16,7 +16,7 @@ from .._keys import Keys
 from ..cells.source import Source
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer, has_bfloat16
+from ..nn import Folded, has_bfloat16
 from ..peaks.mapping import PeakMap
 from .encode import encode_cells
 from .expression import known_batches
@@ -107,12 +107,12 @@ class Reader:
     dtype: str = "auto"
 
     @cached_property
-    def folded(self) -> FoldedSums | FoldedTransformer:
+    def folded(self) -> Folded:
         """The encoder, prepared once for all blocks."""
         dtype = DTYPES.get(self.dtype, torch.float32)
         if (
             self.dtype == "auto"
-            and self.model.config.encoder == "transformer"
+            and self.model.config.is_trained
             and has_bfloat16(self.model.device)
         ):
             dtype = torch.bfloat16

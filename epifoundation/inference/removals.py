@@ -16,7 +16,7 @@ from ..cells.rows import iter_rows
 from ..cells.source import Source
 from ..cells.tokens import open_peaks
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer, Known
+from ..nn import Folded, FoldedSums, Known
 
 Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 READ_CELLS = 64  # cells that are read at a time
@@ -67,7 +67,7 @@ def iter_removals(
     projection: sp.csr_matrix | None,
     *,
     peaks: np.ndarray | None = None,
-    folded: FoldedSums | FoldedTransformer | None = None,
+    folded: Folded | None = None,
 ) -> Iterator[Removals]:
     """Remove each open peak from each cell.
 

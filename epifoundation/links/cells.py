@@ -17,7 +17,7 @@ from ..cells.rows import Loaded
 from ..cells.source import Source
 from ..inference.expression import batch_codes
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer
+from ..nn import Folded
 from ..peaks.vocabulary import GeneVocabulary
 
 
@@ -44,7 +44,7 @@ class LinkCells(NamedTuple):
 
     matrix: sp.csr_matrix
     projection: sp.csr_matrix | None
-    folded: FoldedSums | FoldedTransformer
+    folded: Folded
     names: pd.Index
     batch: np.ndarray | None
     measured: np.ndarray | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -151,7 +151,7 @@ def _fill(model: EpiFoundation, directory: Path, adapter: Adapter | None) -> Non
         "package_version": __version__,
         "genome": model.peaks.genome,
         "model": model.config.to_dict(),
-        "sizes": asdict(model.network.sizes),
+        "sizes": model.network.sizes.to_dict(),
         "training": model.training,
         "sha256": {file.name: _sha256(file) for file in sorted(directory.iterdir())},
     }

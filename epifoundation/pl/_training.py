@@ -62,7 +62,7 @@ def training(
         if not histories[name]:
             why = (
                 "only models trained with `ep.tl.pretrain` or `ep.tl.finetune` have them"
-                if model.config.encoder == "transformer"
+                if model.config.is_trained
                 else "a set encoder is measured in closed form, not trained by gradient"
             )
             msg = f"The model {name or model.name!r} has no losses "

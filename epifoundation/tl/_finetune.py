@@ -133,7 +133,7 @@ def finetune(
     rank = None if rank is None else integer(rank, "rank", least=1)
     device = resolve_device(device)
     base = resolve_model(model, None)
-    by_gradient = base.config.encoder == "transformer"
+    by_gradient = base.config.is_trained
     if training is None:
         training = "finetune" if by_gradient else "default"
     training = TrainingConfig.preset(training) if isinstance(training, str) else training

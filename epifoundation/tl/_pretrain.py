@@ -19,7 +19,8 @@ from ..models import EpiFoundation
 from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
-from ..nn.config import FORMAT_1, OBJECTIVES
+from ..nn.config import OBJECTIVES
+from ..nn.encoders import FORMAT_1
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ..training.data import TrainingData, held_out, prepare
 from ..training.engine import Engine
@@ -301,7 +302,7 @@ def _architecture(
     if config is not None:
         msg = "`config` and `init` exclude each other: the architecture is that of `init`."
         raise ValueError(msg)
-    if init.config.encoder not in ("set", "transformer"):
+    if init.config.encoder == FORMAT_1:
         msg = (
             f"`init`, {init.name!r}, is a set encoder of format 1, which was trained by gradient, and cannot be trained further. "
             "Pretrain a new model; with `peaks=init.peaks` it reads the same peaks."
@@ -310,11 +311,7 @@ def _architecture(
     if objective not in (init.config.objective, "peaks"):
         msg = f"`init` was trained with objective {init.config.objective!r}, not {objective!r}; pass `objective={init.config.objective!r}`."
         raise ValueError(msg)
-    if (
-        objective == "peaks"
-        and init.config.encoder == "transformer"
-        and not init.config.predicts_peaks
-    ):
+    if objective == "peaks" and init.config.is_trained and not init.config.predicts_peaks:
         msg = "`init` has no head for held-out peaks (its decoder is the paper's), so it cannot go on with `objective='peaks'`."
         raise ValueError(msg)
     if init.config.is_measured:

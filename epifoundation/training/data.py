@@ -22,6 +22,7 @@ from ..models import EpiFoundation
 from ..peaks.mapping import PeakMap, map_onto
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ..pp._consensus_peaks import consensus_peaks
+from .label_head import check_labels
 from .rows import BLOCK_CELLS, Piece, Rows, as_float
 
 OF_LABEL = 20  # cells of each label that are drawn at least, if there are as many
@@ -69,6 +70,12 @@ class TrainingData:
     def is_in_memory(self) -> bool:
         """Whether all cells are in memory already."""
         return all(isinstance(piece.place, AnnData | MuData) for piece in self.pattern.pieces)
+
+    def label_codes(self) -> tuple[list[str], np.ndarray | None]:
+        """Names of the labels, and the code of each cell, -1 for none; None without labels."""
+        if self.labels is None:
+            return [], None
+        return check_labels(self.labels, self.train, self.held)
 
     def drop_rare_peaks(self, n_open: np.ndarray, min_cells: int, cells: str) -> bool:
         """Leave out peaks that are open in fewer of the `cells` (text); whether there are any."""
