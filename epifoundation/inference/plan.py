@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from .._version import __version__
-from ..cells.source import Located, Source, hash_names, opened
+from ..cells.formats import opened
+from ..cells.source import Located, Source, hash_names
 from ..models import EpiFoundation
 from ..peaks.mapping import PeakMap, map_onto
 from .reader import Reader

@@ -22,7 +22,8 @@ from .._keys import Keys
 from .._memory import copy_of
 from .._settings import settings
 from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
-from ..cells.source import Located, as_sources, open_source
+from ..cells.formats import open_source
+from ..cells.source import Located, as_sources
 from ..cells.tokens import ahead
 from ..peaks.mapping import PeakMap
 from .block_store import BlockStore

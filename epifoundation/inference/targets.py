@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..cells.formats import open_group
-from ..cells.source import OnDisk, open_source
+from ..cells.formats import open_source
+from ..cells.groups import open_group
+from ..cells.stored import OnDisk
 from .block_store import BlockStore
 from .reader import Reader
 from .results import build, consolidate, remove
