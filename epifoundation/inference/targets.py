@@ -80,7 +80,10 @@ class InFile:
         self.partial = path.with_name(f"{path.name}.partial")
         source = open_source(path, modality)
         try:
-            self.rna = self._genes(source) if reader.genes and isinstance(source, OnDisk) else None
+            if not isinstance(source, OnDisk):
+                msg = f"Results cannot be written into {str(path)!r}: pass `output=`."
+                raise ValueError(msg)
+            self.rna = self._genes(source) if reader.genes else None
         finally:
             source.close()
 

@@ -70,6 +70,8 @@ def test_a_format_added_to_the_table_is_read_by_all_tools(tmp_path, mdata, monke
     options = {"config": ep.ModelConfig(dim=8, objective="peaks"), "genome": "hg38"}
     model = ep.tl.pretrain([folder], **options)
     assert model.weights == ep.tl.pretrain([atac], **options).weights
+    with pytest.raises(ValueError, match=r"cannot be written into '.*toy': pass `output=`"):
+        ep.tl.embed(folder, model)
     ep.tl.embed(folder, model, output=tmp_path / "out.h5ad")
     embedded = ep.tl.embed(atac, model, copy=True).obsm["X_epifoundation"]
     found = ad.read_h5ad(tmp_path / "out.h5ad")
