@@ -52,7 +52,7 @@ def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[
     """
     path = Path(path)
     if not path.is_file():
-        msg = f"The file {str(path)!r} is not there."
+        msg = f"The file {str(path)!r} does not exist."
         raise FileNotFoundError(msg)
     try:
         with path.open("rb") as raw:

@@ -89,8 +89,9 @@ def _arguments(node: Any) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
     """Name, annotation and default of each; `self` has no annotation."""
     if isinstance(node, ast.ClassDef):
         for field in node.body:
-            is_field = isinstance(field, ast.AnnAssign)
-            if is_field and not ast.unparse(field.annotation).startswith("ClassVar"):
+            if not isinstance(field, ast.AnnAssign):
+                continue
+            if not ast.unparse(field.annotation).startswith("ClassVar"):
                 yield ast.unparse(field.target), field.annotation, field.value
         return
     taken = node.args

@@ -262,7 +262,9 @@ def _object(parameter: Parameter, value: Any, given: dict[str, Any]) -> Any:
     """What a function takes, made of what a shell can say."""
     kind = parameter.kind
     if kind == "Data":
-        return _read(Path(value))
+        from .cells.formats import read_cells
+
+        return read_cells(value)
     if kind == "PeakVocabulary":
         from .peaks.vocabulary import PeakVocabulary
 
@@ -292,17 +294,3 @@ def _configuration(kind: str, table: dict[str, Any], owner: str, given: dict[str
         msg = f"{kind} has no {unknown}; it has {[each.name for each in fields(made)]}."
         raise ValueError(msg)
     return replace(made, **table)
-
-
-def _read(path: Path) -> Any:
-    """An AnnData or MuData, whole."""
-    import mudata
-
-    from .cells.formats import open_group
-
-    root = open_group(path)
-    if path.is_dir():
-        return mudata.read_zarr(path)
-    with root:
-        is_mudata = "mod" in root
-    return mudata.read_h5mu(path) if is_mudata else mudata.read_anndata(path, mod=None)

@@ -1,147 +1,119 @@
-"""Open h5ad, h5mu and zarr; errors say what the file is and what to install."""
+"""The file formats of cells, and opening cells in any of them."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-FORMATS = "an .h5ad, .h5mu or .zarr of an AnnData or MuData"
-# Registered HDF5 filters that are used for count matrices
-HDF5_FILTERS = {
-    307: "bzip2",
-    32000: "lzf",
-    32001: "blosc",
-    32004: "lz4",
-    32008: "bitshuffle",
-    32013: "zfp",
-    32015: "zstd",
-    32026: "blosc2",
-}
-ZARR_FORMATS = (2, 3)
+import h5py
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from .._validate import Data, check_unique, get_atac
+from .source import InMemory, Located, Source
+from .stored import OnDisk, read_hdf5, read_zarr
+
+HDF5_SUFFIXES = (".h5ad", ".h5mu", ".h5")
 
 
-def open_group(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
-    """The root of an HDF5 file or zarr store.
+@dataclass(frozen=True)
+class Format:
+    """A file format of cells.
+
+    Parameters
+    ----------
+    name
+        Name in errors.
+    matches
+        Whether a path has this format.
+    open
+        Open a path and the modality of that name: a :class:`Source` that reads rows, or
+        :class:`InMemory` around the AnnData or MuData that was read.
+    read
+        Read a path into memory.
+    """
+
+    name: str
+    matches: Callable[[Path], bool]
+    open: Callable[[Path, str], Source]
+    read: Callable[[Path], Data]
+
+
+def _is_hdf5(path: Path) -> bool:
+    return path.suffix in HDF5_SUFFIXES or (path.is_file() and h5py.is_hdf5(path))
+
+
+FORMATS = [  # the first that matches
+    Format("h5ad or h5mu", _is_hdf5, OnDisk.open, read_hdf5),
+    Format("zarr", Path.is_dir, OnDisk.open, read_zarr),
+]
+
+
+def find_format(path: str | Path) -> Format | None:
+    """The format of a path; None if it is not a file of cells."""
+    return next((each for each in FORMATS if each.matches(Path(path))), None)
+
+
+def _format_of(path: Path) -> Format:
+    if not path.exists():
+        msg = f"The file {str(path)!r} does not exist."
+        raise FileNotFoundError(msg)
+    if found := find_format(path):
+        return found
+    msg = f"{str(path)!r} is not a file of cells; expected {', '.join(f.name for f in FORMATS)}."
+    raise ValueError(msg)
+
+
+def open_source(data: Located, modality: str, *, name: str = "the data") -> Source:
+    """Open the cells of an AnnData, or of a modality of a MuData, in memory or on disk.
 
     Raises
     ------
     FileNotFoundError
         The file does not exist.
-    OSError
-        The file is damaged, of a newer format, or compressed with a filter that is not installed.
+    OSError, ValueError
+        The file cannot be read, has no AnnData or MuData, or lacks the modality.
     """
-    if not path.exists():
-        msg = f"The file {str(path)!r} is not there."
-        raise FileNotFoundError(msg)
-    return _open_zarr(path, mode) if path.is_dir() else _open_hdf5(path, mode)
+    if isinstance(data, AnnData | MuData):
+        get_atac(data, modality)
+        return InMemory(data, modality, name)
+    source = _format_of(Path(data)).open(Path(data), modality)
+    if not len(source.var):
+        msg = f"{source.name} has no peaks."
+        raise ValueError(msg)
+    check_unique(source.var.index, f"peak names in {source.name}", "drop or merge the copies")
+    return source
 
 
-def read_element(parent: Any, key: str, name: str) -> Any:
-    """Read an element of an open file with anndata; `name` is the file's name, for errors."""
-    from anndata.io import read_elem
+@contextmanager
+def opened(place: Located, modality: str, name: str) -> Iterator[Source]:
+    """:func:`open_source` as a context manager."""
+    with closing(open_source(place, modality, name=name)) as source:
+        yield source
 
+
+def read_var(path: str | Path, modality: str) -> pd.DataFrame:
+    """The table of peaks of a file of cells; neither ``obs`` nor the matrix is read.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file does not exist.
+    ValueError
+        The file cannot be read or lacks the modality.
+    """
     try:
-        return read_elem(parent[key])
-    except Exception as error:
-        # anndata's IORegistryError is not public
-        if type(error).__name__ != "IORegistryError":
-            raise
-        spec = re.search(r"encoding_type='([^']*)', encoding_version='([^']*)'", str(error))
-        encoding = "an encoding" if spec is None else f"the encoding {spec[1]!r} {spec[2]}".rstrip()
-        msg = (
-            f"`{parent[key].name.strip('/')}` of {name} is stored in {encoding}, which anndata "
-            f"{version('anndata')} does not know: upgrade it (`pip install -U anndata`) or write "
-            "the file with another version."
-        )
-        raise OSError(msg) from error
+        with closing(_format_of(Path(path)).open(Path(path), modality)) as source:
+            return source.var
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(str(error)) from error
 
 
-def check_encoding(element: Any, known: tuple[str, ...], name: str) -> str:
-    """The encoding of an element; OSError if it is named and not one of the known ones."""
-    encoding = str(element.attrs.get("encoding-type", ""))
-    if encoding and encoding not in known:
-        msg = (
-            f"`{element.name.strip('/')}` of {name} is stored in the encoding {encoding!r}; "
-            f"expected one of {list(known)}. Read the file with anndata (if that fails too, "
-            "`pip install -U anndata`) and pass the object."
-        )
-        raise OSError(msg)
-    return encoding
-
-
-def _open_hdf5(path: Path, mode: Literal["r", "r+"]) -> Any:
-    import h5py
-
-    try:
-        file = h5py.File(path, mode)
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_open(path, error) from error
-    if (code := _missing_filter(file)) is None:
-        return file
-    with contextlib.suppress(ImportError):
-        import hdf5plugin  # noqa: F401 # registers its filters
-    if (code := _missing_filter(file)) is None:
-        return file
-    file.close()
-    msg = (
-        f"{str(path)!r} is compressed with {HDF5_FILTERS.get(code, 'a filter')} (HDF5 filter "
-        f"{code}), which is not installed: `pip install hdf5plugin`, or write the file again with "
-        "`compression='gzip'`."
-    )
-    raise OSError(msg)
-
-
-def _missing_filter(file: Any) -> int | None:
-    """Number of the first filter that a dataset needs and HDF5 lacks."""
-    import h5py
-    from h5py import h5z
-
-    def missing(name: str, element: Any) -> int | None:
-        if not isinstance(element, h5py.Dataset):
-            return None
-        created = element.id.get_create_plist()
-        codes = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
-        return next((code for code in codes if not h5z.filter_avail(code)), None)
-
-    return file.visititems(missing)
-
-
-def _open_zarr(path: Path, mode: Literal["r", "r+"]) -> Any:
-    import zarr
-
-    try:
-        return zarr.open_group(path, mode=mode)
-    except Exception as error:  # zarr raises many types on damaged or unknown metadata
-        found = _zarr_format(path)
-        if found is not None and found not in ZARR_FORMATS:
-            msg = (
-                f"{str(path)!r} is a zarr store of format {found}; zarr {version('zarr')} reads "
-                f"{list(ZARR_FORMATS)}: upgrade it (`pip install -U zarr`) or write the store "
-                "again in an older format."
-            )
-            raise OSError(msg) from error
-        if type(error).__name__ == "UnknownCodecError":
-            msg = f"{str(path)!r} is compressed with a codec that is not installed: {error}"
-            raise OSError(msg) from error
-        if not isinstance(error, OSError | ValueError | KeyError | TypeError):
-            raise
-        raise _cannot_open(path, error) from error
-
-
-def _zarr_format(path: Path) -> Any:
-    for name in ("zarr.json", ".zgroup"):
-        try:
-            return json.loads((path / name).read_text())["zarr_format"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
-
-
-def _cannot_open(path: Path, error: Exception) -> OSError:
-    name = repr(str(path))
-    msg = f"{name} cannot be opened as {FORMATS} ({error}). Is it truncated, or of another kind?"
-    return OSError(msg)
+def read_cells(path: str | Path) -> Data:
+    """Read a file of cells into memory."""
+    return _format_of(Path(path)).read(Path(path))

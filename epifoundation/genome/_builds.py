@@ -175,7 +175,7 @@ def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame,
     """
     path = Path(chain)
     if not path.is_file():
-        msg = f"The chain file {str(path)!r} is not there; "
+        msg = f"The chain file {str(path)!r} does not exist; "
         msg += "UCSC offers one for each pair of builds, such as hg19ToHg38.over.chain.gz."
         raise FileNotFoundError(msg)
     try:

@@ -14,7 +14,8 @@ import pandas as pd
 
 from .._version import __version__
 from .._warn import warn
-from ..cells.source import Located, Source, hash_names, opened
+from ..cells.formats import opened
+from ..cells.source import Located, Source, hash_names
 from ..peaks.mapping import PeakMap, PeakMapping
 from ..pp._map_peaks import map_source
 from .reader import Reader

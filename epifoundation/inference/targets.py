@@ -16,8 +16,9 @@ from mudata import MuData
 
 from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac
-from ..cells.formats import open_group
-from ..cells.source import OnDisk, open_source
+from ..cells.formats import open_source
+from ..cells.groups import open_group
+from ..cells.stored import OnDisk
 from .block_store import BlockStore
 from .expression import rna_of
 from .grafts import GraftHDF5, GraftZarr
@@ -118,8 +119,10 @@ class InFile:
         self.partial = path.with_name(f"{path.name}.partial")
         source = open_source(path, modality)
         try:
-            with_rna = reader.genes and isinstance(source, OnDisk)
-            self.genes = self._genes(source) if with_rna else None  # type: ignore[arg-type]
+            if not isinstance(source, OnDisk):
+                msg = f"Results cannot be written into {str(path)!r}: pass `output=`."
+                raise ValueError(msg)
+            self.genes = self._genes(source) if reader.genes else None
         finally:
             source.close()
 

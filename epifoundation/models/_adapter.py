@@ -1,8 +1,8 @@
-"""What fine-tuning changed of a model, without the model: the few numbers that are saved beside it."""
+"""Adapters: the changes that fine-tuning made to a base model, as a small set of tensors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,21 +13,21 @@ from ..nn import ModelConfig, Network, Sizes
 if TYPE_CHECKING:
     from ._model import EpiFoundation
 
-LEFT, RIGHT = ".left", ".right"
-IN_HALF = ("label_columns.vectors.weight",)  # a row for each peak
+LEFT, RIGHT = ".left", ".right"  # suffixes of the two factors of a low-rank update
+HALF_PRECISION = ("label_columns.vectors.weight",)  # large: one row per peak
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """The difference of a network from that of a base model; that of cells which are recognized is saved beside it.
+    """Difference between a network and that of its base model.
 
     Attributes
     ----------
     base, revision
         Name and revision of the base model.
     tensors
-        By the name of a weight: its value where it was replaced; where it was updated with low rank, two factors in half
-        precision, with ``.left`` and ``.right`` behind the name.
+        By name of the weight: its new value, or the two half-precision factors of a low-rank
+        update, with the suffixes ``.left`` and ``.right``.
     """
 
     base: str
@@ -38,7 +38,7 @@ class Adapter:
     def between(
         cls, base: EpiFoundation, tuned: Network, factors: dict[str, tuple[Tensor, Tensor]]
     ) -> Adapter:
-        """What turns the network of `base` into `tuned`, of which some matrices were updated by products of `factors`."""
+        """The adapter from `base` to `tuned`; `factors` are the low-rank updates by weight."""
         before, after = base.network.state_dict(), tuned.state_dict()
         tensors: dict[str, Tensor] = {}
         for name, tensor in after.items():
@@ -48,29 +48,22 @@ class Adapter:
                 left, right = factors[name]
                 tensors |= {name + LEFT: left.half().cpu(), name + RIGHT: right.half().cpu()}
             else:
-                tensors[name] = tensor.cpu().half() if name in IN_HALF else tensor.cpu()
+                tensors[name] = tensor.cpu().half() if name in HALF_PRECISION else tensor.cpu()
         return cls(base.name, base.revision, tensors)
 
-    def cell_bytes(self, model: EpiFoundation) -> bytes:
-        """Cells of the labels of `model`, in safetensors format."""
-        return replace(
-            model, cells={block: each for block, each in model.cells.items() if block == "labels"}
-        ).cell_bytes
-
     def apply(self, base: Network, config: ModelConfig, sizes: Sizes) -> Network:
-        """The network that `base` becomes.
+        """A new network: `base` with the changes.
 
         Raises
         ------
         ValueError
-            A tensor is missing, unexpected or of another shape.
+            A tensor is missing, unexpected or has the wrong shape.
         """
         before = base.state_dict()
         with torch.random.fork_rng():
             network = Network(config, sizes)
-        wanted = network.state_dict()
         state, used = {}, set()
-        for name, tensor in wanted.items():
+        for name, tensor in network.state_dict().items():
             if name in self.tensors:
                 state[name] = self.tensors[name].to(tensor.dtype)
                 used.add(name)
@@ -80,13 +73,13 @@ class Adapter:
                 used |= {name + LEFT, name + RIGHT}
             elif name in before:
                 state[name] = before[name]
-            fits = name in state and state[name].shape == tensor.shape
-            if not fits:
-                found = tuple(state[name].shape) if name in state else "missing"
-                msg = f"The adapter does not fit: {name} should have shape {tuple(tensor.shape)}, it is {found}."
+            found = tuple(state[name].shape) if name in state else "missing"
+            if found != tuple(tensor.shape):
+                msg = f"The adapter does not fit: expected {name} with shape "
+                msg += f"{tuple(tensor.shape)}, got {found}."
                 raise ValueError(msg)
-        if set(self.tensors) - used:
-            msg = f"The adapter does not fit: unexpected {sorted(set(self.tensors) - used)[:5]}."
+        if unexpected := sorted(set(self.tensors) - used):
+            msg = f"The adapter does not fit: unexpected tensors {unexpected[:5]}."
             raise ValueError(msg)
         network.load_state_dict(state)
         return network

@@ -1,4 +1,4 @@
-"""The model that users hold: a network, what its inputs and outputs are called, and how it came about."""
+"""The public model class: a network, the names of its inputs and outputs, and its metadata."""
 
 from __future__ import annotations
 
@@ -24,29 +24,32 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 
 @dataclass(eq=False)
 class EpiFoundation:
-    """A pretrained model: made by :func:`epifoundation.tl.pretrain` or :func:`epifoundation.models.from_pretrained`.
+    """A pretrained model.
+
+    :func:`epifoundation.tl.pretrain` and :func:`epifoundation.models.from_pretrained` return it.
 
     Parameters
     ----------
     network
         Encoder and heads.
     peaks
-        The peaks it reads.
+        Peaks of the input.
     genes
-        The genes it predicts; empty for a model pretrained on ATAC alone.
+        Predicted genes; empty for a model pretrained on ATAC alone.
     labels
-        The cell types it annotates; empty when it has no label head.
+        Cell types for annotation; empty without a label head.
     training
-        How it was trained: JSON types.
+        Training parameters and results, as JSON types.
     name
-        Registry name, path or repository it was loaded from.
+        Registry name, path or repository from which the model was loaded.
     card
         Text of the model card.
     adapter
-        What fine-tuning changed, where it makes a small file.
+        Changes made by fine-tuning, if they can be saved as a small file.
     cells
-        Cells that peak vectors were measured on, by block of columns (``"encoder"``, ``"labels"``). They are recognized when
-        they come again, and left out of the vectors of their own peaks, so that they are embedded as new cells are.
+        Cells that the peak vectors were measured on, by block of columns (``"encoder"``,
+        ``"labels"``). They are recognized in new data and left out of the vectors of their own
+        peaks, so that they are embedded like new cells.
 
     Examples
     --------
@@ -67,7 +70,7 @@ class EpiFoundation:
     cells: Mapping[str, CountedCells] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Dropout off, no graphs
+        # No dropout, no gradients
         self.network.eval().requires_grad_(False)
 
     @property
@@ -77,12 +80,12 @@ class EpiFoundation:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.network.device
 
     @cached_property
     def revision(self) -> str:
-        """First 12 digits of the sha256 of the weights, and of the cells that are recognized."""
+        """First 12 digits of the sha256 of the weights and recognized cells."""
         return revision_of(
             hashlib.sha256(self.weights).hexdigest(), hashlib.sha256(self.cell_bytes).hexdigest()
         )
@@ -95,7 +98,7 @@ class EpiFoundation:
 
     @property
     def cell_bytes(self) -> bytes:
-        """The cells that are recognized, in safetensors format; nothing if there are none."""
+        """The recognized cells in safetensors format; empty if there are none."""
         arrays = {
             f"{block}.{name}": np.ascontiguousarray(getattr(cells, name))
             for block, cells in self.cells.items()
@@ -108,12 +111,13 @@ class EpiFoundation:
         return peak_keys(self.peaks)
 
     def known(self, ids: np.ndarray, offsets: np.ndarray) -> dict[str, torch.Tensor]:
-        """What is known of cells that were counted, by block, for :meth:`.nn.Network.encode`.
+        """Stored memberships of recognized cells, by block, for :meth:`.nn.Network.encode`.
 
         Parameters
         ----------
         ids, offsets
-            Packed tokens of cells: positions of open peaks (n_tokens,), and where each cell begins (n_cells + 1,).
+            Packed tokens of cells: positions of open peaks (n_tokens,) and the offset of each cell
+            (n_cells + 1,).
         """
         if not self.cells:
             return {}
@@ -136,18 +140,19 @@ class EpiFoundation:
     ) -> Path:
         """Write the model to a directory: JSON, safetensors, BED and TSV, no pickle.
 
-        The directory appears whole or not at all: files are written beside it and moved into place.
+        Files are written to a temporary directory and moved into place, so that no partial model
+        is left behind.
 
         Parameters
         ----------
         directory
-            Where to; its parents are made.
+            Target; parents are created.
         overwrite
-            Replace a model that is there. Any other directory with files in it is never replaced.
+            Replace an existing model. A directory with other files is never replaced.
         cells
-            Save with it what recognizes the cells that it was measured on: a hash of the open peaks and a few memberships
-            of each, at most 30 bytes. Without them these cells are embedded like others, and lie apart from new cells;
-            the card says so.
+            Also save the cells that the model was measured on, as a hash of the open peaks and a
+            few memberships of each, at most 30 bytes. Without them, these cells are not recognized
+            and lie apart from new cells; the card says so.
 
         Returns
         -------
@@ -156,7 +161,7 @@ class EpiFoundation:
         Raises
         ------
         FileExistsError
-            The directory is not empty, and it is not a model or `overwrite` is False.
+            The directory is not empty, and `overwrite` is False or it is not a model.
 
         Examples
         --------
@@ -173,16 +178,17 @@ class EpiFoundation:
         return write(model, Path(directory), overwrite=overwrite)
 
     def save_adapter(self, directory: str | Path, *, overwrite: bool = False) -> Path:
-        """Write what fine-tuning changed, without the model that it changed: a few MB.
+        """Write the changes that fine-tuning made, a few MB, without the base model.
 
-        :func:`epifoundation.models.from_pretrained` reads it and looks for that model by its name, or takes it as ``base=``.
+        :func:`epifoundation.models.from_pretrained` reads it; the base model is found by its name
+        or passed as ``base=``.
 
         Parameters
         ----------
         directory
-            Where to; its parents are made.
+            Target; parents are created.
         overwrite
-            Replace a model or an adapter that is there. Any other directory with files in it is never replaced.
+            Replace an existing model or adapter. A directory with other files is never replaced.
 
         Returns
         -------
@@ -191,9 +197,9 @@ class EpiFoundation:
         Raises
         ------
         ValueError
-            The model was not fine-tuned, or with ``rank=None``.
+            The model was not fine-tuned, or fine-tuned with ``rank=None``.
         FileExistsError
-            The directory is not empty, and it is no model or `overwrite` is False.
+            The directory is not empty, and `overwrite` is False or it is not a model.
 
         Examples
         --------
@@ -208,7 +214,8 @@ class EpiFoundation:
         from ._directory import write
 
         if self.adapter is None:
-            msg = "There is no adapter: only `ep.tl.finetune(..., rank=8)` makes one. Save the whole with `save_pretrained`."
+            msg = "The model has no adapter; `ep.tl.finetune(..., rank=8)` makes one. "
+            msg += "Save the whole model with `save_pretrained`."
             raise ValueError(msg)
         return write(self, Path(directory), overwrite=overwrite, adapter=self.adapter)
 
@@ -225,7 +232,7 @@ class EpiFoundation:
 
 
 def revision_of(weights: str, cells: str | None = None) -> str:
-    """Short name of what a model computes, from the sha256 of its weights and of the cells that it recognizes."""
+    """Revision of a model, from the sha256 of its weights and of the cells that it recognizes."""
     if cells in (None, EMPTY):
         return weights[:12]
     return hashlib.sha256(f"{weights}{cells}".encode()).hexdigest()[:12]

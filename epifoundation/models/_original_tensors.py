@@ -1,9 +1,9 @@
-"""The tensors of an original checkpoint: which there are, what they tell, and what we call them."""
+"""Tensors of an original checkpoint: the architecture, checks, and the names in our networks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,197 +12,183 @@ import torch
 from torch import Tensor
 
 from ..nn.query_head import WIDTH
+from ._original_files import SPECIAL
 
-SPECIAL = ("<pad>", "<mask>", "<cls>", "<eos>")
 BLOCK = "encoder.transformer_encoder.layers."
+Shape = tuple[int | None, ...]  # None: any size
 
 
 @dataclass(frozen=True)
-class Dimensions:
-    """What the tensors tell of the architecture."""
+class Architecture:
+    """The architecture of a checkpoint, from the names and shapes of its tensors."""
 
     dim: int
     n_layers: int
     feedforward: int
     n_bins: int
     n_label_layers: int
-    chromosomes: bool
-    batches: bool
-    values: bool
-    cell_types: bool
+    has_chromosomes: bool
+    has_batches: bool
+    has_values: bool
+    has_cell_types: bool
 
     @classmethod
-    def of(cls, state: dict[str, Tensor], path: Path) -> Dimensions:
-        telling = [
+    def of(cls, state: dict[str, Tensor], path: Path) -> Architecture:
+        """Raise ValueError if tensors that every checkpoint has are missing."""
+        required = (
             "atac_emb.embedding.weight",
             f"{BLOCK}0.linear1.weight",
             "mvc_decoder.fc2.weight",
-        ]
+        )
         missing = [
             name
-            for name in telling
+            for name in required
             if name not in state or state[name].ndim != 2 or not len(state[name])
         ]
         if missing:
-            msg = (
-                f"{str(path)!r} is no checkpoint of EpiFoundation: it lacks {missing}; its {len(state)} tensors are "
-                f"{sorted(state)[:3]}, ..."
-            )
+            msg = f"{str(path)!r} is not a checkpoint of EpiFoundation: it lacks {missing}; "
+            msg += f"its {len(state)} tensors are {sorted(state)[:3]}, ..."
             raise ValueError(msg)
-        layers = {
-            int(name.removeprefix(BLOCK).split(".")[0])
-            for name in state
-            if re.match(re.escape(BLOCK) + r"\d+\.", name)
-        }
-
-        def has(prefix: str) -> bool:
-            return any(name.startswith(prefix) for name in state)
-
+        embedding, linear, output = (state[name] for name in required)
+        layers = [re.match(rf"{re.escape(BLOCK)}(\d+)\.", name) for name in state]
+        label_layer = re.compile(r"cls_decoder\._decoder\.\d+\.weight")
+        prefixes = {name.split(".")[0] for name in state}
         return cls(
-            dim=state["atac_emb.embedding.weight"].shape[1],
-            n_layers=max(layers) + 1,
-            feedforward=state[f"{BLOCK}0.linear1.weight"].shape[0],
-            n_bins=state["mvc_decoder.fc2.weight"].shape[0],
+            dim=embedding.shape[1],
+            n_layers=max(int(layer[1]) for layer in layers if layer) + 1,
+            feedforward=linear.shape[0],
+            n_bins=output.shape[0],
             n_label_layers=sum(
-                bool(re.fullmatch(r"cls_decoder\._decoder\.\d+\.weight", name)) and tensor.ndim == 2
+                tensor.ndim == 2 and label_layer.fullmatch(name) is not None
                 for name, tensor in state.items()
             ),
-            chromosomes=has("chr_emb."),
-            batches=has("batch_emb."),
-            values=has("value_decoder."),
-            cell_types=has("cls_decoder."),
+            has_chromosomes="chr_emb" in prefixes,
+            has_batches="batch_emb" in prefixes,
+            has_values="value_decoder" in prefixes,
+            has_cell_types="cls_decoder" in prefixes,
         )
 
-    def kinds(self, *, labels: bool) -> list[str]:
+    def vocabularies(self, *, labels: bool) -> list[str]:
         """The vocabularies that are needed."""
         return [
             "atac",
             "rna",
-            *(("chr", "gene2chr") if self.chromosomes else ()),
-            *(("batch",) if self.batches else ()),
-            *(("cell",) if self.cell_types and labels else ()),
+            *(("chr", "gene2chr") if self.has_chromosomes else ()),
+            *(("batch",) if self.has_batches else ()),
+            *(("cell",) if self.has_cell_types and labels else ()),
         ]
 
+    @property
+    def decoders(self) -> dict[str, tuple[str, int]]:
+        """The query decoders: our name and number of outputs."""
+        values = {"value_decoder": ("expression.values", 1)} if self.has_values else {}
+        return {"mvc_decoder": ("expression.decoder", self.n_bins)} | values
+
+    def tensors(self) -> dict[str, tuple[str, Shape]]:
+        """Our name and the shape of each tensor; ``""`` if :func:`translate` rearranges it."""
+        d = self.dim
+        table: dict[str, tuple[str, Shape]] = {}
+
+        def norm(theirs: str, ours: str, *statistics: str) -> None:
+            for part in ("weight", "bias", *statistics):
+                table[f"{theirs}.{part}"] = (ours and f"{ours}.{part}", (d,))
+
+        def linear(theirs: str, ours: str, n_out: int | None, n_in: int) -> None:
+            table[f"{theirs}.weight"] = (ours and f"{ours}.weight", (n_out, n_in))
+            table[f"{theirs}.bias"] = (ours and f"{ours}.bias", (n_out,))
+
+        for kind, ours in (("atac", "encoder.tokens"), ("rna", "expression.genes")):
+            table[f"{kind}_emb.embedding.weight"] = ("", (None, d))
+            norm(f"{kind}_emb.enc_norm", f"{ours}.norm")
+            norm(f"bn_{kind}", f"{ours}.batch_norm", "running_mean", "running_var")
+        if self.has_chromosomes:
+            table["chr_emb.embedding.weight"] = ("", (None, d))
+            norm("chr_emb.enc_norm", "")
+        if self.has_batches:
+            table["batch_emb.embedding.weight"] = ("expression.batch.weight", (None, d))
+            norm("batch_emb.enc_norm", "expression.batch_norm")
+        for i in range(self.n_layers):
+            theirs, ours = f"{BLOCK}{i}", f"encoder.blocks.{i}"
+            linear(f"{theirs}.self_attn.Wqkv", f"{ours}.qkv", 3 * d, d)
+            linear(f"{theirs}.self_attn.out_proj", f"{ours}.out", d, d)
+            linear(f"{theirs}.linear1", f"{ours}.linear1", self.feedforward, d)
+            linear(f"{theirs}.linear2", f"{ours}.linear2", d, self.feedforward)
+            norm(f"{theirs}.norm1", f"{ours}.norm1")
+            norm(f"{theirs}.norm2", f"{ours}.norm2")
+        norm("norm", "encoder.norm")
+        for theirs, (ours, n_outputs) in self.decoders.items():
+            linear(f"{theirs}.gene2query", f"{ours}.gene", WIDTH, d)
+            linear(f"{theirs}.fc1", "", WIDTH, d + d * self.has_batches + WIDTH)
+            table[f"{theirs}.hidden_activation.weight"] = (f"{ours}.activation.weight", (1,))
+            linear(f"{theirs}.fc2", f"{ours}.output", n_outputs, WIDTH)
+        if self.has_cell_types:
+            for i in range(self.n_label_layers):
+                linear(f"cls_decoder._decoder.{3 * i}", f"label.hidden.{3 * i}", d, d)
+                norm(f"cls_decoder._decoder.{3 * i + 2}", f"label.hidden.{3 * i + 2}")
+            linear("cls_decoder.out_layer", "label.linear", None, d)
+        return table
+
     def check(self, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-        """The tensors in float32, or an error that names each one that is missing, unexpected or ill-shaped."""
-        expected = self._shapes()
-        optional = {"bn_atac.num_batches_tracked", "bn_rna.num_batches_tracked"}
+        """The tensors in float32; the error lists all that are missing, unexpected or wrong."""
+        expected = {name: shape for name, (_, shape) in self.tensors().items()}
+        known = {*expected, "bn_atac.num_batches_tracked", "bn_rna.num_batches_tracked"}
         problems = [f"missing {name}" for name in expected if name not in state]
-        problems += [
-            f"unexpected {name}" for name in state if name not in expected and name not in optional
-        ]
+        problems += [f"unexpected {name}" for name in state if name not in known]
         for name, shape in expected.items():
-            found = tuple(state[name].shape) if name in state else shape
+            tensor = state.get(name)
+            if tensor is None:
+                continue
+            found = tuple(tensor.shape)
             if len(found) != len(shape) or any(
-                want is not None and want != got for want, got in zip(shape, found, strict=True)
+                size not in (None, n) for size, n in zip(shape, found, strict=True)
             ):
                 wanted = tuple("any" if size is None else size for size in shape)
                 problems.append(f"{name} has shape {found} rather than {wanted}")
-            elif name in state and state[name].layout != torch.strided:
-                problems.append(f"{name} is {state[name].layout}")
-            elif name in state and not state[name].isfinite().all():
-                problems.append(f"{name} holds NaN or infinite values")
+            elif tensor.layout != torch.strided:
+                problems.append(f"{name} is {tensor.layout}")
+            elif not tensor.isfinite().all():
+                problems.append(f"{name} has NaN or infinite values")
         if problems:
-            msg = f"The tensors of {str(path)!r} are not those of EpiFoundation: {'; '.join(problems)}."
-            raise ValueError(msg)
+            msg = f"The tensors of {str(path)!r} are not those of EpiFoundation: "
+            raise ValueError(f"{msg}{'; '.join(problems)}.")
         return {name: state[name].to(torch.float32) for name in expected}
-
-    def _shapes(self) -> dict[str, tuple[int | None, ...]]:
-        d = self.dim
-        shapes: dict[str, tuple[int | None, ...]] = {}
-
-        def norm(name: str) -> None:
-            shapes.update({f"{name}.weight": (d,), f"{name}.bias": (d,)})
-
-        def linear(name: str, n_out: int | None, n_in: int) -> None:
-            shapes.update({f"{name}.weight": (n_out, n_in), f"{name}.bias": (n_out,)})
-
-        embeddings = [
-            "atac_emb",
-            "rna_emb",
-            *(["chr_emb"] * self.chromosomes),
-            *(["batch_emb"] * self.batches),
-        ]
-        for name in embeddings:
-            shapes[f"{name}.embedding.weight"] = (None, d)
-            norm(f"{name}.enc_norm")
-        for name in ("bn_atac", "bn_rna"):
-            norm(name)
-            shapes.update({f"{name}.running_mean": (d,), f"{name}.running_var": (d,)})
-        for i in range(self.n_layers):
-            linear(f"{BLOCK}{i}.self_attn.Wqkv", 3 * d, d)
-            linear(f"{BLOCK}{i}.self_attn.out_proj", d, d)
-            linear(f"{BLOCK}{i}.linear1", self.feedforward, d)
-            linear(f"{BLOCK}{i}.linear2", d, self.feedforward)
-            norm(f"{BLOCK}{i}.norm1")
-            norm(f"{BLOCK}{i}.norm2")
-        norm("norm")
-        for name, n_outputs in (
-            ("mvc_decoder", self.n_bins),
-            *([("value_decoder", 1)] * self.values),
-        ):
-            linear(f"{name}.gene2query", WIDTH, d)
-            linear(f"{name}.fc1", WIDTH, d + d * self.batches + WIDTH)
-            shapes[f"{name}.hidden_activation.weight"] = (1,)
-            linear(f"{name}.fc2", n_outputs, WIDTH)
-        if self.cell_types:
-            for i in range(self.n_label_layers):
-                linear(f"cls_decoder._decoder.{3 * i}", d, d)
-                norm(f"cls_decoder._decoder.{3 * i + 2}")
-            linear("cls_decoder.out_layer", None, d)
-        return shapes
 
 
 def translate(
-    state: dict[str, Tensor], dims: Dimensions, tables: dict[str, dict[str, Any]], *, labels: bool
+    state: dict[str, Tensor], architecture: Architecture, tables: Mapping[str, dict[str, Any]]
 ) -> dict[str, Tensor]:
-    """Tensors of the original under our names, in our order of rows and parts."""
-    ours: dict[str, Tensor] = {}
+    """The tensors under our names, and rows of embeddings in our order.
 
-    def move(theirs: str, name: str, parts: Iterable[str] = ("weight", "bias")) -> None:
-        ours.update({f"{name}.{part}": state[f"{theirs}.{part}"] for part in parts})
+    The cell-type head is left out if `tables` names no cell types.
+    """
+    ours = {
+        name: state[theirs]
+        for theirs, (name, _) in architecture.tensors().items()
+        if name and (tables.get("cell") or not name.startswith("label."))
+    }
 
-    def rows(kind: str, *, cls: bool) -> Tensor:
-        table = tables[kind]
-        tokens = [index for token, index in table.items() if token not in SPECIAL]
-        return state[f"{kind}_emb.embedding.weight"][tokens + [table["<cls>"]] * cls]
+    def rows(kind: str, *, last: tuple[str, ...] = ()) -> Tensor:
+        tokens = [token for token in tables[kind] if token not in SPECIAL]
+        indices = [tables[kind][token] for token in (*tokens, *last)]
+        return state[f"{kind}_emb.embedding.weight"][indices]
 
-    for kind, name in (("atac", "encoder.tokens"), ("rna", "expression.genes")):
-        ours[f"{name}.embedding.weight"] = rows(kind, cls=kind == "atac")
-        move(f"{kind}_emb.enc_norm", f"{name}.norm")
-        move(f"bn_{kind}", f"{name}.batch_norm", ("weight", "bias", "running_mean", "running_var"))
-        if dims.chromosomes:
-            table = state["chr_emb.embedding.weight"]
-            special = table[[tables["chr"]["<pad>"], tables["chr"]["<cls>"]]]
-            ours[f"{name}.chromosome.weight"] = torch.cat([special, rows("chr", cls=False)])
-            move("chr_emb.enc_norm", f"{name}.chromosome_norm")
-    for i in range(dims.n_layers):
-        move(f"{BLOCK}{i}.self_attn.Wqkv", f"encoder.blocks.{i}.qkv")
-        move(f"{BLOCK}{i}.self_attn.out_proj", f"encoder.blocks.{i}.out")
-        for part in ("linear1", "linear2", "norm1", "norm2"):
-            move(f"{BLOCK}{i}.{part}", f"encoder.blocks.{i}.{part}")
-    move("norm", "encoder.norm")
-    if dims.batches:
-        move("batch_emb.embedding", "expression.batch", ["weight"])
-        move("batch_emb.enc_norm", "expression.batch_norm")
-    for theirs, name in (
-        ("mvc_decoder", "expression.decoder"),
-        *([("value_decoder", "expression.values")] * dims.values),
-    ):
-        first = state[f"{theirs}.fc1.weight"]
-        move(f"{theirs}.gene2query", f"{name}.gene")
+    ours["encoder.tokens.embedding.weight"] = rows("atac", last=("<cls>",))
+    ours["expression.genes.embedding.weight"] = rows("rna")
+    if architecture.has_chromosomes:
+        table = state["chr_emb.embedding.weight"]
+        special = table[[tables["chr"]["<pad>"], tables["chr"]["<cls>"]]]
+        for name in ("encoder.tokens", "expression.genes"):
+            ours[f"{name}.chromosome.weight"] = torch.cat([special, rows("chr")])
+            for part in ("weight", "bias"):
+                ours[f"{name}.chromosome_norm.{part}"] = state[f"chr_emb.enc_norm.{part}"]
+    d = architecture.dim
+    for theirs, (name, _) in architecture.decoders.items():
+        weight = state[f"{theirs}.fc1.weight"]  # of cell, batch and query, in this order
         ours[f"{name}.cell.weight"], ours[f"{name}.query.weight"] = (
-            first[:, : dims.dim],
-            first[:, -WIDTH:],
+            weight[:, :d],
+            weight[:, -WIDTH:],
         )
         ours[f"{name}.cell.bias"] = state[f"{theirs}.fc1.bias"]
-        if dims.batches:
-            ours[f"{name}.batch.weight"] = first[:, dims.dim : 2 * dims.dim]
-        move(f"{theirs}.hidden_activation", f"{name}.activation", ["weight"])
-        move(f"{theirs}.fc2", f"{name}.output")
-    if labels:
-        for i in range(dims.n_label_layers):
-            for k in (3 * i, 3 * i + 2):
-                move(f"cls_decoder._decoder.{k}", f"label.hidden.{k}")
-        move("cls_decoder.out_layer", "label.linear")
+        if architecture.has_batches:
+            ours[f"{name}.batch.weight"] = weight[:, d : 2 * d]
     return ours

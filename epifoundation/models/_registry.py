@@ -1,4 +1,4 @@
-"""Names of models, and where they are found: bundled, a directory, or a Hugging Face repository."""
+"""Load models by name: bundled, from a directory, or from a Hugging Face repository."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from .._hub import fetch
-from ._directory import CONFIG, FILES, base_of, read
+from ._directory import base_of, read
 from ._model import EpiFoundation
+from ._model_files import CONFIG, FILES
 from ._original_hub import fetch_original
 
 DEFAULT = "pbmc-51loci"
@@ -33,13 +34,14 @@ _MODELS = pd.DataFrame(
             "name": PAPER,
             "source": "Hugging Face, converted",
             "genome": "hg38",
-            "description": "The checkpoint of Wu et al. 2025 (Apache-2.0), fetched and converted on first use",
+            "description": (
+                "The checkpoint of Wu et al. 2025 (Apache-2.0), fetched and converted on first use"
+            ),
         },
     ]
 ).set_index("name")
-_MODELS = _MODELS.astype(
-    {"peaks": "Int64", "genes": "Int64", "labels": "Int64"}
-)  # <NA>: not known before it is fetched
+# <NA>: unknown before the download
+_MODELS = _MODELS.astype({"peaks": "Int64", "genes": "Int64", "labels": "Int64"})
 
 
 def available() -> pd.DataFrame:
@@ -47,7 +49,8 @@ def available() -> pd.DataFrame:
 
     Returns
     -------
-    One row a model, indexed by name: ``source``, ``genome``, ``peaks``, ``genes``, ``labels``, ``description``.
+    One row per model, indexed by name: ``source``, ``genome``, ``peaks``, ``genes``, ``labels``,
+    ``description``.
 
     Examples
     --------
@@ -70,16 +73,17 @@ def from_pretrained(
     Parameters
     ----------
     name_or_path
-        A name of :func:`available`, a directory, or a Hugging Face repository (``"owner/name"``), in that order;
-        ``"./name"`` or a :class:`~pathlib.Path` is a directory. ``"UCSC-VLAA/EpiFoundation"`` is the paper's checkpoint,
-        converted by :func:`convert_original`; where there are several, ``"UCSC-VLAA/EpiFoundation/name.pth"`` is one of them.
+        A name of :func:`available`, a directory, or a Hugging Face repository (``"owner/name"``),
+        in that order; ``"./name"`` or a :class:`~pathlib.Path` is a directory.
+        ``"UCSC-VLAA/EpiFoundation"`` is the paper's checkpoint, converted by
+        :func:`convert_original`; ``"UCSC-VLAA/EpiFoundation/name.pth"`` selects one of several.
     revision
         Branch, tag or commit of a Hugging Face repository.
     base
-        The model that an adapter (:meth:`~epifoundation.EpiFoundation.save_adapter`) belongs to, its name or directory; None looks for it
-        under the name that it had.
+        Base model of an adapter (:meth:`~epifoundation.EpiFoundation.save_adapter`), its name or
+        directory; None uses the name stored in the adapter.
     device
-        ``"auto"`` (CUDA where there is one, else the CPU) or a torch device.
+        ``"auto"`` (CUDA if available, else the CPU) or a torch device.
 
     Returns
     -------
@@ -88,13 +92,14 @@ def from_pretrained(
     Raises
     ------
     FileNotFoundError
-        The directory is no model or lacks a file.
+        The directory is not a model or lacks a file.
     ValueError
-        The name is unknown or gated, a file is truncated or altered (sha256), the weights do not fit, or the format is
-        newer than this package; the base of an adapter is another model, or not found.
+        The name is unknown or gated, a file is truncated or altered (sha256), the weights do not
+        fit, the format is newer than this package, or the base of an adapter is not found or is
+        another model.
     ConnectionError
-        The hub cannot be reached and the files are not in the cache of huggingface_hub; the error says
-        which to put where.
+        The hub cannot be reached and the files are not in the cache of huggingface_hub; the error
+        names the files and where to put them.
 
     Examples
     --------
@@ -103,21 +108,21 @@ def from_pretrained(
     'hg38'
     """
     name = str(name_or_path)
-    # A Path is always a directory; a registered name is not shadowed by a folder that happens to be called so.
-    is_registered = isinstance(name_or_path, str) and name in _MODELS.index
-    is_paper = isinstance(name_or_path, str) and (name == PAPER or name.startswith(f"{PAPER}/"))
-    is_registered = is_registered and not is_paper
-    is_directory = not is_registered and not is_paper and bool(name) and Path(name).is_dir()
-    from_hub = not is_directory and not is_registered
-    if revision is not None and not from_hub:
-        msg = f"`revision` ({revision!r}) is for Hugging Face repositories; {name!r} is a {'directory' if is_directory else 'bundled model'}."
+    # A Path is always a directory; a folder does not shadow a registered name
+    is_name = isinstance(name_or_path, str)
+    is_paper = is_name and (name == PAPER or name.startswith(f"{PAPER}/"))
+    is_bundled = is_name and not is_paper and name in _MODELS.index
+    is_directory = not is_bundled and not is_paper and bool(name) and Path(name).is_dir()
+    if revision is not None and (is_bundled or is_directory):
+        msg = f"`revision` ({revision!r}) is for Hugging Face repositories; {name!r} is a "
+        msg += f"{'directory' if is_directory else 'bundled model'}."
         raise ValueError(msg)
     if is_paper:
         file = name.removeprefix(PAPER).removeprefix("/")
         return fetch_original(PAPER, file or None, revision).to(resolve_device(device))
     if is_directory:
         directory = Path(name)
-    elif is_registered:
+    elif is_bundled:
         directory = Path(str(files("epifoundation.models"))) / "bundled" / name
     else:
         directory = _download(name_or_path, revision)
@@ -125,30 +130,30 @@ def from_pretrained(
 
 
 def _base(directory: Path, base: EpiFoundation | str | Path | None) -> EpiFoundation | None:
-    """The model that an adapter belongs to; None where there is a whole model."""
-    told = base_of(directory)
-    if told is None:
+    """The base model of an adapter; None for a whole model."""
+    stored = base_of(directory)
+    if stored is None:
         if base is not None:
-            msg = f"{str(directory)!r} is a whole model, no adapter: leave out `base`."
+            msg = f"{str(directory)!r} is a whole model, not an adapter: omit `base`."
             raise ValueError(msg)
         return None
-    wanted = f"{str(directory)!r} is an adapter of the model {told['model']!r} ({told['revision']})"
+    name, revision = stored["model"], stored["revision"]
+    adapter = f"{str(directory)!r} is an adapter of the model {name!r} ({revision})"
     if not isinstance(base, EpiFoundation):
         try:
-            base = from_pretrained(told["model"] if base is None else base, device="cpu")
+            base = from_pretrained(name if base is None else base, device="cpu")
         except (ValueError, OSError) as error:
-            msg = f"{wanted}, which was not found ({error}); pass it as `base=`."
+            msg = f"{adapter}, which was not found ({error}); pass it as `base=`."
             raise ValueError(msg) from error
-    if base.revision != told["revision"]:
-        msg = (
-            f"{wanted}; {base.name!r} is another one ({base.revision}). Pass that model as `base=`."
-        )
+    if base.revision != revision:
+        msg = f"{adapter}, but {base.name!r} has the revision {base.revision}. "
+        msg += "Pass the right model as `base=`."
         raise ValueError(msg)
     return base
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """``"auto"`` is CUDA where there is one, else the CPU; of several processes on a machine each takes a device of its own."""
+    """The torch device; ``"auto"`` is CUDA if available (one device per process), else the CPU."""
     if device == "auto":
         local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
         if torch.cuda.is_available() and local is not None:
@@ -158,7 +163,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-        msg = f"`device` must be 'auto' or a torch device that is here, such as 'cpu' or 'cuda:0', got {device!r}: {error}"
+        msg = "`device` must be 'auto' or an available torch device, such as 'cpu' or 'cuda:0', "
+        msg += f"got {device!r}: {error}"
         raise ValueError(msg) from error
     return resolved
 
@@ -166,9 +172,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
 def resolve_model(
     model: EpiFoundation | str | Path | None, device: str | torch.device | None
 ) -> EpiFoundation:
-    """The model that the user means, on its device; None is the bundled one.
+    """The model for a user's argument; None is the bundled one.
 
-    Without a device, a model stays where it is: for what does not run it.
+    With ``device=None`` a model is not moved, for functions that do not run it.
     """
     if isinstance(model, EpiFoundation):
         return model if device is None else model.to(resolve_device(device))
@@ -181,22 +187,20 @@ def resolve_model(
 def _download(name: str | Path, revision: str | None) -> Path:
     known = list(_MODELS.index)
     if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        msg = f"Unknown model {str(name)!r}: no such directory, and not one of {known}."
+        msg = f"Unknown model {str(name)!r}: neither a directory nor one of {known}."
         raise ValueError(msg)
 
     def choose(paths: list[str]) -> list[str]:
         if CONFIG not in paths:
-            msg = (
-                f"The Hugging Face model {name!r} is no model of this package: it has no {CONFIG}."
-            )
+            msg = f"The Hugging Face model {name!r} is not a model of this package: "
+            msg += f"it has no {CONFIG}; it contains {paths[:10]}."
             raise FileNotFoundError(msg)
         return [path for path in paths if path in FILES]
 
+    needed = f"the files of the model ({CONFIG}, ...)"
     try:
-        found = fetch(
-            name, choose, revision=revision, needed=f"the files of the model ({CONFIG}, ...)"
-        )
+        found = fetch(name, choose, revision=revision, needed=needed)
     except (ConnectionError, ValueError) as error:
-        msg = f"{name!r} is no directory and not one of {known}. {error}"
+        msg = f"{name!r} is neither a directory nor one of {known}. {error}"
         raise type(error)(msg) from error
     return found[CONFIG].parent

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import get_modality, integer
-from ..cells.read_var import read_var
+from ..cells.formats import find_format, read_var
 from ..genome import BUILDS, canonical_build, detect_build, read_intervals
 from ..genome._builds import chromosome_lengths
+from ..peaks.bed import read_bed
 from ..peaks.vocabulary import PeakVocabulary
 from ._merge_peaks import merge_peaks
 
@@ -164,7 +165,8 @@ def _table(name: str, source: PeakSource, modality: str) -> tuple[pd.DataFrame, 
     if isinstance(source, PeakVocabulary):
         var, build = source.intervals, source.genome
     elif isinstance(source, str | Path):
-        var = read_var(source, modality)
+        has_cells = find_format(source) is not None
+        var = read_var(source, modality) if has_cells else read_bed(source)
     elif isinstance(source, MuData):
         var = get_modality(source, modality, option="modality").var
     elif isinstance(source, AnnData | pd.DataFrame):

@@ -15,7 +15,8 @@ from mudata import MuData
 from .._keys import Keys
 from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac
-from ..cells.source import InMemory, Inputs, Source, as_sources, opened
+from ..cells.formats import opened
+from ..cells.source import InMemory, Inputs, Source, as_sources
 from ..cells.tokens import iter_tokens
 from ..models import EpiFoundation
 from ..models._registry import resolve_model

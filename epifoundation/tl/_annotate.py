@@ -14,7 +14,8 @@ from .._docs import documented
 from .._keys import Keys
 from .._validate import RNG, Data, get_atac
 from .._version import __version__
-from ..cells.source import Inputs, Source, as_sources, opened
+from ..cells.formats import opened
+from ..cells.source import Inputs, Source, as_sources
 from ..inference.embedding import Embedding
 from ..inference.labels import Annotation
 from ..inference.reader import Reader, Readout

@@ -16,7 +16,8 @@ from .._keys import Keys
 from .._validate import RNG, integer
 from .._version import __version__
 from .._warn import warn
-from ..cells.source import Inputs, Source, as_sources, opened
+from ..cells.formats import opened
+from ..cells.source import Inputs, Source, as_sources
 from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..models._registry import resolve_device, resolve_model

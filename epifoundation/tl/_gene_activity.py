@@ -13,8 +13,9 @@ from tqdm import tqdm
 from .._docs import documented
 from .._settings import settings
 from .._validate import integer
+from ..cells.formats import opened
 from ..cells.rows import iter_rows
-from ..cells.source import InMemory, Located, opened
+from ..cells.source import InMemory, Located
 from ..genome import BUILDS, detect_build, overlaps, read_intervals
 from ..genome._gene_table import gene_table
 

@@ -17,8 +17,9 @@ from .._docs import documented
 from .._keys import Keys
 from .._settings import settings
 from .._warn import warn
+from ..cells.formats import opened
 from ..cells.rows import Loaded, iter_rows
-from ..cells.source import Located, Source, opened
+from ..cells.source import Located, Source
 from ..cells.tokens import Tokens, iter_tokens
 from ..inference.encode import tensors
 from ..inference.expression import batch_codes, expression_head, find_genes, scale_of

@@ -15,7 +15,8 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._validate import check_paired, check_unique
-from ..cells.source import InMemory, Located, Source, as_sources, opened
+from ..cells.formats import opened
+from ..cells.source import InMemory, Located, Source, as_sources
 from ..genome import read_intervals
 from ..genome._intervals import with_prefix
 from ..models import EpiFoundation

@@ -11,7 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._validate import check_values
-from ..cells.source import Located, Source, open_source
+from ..cells.formats import open_source
+from ..cells.source import Located, Source
 from ..cells.tokens import open_peaks
 
 MAX_GAP = 64  # rows that are read and dropped rather than begun anew behind them

@@ -6,7 +6,7 @@ import pytest
 
 import epifoundation as ep
 from epifoundation._validate import get_atac, obs_column
-from epifoundation.cells.source import open_source
+from epifoundation.cells.formats import open_source
 
 
 @pytest.fixture(params=["memory", "h5mu", "zarr"])

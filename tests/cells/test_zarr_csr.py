@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.core.array import ShardsConfigParam
 
-from epifoundation.cells.source import open_source
+from epifoundation.cells.formats import open_source
 from epifoundation.cells.zarr_csr import StoredArray, StoredCsr
 
 pytestmark = [

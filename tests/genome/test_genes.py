@@ -66,7 +66,7 @@ def test_the_table_of_an_rna_modality():
 
 
 def test_files_that_are_not_annotations_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not there"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read_genes(tmp_path / "genes.gtf")
     (tmp_path / "genes.gtf").write_text("chr1\tx\texon\t1\t2\t.\t+\t.\tgene_id\n")
     with pytest.raises(ValueError, match="no lines of the feature 'gene'"):

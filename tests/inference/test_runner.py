@@ -426,7 +426,7 @@ def test_bad_places(mdata, model, tmp_path):
     path = write(atac, tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match=r"must end in .zarr or .h5ad, got 'out.csv'"):
         ep.tl.embed(path, model, output="out.csv")
-    with pytest.raises(FileNotFoundError, match="nowhere.h5ad' is not there"):
+    with pytest.raises(FileNotFoundError, match="nowhere.h5ad' does not exist"):
         ep.tl.embed(tmp_path / "nowhere.h5ad", model)
     with pytest.raises(ValueError, match=r"2 source\(s\) need a file: pass `output=`"):
         ep.tl.embed([path, write(atac, tmp_path / "b.h5ad")], model)
@@ -442,7 +442,7 @@ def test_bad_places(mdata, model, tmp_path):
     with pytest.raises(OSError, match="text.h5ad' cannot be opened"):
         ep.tl.embed(tmp_path / "text.h5ad", model)
     zarr.open_group(tmp_path / "empty.zarr", mode="w")
-    with pytest.raises(ValueError, match="holds no `obs`"):
+    with pytest.raises(ValueError, match="has no table `var`"):
         ep.tl.embed(tmp_path / "empty.zarr", model)
     with pytest.raises(
         ValueError, match=r"`batch_key='donor'` is no column of `obs` of .*a.h5ad'; there are"
@@ -497,7 +497,7 @@ def test_a_file_that_is_cut_off(mdata, model, tmp_path, monkeypatch):
         if file.name.isdigit() and file.is_file()
     )
     chunk.rename(tmp_path / "chunk")
-    with pytest.raises(OSError, match="1 of the .* chunks of `X/indices` are gone"):
+    with pytest.raises(OSError, match="1 of the .* chunks of `X/indices` are missing"):
         ep.tl.embed(store, model, output=tmp_path / "out.zarr")
 
 

@@ -1,4 +1,4 @@
-"""Adapters: what is saved beside a model is small, comes back the same, and fits no other model."""
+"""Adapters are small, come back the same, and fit no other model."""
 
 import json
 from dataclasses import replace
@@ -113,9 +113,9 @@ def test_the_base_can_be_given_and_must_be_the_right_one(simulated, saved, model
     folder, base, tuned, path = saved
     assert ep.models.from_pretrained(path, base=base).revision == tuned.revision
     assert ep.models.from_pretrained(path, base=folder / "base").revision == tuned.revision
-    with pytest.raises(ValueError, match=r"is an adapter of the model .*base.*; .* is another one"):
+    with pytest.raises(ValueError, match=r"adapter of the model .*base.*, but .* has the revision"):
         ep.models.from_pretrained(path, base=model)
-    with pytest.raises(ValueError, match="is a whole model, no adapter"):
+    with pytest.raises(ValueError, match="is a whole model, not an adapter"):
         ep.models.from_pretrained(folder / "base", base=base)
     unsaved = ep.tl.finetune(simulated["atac"], model, label_key="cell_type")
     unsaved.save_adapter(tmp_path / "orphan")
@@ -127,10 +127,10 @@ def test_the_base_can_be_given_and_must_be_the_right_one(simulated, saved, model
 
 
 def test_what_was_not_tuned_with_a_rank_has_no_adapter(simulated, model, tmp_path):
-    with pytest.raises(ValueError, match=r"There is no adapter.*save_pretrained"):
+    with pytest.raises(ValueError, match=r"The model has no adapter.*save_pretrained"):
         model.save_adapter(tmp_path / "no")
     full = ep.tl.finetune(simulated["atac"], model, label_key="cell_type", rank=None)
-    with pytest.raises(ValueError, match="There is no adapter"):
+    with pytest.raises(ValueError, match="The model has no adapter"):
         full.save_adapter(tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
@@ -156,7 +156,7 @@ def test_a_damaged_adapter_is_refused(saved, tmp_path, damage):
     messages = {
         "truncated": "truncated or altered",
         "missing": "lacks 'adapter.safetensors'",
-        "untold": r"damaged at \['adapter_of'\]",
+        "untold": r"damaged: missing or wrong \['adapter_of'\]",
         "other tensors": "unexpected",
     }
     with pytest.raises((ValueError, FileNotFoundError), match=messages[damage]):
@@ -166,7 +166,7 @@ def test_a_damaged_adapter_is_refused(saved, tmp_path, damage):
 def test_no_other_directory_is_overwritten(saved, tmp_path):
     _, _, tuned, _ = saved
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="contains other files"):
         tuned.save_adapter(tmp_path, overwrite=True)
     path = tuned.save_adapter(tmp_path / "mine")
     with pytest.raises(FileExistsError, match="overwrite=True"):
@@ -177,7 +177,7 @@ def test_no_other_directory_is_overwritten(saved, tmp_path):
 def test_an_adapter_does_not_take_the_place_of_its_base(saved, tmp_path):
     _, base, tuned, _ = saved
     base.save_pretrained(tmp_path / "base")
-    with pytest.raises(FileExistsError, match="holds the model that the adapter belongs to"):
+    with pytest.raises(FileExistsError, match="contains the base model of the adapter"):
         tuned.save_adapter(tmp_path / "base", overwrite=True)
     assert ep.models.from_pretrained(tmp_path / "base").revision == base.revision
 

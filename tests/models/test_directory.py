@@ -45,7 +45,15 @@ def test_round_trip(model, saved):
 def test_saving_twice_gives_the_same_bytes(model, saved, tmp_path):
     other = model.save_pretrained(tmp_path / "deep" / "er")
     files = sorted(file.name for file in saved.iterdir())
-    assert files == ["README.md", "cells.safetensors", "config.json", "genes.tsv", "labels.json", "model.safetensors", "peaks.bed.gz"]  # fmt: skip
+    assert files == [
+        "README.md",
+        "cells.safetensors",
+        "config.json",
+        "genes.tsv",
+        "labels.json",
+        "model.safetensors",
+        "peaks.bed.gz",
+    ]
     for file in files:
         assert (saved / file).read_bytes() == (other / file).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["model", "deep"] or len(
@@ -78,7 +86,7 @@ def test_models_of_others_and_files_beside_ours_are_never_deleted(model, saved, 
     (saved / "notes.txt").write_text("precious")
     for directory in (foreign, saved):
         before = sorted(directory.iterdir())
-        with pytest.raises(FileExistsError, match="holds other files"):
+        with pytest.raises(FileExistsError, match="contains other files"):
             model.save_pretrained(directory, overwrite=True)
         assert sorted(directory.iterdir()) == before
 
@@ -160,13 +168,13 @@ def test_a_damaged_config_is_named(saved, text):
 
 def test_a_config_without_checksums_is_no_way_round_them(saved):
     rewrite(saved, lambda config: config["sha256"].pop("model.safetensors"))
-    with pytest.raises(ValueError, match=r"damaged at \['model.safetensors'\]"):
+    with pytest.raises(ValueError, match=r"missing or wrong \['model.safetensors'\]"):
         ep.models.from_pretrained(saved)
 
 
 def test_a_newer_format_is_refused(saved):
     rewrite(saved, lambda config: config.update(format_version=99))
-    with pytest.raises(ValueError, match="format version 99.*upgrade"):
+    with pytest.raises(ValueError, match="format version 99.*Upgrade"):
         ep.models.from_pretrained(saved)
 
 
@@ -182,7 +190,7 @@ def test_weights_that_do_not_fit_are_named(saved):
     tensors["encoder.vectors.count"] = tensors["encoder.vectors.count"][1:].clone()
     save_file(tensors, saved / "model.safetensors")
     reseal(saved, "model.safetensors")
-    said = r"missing encoder\.vectors\.base.*unexpected encoder\.extra.*encoder\.vectors\.count has shape"
+    said = r"missing encoder\.vectors\.base.*unexpected encoder\.extra.*\.vectors\.count has shape"
     with pytest.raises(ValueError, match=said):
         ep.models.from_pretrained(saved)
 
@@ -197,7 +205,7 @@ def test_files_that_contradict_each_other_are_refused(saved):
 def test_no_pickle_is_ever_read(saved):
     (saved / "model.safetensors").write_bytes(b"\x80\x04\x95 not a safetensors file")
     reseal(saved, "model.safetensors")
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         ep.models.from_pretrained(saved)
 
 
@@ -246,9 +254,7 @@ def test_unknown_names_list_the_known():
 
 def test_a_directory_that_is_no_model_says_what_is_there(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(
-        FileNotFoundError, match=r"no config\.json \(files there: \['notes\.txt'\]\)"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json; it contains \['notes\.txt'\]"):
         ep.models.from_pretrained(tmp_path)
 
 
@@ -265,10 +271,11 @@ def test_a_name_that_is_found_nowhere_says_where_it_was_looked_for(hub, offline)
     (hub.folder / "someone" / "else").mkdir(parents=True)
     with pytest.raises(
         FileNotFoundError,
-        match=r"'someone/else' is no model of this package: it has no config\.json",
+        match=r"'someone/else' is not a model of this package: it has no config\.json",
     ):
         ep.models.from_pretrained("someone/else")
-    message = r"'someone/model' is no directory and not one of \['pbmc-51loci', .*There is no Hugging Face model"
+    message = r"'someone/model' is neither a directory nor one of \['pbmc-51loci', .*"
+    message += "There is no Hugging Face model"
     with pytest.raises(ValueError, match=message):
         ep.models.from_pretrained("someone/model")
     offline()

@@ -31,7 +31,7 @@ ARCHITECTURE = {
 
 
 def draw_weights(n_peaks, rng):
-    """Weights as version 0.1.0 named them, of a set encoder without attention and with all heads."""
+    """Weights as version 0.1.0 named them, of a set encoder with all heads, no attention."""
     shapes = {
         "encoder.peak.weight": (n_peaks, DIM),
         "encoder.share": (n_peaks,),
@@ -209,8 +209,8 @@ def test_attention_is_refused_with_a_line(saved, option, value):
     config = json.loads((saved[0] / "config.json").read_text())
     config["model"][option] = value
     (saved[0] / "config.json").write_text(json.dumps(config))
-    said = rf"A set encoder with attention \(.*`?{option}={value}`.*is not read any more.*epifoundation 0\.1\.0"
-    with pytest.raises(ValueError, match=said):
+    message = rf"A set encoder with attention \(.*`?{option}={value}`.*epifoundation 0\.1\.0"
+    with pytest.raises(ValueError, match=message):
         ep.models.from_pretrained(saved[0])
 
 

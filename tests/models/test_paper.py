@@ -1,4 +1,4 @@
-"""The registry entry of the paper's checkpoint: fetched, converted, cached; or told what is missing."""
+"""The paper's checkpoint in the registry: downloaded, converted, cached; errors if files lack."""
 
 import re
 import shutil
@@ -70,7 +70,7 @@ def test_without_a_network_the_files_and_the_folder_are_named(
     offline()
     with pytest.raises(
         ConnectionError,
-        match=r"put the checkpoint \(\*\.pth\) and atac_vocab\.json, rna_vocab\.json.*into '(.*)'\.",
+        match=r"put the checkpoint \(\*\.pth\) and atac_vocab\.json, rna_vocab.*into '(.*)'\.",
     ) as error:
         ep.models.from_pretrained(PAPER)
     folder = str(error.value).split("into '")[1].removesuffix("'.")
@@ -88,13 +88,14 @@ def test_one_of_several_is_chosen_by_name(hub, repo):
         ValueError, match=r"several checkpoints, \['finetuned.pth', 'first.pth'\]; name one, as in"
     ):
         ep.models.from_pretrained(PAPER)
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint third.pth; its checkpoints are"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint third.pth; available:"):
         ep.models.from_pretrained(f"{PAPER}/third.pth")
 
 
 def test_a_vocabulary_that_the_hub_lacks_can_be_passed(hub, repo, checkpoint):
     (repo / "rna_vocab.json").unlink()
-    message = r"A vocabulary is missing beside '(.*)': No 'rna_vocab.json' \(genes\).*`ep.models.convert_original`"
+    message = r"A vocabulary is missing next to '(.*)': No 'rna_vocab.json' \(genes\).*"
+    message += "`ep.models.convert_original`"
     with pytest.raises(FileNotFoundError, match=message) as error:
         ep.models.from_pretrained(PAPER)
     path = re.search(message, str(error.value))[1]
@@ -103,7 +104,7 @@ def test_a_vocabulary_that_the_hub_lacks_can_be_passed(hub, repo, checkpoint):
 
 def test_a_repository_without_a_checkpoint_is_named(hub, repo):
     (repo / "pretrained.pth").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint \*\.pth; its checkpoints are \[\]"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint \*\.pth; available: \[\]"):
         ep.models.from_pretrained(PAPER)
 
 

@@ -97,7 +97,7 @@ def test_files_that_are_not_bed_are_refused(tmp_path, content, message):
     (tmp_path / "a.bed").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         PeakVocabulary.read_bed(tmp_path / "a.bed")
-    with pytest.raises(FileNotFoundError, match=r"nothing\.bed' is not there"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.bed' does not exist"):
         PeakVocabulary.read_bed(tmp_path / "nothing.bed")
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 import epifoundation as ep
-from epifoundation.cells.read_var import read_var
 from epifoundation.genome import COLUMNS
+from epifoundation.peaks.bed import read_bed
 
 # stores of the older format are written, to be read
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*will be removed in 0.14:DeprecationWarning")
@@ -388,7 +388,7 @@ def test_summits_and_columns_of_a_narrow_peak(tmp_path):
 def test_columns_of_a_bed_file_are_named_if_known(tmp_path, n_columns, known):
     """A BED9 has colours where a broadPeak has scores."""
     (tmp_path / "peaks.bed").write_text("\t".join([*NARROW, "x", "y"][:n_columns]) + "\n")
-    var = read_var(tmp_path / "peaks.bed", "atac")
+    var = read_bed(tmp_path / "peaks.bed")
     assert var.columns.tolist() == bioframe.SCHEMAS["narrowPeak"][:known]
     assert var.iloc[0].tolist() == NARROW[:known]
 
@@ -533,7 +533,7 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
             r"source 1 \(int\) must be an AnnData, MuData, table of peaks, .* got int",
         ),
         (None, {}, TypeError, r"source 0 \(NoneType\) must be an AnnData"),
-        ("peaks.bed", {}, FileNotFoundError, "The file 'peaks.bed' is not there"),
+        ("peaks.bed", {}, FileNotFoundError, "The file 'peaks.bed' does not exist"),
     ],
 )
 def test_bad_input_is_refused(sources, options, error, message):

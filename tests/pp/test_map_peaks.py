@@ -442,7 +442,7 @@ def test_files_that_are_not_chains_are_named(tmp_path, content):
         "None of the 3 peaks could be lifted over",
     ):
         ep.tl.embed(cells(HG19), tiny(HG19, genome="hg38"), mapping=ep.PeakMapping(liftover=path))
-    with pytest.raises(FileNotFoundError, match="The chain file .*nothing' is not there"):
+    with pytest.raises(FileNotFoundError, match="The chain file .*nothing' does not exist"):
         ep.genome.lift_over(frame([("chr1", 1, 2)]), tmp_path / "nothing")
 
 

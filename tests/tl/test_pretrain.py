@@ -318,7 +318,7 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
         measure, "find_clusters", lambda *args, **kwargs: pytest.fail("began to measure")
     )
     (tmp_path / "notes.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="holds other files"):
+    with pytest.raises(FileExistsError, match="contains other files"):
         ep.tl.pretrain(simulated, checkpoint=tmp_path)
     earlier = model.save_pretrained(tmp_path / "earlier")
     with pytest.raises(FileExistsError, match="choose another"):

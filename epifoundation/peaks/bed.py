@@ -1,0 +1,31 @@
+"""Read BED files of peaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from .._files import read_columns
+
+
+def read_bed(path: str | Path) -> pd.DataFrame:
+    """The columns of a BED file as text, plain or gzip, with the names of bioframe.
+
+    Columns up to ``strand``, and for narrowPeak also ``fc``, ``-log10p``, ``-log10q`` and
+    ``relSummit``.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file does not exist.
+    ValueError
+        The file is not text, is truncated, or a line has fewer than three columns.
+    """
+    from bioframe import SCHEMAS
+
+    rows = read_columns(path, 3, at_most=11)
+    n_columns = min(map(len, rows), default=3)
+    # BED12 and other formats have other columns after the strand
+    names = SCHEMAS["narrowPeak"][: n_columns if n_columns == 10 else min(n_columns, 6)]
+    return pd.DataFrame([row[: len(names)] for row in rows], columns=names)
