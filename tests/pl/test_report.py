@@ -15,8 +15,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import epifoundation as ep
-from epifoundation.pl._report import _links, _palette
 from epifoundation.pl._report_page import DPI, Section, format_value, page, table
+from epifoundation.pl._report_sections import _links
+from epifoundation.pl._report_umap import palette as palette_of
 
 
 class Parsed(HTMLParser):
@@ -226,11 +227,32 @@ def test_the_style_of_the_caller_does_not_matter(tmp_path):
 
 def test_equal_labels_have_the_same_colour():
     columns = pd.DataFrame({"a": pd.Categorical(["x", "z"]), "b": pd.Categorical(["y", "unknown"])})
-    palette = _palette(columns)
+    palette = palette_of(columns)
     assert list(palette) == ["x", "y", "z", "unknown"]
     assert len(set(palette.values())) == 4
-    many = _palette(pd.DataFrame({"a": pd.Categorical([str(i) for i in range(150)])}))
+    many = palette_of(pd.DataFrame({"a": pd.Categorical([str(i) for i in range(150)])}))
     assert len(set(many.values())) > 100
+
+
+def rendered(*blocks):
+    return page("Title", "subtitle", [Section("One two", list(blocks))], "footer")
+
+
+def test_markup_in_the_data_is_escaped(tmp_path):
+    bad = "<script>alert('x')</script> \"&"
+    cells = few(truth=pd.Categorical([bad, "b"] * 30))
+    cells.obs[bad] = pd.Categorical(["a", bad] * 30)
+    cells.obs["epifoundation_cell_type"] = pd.Categorical([bad, "b"] * 30)
+    cells.uns["epifoundation"] = {"model": bad, bad: bad}
+    path = ep.pl.report(cells, tmp_path / "a.html", label_key="truth", batch_key=bad, title=bad)
+    content = path.read_text()
+    assert "<script>alert" not in content
+    assert content.count("<script>") == 1
+    parsed = Parsed(content)
+    assert parsed.open == []
+    # title and heading, subtitle, label, caption, name and value of a parameter
+    assert sum(bad in text for text in parsed.texts) >= 6
+    assert [image["alt"] for tag, image in parsed.tags if tag == "img" and bad in image["alt"]]
 
 
 def test_the_most_significant_links_come_first():
@@ -243,14 +265,14 @@ def test_the_most_significant_links_come_first():
             "qvalue": [0.5, 0.05, np.nan],
         }
     )
-    text = " ".join(Parsed(_links(links)).texts)
+    text = " ".join(Parsed(rendered(*_links(links))).texts)
     assert "2 pairs of a peak and a gene were tested in 2 groups of cells; 1 are links" in text
     assert text.index("b y T") < text.index("a x all")
 
 
 def test_tables_show_their_values():
     frame = pd.DataFrame({"name": ["a<b", None], "n": [12_345, 6], "x": [0.123456, np.nan]})
-    parsed = Parsed(page("t", "s", [Section("One two", table(frame))], "f"))
+    parsed = Parsed(rendered(table(frame)))
     assert "a<b" in parsed.texts
     assert {"12,345", "0.123", "–"} <= set(parsed.texts)
     values = [
@@ -260,13 +282,13 @@ def test_tables_show_their_values():
     ]
     assert values == ["12345", "0.123456", "6", ""]
     assert not [tag for tag, _ in parsed.tags if tag == "input"]
-    odd = Parsed(table(pd.DataFrame({"x": [np.inf, -np.inf], "is": [True, False]})))
+    odd = Parsed(rendered(table(pd.DataFrame({"x": [np.inf, -np.inf], "is": [True, False]}))))
     assert [a["data-value"] for tag, a in odd.tags if "data-value" in a] == [
         "Infinity",
         "-Infinity",
     ]
     assert {"∞", "-∞", "yes", "no"} <= set(odd.texts)
-    long = Parsed(table(pd.DataFrame({"n": range(50)})))
+    long = Parsed(rendered(table(pd.DataFrame({"n": range(50)}))))
     assert [attributes["placeholder"] for tag, attributes in long.tags if tag == "input"] == [
         "Search 50 rows"
     ]
