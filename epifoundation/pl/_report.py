@@ -34,18 +34,18 @@ def report(
     overwrite: bool = False,
     rng: RNG = 0,
 ) -> Path:
-    """Write one HTML file with all results on a data set, to look at, print or send.
+    """Write an HTML report with UMAPs, cell types, expression, links and parameters.
 
-    Depending on what there is, it shows the cells and how much of them the model reads; a UMAP
-    coloured by annotation, confidence, labels and batches; labels and their fractions in each
-    batch; with true labels, confusion and calibration; predicted expression, beside measured
-    expression if there is RNA; links of peaks and genes; parameters and versions. A line says what
-    could not be plotted, and why. The file needs no network and no other file.
+    Sections depend on the available results: numbers of cells and peak coverage; UMAPs coloured by
+    annotation, confidence, labels and batches; composition of the batches; confusion matrix and
+    calibration, if true labels are known; predicted against measured expression; peak-gene links;
+    parameters and versions. If a plot fails, the report says why. The report is a single file and
+    works offline.
 
     Parameters
     ----------
     data
-        A MuData or AnnData after :func:`epifoundation.tl.embed`, or read from a file of results; it
+        A MuData or AnnData after :func:`epifoundation.tl.embed`, or read from its output file. It
         is not changed.
     path
         The file to write, ``.html``.
@@ -54,32 +54,32 @@ def report(
     batch_key
         Column of ``obs`` with batches, donors or conditions.
     genes
-        Genes whose expression is shown; None: those with the best prediction or, without RNA, the
-        largest differences between labels.
+        Genes whose expression is shown; None: those with the highest correlation or, without RNA,
+        with the largest variance between labels.
     layer
         Layer of the RNA modality with measured expression; None: ``X``.
     title
         Heading of the page.
     modality, rna_modality
-        Names in the MuData.
+        Names of the modalities in the MuData.
     key_added
-        The same as in the tools.
+        The `key_added` that was passed to the tools.
     overwrite
         Replace an existing file.
     rng
-        Seed or generator, for the UMAP (unless ``obsm["X_umap"]`` was made from this embedding) and
-        for drawing cells if there are many.
+        Seed or generator for sampling cells of large data and for the UMAP, which is computed
+        unless ``obsm["X_umap"]`` was made from this embedding.
 
     Returns
     -------
-    The path of the file.
+    The path of the report.
 
     Raises
     ------
     FileExistsError
-        The file exists, and `overwrite` is not set.
+        The file exists and `overwrite` is False.
     FileNotFoundError
-        The folder of the file does not exist.
+        The directory of the file does not exist.
     ValueError
         The cells are not embedded, the path does not end in ``.html``, or a column or gene does not
         exist.
@@ -118,9 +118,9 @@ def report(
     )
     with plt.style.context("default"):  # the current style may be dark
         parts = sections(results)
-    model = atac.uns.get(keys.uns, {}).get("model", "a model")
-    subtitle = f"{atac.n_obs:,} cells, read by {model}; {date.today().isoformat()}"
-    footer = f"Made by epifoundation {version('epifoundation')}. This file needs no network."
+    model = atac.uns.get(keys.uns, {}).get("model", "unknown")
+    subtitle = f"{atac.n_obs:,} cells, model {model}, {date.today().isoformat()}"
+    footer = f"Made by epifoundation {version('epifoundation')}."
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(page(title, subtitle, parts, footer), encoding="utf-8")
@@ -131,16 +131,16 @@ def report(
 
 
 def _check_path(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """The path of the report; an error, before any work, if it cannot be written."""
+    """The path of the report; an error if the report cannot be written there."""
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         msg = f"A report is an HTML file: `path` must end in '.html', got {str(path)!r}."
         raise ValueError(msg)
     if not path.parent.is_dir():
-        msg = f"The folder {str(path.parent)!r} is not there: make it first."
+        msg = f"The directory {str(path.parent)!r} does not exist: create it first."
         raise FileNotFoundError(msg)
     if path.exists() and (path.is_dir() or not overwrite):
-        msg = f"{str(path)!r} is there already: pass `overwrite=True` to replace a file, "
+        msg = f"{str(path)!r} already exists: pass `overwrite=True` to replace a file, "
         msg += "or another `path`."
         raise FileExistsError(msg)
     return path
@@ -154,7 +154,7 @@ def _genes(
         return None
     known = predicted_genes(atac, rna, keys)
     if not len(known):
-        msg = f"No predicted expression to show for {genes!r}: run `epifoundation.tl.embed` or "
+        msg = f"No predicted expression for `genes={genes!r}`: run `epifoundation.tl.embed` or "
         msg += "`epifoundation.tl.predict_expression` first."
         raise ValueError(msg)
     if rna is not None:
@@ -162,7 +162,7 @@ def _genes(
     wanted = [genes] if isinstance(genes, str) else [str(name) for name in genes]
     missing = [name for name in wanted if name not in known]
     if missing:
-        msg = f"{missing[:5]} are not among the {len(known):,} genes that can be shown, "
+        msg = f"{missing[:5]} are not among the {len(known):,} available genes, "
         msg += f"such as {list(known[:3])}."
         raise ValueError(msg)
     return wanted

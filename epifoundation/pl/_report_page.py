@@ -73,7 +73,7 @@ class Section(NamedTuple):
 
 
 def picture(figure: Any, alt: str, caption: str = "") -> Picture:
-    """A matplotlib figure as an image; the figure is closed."""
+    """Convert a matplotlib figure to an image and close it."""
     import matplotlib.pyplot as plt
 
     stream = io.BytesIO()
@@ -86,7 +86,7 @@ def picture(figure: Any, alt: str, caption: str = "") -> Picture:
 
 
 def table(frame: pd.DataFrame, caption: str = "") -> Table:
-    """A data frame as a table, without its index."""
+    """Convert a data frame to a table, without its index."""
     is_number = [is_numeric_dtype(kind) and not is_bool_dtype(kind) for kind in frame.dtypes]
     heads = list(zip(map(str, frame.columns), is_number, strict=True))
     rows = [
@@ -100,14 +100,14 @@ def table(frame: pd.DataFrame, caption: str = "") -> Table:
 
 
 def _sort_value(value: Any) -> str:
-    """A number as JavaScript reads it."""
+    """Format a number for JavaScript."""
     if pd.isna(value):
         return ""
     return str(value) if np.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def format_value(value: Any) -> str:
-    """A value as text: thousands separators, three digits, no brackets."""
+    """Format a value: thousands separators, three digits, no brackets."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
@@ -126,7 +126,7 @@ def format_value(value: Any) -> str:
 
 
 def page(title: str, subtitle: str, sections: list[Section], footer: str) -> str:
-    """The whole page as HTML; all texts are escaped."""
+    """Render the page as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -1,4 +1,4 @@
-"""The sections of ``ep.pl.report``."""
+"""Sections of the report."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ PACKAGES = ("epifoundation", "anndata", "mudata", "scanpy", "torch", "numpy", "s
 
 @dataclass(frozen=True)
 class Results:
-    """The data of a report and the options of its plots."""
+    """Data of a report and options of its plots."""
 
     data: Data
     atac: AnnData
     rna: AnnData | None
     keys: Keys
-    obs: pd.DataFrame  # columns that colour and group the cells, the most important first
+    obs: pd.DataFrame  # columns for colours and groups, most important first
     label_key: str | None
     batch_key: str | None
     genes: list[str] | None
-    options: dict[str, Any]  # of all plots
-    rna_options: dict[str, Any]  # of plots of expression
+    options: dict[str, Any]  # passed to all plots
+    rna_options: dict[str, Any]  # passed to plots of expression
     rng: np.random.Generator
 
 
 def sections(results: Results) -> list[Section]:
-    """All sections for which there are results."""
+    """Sections of the available results."""
     keys, uns = results.keys, results.atac.uns
     found = [Section("Cells", _cells(results)), Section("Embedding", _embedding(results))]
     if keys.cell_type in results.obs:
@@ -74,7 +74,7 @@ def predicted_genes(atac: AnnData, rna: AnnData | None, keys: Keys) -> pd.Index:
     """Genes whose expression was predicted."""
     if keys.expression in atac.obsm:
         return pd.Index(atac.obsm[keys.expression].columns)
-    for part in (rna, atac):  # `atac` of a file of results has this layer
+    for part in (rna, atac):  # the ATAC of an output file has this layer
         if part is not None and keys.layer in part.layers:
             return part.var_names
     return pd.Index([])
@@ -102,23 +102,24 @@ def _cells(results: Results) -> list[Block]:
         values["peaks"] = atac.n_vars
     if atac.X is not None and not atac.isbacked:
         n_open = np.asarray((atac.X > 0).sum(axis=1))
-        values["median open peaks a cell"] = float(np.median(n_open))
+        values["median open peaks per cell"] = float(np.median(n_open))
     is_missing = np.isnan(atac.obsm[keys.embedding]).any(axis=1)
     values["cells without an embedding"] = int(is_missing.sum())
     if mapping:
         matched, total = mapping["matched"], mapping["vocabulary"]
         values |= {
-            "peaks that the model knows": f"{matched:,} ({matched / max(mapping['data'], 1):.0%})",
-            "open peaks that it reads": f"{mapping['open_fraction_matched']:.0%}",
-            "peaks of the model reached": f"{mapping['vocabulary_matched']:,} of {total:,}",
+            "peaks known to the model": f"{matched:,} ({matched / max(mapping['data'], 1):.0%})",
+            "open peaks known to the model": f"{mapping['open_fraction_matched']:.0%}",
+            "model peaks covered": f"{mapping['vocabulary_matched']:,} of {total:,}",
             "genome": mapping["genome"],
         }
     blocks: list[Block] = [Numbers(values)]
     if mapping and keys.coverage in results.obs:
         histogram = _plot(
             lambda: coverage(results.data, **results.options).figure,
-            "Histogram over cells of the fraction of open peaks that the model knows",
-            "The model ignores other peaks: below about half, read the following with care.",
+            "Histogram over cells of the fraction of open peaks known to the model",
+            "The model ignores all other peaks. If most cells are below 0.5, interpret the results "
+            "with caution.",
         )
         blocks.append(histogram)
     return blocks
@@ -128,7 +129,7 @@ def _embedding(results: Results) -> list[Block]:
     obs, keys = results.obs, results.keys
     known = np.flatnonzero(~np.isnan(results.atac.obsm[keys.embedding]).any(axis=1))
     if len(known) < 10:
-        return [Paragraph(f"{len(known)} cells have an embedding: too few to plot.")]
+        return [Paragraph(f"{len(known)} cells have an embedding, too few to plot.")]
     shown, note = _sample(known, MAX_UMAP_CELLS, results.rng)
     cells = with_umap(results.atac, keys.embedding, obs, shown, results.rng)
     labels = [
@@ -139,18 +140,18 @@ def _embedding(results: Results) -> list[Block]:
     pictures = []
     for name in obs.columns:
         if obs[name].nunique() > 1:
-            shared = labels if name in labels else [name]  # the same label has the same colour
+            shared = labels if name in labels else [name]  # equal labels have equal colours
             draw = partial(draw_umap, cells, name, obs[shared])
             pictures.append(_plot(draw, f"UMAP of the cells, coloured by {name}"))
     return [Columns(pictures), Paragraph(f"UMAP of {keys.embedding}.{note}", is_note=True)]
 
 
 def _sample(cells: np.ndarray, max_cells: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """At most so many cells in their order, and a sentence if some were left out."""
+    """A sorted random sample, and a note if it leaves out cells."""
     if len(cells) <= max_cells:
         return cells, ""
     drawn = np.sort(rng.choice(cells, max_cells, replace=False))
-    return drawn, f" {max_cells:,} of {len(cells):,} cells, drawn at random."
+    return drawn, f" Random sample of {max_cells:,} of {len(cells):,} cells."
 
 
 def _labels(results: Results) -> list[Block]:
@@ -167,13 +168,13 @@ def _labels(results: Results) -> list[Block]:
     n_unknown = int((assigned == UNKNOWN).sum())
     summary = f"{is_labelled.sum():,} cells have a label"
     if n_unknown:
-        summary += f", {n_unknown:,} of them {UNKNOWN!r}: they resemble no cell of the reference"
-    blocks: list[Block] = [Paragraph(f"{summary}."), table(rows, "Labels, as annotated")]
+        summary += f", {n_unknown:,} of them {UNKNOWN!r} (unlike all cells of the reference)"
+    blocks: list[Block] = [Paragraph(f"{summary}."), table(rows, "Annotated labels")]
     if batch_key is not None:
         bars = _plot(
             lambda: composition(results.data, batch_key=batch_key, **results.options).figure,
             f"Fraction of each label in each group of {batch_key}",
-            f"Labels by {batch_key}.",
+            f"Composition by {batch_key}.",
         )
         blocks.append(bars)
     return blocks
@@ -185,32 +186,33 @@ def _confidence(results: Results) -> Block:
     if label_key is not None:
         return _plot(
             draw,
-            f"Confusion of annotation and {label_key}, confidence of right and wrong labels, "
-            "calibration, risk against coverage",
-            f"Against {label_key}. Points on the diagonal: confidence equals accuracy.",
+            f"Confusion matrix of annotation and {label_key}, confidence of correct and wrong "
+            "labels, calibration, risk against coverage",
+            f"Compared with {label_key}. On the diagonal, confidence equals accuracy.",
         )
-    caption = "The calibration is unknown here: run `ep.tl.annotate`, or pass `label_key=`."
+    caption = "The calibration is not known: run `ep.tl.annotate`, or pass `label_key=`."
     if keys.annotation in atac.uns:
-        caption = "Confidence is a probability: of cells with 0.7, about 70 % are right, if they "
-        caption += "resemble the calibration cells. Pass `label_key=` to check."
-    sizes = ", and of the sizes of their prediction sets" if keys.prediction_set in atac.obs else ""
-    return _plot(draw, f"Histogram of the confidence of cells{sizes}", caption)
+        caption = "Confidence is a calibrated probability: about 70 % of the cells with confidence "
+        caption += "0.7 are correct, if they resemble the calibration cells. Pass `label_key=` to "
+        caption += "check."
+    sizes = " and of the sizes of prediction sets" if keys.prediction_set in atac.obs else ""
+    return _plot(draw, f"Histogram of confidence{sizes}", caption)
 
 
 def _expression(results: Results) -> list[Block]:
     data, atac, keys, obs = results.data, results.atac, results.keys, results.obs
     groupby = results.label_key or (keys.cell_type if keys.cell_type in obs else None)
     if groupby is None:
-        note = "Expression was predicted; pass `label_key=` to show it by group of cells."
+        note = "Expression was predicted. Pass `label_key=` to show it by group of cells."
         return [Paragraph(note)]
     if results.rna is not None:
         shown, note = _sample(np.arange(data.n_obs), MAX_COMPARED_CELLS, results.rng)
         options = {"groupby": groupby, "genes": results.genes, **results.rna_options}
         comparison = _plot(
             lambda: expression(data[shown] if note else data, **options)[0].figure,
-            "Correlation of predicted with measured expression over cells, and means of groups of "
-            f"{groupby} for some genes",
-            f"Predicted from ATAC against measured, {groupby} by {groupby}.{note}",
+            "Histogram over genes of the correlation of predicted and measured expression, and "
+            f"means by {groupby} for some genes",
+            f"Expression predicted from ATAC against measured, means by {groupby}.{note}",
         )
         return [comparison]
     predicted = atac.obsm.get(keys.expression)
@@ -221,7 +223,7 @@ def _expression(results: Results) -> list[Block]:
     means = predicted.groupby(groups.where(groups.notna()).to_numpy()).mean()
     genes = results.genes or list(means.var().sort_values(ascending=False).index[:N_GENES])
     rows = means[genes].rename_axis(groupby).reset_index()
-    note = "Predicted from ATAC; there is no measured expression to compare."
+    note = "Predicted from ATAC. The data have no measured expression to compare with."
     return [Paragraph(note, is_note=True), table(rows, f"Means by {groupby}")]
 
 
@@ -232,9 +234,8 @@ def _links(links: pd.DataFrame) -> list[Block]:
     n_tested, n_links = links["qvalue"].notna().sum(), (links["qvalue"] <= 0.1).sum()
     n_groups = links["group"].nunique()
     within = f" in {n_groups} groups of cells" if n_groups > 1 else ""
-    summary = f"{n_tested:,} pairs of a peak and a gene were tested{within}; "
-    summary += f"{n_links:,} are links at q ≤ 0.1."
-    top = table(ranked.head(MAX_LINKS), f"The top {min(MAX_LINKS, len(ranked)):,}")
+    summary = f"{n_tested:,} peak-gene pairs were tested{within}; {n_links:,} have q ≤ 0.1."
+    top = table(ranked.head(MAX_LINKS), f"Top {min(MAX_LINKS, len(ranked)):,} pairs")
     return [Paragraph(summary), top]
 
 
@@ -243,8 +244,8 @@ def _parameters(results: Results) -> list[Block]:
     rows = []
     for source in (keys.uns, keys.annotation, keys.expression, Keys().fragments, keys.links_report):
         rows += [(source, *pair) for pair in _flat(uns.get(source, {}))]
-    parameters = pd.DataFrame(rows, columns=["written by", "parameter", "value"]).astype(str)
-    blocks: list[Block] = [table(parameters, "Parameters and summaries of the tools")]
+    parameters = pd.DataFrame(rows, columns=["key", "parameter", "value"]).astype(str)
+    blocks: list[Block] = [table(parameters, "Parameters and summaries written by the tools")]
     if isinstance(files := uns.get(keys.files), pd.DataFrame):
         blocks.append(table(files.reset_index(), "Files"))
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
@@ -253,7 +254,7 @@ def _parameters(results: Results) -> list[Block]:
 
 
 def _flat(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested dictionaries with dotted names; tables are replaced by their size."""
+    """Entries of nested dictionaries with dotted names; tables are replaced by their size."""
     rows: list[tuple[str, Any]] = []
     for name, value in values.items():
         if hasattr(value, "items") and not isinstance(value, pd.DataFrame | pd.Series):

@@ -1,4 +1,4 @@
-"""The UMAPs of ``ep.pl.report``."""
+"""UMAPs of the report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._umap import find_basis
 def with_umap(
     atac: AnnData, embedding: str, obs: pd.DataFrame, cells: np.ndarray, rng: np.random.Generator
 ) -> AnnData:
-    """The given cells with `obs`, an embedding and its UMAP, which is computed if it is missing."""
+    """The selected cells with their embedding and UMAP, which is computed if it is missing."""
     import scanpy as sc
 
     values = np.asarray(atac.obsm[embedding])[cells]
@@ -36,7 +36,7 @@ def with_umap(
 
 
 def draw_umap(cells: AnnData, color: str, columns: pd.DataFrame) -> Any:
-    """The figure of one column of `obs`; `columns` have the categories that share a palette."""
+    """UMAP coloured by a column of `obs`; `columns` have the categories that share a palette."""
     import scanpy as sc
 
     options: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def draw_umap(cells: AnnData, color: str, columns: pd.DataFrame) -> Any:
 
 
 def palette(columns: pd.DataFrame) -> dict[str, str]:
-    """A colour for each category of the columns; colours repeat if there are too few."""
+    """A colour per category of the columns; beyond 102 categories, colours repeat."""
     import scanpy as sc
 
     names = {name for column in columns for name in columns[column].cat.categories} - {UNKNOWN}
@@ -61,5 +61,5 @@ def palette(columns: pd.DataFrame) -> dict[str, str]:
 
 
 def _seeded(function: Callable[..., Any], seed: int) -> dict[str, int]:
-    """The argument for the seed of a scanpy function: `rng` since 1.13, `random_state` before."""
+    """The seed argument of a scanpy function: `rng` since 1.13, `random_state` before."""
     return {"rng" if "rng" in signature(function).parameters else "random_state": seed}

@@ -91,7 +91,7 @@ def test_the_page_shows_the_results(reported):
     _, mdata, path = reported
     text = " ".join(Parsed(path.read_text()).texts)
     atac = mdata["atac"]
-    assert f"{atac.n_obs:,} cells, read by pbmc-51loci" in text
+    assert f"{atac.n_obs:,} cells, model pbmc-51loci," in text
     for label, count in atac.obs["epifoundation_cell_type"].value_counts().items():
         assert re.search(rf"{re.escape(label)} {count:,} ", re.sub(r"\s+", " ", text)), label
     for name in ("epifoundation", "torch", "scanpy"):
@@ -115,7 +115,7 @@ def test_the_same_cells_make_the_same_page(reported, tmp_path):
     ep.tl.embed(atac)
     pages = [ep.pl.report(atac, tmp_path / f"{i}.html").read_text() for i in range(2)]
     assert pages[0] == pages[1]
-    assert "there is no measured expression to compare" in pages[0]
+    assert "The data have no measured expression" in pages[0]
 
 
 def test_few_results_give_a_short_page(tmp_path):
@@ -147,7 +147,7 @@ def test_bad_input_is_refused_and_nothing_written(reported, tmp_path):
         ep.pl.report(mdata, tmp_path / "x.pdf")
     with pytest.raises(ValueError, match="No modality 'RNA'"):
         ep.pl.report(mdata, tmp_path / "x.html", rna_modality="RNA")
-    with pytest.raises(FileNotFoundError, match="is not there: make it first"):
+    with pytest.raises(FileNotFoundError, match="does not exist: create it first"):
         ep.pl.report(mdata, tmp_path / "nowhere" / "x.html")
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(FileExistsError, match="or another `path`"):
@@ -188,7 +188,7 @@ def test_the_page_says_what_could_not_be_plotted(tmp_path):
     text = ep.pl.report(
         cells, tmp_path / "a.html", label_key="truth", batch_key="batch"
     ).read_text()
-    assert "Not plotted: No cell has an annotation and a true label in" in text
+    assert "Not plotted: No cell has an annotation and a true label in `label_key=" in text
     assert "Not plotted: No cell has both a batch" in text
     assert plt.get_fignums() == figures
 
@@ -266,7 +266,7 @@ def test_the_most_significant_links_come_first():
         }
     )
     text = " ".join(Parsed(rendered(*_links(links))).texts)
-    assert "2 pairs of a peak and a gene were tested in 2 groups of cells; 1 are links" in text
+    assert "2 peak-gene pairs were tested in 2 groups of cells; 1 have q ≤ 0.1" in text
     assert text.index("b y T") < text.index("a x all")
 
 
@@ -301,6 +301,10 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
     None,
 )
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --window-size=1280,900 --enable-logging=stderr --v=0 "
+    "--virtual-time-budget=10000 --dump-dom"
+).split()
 CHECK = r"""
 <script>
 addEventListener("load", () => {
@@ -343,9 +347,8 @@ def test_in_a_browser(reported, tmp_path):
     checked = tmp_path / "checked.html"
     checked.write_text(path.read_text().replace("</body>", CHECK + "</body>"))
     done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,900", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--dump-dom", checked.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        [BROWSER, *FLAGS, checked.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     assert "CONSOLE" not in done.stderr
     (attributes,) = [attributes for tag, attributes in Parsed(done.stdout).tags if tag == "body"]
     found = json.loads(attributes["data-found"])
