@@ -15,7 +15,7 @@ from .source import Source
 CHUNK = 2048  # cells read at a time: enough to hide the overhead, few enough for the memory
 
 
-class Loaded(Source):
+class LoadedRows(Source):
     """Rows that were read before.
 
     Parameters

@@ -21,7 +21,7 @@ from .tally import Tally
 
 
 @dataclass(frozen=True)
-class Embedding(Readout):
+class EmbeddingReadout(Readout):
     """The embedding and the fraction of known peaks.
 
     Parameters

@@ -91,10 +91,10 @@ def threads(n_threads: int, n_each: int = 1) -> Iterator[Callable[..., Callable[
 
 def tensors(model: EpiFoundation, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
     """Packed tokens on the device of a model."""
-    return _tensor(tokens.ids).to(model.device), _tensor(tokens.offsets).to(model.device)
+    return _writable(tokens.ids).to(model.device), _writable(tokens.offsets).to(model.device)
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
+def _writable(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(
         array if array.flags.writeable else array.copy()
     )  # memory maps may be read-only

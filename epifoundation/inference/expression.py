@@ -23,7 +23,7 @@ SCALES = {
     "gaussian": "the scale of the training data",
     "values": "the scale of the training data",
 }
-MEASURED = "mean of log1p of counts per 10,000"  # of ``scale="measured"``
+MEASURED_SCALE = "mean of log1p of counts per 10,000"  # of ``scale="measured"``
 
 
 def scale_of(model: EpiFoundation) -> str:

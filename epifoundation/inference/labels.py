@@ -21,11 +21,11 @@ from .encode import tensors
 from .reader import Block, Readout, Recording
 from .tally import Tally
 
-CHUNK = 4096
+LABEL_CELLS = 4096
 
 
 @dataclass(frozen=True)
-class Probabilities(Readout):
+class LabelReadout(Readout):
     """Probabilities of the labels of a model."""
 
     model: EpiFoundation
@@ -39,7 +39,7 @@ class Probabilities(Readout):
 class LabelledCells(Recording):
     """Probabilities of the labels of the cells of a block."""
 
-    def __init__(self, readout: Probabilities, n_cells: int) -> None:
+    def __init__(self, readout: LabelReadout, n_cells: int) -> None:
         self.model, self.keys = readout.model, readout.keys
         self.head = cast("LabelHead", readout.model.network.label)
         self.probabilities = np.empty((n_cells, len(self.model.labels)), np.float32)
@@ -55,7 +55,7 @@ class LabelledCells(Recording):
 
 
 @dataclass(frozen=True)
-class Annotation(Readout):
+class AnnotationReadout(Readout):
     """Calibrated labels, prediction sets and novelty.
 
     Parameters
@@ -124,7 +124,7 @@ class Annotation(Readout):
 class AnnotatedCells(Recording):
     """Labels of the cells of a block."""
 
-    def __init__(self, readout: Annotation, n_cells: int) -> None:
+    def __init__(self, readout: AnnotationReadout, n_cells: int) -> None:
         self.readout = readout
         self.embedding = np.zeros((n_cells, readout.fitted.network.dim), np.float32)
 
@@ -143,8 +143,8 @@ class AnnotatedCells(Recording):
         head, alpha, unknown = self.readout.head, self.readout.alpha, self.readout.unknown
         device, parts = head.temperature.device, []
         # Once if there are no cells, so that shapes are the same
-        for start in range(0, max(len(self.embedding), 1), CHUNK):
-            cells = torch.from_numpy(self.embedding[start : start + CHUNK]).to(device)
+        for start in range(0, max(len(self.embedding), 1), LABEL_CELLS):
+            cells = torch.from_numpy(self.embedding[start : start + LABEL_CELLS]).to(device)
             likely = head(cells)
             inside = conformal_scores(likely) <= threshold(head.conformal, alpha)
             parts.append(

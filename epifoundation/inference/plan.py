@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .._version import __version__
-from .._warn import warn
+from .._warn import naming
 from ..cells.formats import opened
 from ..cells.source import Located, Source, hash_names
 from ..peaks.mapping import PeakMap, PeakMapping
@@ -65,7 +63,7 @@ class Plan(NamedTuple):
         several = len(names) > 1
         for i, (name, place) in enumerate(named.items()):
             with opened(place, modality, name if several else "the data") as source:
-                with _naming(source.name if several else ""):
+                with naming(source.name if several else ""):
                     mappings.append(map_source(source, reader.model, mapping, reader.keys))
                 if reader.batch_key is not None:
                     source.column(reader.batch_key, "batch_key")
@@ -157,33 +155,6 @@ class Plan(NamedTuple):
 
 def _max_cells(reader: Reader) -> int:
     return min(BLOCK_CELLS, max(BLOCK_VALUES // max(len(reader.genes), 1), 1))
-
-
-@contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Name the file in errors and warnings, if there are several."""
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            yield
-    except ValueError as error:
-        if not name:
-            raise
-        msg = f"{name}: {error}"
-        raise ValueError(msg) from error
-    show_again(caught, f"{name}: " if name else "")
-
-
-def show_again(caught: list[warnings.WarningMessage], prefix: str = "") -> None:
-    """Show recorded warnings: each for users once, those of other packages where they arose."""
-    for_users = [each for each in caught if issubclass(each.category, UserWarning)]
-    for category, message in dict.fromkeys(
-        (each.category, str(each.message)) for each in for_users
-    ):
-        warn(f"{prefix}{message}", category)
-    for each in caught:
-        if not issubclass(each.category, UserWarning):
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def _hashes(source: Source, prefix: str) -> np.ndarray:

@@ -19,15 +19,15 @@ from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, LinearMeasuredHead, MeasuredHead, QueryHead
 from ..peaks.vocabulary import GeneVocabulary
-from .expression import MEASURED, scale_of
+from .expression import MEASURED_SCALE, scale_of
 from .reader import Block, Readout, Recording
 from .tally import Tally
 
-Head: TypeAlias = ExpressionHead | QueryHead | LinearMeasuredHead | MeasuredHead
+AnyExpressionHead: TypeAlias = ExpressionHead | QueryHead | LinearMeasuredHead | MeasuredHead
 
 
 @dataclass(frozen=True)
-class Expression(Readout):
+class ExpressionReadout(Readout):
     """Predicted expression.
 
     Parameters
@@ -48,7 +48,7 @@ class Expression(Readout):
 
     model: EpiFoundation
     keys: Keys
-    head: Head
+    head: AnyExpressionHead
     scale: str = "mean"
     names: Sequence[str] = ()
     positions: np.ndarray | None = None
@@ -72,7 +72,7 @@ class Expression(Readout):
             "model": self.model.name,
             "revision": self.model.revision,
             "package_version": __version__,
-            "scale": MEASURED if self.scale == "measured" else scale_of(self.model),
+            "scale": MEASURED_SCALE if self.scale == "measured" else scale_of(self.model),
             "genes": list(self.names) or "all",
             "batch_key": self.batch_key or "",
             "unseen_batches": tally.unseen,
@@ -84,7 +84,9 @@ class Expression(Readout):
 class ExpressedCells(Recording):
     """Cells of a block x genes of the RNA modality, or of the model where there is no RNA."""
 
-    def __init__(self, readout: Expression, block: Block, batches: np.ndarray | None) -> None:
+    def __init__(
+        self, readout: ExpressionReadout, block: Block, batches: np.ndarray | None
+    ) -> None:
         model, positions, names, rna = (readout.model, readout.positions, block.names, block.rna)
         if rna is not None and positions is not None:
             found = model.genes.match(GeneVocabulary.from_var(rna.var))

@@ -44,7 +44,7 @@ def arrays_of(atac: AnnData, rna: AnnData | None) -> dict[str, np.ndarray]:
     return arrays
 
 
-def build(
+def build_file(
     path: Path,
     store: BlockStore,
     bounds: np.ndarray,

@@ -23,13 +23,14 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import Data
-from ..cells.rows import Loaded
+from .._warn import show_again
+from ..cells.rows import LoadedRows
 from ..cells.source import Inputs, Source, as_sources
 from ..cells.tokens import ahead
 from ..peaks.mapping import PeakMapping
 from .block_store import BlockStore
 from .encode import threads
-from .plan import Plan, show_again
+from .plan import Plan
 from .reader import Block, Reader
 from .results import arrays_of
 from .targets import InFile, InObject, NewFile
@@ -177,7 +178,7 @@ def _read(
                     batch = _batches(reader, source)
                 with _resumable(store):
                     names = plan.prefixes[i] + source.names(start, stop)
-                    cells = Loaded(source.read(start, stop), names, source.name)
+                    cells = LoadedRows(source.read(start, stop), names, source.name)
                 of_rows = None if batch is None else batch.iloc[start:stop]
                 rna = None if genes is None else AnnData(obs=pd.DataFrame(index=names), var=genes)
                 yield number, Block(cells, names, of_rows, rna, show=False)

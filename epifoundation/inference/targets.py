@@ -23,7 +23,7 @@ from .block_store import BlockStore
 from .expression import rna_of
 from .grafts import GraftHDF5, GraftZarr
 from .reader import Found, Reader
-from .results import build, remove
+from .results import build_file, remove
 
 
 class InObject:
@@ -106,7 +106,7 @@ class NewFile:
         store.check_room(0)
         built = store.folder / f"results{self.path.suffix}"
         uns = uns | {self.reader.keys.run: _digest(fingerprint)}
-        build(built, store, bounds, uns, self.genes)
+        build_file(built, store, bounds, uns, self.genes)
         _replace(built, self.path, store.folder)
 
 
@@ -170,7 +170,7 @@ class InFile:
         store.check_room(0 if is_zarr else self.path.stat().st_size)
         built = store.folder / ("results.zarr" if is_zarr else "results.h5ad")
         version = open_group(self.path).metadata.zarr_format if is_zarr else None
-        build(built, store, bounds, uns, self.genes, version)
+        build_file(built, store, bounds, uns, self.genes, version)
         if is_zarr:
             self._graft(built, self.path, store.folder)
             return

@@ -13,7 +13,7 @@ from anndata import AnnData
 from .._memory import in_memory
 from .._validate import get_matrix
 from .._warn import warn
-from ..cells.rows import Loaded
+from ..cells.rows import LoadedRows
 from ..cells.source import Source
 from ..inference.expression import batch_codes
 from ..models import EpiFoundation
@@ -53,7 +53,7 @@ class LinkCells(NamedTuple):
     @property
     def source(self) -> Source:
         """The cells, for reading."""
-        return Loaded(self.matrix, self.names)
+        return LoadedRows(self.matrix, self.names)
 
     def take(self, rows: np.ndarray) -> LinkCells:
         """Some of the cells."""
@@ -76,7 +76,7 @@ def family_of(model: EpiFoundation) -> str:
     return "gaussian" if model.config.values else model.config.objective
 
 
-def read_cells(
+def gather_cells(
     source: Source,
     rna: AnnData | None,
     model: EpiFoundation,

@@ -15,7 +15,7 @@ from .effects import gene_directions, measured_effects, model_effects
 from .pairs import Pairs
 from .pvalues import bonferroni_min, embedding_pvalues, measured_pvalues, stratified_qvalues
 
-MIN_CELLS = 10  # of a group that is tested
+MIN_GROUP_CELLS = 10  # of a group that is tested
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def link_group(
     max_cells: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Effects and p-values of all pairs, NaN in a group of fewer than `MIN_CELLS` cells."""
+    """Effects and p-values of all pairs, NaN in a group of fewer than `MIN_GROUP_CELLS` cells."""
     pairs, positions = candidates.pairs, candidates.positions
     n_cells, sample = len(cells.names), cells
     if n_cells > max_cells:
@@ -63,7 +63,7 @@ def link_group(
     in_cells = cells.n_open()
     n_open = in_cells[pairs.peak]
     tested = np.flatnonzero(~pairs.is_control)
-    if n_cells >= MIN_CELLS:
+    if n_cells >= MIN_GROUP_CELLS:
         places, peaks = candidates.places, candidates.peaks
         sites = pd.DataFrame(
             {"chrom": places["chrom"].to_numpy(), "start": transcription_start(places)}
@@ -93,10 +93,10 @@ def link_group(
             "pvalue": pvalue,
         }
     )
-    return _table(candidates, tested, group, effects.iloc[tested])
+    return _links(candidates, tested, group, effects.iloc[tested])
 
 
-def _table(
+def _links(
     candidates: Candidates, tested: np.ndarray, group: str, effects: pd.DataFrame
 ) -> pd.DataFrame:
     gene, peak = candidates.pairs.gene[tested], candidates.pairs.peak[tested]

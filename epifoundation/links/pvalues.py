@@ -22,7 +22,7 @@ def measured_pvalues(
     seen = n_open > 0
     tested, controls = seen & ~is_control, seen & is_control
     level = np.searchsorted(_edges(n_open, tested), n_open)
-    weight = _weights(gene[tested], gene[controls])
+    weight = _control_weights(gene[tested], gene[controls])
     for here, null, weights in _by_level(
         level, tested, np.abs(effect[controls]), level[controls], weight
     ):
@@ -89,7 +89,7 @@ def embedding_pvalues(
         values.append(unit[pool[chosen]] @ directions[one])
         levels.append(np.searchsorted(edges, n_open[pool[chosen]]))
         owner.append(np.full(len(chosen), one))
-    weight = _weights(gene[tested], np.concatenate(owner))
+    weight = _control_weights(gene[tested], np.concatenate(owner))
     for here, null, weights in _by_level(
         level_of_pair, tested, np.concatenate(values), np.concatenate(levels), weight
     ):
@@ -126,7 +126,7 @@ def _edges(n_open: np.ndarray, tested: np.ndarray) -> np.ndarray:
     return np.unique(np.quantile(n_open[tested], np.linspace(0, 1, N_BINS + 1)[1:-1]))
 
 
-def _weights(tested: np.ndarray, controls: np.ndarray) -> np.ndarray:
+def _control_weights(tested: np.ndarray, controls: np.ndarray) -> np.ndarray:
     """Weight of each control, so that genes are as frequent as among the tested pairs.
 
     Genes differ in the size of effects by chance, and in the number of peaks near them.

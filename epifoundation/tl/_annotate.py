@@ -16,8 +16,8 @@ from .._validate import RNG, Data, get_atac
 from .._version import __version__
 from ..cells.formats import opened
 from ..cells.source import Inputs, Source, as_sources
-from ..inference.embedding import Embedding
-from ..inference.labels import Annotation
+from ..inference.embedding import EmbeddingReadout
+from ..inference.labels import AnnotationReadout
 from ..inference.reader import Reader, Readout
 from ..inference.runner import apply, by_blocks
 from ..models import EpiFoundation
@@ -164,8 +164,8 @@ def annotate(
         "batch_key": "",
         "dtype": "auto",
     }
-    readouts: list[Readout] = [] if is_embedded else [Embedding(model, keys, parameters)]
-    readouts.append(Annotation(model, fitted, keys, float(alpha), float(unknown), report))
+    readouts: list[Readout] = [] if is_embedded else [EmbeddingReadout(model, keys, parameters)]
+    readouts.append(AnnotationReadout(model, fitted, keys, float(alpha), float(unknown), report))
     return apply(
         Reader(model, keys, readouts),
         data,

@@ -11,10 +11,10 @@ from .._docs import documented
 from .._keys import Keys
 from .._validate import Data, integer, one_of
 from ..cells.source import Inputs
-from ..inference.embedding import Embedding
+from ..inference.embedding import EmbeddingReadout
 from ..inference.expression import check_batches, expression_head
-from ..inference.labels import Probabilities
-from ..inference.predicted import Expression
+from ..inference.labels import LabelReadout
+from ..inference.predicted import ExpressionReadout
 from ..inference.reader import DTYPES, Reader, Readout
 from ..inference.runner import apply
 from ..models import EpiFoundation
@@ -128,11 +128,11 @@ def embed(
         "batch_key": batch_key or "",
         "dtype": dtype,
     }
-    readouts: list[Readout] = [Embedding(model, keys, parameters)]
+    readouts: list[Readout] = [EmbeddingReadout(model, keys, parameters)]
     if annotation and model.labels:
-        readouts.append(Probabilities(model, keys))
+        readouts.append(LabelReadout(model, keys))
     if predicts:
-        readouts.append(Expression(model, keys, expression_head(model), has_report=False))
+        readouts.append(ExpressionReadout(model, keys, expression_head(model), has_report=False))
     genes = model.genes.names if predicts else ()
     return apply(
         Reader(model, keys, readouts, genes, batch_key, chunk, dtype),

@@ -90,8 +90,8 @@ def gene_activity(
             raise ValueError(msg)
         genes = gene_table(annotation, None if rna is None else rna.var)
         peaks = read_intervals(source.var)
-        _check_build(genes, peaks)
-        weights = _weights(genes, peaks, promoter, max_distance, decay)
+        _check_same_build(genes, peaks)
+        weights = _distance_weights(genes, peaks, promoter, max_distance, decay)
         parts = []
         with tqdm(
             total=source.n_obs, desc="Gene activity", unit=" cells", disable=not settings.progress
@@ -107,7 +107,7 @@ def gene_activity(
     return AnnData(activity, obs=obs, var=genes.assign(n_peaks=weights.getnnz(axis=0)))
 
 
-def _weights(
+def _distance_weights(
     genes: pd.DataFrame, peaks: pd.DataFrame, promoter: int, max_distance: int, decay: int
 ) -> sp.csr_matrix:
     """Peaks x genes."""
@@ -128,7 +128,7 @@ def _weights(
     return sp.csr_matrix((weight, (peak, gene)), shape=(len(peaks), len(genes)))
 
 
-def _check_build(genes: pd.DataFrame, peaks: pd.DataFrame) -> None:
+def _check_same_build(genes: pd.DataFrame, peaks: pd.DataFrame) -> None:
     """Raise ValueError if genes and peaks fit no common build."""
     ours, theirs = detect_build(peaks), detect_build(genes.reset_index(drop=True))
     if ours and theirs and not set(ours) & set(theirs):

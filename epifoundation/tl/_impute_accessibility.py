@@ -23,7 +23,7 @@ from ..peaks.mapping import PeakMapping, takes_mapping
 from ..peaks.select import select_peaks
 from ..pp._map_peaks import map_source
 
-CHUNK = 256  # cells at a time: each has a probability for all peaks of the model
+IMPUTE_CELLS = 256  # cells at a time: each has a probability for all peaks of the model
 
 
 @documented
@@ -130,8 +130,8 @@ def impute_accessibility(
     to_group = None if groups is None else _membership(groups, cells)
     shape = (atac.n_obs if to_group is None else to_group.shape[0], len(columns))
     values = np.full(shape, np.nan if to_group is None else 0.0, np.float32)
-    for start in range(0, len(cells), CHUNK):
-        some = slice(start, min(start + CHUNK, len(cells)))
+    for start in range(0, len(cells), IMPUTE_CELLS):
+        some = slice(start, min(start + IMPUTE_CELLS, len(cells)))
         of_cells = torch.from_numpy(embedding[cells[some]]).to(model.device)
         is_open = _probabilities(head, of_cells, n_open, to_data)
         if to_group is None:

@@ -18,7 +18,7 @@ from .._keys import Keys
 from .._settings import settings
 from .._warn import warn
 from ..cells.formats import opened
-from ..cells.rows import Loaded, iter_rows
+from ..cells.rows import LoadedRows, iter_rows
 from ..cells.source import Located, Source
 from ..cells.tokens import Tokens, iter_tokens
 from ..inference.encode import tensors
@@ -129,7 +129,7 @@ def knock_out(
         expression = np.zeros((source.n_obs, len(names)), dtype=np.float32)
         probabilities = np.zeros((source.n_obs, len(model.labels)), dtype=np.float32)
         n_removed = np.zeros(source.n_obs, dtype=np.int64)
-        for rows, count, changes in _close(model, source, projection, closed, positions, batch):
+        for rows, count, changes in _changes(model, source, projection, closed, positions, batch):
             n_removed[rows] = count
             expression[rows], probabilities[rows] = changes
     return KnockOut(
@@ -229,7 +229,7 @@ def _prepare(
     return closed, projection, torch.from_numpy(codes).to(model.device)
 
 
-def _close(
+def _changes(
     model: EpiFoundation,
     source: Source,
     projection: sp.csr_matrix | None,
@@ -249,7 +249,7 @@ def _close(
 
     def tokens_of(rows: sp.csr_matrix) -> Tokens:
         names = pd.RangeIndex(rows.shape[0])  # values were checked before
-        ((_, tokens),) = iter_tokens(Loaded(rows, names), projection, chunk=len(names))
+        ((_, tokens),) = iter_tokens(LoadedRows(rows, names), projection, chunk=len(names))
         return tokens
 
     @torch.inference_mode()

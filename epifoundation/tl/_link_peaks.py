@@ -19,9 +19,9 @@ from ..cells.source import InMemory
 from ..genome import read_intervals
 from ..genome._gene_table import gene_table
 from ..inference.expression import expression_head, find_genes, rna_of
-from ..links.cells import family_of, read_cells
+from ..links.cells import family_of, gather_cells
 from ..links.genes import check_annotation, place_genes
-from ..links.group import MIN_CELLS, Candidates, link_group
+from ..links.group import MIN_GROUP_CELLS, Candidates, link_group
 from ..links.pairs import find_pairs
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
@@ -178,7 +178,7 @@ def link_peaks(
         )
         raise ValueError(msg)
     used_rna = rna if measured else None
-    cells = read_cells(source, used_rna, model, projection, positions, batch_key, layer)
+    cells = gather_cells(source, used_rna, model, projection, positions, batch_key, layer)
     groups = pd.Series("all", index=range(atac.n_obs))
     if groupby is not None:
         groups = source.column(groupby, "groupby")
@@ -189,7 +189,7 @@ def link_peaks(
     parts, small = [], []
     for group in groups.dropna().astype(str).unique():
         rows = np.flatnonzero((groups.astype(str) == group).to_numpy() & groups.notna().to_numpy())
-        if len(rows) < MIN_CELLS:
+        if len(rows) < MIN_GROUP_CELLS:
             small.append(f"{group!r} ({len(rows)})")
         part = link_group(
             model,
@@ -202,7 +202,7 @@ def link_peaks(
         )
         parts.append(part)
     if small:
-        warn(f"Groups of fewer than {MIN_CELLS} cells are not tested: {', '.join(small)}.")
+        warn(f"Groups of fewer than {MIN_GROUP_CELLS} cells are not tested: {', '.join(small)}.")
     links = pd.concat(parts, ignore_index=True)
     links.index = links.index.astype(str)
     target = copy_of(data) if copy else data

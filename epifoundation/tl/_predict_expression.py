@@ -13,7 +13,7 @@ from .._keys import Keys
 from .._validate import Data, integer, one_of
 from ..cells.source import Inputs
 from ..inference.expression import check_batches, expression_head, find_genes
-from ..inference.predicted import Expression, Head
+from ..inference.predicted import AnyExpressionHead, ExpressionReadout
 from ..inference.reader import Reader
 from ..inference.runner import apply
 from ..models import EpiFoundation
@@ -97,10 +97,12 @@ def predict_expression(
     chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
     model = resolve_model(model, device)
     is_measured = scale == "measured"
-    head: Head = _measured_head(model, batch_key) if is_measured else expression_head(model)
+    head: AnyExpressionHead = (
+        _measured_head(model, batch_key) if is_measured else expression_head(model)
+    )
     check_batches(model, batch_key)
     names, positions = ([], None) if genes is None else find_genes(model, genes)
-    readout = Expression(model, keys, head, scale, names, positions, batch_key)
+    readout = ExpressionReadout(model, keys, head, scale, names, positions, batch_key)
     known = model.genes.names
     predicted = known if positions is None else [known[i] for i in positions]
     return apply(

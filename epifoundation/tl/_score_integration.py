@@ -22,7 +22,7 @@ from ..cells.source import InMemory
 from ..training.components import semantic_components
 from ..training.rows import as_pattern
 
-N_COMPONENTS = 50
+N_LSI = 50
 N_NEIGHBORS = 90  # that the metrics read
 UNINTEGRATED = "LSI"
 
@@ -137,12 +137,12 @@ def score_integration(
         obs=obs[usable].astype(str).astype("category"),
         obsm={name: x[usable] for name, x in arrays.items()},
     )
-    _check(scored, batch_key, label_key)
+    _check_scored(scored, batch_key, label_key)
     if unintegrated is None:
         source = InMemory(data, modality, "the data")
         pattern = as_pattern(source.read(0, source.n_obs)[np.flatnonzero(usable)])
         components = semantic_components(
-            pattern, N_COMPONENTS, np.random.default_rng(rng), torch.device("cpu")
+            pattern, N_LSI, np.random.default_rng(rng), torch.device("cpu")
         )
         scored.obsm[UNINTEGRATED] = components.scores(pattern)
         unintegrated, wanted = UNINTEGRATED, [UNINTEGRATED, *wanted]
@@ -167,7 +167,7 @@ def _dense(atac: AnnData, name: str) -> np.ndarray:
     return dense
 
 
-def _check(scored: AnnData, batch_key: str, label_key: str) -> None:
+def _check_scored(scored: AnnData, batch_key: str, label_key: str) -> None:
     for key, column in ((batch_key, "batch"), (label_key, "label")):
         found = list(scored.obs[column].cat.categories)
         if len(found) < 2:

@@ -11,7 +11,7 @@ from .._docs import documented
 from .._keys import Keys
 from .._validate import Data, get_atac, one_of
 
-FORMATS = ("bedpe", "longrange")
+LINK_FORMATS = ("bedpe", "longrange")
 
 
 @documented
@@ -61,7 +61,7 @@ def write_links(
     """
     path = Path(path)
     kind = format or path.suffix.lstrip(".")
-    one_of(kind, FORMATS, "format")
+    one_of(kind, LINK_FORMATS, "format")
     links = links_of(data, modality, key_added)
     if group is not None:
         one_of(group, sorted(links["group"].astype(str).unique()), "group")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._validate import check_paired, check_unique
+from .._warn import naming
 from ..cells.formats import opened
 from ..cells.source import InMemory, Located, Source, as_sources
 from ..genome import read_intervals
@@ -324,7 +324,7 @@ def _vocabulary(
         with opened(place, modality, name) as source:
             tables[name] = source.var
             if map_peaks is not None:
-                with _naming(name, several=len(named) > 1):
+                with naming(repr(name) if len(named) > 1 else ""):
                     mapped[name] = map_peaks(source).projection
     if init is not None:
         found = init.peaks
@@ -341,21 +341,9 @@ def _vocabulary(
         if found.same_as(read_intervals(var)):
             projections.append(None)
             continue
-        with _naming(name, several=len(named) > 1):
+        with naming(repr(name) if len(named) > 1 else ""):
             projections.append(map_onto(found, var, genome=stated).projection)
     return found, projections
-
-
-@contextmanager
-def _naming(name: str, *, several: bool) -> Iterator[None]:
-    """Name the source in errors, if there are several."""
-    try:
-        yield
-    except ValueError as error:
-        if not several:
-            raise
-        msg = f"{name!r}: {error}"
-        raise ValueError(msg) from error
 
 
 def _rna_table(
