@@ -362,7 +362,7 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
             "Too few cells: 0 to train on",
         ),
         ({"min_cells": 10_000}, "No peak is open in at least `min_cells`"),
-        ({"device": "abacus"}, "`device` must be 'auto' or a torch device"),
+        ({"device": "abacus"}, "`device` must be 'auto' or an available torch device"),
     ],
 )
 def test_impossible_options_are_refused(simulated, options, said):
