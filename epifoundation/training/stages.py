@@ -290,11 +290,12 @@ def columns_of(
         sums = np.concatenate(
             [add_up(table, *part).cpu().numpy() for part in in_chunks(cells, device)]
         )
-        n_open, at = torch.from_numpy(np.diff(cells.indptr)), 0
+        # Square roots in float64: those of torch in float32 differ from the correctly rounded ones
+        n_open, at = torch.from_numpy(np.diff(cells.indptr)).double(), 0
         for i, (block, there) in enumerate(zip(blocks, kind, strict=True)):
             width = len(block.base)
             columns = sums[:, at : at + width + there]
-            columns /= block.divisor(n_open).numpy()[:, None]
+            columns /= block.divisor(n_open).float().numpy()[:, None]
             if there:
                 around = known[i][rows] - block.base.cpu().numpy()
                 columns = columns[:, :width] - columns[:, width:] * around
