@@ -1,4 +1,4 @@
-"""Read text files, whether bgzip, gzip or plain: the content decides, not the name."""
+"""Read text files: bgzip, gzip or plain, recognized by content."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
     if is_bgzip:
         raw.seek(-min(len(BGZIP_END), path.stat().st_size), io.SEEK_END)
         if raw.read() != BGZIP_END:
-            msg = f"{str(path)!r} is truncated: it lacks the end mark of bgzip. "
-            msg += "Copy it again, or compress it anew."
+            msg = f"{str(path)!r} is truncated: the end mark of bgzip is missing. "
+            msg += "Copy or compress it again."
             raise ValueError(msg)
     raw.seek(0)
     return cast("IO[bytes]", READER.open(raw)) if head[:2] == BGZIP_END[:2] else raw
@@ -41,7 +41,7 @@ def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
 def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[list[str]]:
     """The first `n_columns` tab-separated columns of all lines except comments.
 
-    Up to `at_most` columns are returned where a line has more than `n_columns`.
+    Longer lines are returned up to `at_most` columns.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[
         with path.open("rb") as raw:
             lines = open_text(raw, path).read().decode().splitlines()
     except READ_ERRORS as error:
-        msg = f"{str(path)!r} is no text, or is truncated: {error}."
+        msg = f"{str(path)!r} is not text, or is truncated: {error}."
         raise ValueError(msg) from error
     rows = []
     for i, line in enumerate(lines, start=1):

@@ -1,4 +1,4 @@
-"""The comparison itself: scores of what is known, methods that cannot see what they are judged on, a page of nothing but results."""
+"""The comparison: known scores, methods that cannot see the answers, a page of results."""
 
 import json
 
@@ -177,11 +177,12 @@ def test_a_method_that_cannot_is_told():
 
 
 def results(ours, other):
+    common = {"data": "SNARE-seq cortex", "task": "annotation", "metric": "accuracy"}
     return [
-        {"data": "SNARE-seq cortex", "fold": str(i), "job": name, "method": name, "task": "annotation", "metric": "accuracy", "value": v}
+        common | {"fold": str(i), "job": name, "method": name, "value": value}
         for name, values in (("EpiFoundation", ours), ("LSI", other))
-        for i, v in enumerate(values)
-    ]  # fmt: skip
+        for i, value in enumerate(values)
+    ]
 
 
 def test_where_ours_is_not_first_the_page_says_so():

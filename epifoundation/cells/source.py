@@ -75,8 +75,8 @@ class Source:
             "Was it moved, cut off or written over?"
         )
 
-    def bounds(self, most_cells: int, most_entries: int) -> np.ndarray:
-        """Row offsets of blocks with at most `most_cells` cells and `most_entries` entries.
+    def bounds(self, max_cells: int, max_entries: int) -> np.ndarray:
+        """Row offsets of blocks with at most `max_cells` cells and `max_entries` entries.
 
         A single cell with more entries is a block of one.
         """
@@ -89,9 +89,9 @@ class Source:
         offsets = [0]
         while offsets[-1] < self.n_obs:
             start = offsets[-1]
-            limit = entries[start] + most_entries
+            limit = entries[start] + max_entries
             last = int(np.searchsorted(entries, limit, side="right")) - 1
-            offsets.append(min(max(last, start + 1), start + most_cells, self.n_obs))
+            offsets.append(min(max(last, start + 1), start + max_cells, self.n_obs))
         return np.array(offsets)
 
     def close(self) -> None:

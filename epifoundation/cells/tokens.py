@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from .._validate import check_values
 
-CHUNK = 2048  # cells read at a time: enough to hide the overhead, few enough for the memory
+CELLS_PER_READ = 2048  # enough to hide the overhead, few enough for the memory
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ def ahead[T](items: Iterator[T], n: int = 1) -> Generator[T, None, None]:
 
 
 def iter_tokens(
-    matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, *, chunk: int = CHUNK
+    matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, *, chunk: int = CELLS_PER_READ
 ) -> Iterator[tuple[slice, Tokens]]:
     """Read a matrix in chunks of cells; sparse matrices stay sparse.
 

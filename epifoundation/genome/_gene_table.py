@@ -1,4 +1,4 @@
-"""Where genes are: of an annotation, or of the data themselves."""
+"""Positions of genes, from an annotation or the RNA modality."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from . import read_genes
 
 
 def gene_table(annotation: str | Path | pd.DataFrame | None, rna: AnnData | None) -> pd.DataFrame:
-    """Positions of genes: of an annotation, else of the RNA modality."""
+    """Positions of genes from an annotation, else from the RNA modality."""
     if annotation is None:
         if rna is None:
-            msg = "Where genes are is not known: pass `annotation`, a GTF or BED file of the genome build of the peaks."
+            msg = "The positions of genes are unknown: pass `annotation`, a GTF or BED file of the "
+            msg += "genome build of the peaks."
             raise ValueError(msg)
         check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
         annotation = rna.var

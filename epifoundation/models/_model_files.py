@@ -61,8 +61,9 @@ def read_config(directory: Path) -> dict[str, Any]:
         )
         raise ValueError(msg)
     if wrong := _damaged_keys(config):
-        msg = f"{str(path)!r} is damaged: missing or wrong {wrong}; "
-        msg += "download or save the model again."
+        msg = (
+            f"{str(path)!r} is damaged: missing or wrong {wrong}; download or save the model again."
+        )
         raise ValueError(msg)
     return config
 
@@ -134,7 +135,7 @@ def load_weights(network: Network, path: Path) -> None:
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     if problems:
-        msg = f"The weights in {str(path)!r} do not fit {CONFIG}: {'; '.join(problems)}."
+        msg = f"The weights in {str(path)!r} do not fit config.json: {'; '.join(problems)}."
         raise ValueError(msg)
     network.load_state_dict(
         {name: part.float() if part.is_floating_point() else part for name, part in tensors.items()}

@@ -158,7 +158,7 @@ class GeneVocabulary:
         if self.ids is not None:
             object.__setattr__(self, "ids", [str(i) for i in self.ids])
             if len(self.ids) != len(self.names):
-                msg = f"Expected one identifier a gene ({len(self.names)}), got {len(self.ids)}."
+                msg = f"Expected one identifier per gene ({len(self.names)}), got {len(self.ids)}."
                 raise ValueError(msg)
 
     def __len__(self) -> int:

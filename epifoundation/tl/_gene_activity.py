@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import Data, check_values, get_atac, get_matrix, integer
-from ..cells.tokens import CHUNK, read_rows, row_reader
+from ..cells.tokens import CELLS_PER_READ, read_rows, row_reader
 from ..genome import BUILDS, detect_build, overlaps, read_intervals
 from ..genome._gene_table import gene_table
 from ..inference.expression import rna_of
@@ -87,10 +87,13 @@ def gene_activity(
     with tqdm(
         total=atac.n_obs, desc="Gene activity", unit=" cells", disable=not settings.progress
     ) as bar:
-        for start in range(0, atac.n_obs, CHUNK):
-            rows = read_rows(matrix, start, min(start + CHUNK, atac.n_obs))
+        for start in range(0, atac.n_obs, CELLS_PER_READ):
+            rows = read_rows(matrix, start, min(start + CELLS_PER_READ, atac.n_obs))
             check_values(
-                rows.data, rows.indptr, atac.obs_names[start : start + CHUNK], "The ATAC matrix"
+                rows.data,
+                rows.indptr,
+                atac.obs_names[start : start + CELLS_PER_READ],
+                "The ATAC matrix",
             )
             parts.append(sp.csr_matrix(rows.astype(np.float32) @ weights))
             bar.update(rows.shape[0])

@@ -373,7 +373,7 @@ def test_vocabularies_without_special_tokens_or_intervals_are_named(made):
     }
     made.save()
     with pytest.raises(
-        ValueError, match=r"atac_vocab\.json': 34 of 40 peak names are no genomic intervals"
+        ValueError, match=r"atac_vocab\.json': 34 of 40 peak names are not genomic intervals"
     ):
         made.convert()
 

@@ -293,7 +293,7 @@ def test_bad_input_is_told_and_nothing_is_written(world):
         ),
         ({"genes": "gene5", "max_distance": 0}, "`max_distance` must be an integer of at least 1"),
         ({"genes": "gene5", "annotation": genes.loc[["gene5"]]}, "so there is nothing to compare"),
-        ({"genes": "gene5", "groupby": "nothing"}, "`groupby='nothing'` is no column"),
+        ({"genes": "gene5", "groupby": "nothing"}, "`groupby='nothing'` is not a column"),
         (
             {"genes": "gene5", "annotation": genes.drop(columns=["chrom", "start", "end"])},
             "has no positions",
@@ -301,7 +301,7 @@ def test_bad_input_is_told_and_nothing_is_written(world):
     ):
         with pytest.raises(ValueError, match=match):
             ep.tl.link_peaks(data, model, **options | given)
-    with pytest.raises(ValueError, match="Where genes are is not known: pass `annotation`"):
+    with pytest.raises(ValueError, match="The positions of genes are unknown: pass `annotation`"):
         ep.tl.link_peaks(atac, model, genes="gene5")
     peaks_only = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=16))
     with pytest.raises(ValueError, match="predicts no expression"):
