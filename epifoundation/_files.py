@@ -1,8 +1,9 @@
-"""Read text files: bgzip, gzip or plain, recognized by content."""
+"""Read text files (bgzip, gzip or plain, recognized by content) and compute checksums."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import zlib
 from pathlib import Path
@@ -71,3 +72,9 @@ def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[
             raise ValueError(msg)
         rows.append(fields)
     return rows
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

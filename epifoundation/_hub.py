@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ._files import sha256
 from ._settings import settings
 
 type Choose = Callable[[list[str]], list[str]]
@@ -64,14 +64,16 @@ def fetch(
             cached = snapshot_download(**repo, local_files_only=True, allow_patterns=[])
             return _choose(Path(cached), choose)
         raise
-    sha256 = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs}
+    checksums = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs}
     paths = choose(sorted(file.rfilename for file in info.siblings))
     repo_at = {"repo_id": repo_id, "repo_type": repo_type, "revision": info.sha}
     new = [path for path in paths if try_to_load_from_cache(filename=path, **repo_at) is None]
     with _errors(name, cure):
         folder = Path(snapshot_download(**repo, allow_patterns=[*map(glob.escape, paths)]))
     # huggingface_hub compares sizes, and checksums only of files that come through Xet
-    damaged = [path for path in new if path in sha256 and _sha256(folder / path) != sha256[path]]
+    damaged = [
+        path for path in new if path in checksums and sha256(folder / path) != checksums[path]
+    ]
     for path in damaged:  # the cache contains links to the files
         (folder / path).resolve().unlink(missing_ok=True)
     if damaged:
@@ -87,11 +89,6 @@ def _choose(folder: Path, choose: Choose) -> dict[str, Path]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     paths = choose([path.relative_to(folder).as_posix() for path in files])
     return {path: folder / path for path in paths}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

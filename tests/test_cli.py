@@ -191,7 +191,7 @@ assert not set(heavy) & set(sys.modules), sys.modules.keys() & set(heavy)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["embedd"],
@@ -212,10 +212,10 @@ assert not set(heavy) & set(sys.modules), sys.modules.keys() & set(heavy)
         ),
     ],
 )
-def test_errors_in_options_take_one_line(arguments, told, run):
+def test_errors_in_options_take_one_line(arguments, message, run):
     done = run(*arguments)
     assert (done.code, done.output) == (2, "")
-    assert told in done.error
+    assert message in done.error
     assert done.error.count("\n") == 1
 
 
@@ -279,7 +279,7 @@ def test_pretrain_with_a_configuration(folder, run):
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ("architecture]\nn_heads = 2", "`n_heads=2` has no meaning for the encoder 'set'"),
         (
@@ -289,13 +289,13 @@ def test_pretrain_with_a_configuration(folder, run):
         ("training]\nadversarial = 1.0", "TrainingConfig has no fields ['adversarial']"),
     ],
 )
-def test_options_of_a_transformer_are_refused(folder, table, said, run):
+def test_options_of_a_transformer_are_refused(folder, table, message, run):
     (folder / "run.toml").write_text(f"[pretrain]\n[pretrain.{table}\n")
     done = run(
         "pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q"
     )
     assert done.code == 1
-    assert said in done.error
+    assert message in done.error
     assert not (folder / "new").exists()
 
 
@@ -323,7 +323,7 @@ def test_a_transformer_is_trained_and_tuned(folder, run):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("[embed]\nbatchkey = 'x'\n", r"unknown options \['batchkey'\]"),
         ("[annotate]\nalpha = 0.2\n", r"no table \[embed\]"),
@@ -332,11 +332,11 @@ def test_a_transformer_is_trained_and_tuned(folder, run):
         ("[embed]\nmin_coverage = '0.1'\n", "`min_coverage` in .* must be of type float"),
     ],
 )
-def test_bad_configurations(folder, content, told, run):
+def test_bad_configurations(folder, content, message, run):
     (folder / "run.toml").write_text(content)
     done = run("embed", folder / "a.h5ad", "--config", folder / "run.toml")
     assert done.code == 2
-    assert re.search(told, done.error)
+    assert re.search(message, done.error)
 
 
 def test_unknown_fields_of_a_table(folder, run):
@@ -375,10 +375,10 @@ def test_exit_codes(folder, run):
     done = run("models")
     assert done.code == 0
     assert set(ep.models.available().index) <= set(done.output.split())
-    status, told = code("embed", folder / "nowhere.h5ad")
+    status, message = code("embed", folder / "nowhere.h5ad")
     assert status == 1
     assert (
-        told.strip()
+        message.strip()
         == f"epifoundation: FileNotFoundError: The file '{folder}/nowhere.h5ad' does not exist."
     )
 

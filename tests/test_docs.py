@@ -28,7 +28,7 @@ KEYS = {
 }
 
 
-def told(path):
+def text_of(path):
     """The text of a page or a tutorial, without what tutorials put out."""
     if path.suffix != ".ipynb":
         return path.read_text()
@@ -63,7 +63,7 @@ def keywords(inner):
 
 @pytest.mark.parametrize("path", PAGES + TUTORIALS, ids=lambda path: path.name)
 def test_what_is_named_exists(path):
-    text = told(path)
+    text = text_of(path)
     for name in re.findall(r"\bep(?:\.[A-Za-z]\w*)+", text):
         resolve(name)
     for name, inner in calls(text):
@@ -104,9 +104,9 @@ def parameters_of_all():
 @pytest.mark.parametrize("path", PAGES + TUTORIALS, ids=lambda path: path.name)
 def test_parameters_that_are_named_alone_exist(path):
     text = (
-        re.sub(r"```.*?```", "", told(path), flags=re.DOTALL)
+        re.sub(r"```.*?```", "", text_of(path), flags=re.DOTALL)
         if path.suffix == ".md"
-        else told(path)
+        else text_of(path)
     )
     known = parameters_of_all()
     for name in re.findall(r"`(\w+)=[^`(]*`", text):
@@ -115,7 +115,7 @@ def test_parameters_that_are_named_alone_exist(path):
 
 @pytest.mark.parametrize("path", PAGES + TUTORIALS, ids=lambda path: path.name)
 def test_keys_that_are_named_are_written(path):
-    for key in re.findall(r"\b(?:epifoundation_[a-z_]+|X_epifoundation)\b", told(path)):
+    for key in re.findall(r"\b(?:epifoundation_[a-z_]+|X_epifoundation)\b", text_of(path)):
         assert key in KEYS, f"nothing is called {key!r}"
 
 

@@ -39,7 +39,7 @@ PEAKS, CELLS = {"genome", "peaks"}, {"cells"}
 MODELS = {"nn", "models"} | PEAKS
 ALLOWED = {
     "_files": set(),
-    "_hub": {"_settings"},
+    "_hub": {"_files", "_settings"},
     "_keys": set(),
     "_memory": set(),
     "_settings": set(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, override
 
 import numpy as np
 import pandas as pd
@@ -109,30 +109,30 @@ class InMemory(Source):
         self.var, self.n_obs = self.adata.var, self.adata.n_obs
         self._matrices: dict[str | None, Any] = {}
 
+    @override
     def names(self, start: int, stop: int) -> pd.Index:
-        """See :class:`Source`."""
         return self.adata.obs_names[start:stop]
 
+    @override
     def column(self, key: str, option: str) -> pd.Series:
-        """See :class:`Source`."""
         values = obs_column(self.data, self.adata, key, option, name=self.name)
         return values.reset_index(drop=True)
 
+    @override
     def matrix(self, layer: str | None) -> Any:
-        """See :class:`Source`."""
         if layer not in self._matrices:
             self._matrices[layer] = row_reader(get_matrix(self.adata, layer))
         return self._matrices[layer]
 
+    @override
     def other(self, modality: str) -> Source | None:
-        """See :class:`Source`."""
         if not isinstance(self.data, MuData) or modality not in self.data.mod:
             return None
         return InMemory(self.data, modality, self.name)
 
     @property
+    @override
     def identity(self) -> dict[str, Any]:
-        """See :class:`Source`."""
         names = int(hash_names(self.adata.obs_names).sum(dtype=np.uint64))
         return {"cells": self.n_obs, "names": names}
 

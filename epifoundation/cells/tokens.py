@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,6 @@ import scipy.sparse as sp
 from .._validate import check_values
 
 CELLS_PER_READ = 2048  # enough to hide the overhead, few enough for the memory
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,6 +13,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from .._files import sha256
 from .._version import __version__
 from ..nn import Network, Sizes
 from ..peaks.counted import CountedCells
@@ -104,12 +104,6 @@ def check_file(directory: Path, file: str, expected: str) -> None:
         raise ValueError(msg)
 
 
-def sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _load[T](path: Path, load: Callable[[bytes], T]) -> T:
     try:
         return load(path.read_bytes())
@@ -142,7 +136,7 @@ def load_weights(network: Network, path: Path) -> None:
     )
 
 
-def read_cells(path: Path) -> dict[str, CountedCells]:
+def read_counted_cells(path: Path) -> dict[str, CountedCells]:
     """The cells that a model recognizes, by block of columns."""
     arrays = _load(path, load_arrays)
     blocks, parts = sorted({name.split(".")[0] for name in arrays}), ("hashes", "codes", "weights")
