@@ -34,7 +34,7 @@ def split():
 
 
 def omniscient(split, right=1.0):
-    """Knows all of a cell, in a share of the cells."""
+    """Knows everything, about a fraction of the cells."""
     classes = np.unique(split.labels)
     place = {name: i for i, name in enumerate(split.atac.obs_names)}
     called = split.labels.copy()
@@ -161,7 +161,7 @@ def test_what_is_judged_on_is_not_seen(split, name):
             assert scores.annotation(split, fitted)["accuracy"] > 0.6
 
 
-def test_a_method_that_cannot_is_told():
+def test_a_method_that_cannot_is_listed():
     _, _, rows = side_by_side.work(("method", "PBMC 51 loci", "0", "multivi"))
     assert rows == [
         {

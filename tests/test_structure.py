@@ -135,7 +135,7 @@ assert [name for name in {heavy} if name in sys.modules] == []
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_names_that_are_not_there_are_told():
+def test_unknown_names_raise():
     assert set(dir(ep)) == set(ep.__all__)
     assert not hasattr(ep, "embed")
     with pytest.raises(AttributeError, match="module 'epifoundation' has no attribute 'tools'"):

@@ -199,7 +199,7 @@ def test_vocabularies_may_be_a_mapping_of_files_or_of_contents(made):
         ep.models.convert_original(path, {"peaks": made.vocabularies["atac"]})
 
 
-def test_files_that_are_called_a_little_otherwise_are_found(made):
+def test_files_with_similar_names_are_found(made):
     (made.folder / "cell_vocab.json").rename(made.folder / "cell_pbmc.json")
     (made.folder / "batch_vocab.json").rename(made.folder / "pbmc_batch_vocab.json")
     assert made.convert().labels == ["t0", "t1", "t2", "t3"]

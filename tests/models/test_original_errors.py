@@ -90,7 +90,7 @@ def test_vocabularies_without_special_tokens_or_intervals_are_named(made):
         made.convert()
 
 
-def test_chromosomes_that_are_written_otherwise_are_told(made):
+def test_chromosomes_with_other_names_warn(made):
     made.vocabularies["gene2chr"] = {
         gene: chrom.removeprefix("chr") for gene, chrom in made.vocabularies["gene2chr"].items()
     }
