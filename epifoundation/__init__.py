@@ -47,10 +47,10 @@ def __dir__() -> list[str]:
     return __all__
 
 
-if not TYPE_CHECKING:  # where a name that is wrong would pass
+if not TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Import a part on first use: a help does without torch and anndata, which take seconds."""
+        """Import on first use: torch and anndata take seconds, and ``--help`` needs neither."""
         if name not in __all__:
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)

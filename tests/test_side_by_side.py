@@ -1,4 +1,4 @@
-"""The comparison itself: scores of what is known, methods that cannot see what they are judged on, a page of nothing but results."""
+"""The comparison: known scores, methods that cannot see the answers, a page of results."""
 
 import json
 
@@ -34,18 +34,18 @@ def split():
 
 
 def omniscient(split, right=1.0):
-    """Knows all of a cell, in a share of the cells."""
+    """Knows everything, about a fraction of the cells."""
     classes = np.unique(split.labels)
     place = {name: i for i, name in enumerate(split.atac.obs_names)}
-    told = split.labels.copy()
-    wrong = np.random.default_rng(0).random(len(told)) > right
-    told[wrong] = classes[(np.searchsorted(classes, told[wrong]) + 1) % len(classes)]
+    called = split.labels.copy()
+    wrong = np.random.default_rng(0).random(len(called)) > right
+    called[wrong] = classes[(np.searchsorted(classes, called[wrong]) + 1) % len(classes)]
 
     def rows(atac):
         return [place[name] for name in atac.obs_names]
 
     def one_hot(atac):
-        return np.eye(len(classes))[np.searchsorted(classes, told[rows(atac)])]
+        return np.eye(len(classes))[np.searchsorted(classes, called[rows(atac)])]
 
     def embed(atac):
         return one_hot(atac) * 10 + 0.01 * np.random.default_rng(1).standard_normal(
@@ -54,7 +54,7 @@ def omniscient(split, right=1.0):
 
     return methods.Fitted(
         embed,
-        lambda atac: (told[rows(atac)], one_hot(atac) * (1 - 1e-9)),
+        lambda atac: (called[rows(atac)], one_hot(atac) * (1 - 1e-9)),
         lambda atac: split.expression[rows(atac)],
         classes,
         n_bytes=3,
@@ -161,7 +161,7 @@ def test_what_is_judged_on_is_not_seen(split, name):
             assert scores.annotation(split, fitted)["accuracy"] > 0.6
 
 
-def test_a_method_that_cannot_is_told():
+def test_a_method_that_cannot_is_listed():
     _, _, rows = side_by_side.work(("method", "PBMC 51 loci", "0", "multivi"))
     assert rows == [
         {
@@ -177,11 +177,12 @@ def test_a_method_that_cannot_is_told():
 
 
 def results(ours, other):
+    common = {"data": "SNARE-seq cortex", "task": "annotation", "metric": "accuracy"}
     return [
-        {"data": "SNARE-seq cortex", "fold": str(i), "job": name, "method": name, "task": "annotation", "metric": "accuracy", "value": v}
+        common | {"fold": str(i), "job": name, "method": name, "value": value}
         for name, values in (("EpiFoundation", ours), ("LSI", other))
-        for i, v in enumerate(values)
-    ]  # fmt: skip
+        for i, value in enumerate(values)
+    ]
 
 
 def test_where_ours_is_not_first_the_page_says_so():
@@ -211,10 +212,12 @@ def test_what_is_measured_again_takes_the_place_of_what_was():
 
 
 def test_the_page_is_made_of_the_results():
-    told = json.loads(side_by_side.RESULTS.read_text())
-    assert (page.DOCS / "benchmarks.md").read_text() == page.head(told["meta"]) + page.tables(told)
+    results = json.loads(side_by_side.RESULTS.read_text())
+    assert (page.DOCS / "benchmarks.md").read_text() == page.head(results["meta"]) + page.tables(
+        results
+    )
     readme = page.README.read_text()
-    assert readme == page.with_summary(readme, told)
+    assert readme == page.with_summary(readme, results)
 
 
 def test_what_mixes_batches_and_keeps_types_integrates_best(split, quick_scores):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, override
 
 import pandas as pd
 import scipy.sparse as sp
@@ -30,12 +30,12 @@ class LoadedRows(Source):
         super().__init__(name)
         self._matrix, self._names, self.n_obs = row_reader(matrix), names, len(names)
 
+    @override
     def names(self, start: int, stop: int) -> pd.Index:
-        """See :class:`.Source`."""
         return self._names[start:stop]
 
+    @override
     def matrix(self, layer: str | None) -> Any:
-        """See :class:`.Source`."""
         return self._matrix
 
 

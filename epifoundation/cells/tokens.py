@@ -6,15 +6,12 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 
 from .rows import CHUNK, iter_rows
 from .source import Source
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

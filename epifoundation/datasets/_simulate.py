@@ -13,7 +13,7 @@ from mudata import MuData
 
 from .._validate import RNG, integer
 
-CHUNK = 2048  # cells drawn at a time
+CELLS_PER_DRAW = 2048
 PEAK_SPACING = 2_000  # bases between peak starts
 PEAK_WIDTH = 500
 # Linked peaks are open if a cell of this many times the median depth would have a fragment in them
@@ -126,8 +126,8 @@ def simulate_multiome(
     n_counts = np.maximum(rng.lognormal(np.log(median_counts), 0.4, n_cells).astype(int), 1)
 
     atac, rna = [], []
-    for start in range(0, n_cells, CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, n_cells, CELLS_PER_DRAW):
+        part = slice(start, start + CELLS_PER_DRAW)
         mixture = _Mixture(
             kind[part] * n_batches + batch[part],
             second[part] * n_batches + batch[part],

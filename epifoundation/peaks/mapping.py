@@ -29,12 +29,11 @@ from ..genome import (
 from ..genome._builds import count_misplaced
 from .vocabulary import PeakVocabulary
 
-# Peaks are shifted by this many bases to count overlaps by chance: farther than clusters of peaks
-# extend, nearer than the size of a chromosome band
+# Shift in bases to count overlaps by chance: beyond clusters of peaks, within a chromosome band
 SHIFT = 250_000
 # Ratio of overlaps to those by chance: at least 2.5 on the right build, 0.9 to 1.2 on a wrong one
 MAX_CHANCE_RATIO = 1.5
-MIN_CHANCE_OVERLAPS = 30  # with fewer overlaps by chance, there is no test
+MIN_CHANCE_OVERLAPS = 30  # fewer overlaps by chance are not tested
 WARN_BELOW = 0.5  # of the model's peaks; with less, cells look sparser than in training
 MIN_COVERAGE = 0.02
 OPTIONS = ("min_overlap", "genome", "liftover", "min_coverage")
@@ -60,18 +59,18 @@ class PeakMap:
         self.report["open_fraction_matched"] = float(n_known / max(n_open, 1))
         self.report["counts_fraction_matched"] = float(matched / total) if total else 0.0
 
-    def check(self, least: float) -> None:
-        """Raise ValueError if less than `least` of the vocabulary is reached; warn if little is."""
-        fraction(least, "min_coverage")
+    def check(self, min_coverage: float) -> None:
+        """Raise ValueError if less of the vocabulary is reached; warn if little is."""
+        fraction(min_coverage, "min_coverage")
         reached, total = self.report["vocabulary_matched"], self.report["vocabulary"]
         summary = (
             f"the data's peaks reach {reached:,} of the {total:,} peaks of the model "
             f"({reached / total:.1%}), and {self.report['matched']:,} of the "
             f"{self.report['data']:,} peaks of the data are known to it"
         )
-        if reached < least * total:
+        if reached < min_coverage * total:
             msg = (
-                f"Too little in common: {summary}; at least {100 * least:.3g}% is required. "
+                f"Too little in common: {summary}; at least {100 * min_coverage:.3g}% is required. "
                 "Embeddings from so few peaks mean little: count the fragments on the model's "
                 "peaks, pretrain on your own data, or pass "
                 f"`min_coverage={reached / total / 2:.2g}`."
@@ -200,13 +199,13 @@ def map_onto(
     if stated is not None and build != "unknown" and stated != build and liftover is None:
         msg = (
             f"The peaks are of {stated} (`genome`), the model is of {build}. "
-            f"{_advice(build, lifted=False)} Builds are called {list(BUILDS)}."
+            f"{_advice(build, lifted=False)} Known builds: {list(BUILDS)}."
         )
         raise ValueError(msg)
     intervals, kept = given, np.arange(len(given))
     if liftover is not None:
         if report["data_genome"] == build != "unknown":
-            msg = f"The peaks are of {build} already, like the model: leave out `liftover`."
+            msg = f"The peaks are of {build}, like the model: omit `liftover`."
             raise ValueError(msg)
         intervals, status = lift_over(given, liftover)
         kept = np.flatnonzero(status == "lifted")
@@ -278,7 +277,7 @@ def _check_overlap(
 
 
 def _check_build(intervals: pd.DataFrame, model: str, *, lifted: bool) -> dict[str, Any]:
-    """Number of peaks without a place on the model's build; ValueError if they fit another one."""
+    """Number of peaks misplaced on the model's build; ValueError if they fit another one."""
     advice = _advice(model, lifted=lifted)
     found, wrong = incompatible_builds(intervals, model)
     if found:
@@ -296,7 +295,7 @@ def _check_build(intervals: pd.DataFrame, model: str, *, lifted: bool) -> dict[s
 
 
 def genome_build(peaks: PeakVocabulary) -> str:
-    """The build of a vocabulary: the stated one, or the only one with a place for all peaks."""
+    """The build of a vocabulary: the stated one, or the only one that fits all peaks."""
     if peaks.genome != "unknown":
         return peaks.genome
     fitting = [build for build, n in count_misplaced(peaks.intervals).items() if not n]
@@ -304,7 +303,7 @@ def genome_build(peaks: PeakVocabulary) -> str:
 
 
 def incompatible_builds(intervals: pd.DataFrame, build: str) -> tuple[list[str], np.ndarray]:
-    """Builds that intervals fit if they do not fit `build`; and which have no place on `build`."""
+    """Builds that fit if `build` does not, and a mask of intervals misplaced on `build`."""
     wrong = np.zeros(len(intervals), dtype=bool)
     if build in BUILDS:
         wrong = misplaced(intervals, build)

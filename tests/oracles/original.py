@@ -1,7 +1,7 @@
-"""The function that the paper's code computes, written plainly: padded cells, all layers, no folding.
+"""A plain implementation of the paper's model: padded cells, all layers, no folding.
 
-It has the original's tensor names, so that its state dict is a checkpoint of that kind, and is what the speed of
-:class:`epifoundation.nn.TransformerEncoder` is compared with and what the tests hold the conversion to.
+Its tensors have the names of the original, so its state dict is an original checkpoint. Conversion
+and speed of :class:`epifoundation.nn.TransformerEncoder` are compared with it.
 """
 
 import torch
@@ -76,8 +76,9 @@ class Decoder(nn.Module):
 class Original(nn.Module):
     """EpiFoundation in evaluation mode.
 
-    `peak_chromosomes` and `gene_chromosomes` are rows of the chromosome table, one a token of the vocabulary with the four
-    special ones; None for a model without chromosomes. With `unpad`, attention alone skips the padding.
+    `peak_chromosomes` and `gene_chromosomes` are rows of the chromosome table, one per token of the
+    vocabulary with the four special ones; None for a model without chromosomes. With `unpad`,
+    attention skips the padding.
     """
 
     def __init__(

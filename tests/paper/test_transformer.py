@@ -185,7 +185,7 @@ def test_expression_can_be_predicted_for_the_batch_of_each_cell(
             like["rna"].layers["epifoundation"][part],
             atol=1e-5,
         )
-    with pytest.raises(ValueError, match="`batch_key='donor'` is no column"):
+    with pytest.raises(ValueError, match="`batch_key='donor'` is not a column"):
         ep.tl.embed(other, model, batch_key="donor")
 
 

@@ -149,7 +149,7 @@ def test_bad_values_are_named_with_their_cell(tmp_path, stored, n_pieces):
     pieces = [Piece(place, "one", "atac", 3, None)] * n_pieces
     matrix = Rows(pieces, 2, "`X`", as_float)
     of = "" if n_pieces == 1 else " of .*a.h5ad'" if stored else " of one"
-    said = f"`X`{of} must hold non-negative counts: found -3.0 in cell 'c'"
+    said = f"`X`{of} must contain non-negative counts: found -3.0 in cell 'c'"
     with pytest.raises(ValueError, match=said):
         matrix[np.array([1, 2])]
     assert matrix[np.array([0, 1])].sum() == 3  # only what is read is checked
