@@ -270,8 +270,8 @@ def knock_outs(n_cells=1000, n_peaks=200_000, n_open=4000, n_genes=50, n_model=5
     once = time.perf_counter() - began
     print(
         f"\n{total:,} single-peak knock-outs of {n_cells:,} cells "
-        f"(median {np.median(open_peaks):,.0f} open of {n_peaks:,} peaks), {n_genes} of the model's "
-        f"{n_model:,} genes: {seconds:.1f} s, "
+        f"(median {np.median(open_peaks):,.0f} open of {n_peaks:,} peaks), "
+        f"{n_genes} of the model's {n_model:,} genes: {seconds:.1f} s, "
         f"{total / seconds:,.0f} per second, {seconds / once:.0f} x one prediction of the cells "
         f"({once:.2f} s), "
         f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"

@@ -126,9 +126,9 @@ def make_model(mdata):
 CARD = """# pbmc-51loci
 
 A small EpiFoundation model for demonstration: human blood, 51 windows of 200 kb (hg38), 5,724
-tiles of 500 bp. It reads scATAC-seq and predicts an embedding (memberships in 64 clusters and
-13 labels), the expression of 51 genes, and one of 13 cell types. It recognizes its training cells by
-a hash of their open peaks, and excludes each of them from the vectors of its open peaks.
+tiles of 500 bp. It reads scATAC-seq and predicts an embedding (memberships in 64 clusters and 13
+labels), the expression of 51 genes, and one of 13 cell types. It recognizes its training cells by a
+hash of their open peaks, and excludes each of them from the vectors of its open peaks.
 
 ## Training
 
@@ -138,15 +138,15 @@ BSD-3-Clause, like the package.
 
 ## Evaluation
 
-{test:,} test cells of the same sample: a random split of one donor, so **not** a held-out batch. The
-expected calibration error of the label head is {error:.3f}.
+{test:,} test cells of the same sample: a random split of one donor, so **not** a held-out batch.
+The expected calibration error of the label head is {error:.3f}.
 
 {table}
 ## Limits
 
 - 51 loci are about 0.3 % of the genome. Embeddings distinguish the main blood cell types, and
   little more.
-- One healthy donor, one technology. Do not annotate other tissues, species, or diseased blood with it.
+- One healthy donor, one technology. Do not use it for other tissues, species, or diseased blood.
 - Naive, memory and activated T cells are often confused; plasma cells (20 in the source) are too
   few to judge.
 - Expression is on the smoothed log scale of the source, not counts.

@@ -1,4 +1,4 @@
-"""The comparison itself: scores of what is known, methods that cannot see what they are judged on, a page of nothing but results."""
+"""The benchmarks: scores of known results, no leakage of test cells, and pages from results."""
 
 import json
 
@@ -17,7 +17,7 @@ import epifoundation as ep
 
 @pytest.fixture
 def split():
-    """Few cells, deep enough to tell them apart."""
+    """Few cells, deep enough to distinguish types."""
     mdata = ep.datasets.simulate_multiome(
         500, 400, 30, n_types=3, n_batches=3, median_fragments=150, rng=0
     )
@@ -34,7 +34,7 @@ def split():
 
 
 def omniscient(split, right=1.0):
-    """Knows all of a cell, in a share of the cells."""
+    """A perfect method, wrong for a fraction of the cells."""
     classes = np.unique(split.labels)
     place = {name: i for i, name in enumerate(split.atac.obs_names)}
     told = split.labels.copy()
@@ -178,10 +178,18 @@ def test_a_method_that_cannot_is_told():
 
 def results(ours, other):
     return [
-        {"data": "SNARE-seq cortex", "fold": str(i), "job": name, "method": name, "task": "annotation", "metric": "accuracy", "value": v}
+        {
+            "data": "SNARE-seq cortex",
+            "fold": str(i),
+            "job": name,
+            "method": name,
+            "task": "annotation",
+            "metric": "accuracy",
+            "value": v,
+        }
         for name, values in (("EpiFoundation", ours), ("LSI", other))
         for i, v in enumerate(values)
-    ]  # fmt: skip
+    ]
 
 
 def test_where_ours_is_not_first_the_page_says_so():
