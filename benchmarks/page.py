@@ -228,6 +228,8 @@ def number(metric, mean, spread=np.nan, is_best=False):
     """A number and its spread in one cell, which does not break."""
     if not np.isfinite(mean):
         return "–"
+    if metric == "training s" and mean < 0.001:  # not trained
+        return "–"
     digits = 3 if abs(mean) < 10 else 1 if abs(mean) < 1000 else 0
     if metric == "training s":
         digits = 1

@@ -139,6 +139,7 @@ def page():
         if name == "million":
             kept = [
                 "cells",
+                "dim",
                 "pretrain_seconds",
                 "pretrain_peak_gb",
                 "pretrain_ratio",

@@ -301,10 +301,16 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
     None,
 )
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --window-size=1280,900 --enable-logging=stderr --v=0 "
-    "--virtual-time-budget=10000 --dump-dom"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--window-size=1280,900",
+    "--enable-logging=stderr",
+    "--v=0",
+    "--virtual-time-budget=10000",
+    "--dump-dom",
+]
 CHECK = r"""
 <script>
 addEventListener("load", () => {
