@@ -98,8 +98,7 @@ peak-gene links and cost. This page has the data set with held-out batches, and 
 measures everything again.
 
 ```{{image}} _static/benchmarks.png
-:alt: Annotation of held-out batches by method; error against coverage; accuracy against lost \
-fragments; accuracy against depth
+:alt: Accuracy of annotation by method; error by coverage; accuracy by fraction of lost fragments
 ```
 
 Values are means ± standard deviations of three folds. The best value of a column is bold.

@@ -12,11 +12,11 @@ SHOWN = (
     "linear SVM",
     "logistic regression",
 )
-DEPTHS = [50, 200, 800]
+LOST = (50, 75, 90)  # % of the fragments
 
 
 def figure(results, path):
-    """Draw annotation by fold, risk-coverage curves, lost fragments, and depth."""
+    """Draw annotation by fold, risk-coverage curves, and accuracy with fewer fragments."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -24,40 +24,29 @@ def figure(results, path):
 
     rows = pd.DataFrame(results["rows"])
     cortex = rows[rows["data"] == CORTEX]
-    drawn, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
+    drawn, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     for i, name in enumerate(SHOWN):
-        ours = cortex[cortex["method"] == name]
+        method = cortex[cortex["method"] == name]
         style = {"color": f"C{i}", "label": name}
-        accuracy = of(ours, "annotation", "accuracy")
         for offset, metric, marker in ((-0.12, "accuracy", "o"), (0.12, "macro-F1", "s")):
-            values = of(ours, "annotation", metric)
+            values = of(method, "annotation", metric)
             axes[0].plot(values, [i + offset] * len(values), marker, ms=4, **style)
-        curves = ours.loc[ours["task"] == "risk curve", "values"]
+        curves = method.loc[method["task"] == "risk curve", "values"]
         if len(curves):
             axes[1].plot(np.arange(0.05, 1.001, 0.05), np.mean(list(curves), axis=0), **style)
-        thinned = [
-            of(ours, "robustness", f"{lost}% fewer fragments").mean() for lost in (50, 75, 90)
-        ]
-        if np.isfinite(thinned).all():
-            axes[2].plot([0, 50, 75, 90], [accuracy.mean(), *thinned], "o-", ms=3, **style)
-        depth = [
-            of(rows[rows["method"] == name], "annotation", "accuracy", f"simulated, {n} fragments")
-            for n in DEPTHS
-        ]
-        axes[3].plot(DEPTHS, [values.mean() for values in depth], "o-", ms=3, **style)
+        accuracy = [of(method, "annotation", "accuracy").mean()]
+        accuracy += [of(method, "robustness", f"{n}% fewer fragments").mean() for n in LOST]
+        if np.isfinite(accuracy).all():
+            axes[2].plot([0, *LOST], accuracy, "o-", ms=3, **style)
     axes[0].set_yticks(range(len(SHOWN)), SHOWN)
     axes[0].invert_yaxis()
-    axes[0].set(title="cortex, held-out batches", xlim=(0, 1))
+    axes[0].set(title="annotation of held-out batches", xlim=(0, 1))
     axes[0].set_xlabel("accuracy (circles), macro-F1 (squares)")
     axes[1].set(title="risk-coverage", xlabel="fraction of cells, by confidence", ylabel="error")
     axes[1].set_ylim(0, None)
-    axes[2].set(title="cortex, lost fragments", xlabel="% of fragments lost", ylabel="accuracy")
+    axes[1].legend(fontsize=7, frameon=False)
+    axes[2].set(title="fewer fragments", xlabel="% of fragments lost", ylabel="accuracy")
     axes[2].set_ylim(0, None)
-    axes[3].set(title="simulated cells", xlabel="median fragments", ylabel="accuracy")
-    axes[3].set(xscale="log", ylim=(0, 1.02))
-    axes[3].set_xticks(DEPTHS, [str(n) for n in DEPTHS])
-    axes[3].minorticks_off()
-    axes[3].legend(fontsize=7, frameon=False)
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(exist_ok=True)
@@ -65,8 +54,6 @@ def figure(results, path):
     plt.close(drawn)
 
 
-def of(rows, task, metric, data=CORTEX):
+def of(rows, task, metric):
     """The values of a metric, one per fold."""
-    return rows.loc[
-        (rows["task"] == task) & (rows["metric"] == metric) & (rows["data"] == data), "value"
-    ]
+    return rows.loc[(rows["task"] == task) & (rows["metric"] == metric), "value"]
