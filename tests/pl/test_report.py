@@ -1,4 +1,4 @@
-"""The report: one file that stands alone, says what is there, and works in a browser."""
+"""The report: one self-contained file with the results, which works in a browser."""
 
 import base64
 import re
