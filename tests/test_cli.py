@@ -89,11 +89,12 @@ def test_every_parameter_is_an_option(command):
 
 
 def test_a_new_parameter_is_a_new_option(monkeypatch, tmp_path):
-    """Of a package beside this one, with a tool that has one more."""
+    """Of another package, with a tool that has a new parameter."""
     (tmp_path / "tl").mkdir()
     (tmp_path / "tl" / "__init__.py").write_text("from ._embed import embed\n")
     (tmp_path / "tl" / "_embed.py").write_text(
-        "LEAST = 7\ndef embed(data: Inputs, *, least: int | None = LEAST, share: float = 0.5) -> None:\n"
+        "LEAST = 7\n"
+        "def embed(data: Inputs, *, least: int | None = LEAST, share: float = 0.5) -> None:\n"
         '    """Embed.\n\n    Parameters\n    ----------\n    data\n        Cells.\n'
         '    least\n        ``Least`` of `share`,\n        50%.\n    """\n'
     )
@@ -195,7 +196,7 @@ assert not set(heavy) & set(sys.modules), sys.modules.keys() & set(heavy)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["embedd"],
@@ -216,10 +217,10 @@ assert not set(heavy) & set(sys.modules), sys.modules.keys() & set(heavy)
         ),
     ],
 )
-def test_errors_in_options_take_one_line(arguments, told, run):
+def test_errors_in_options_take_one_line(arguments, message, run):
     done = run(*arguments)
     assert (done.code, done.output) == (2, "")
-    assert told in done.error
+    assert message in done.error
     assert done.error.count("\n") == 1
 
 
@@ -242,7 +243,10 @@ def test_embed_and_annotate(folder, mdata, model, run):
         found.obsm["X_epifoundation"], mdata["atac"].obsm["X_epifoundation"], atol=1e-5
     )
     assert "epifoundation_cell_type" not in found.obs
-    done = run("annotate", folder / "a.h5ad", "-m", folder / "model", "-o", folder / "labels.zarr", "--reference", folder / "m.h5mu", "--label-key", "cell_type", "-q")  # fmt: skip
+    done = run(
+        "annotate", folder / "a.h5ad", "-m", folder / "model", "-o", folder / "labels.zarr",
+        "--reference", folder / "m.h5mu", "--label-key", "cell_type", "-q",
+    )  # fmt: skip
     assert done.code == 0, done.error
     assert (
         ad.read_zarr(folder / "labels.zarr").uns["epifoundation_annotation"]["calibration"] == 0.2
@@ -251,11 +255,15 @@ def test_embed_and_annotate(folder, mdata, model, run):
 
 def test_pretrain_with_a_configuration(folder, run):
     (folder / "run.toml").write_text(
-        '[pretrain]\nbatch_key = "batch"\nvalidation = ["batch1"]\nlabel_key = "cell_type"\nseed = 5\n'
+        '[pretrain]\nbatch_key = "batch"\nvalidation = ["batch1"]\n'
+        'label_key = "cell_type"\nseed = 5\n'
         "[pretrain.architecture]\ndim = 16\n[pretrain.training]\npseudocount = 3\n"
         '[finetune]\nlabel_key = "cell_type"\n[finetune.training]\nlandmarks = 30\n'
     )
-    done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "--seed", 3, "-q", "--state", folder / "run.state")  # fmt: skip
+    done = run(
+        "pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml",
+        "--seed", 3, "-q", "--state", folder / "run.state",
+    )  # fmt: skip
     assert done.code == 0, done.error
     model = ep.models.from_pretrained(folder / "new")
     same = ep.tl.pretrain(
@@ -269,7 +277,10 @@ def test_pretrain_with_a_configuration(folder, run):
     )
     assert model.revision == same.revision
     assert not (folder / "run.state").exists()  # the run is done
-    done = run("finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned", "--config", folder / "run.toml", "-q")  # fmt: skip
+    done = run(
+        "finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned",
+        "--config", folder / "run.toml", "-q",
+    )  # fmt: skip
     assert done.code == 0, done.error
     tuned = ep.models.from_pretrained(folder / "tuned")
     assert tuned.labels == model.labels
@@ -277,7 +288,7 @@ def test_pretrain_with_a_configuration(folder, run):
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ("architecture]\nn_heads = 2", "`n_heads=2` has no meaning for the encoder 'set'"),
         (
@@ -287,26 +298,30 @@ def test_pretrain_with_a_configuration(folder, run):
         ("training]\nadversarial = 1.0", "TrainingConfig has no ['adversarial']"),
     ],
 )
-def test_options_of_a_transformer_are_refused(folder, table, said, run):
+def test_options_of_a_transformer_are_refused(folder, table, message, run):
     (folder / "run.toml").write_text(f"[pretrain]\n[pretrain.{table}\n")
     done = run(
         "pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q"
     )
     assert done.code == 1
-    assert said in done.error
+    assert message in done.error
     assert not (folder / "new").exists()
 
 
 def test_a_transformer_is_trained_and_tuned(folder, run):
     (folder / "run.toml").write_text(
         '[pretrain.architecture]\nencoder = "transformer"\ndim = 8\nn_heads = 1\nn_layers = 1\n'
-        "[pretrain.training]\nmax_epochs = 1\nbatch_size = 128\n[finetune.training]\nmax_epochs = 2\nbatch_size = 128\n"
+        "[pretrain.training]\nmax_epochs = 1\nbatch_size = 128\n"
+        "[finetune.training]\nmax_epochs = 2\nbatch_size = 128\n"
     )
     options = ["--config", folder / "run.toml", "--state", folder / "run.state", "-q"]
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", *options)
     assert done.code == 0, done.error
     assert (folder / "run.state").exists()  # goes on from there, with more epochs
-    done = run("finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned", "--label-key", "cell_type", *options[:2], "--rank", 0, "-q")  # fmt: skip
+    done = run(
+        "finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned",
+        "--label-key", "cell_type", *options[:2], "--rank", 0, "-q",
+    )  # fmt: skip
     assert done.code == 0, done.error
     options = ep.models.from_pretrained(folder / "tuned").training["options"]
     recipe = ep.TrainingConfig.preset("finetune")
@@ -318,7 +333,7 @@ def test_a_transformer_is_trained_and_tuned(folder, run):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("[embed]\nbatchkey = 'x'\n", r"unknown options \['batchkey'\]"),
         ("[annotate]\nalpha = 0.2\n", r"no table \[embed\]"),
@@ -327,11 +342,11 @@ def test_a_transformer_is_trained_and_tuned(folder, run):
         ("[embed]\nmin_coverage = '0.1'\n", "`min_coverage` in .* must be of type float"),
     ],
 )
-def test_bad_configurations(folder, content, told, run):
+def test_bad_configurations(folder, content, message, run):
     (folder / "run.toml").write_text(content)
     done = run("embed", folder / "a.h5ad", "--config", folder / "run.toml")
     assert done.code == 2
-    assert re.search(told, done.error)
+    assert re.search(message, done.error)
 
 
 def test_unknown_fields_of_a_table(folder, run):
@@ -370,10 +385,10 @@ def test_exit_codes(folder, run):
     done = run("models")
     assert done.code == 0
     assert set(ep.models.available().index) <= set(done.output.split())
-    status, told = code("embed", folder / "nowhere.h5ad")
+    status, output = code("embed", folder / "nowhere.h5ad")
     assert status == 1
     assert (
-        told.strip()
+        output.strip()
         == f"epifoundation: FileNotFoundError: The file '{folder}/nowhere.h5ad' does not exist."
     )
 

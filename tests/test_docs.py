@@ -1,4 +1,4 @@
-"""What the documentation says: names that exist, links that lead somewhere, errors as they are raised."""
+"""The documentation: names exist, links lead somewhere, errors are quoted as they are raised."""
 
 import ast
 import inspect
@@ -28,7 +28,7 @@ KEYS = {
 }
 
 
-def told(path):
+def text_of(path):
     """The text of a page or a tutorial, without what tutorials put out."""
     if path.suffix != ".ipynb":
         return path.read_text()
@@ -63,7 +63,7 @@ def keywords(inner):
 
 @pytest.mark.parametrize("path", PAGES + TUTORIALS, ids=lambda path: path.name)
 def test_what_is_named_exists(path):
-    text = told(path)
+    text = text_of(path)
     for name in re.findall(r"\bep(?:\.[A-Za-z]\w*)+", text):
         resolve(name)
     for name, inner in calls(text):
@@ -85,7 +85,12 @@ def test_the_test_above_can_fail():
 def parameters_of_all():
     """Of public functions, configurations, and methods of models."""
     things = [getattr(module, name) for module in (ep.pp, ep.tl, ep.pl) for name in module.__all__]
-    things += [value for module in (ep.models, ep.datasets, ep.metrics, ep.genome) for value in vars(module).values() if inspect.isfunction(value) and value.__module__.startswith(PACKAGE.name)]  # fmt: skip
+    things += [
+        value
+        for module in (ep.models, ep.datasets, ep.metrics, ep.genome)
+        for value in vars(module).values()
+        if inspect.isfunction(value) and value.__module__.startswith(PACKAGE.name)
+    ]
     things += [ep.ModelConfig, ep.TrainingConfig, ep.Engine]
     things += [
         value for _, value in inspect.getmembers(ep.EpiFoundation) if inspect.isroutine(value)
@@ -102,9 +107,9 @@ def parameters_of_all():
 @pytest.mark.parametrize("path", PAGES + TUTORIALS, ids=lambda path: path.name)
 def test_parameters_that_are_named_alone_exist(path):
     text = (
-        re.sub(r"```.*?```", "", told(path), flags=re.DOTALL)
+        re.sub(r"```.*?```", "", text_of(path), flags=re.DOTALL)
         if path.suffix == ".md"
-        else told(path)
+        else text_of(path)
     )
     known = parameters_of_all()
     for name in re.findall(r"`(\w+)=[^`(]*`", text):
@@ -113,7 +118,7 @@ def test_parameters_that_are_named_alone_exist(path):
 
 @pytest.mark.parametrize("path", PAGES + TUTORIALS, ids=lambda path: path.name)
 def test_keys_that_are_named_are_written(path):
-    for key in re.findall(r"\b(?:epifoundation_[a-z_]+|X_epifoundation)\b", told(path)):
+    for key in re.findall(r"\b(?:epifoundation_[a-z_]+|X_epifoundation)\b", text_of(path)):
         assert key in KEYS, f"nothing is called {key!r}"
 
 
@@ -124,7 +129,7 @@ def test_commands_that_are_named_exist(path):
     ):
         name, *rest = "".join(line).split()
         for each in [name, *(word for before, word in pairwise(rest) if before == "|")]:
-            assert each in cli.COMMANDS, f"there is no command {each!r}"
+            assert each in cli.COMMANDS, f"not a command: {each!r}"
         options = re.findall(r"(?<!\S)--?\w[\w-]*", cli.option_parser(name).format_help())
         assert {word for word in rest if word.startswith("-")} <= set(options)
 
@@ -223,7 +228,10 @@ def test_what_others_read_about_the_package_is_true():
     assert "10.1101/2025.02.05.636688" in citation["preferred-citation"]["doi"]
 
     entry = yaml.safe_load((ROOT / "meta.yaml").read_text())
-    needed = {"name", "description", "project_home", "documentation_home", "tutorials_home", "install", "license", "language", "test_command", "tags", "category"}  # fmt: skip
+    needed = {
+        "name", "description", "project_home", "documentation_home", "tutorials_home", "install",
+        "license", "language", "test_command", "tags", "category",
+    }  # fmt: skip
     assert needed <= set(entry)
     assert entry["license"] == project["license"]
 
@@ -232,10 +240,7 @@ def test_what_others_read_about_the_package_is_true():
     needs = {
         re.split("[ >]", need)[0]: need.replace(" ", "") for need in recipe["requirements"]["run"]
     }
-    renamed = {
-        "huggingface-hub": "huggingface_hub",
-        "torch": "pytorch",
-    }  # as that channel calls them
+    renamed = {"huggingface-hub": "huggingface_hub", "torch": "pytorch"}  # on conda-forge
     for need in project["dependencies"]:
         name, _, least = need.partition(">=")
         name = renamed.get(name, name)

@@ -1,4 +1,4 @@
-"""Downloads from a hub of one folder: whole, broken off, damaged, refused, offline, put there by hand."""
+"""Downloads from a local hub: complete, broken off, damaged, refused, offline, put by hand."""
 
 import pytest
 from huggingface_hub.utils import are_progress_bars_disabled
@@ -54,7 +54,8 @@ def test_a_damaged_file_is_refused_and_downloaded_again(hub, repo):
     hub.altered.add("deep/large[1].bin")
     with pytest.raises(
         ValueError,
-        match=r"\['deep/large\[1\].bin'\] of the Hugging Face model 'someone/things' arrived damaged",
+        match=r"\['deep/large\[1\].bin'\] of the Hugging Face model 'someone/things' "
+        "arrived damaged",
     ):
         get()
     hub.altered.clear()
@@ -71,7 +72,8 @@ def test_without_a_network_the_cache_is_read(hub, repo, offline):
     files = get()
     offline()
     assert get() == files
-    message = r"Could not download from .* 'someone/things' \(.*\). Call again, or put large.bin into '.*someone--things@v1'"
+    message = r"Could not download from .* 'someone/things' \(.*\). Call again, or put large.bin "
+    message += "into '.*someone--things@v1'"
     with pytest.raises(ConnectionError, match=message):
         get(revision="v1")
 
@@ -87,13 +89,31 @@ def test_files_put_there_by_hand_come_first(hub, repo):
 @pytest.mark.parametrize(
     ("where", "status", "code", "error", "message"),
     [
-        ("revision", 404, "RepoNotFound", ValueError, "There is no Hugging Face model 'someone/things', or it is private: check the name, or set HF_TOKEN"),
-        ("revision", 404, "RevisionNotFound", ValueError, "'someone/things' has no such revision"),
-        ("resolve", 403, "GatedRepo", ValueError, "'someone/things' is gated: accept its terms on its page and set HF_TOKEN"),
-        ("resolve", 404, "EntryNotFound", ConnectionError, r"Could not download .* 'someone/things' \(.*404.*small.json.*\)"),
-        ("revision", 503, "", ConnectionError, r"Could not download .* 'someone/things' \(.*503.*\)"),
+        (
+            *("revision", 404, "RepoNotFound", ValueError),
+            (
+                "There is no Hugging Face model 'someone/things', or it is private: "
+                "check the name, or set HF_TOKEN"
+            ),
+        ),
+        (
+            *("revision", 404, "RevisionNotFound", ValueError),
+            "'someone/things' has no such revision",
+        ),
+        (
+            *("resolve", 403, "GatedRepo", ValueError),
+            "'someone/things' is gated: accept its terms on its page and set HF_TOKEN",
+        ),
+        (
+            *("resolve", 404, "EntryNotFound", ConnectionError),
+            r"Could not download .* 'someone/things' \(.*404.*small.json.*\)",
+        ),
+        (
+            *("revision", 503, "", ConnectionError),
+            r"Could not download .* 'someone/things' \(.*503.*\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_errors_name_the_repository_and_the_cure(hub, repo, where, status, code, error, message):
     hub.refused[where] = (status, code)
     with pytest.raises(error, match=message) as raised:

@@ -1,4 +1,4 @@
-"""The entry for the scverse list of ecosystem packages: permitted values, and agreement with pyproject.toml."""
+"""The entry for the list of scverse packages: permitted values, agreement with pyproject.toml."""
 
 import tomllib
 from pathlib import Path
@@ -37,10 +37,8 @@ def test_the_entry_has_permitted_values():
     [
         ({"license": None}, ("license", "missing")),
         ({"version": "0.1.0"}, ("version", "not permitted")),
-        (
-            {"primary_category": "epigenomics"},
-            ("primary_category", "epigenomics"),
-        ),  # upper and lower case matter
+        # Case matters
+        ({"primary_category": "epigenomics"}, ("primary_category", "epigenomics")),
         ({"category": "core-framework"}, ("category", "core-framework")),
         ({"tags": ["ATAC-seq", "scATAC-seq"]}, ("tags", "scATAC-seq")),
         ({"tags": ["ATAC-seq", "ATAC-seq"]}, ("tags", "too many, or repeated")),

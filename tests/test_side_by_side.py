@@ -1,4 +1,4 @@
-"""The comparison itself: scores of what is known, methods that cannot see what they are judged on, a page of nothing but results."""
+"""The comparison of methods: known scores, no access to test data, a page of results alone."""
 
 import json
 
@@ -37,15 +37,15 @@ def omniscient(split, right=1.0):
     """Knows all of a cell, in a share of the cells."""
     classes = np.unique(split.labels)
     place = {name: i for i, name in enumerate(split.atac.obs_names)}
-    told = split.labels.copy()
-    wrong = np.random.default_rng(0).random(len(told)) > right
-    told[wrong] = classes[(np.searchsorted(classes, told[wrong]) + 1) % len(classes)]
+    predicted = split.labels.copy()
+    wrong = np.random.default_rng(0).random(len(predicted)) > right
+    predicted[wrong] = classes[(np.searchsorted(classes, predicted[wrong]) + 1) % len(classes)]
 
     def rows(atac):
         return [place[name] for name in atac.obs_names]
 
     def one_hot(atac):
-        return np.eye(len(classes))[np.searchsorted(classes, told[rows(atac)])]
+        return np.eye(len(classes))[np.searchsorted(classes, predicted[rows(atac)])]
 
     def embed(atac):
         return one_hot(atac) * 10 + 0.01 * np.random.default_rng(1).standard_normal(
@@ -54,7 +54,7 @@ def omniscient(split, right=1.0):
 
     return methods.Fitted(
         embed,
-        lambda atac: (told[rows(atac)], one_hot(atac) * (1 - 1e-9)),
+        lambda atac: (predicted[rows(atac)], one_hot(atac) * (1 - 1e-9)),
         lambda atac: split.expression[rows(atac)],
         classes,
         n_bytes=3,
@@ -122,9 +122,8 @@ def test_no_cell_is_on_two_sides(data):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            "lsi", marks=pytest.mark.filterwarnings("ignore")
-        ),  # of muon, and of what it imports
+        # Warnings of muon, and of what it imports
+        pytest.param("lsi", marks=pytest.mark.filterwarnings("ignore")),
         *("svm", "logistic", "gene_mean", "gene_activity"),
         pytest.param("epifoundation", marks=pytest.mark.slow),
     ],
@@ -161,7 +160,7 @@ def test_what_is_judged_on_is_not_seen(split, name):
             assert scores.annotation(split, fitted)["accuracy"] > 0.6
 
 
-def test_a_method_that_cannot_is_told():
+def test_a_method_that_does_not_apply_is_listed_with_the_reason():
     _, _, rows = side_by_side.work(("method", "PBMC 51 loci", "0", "multivi"))
     assert rows == [
         {
@@ -177,11 +176,12 @@ def test_a_method_that_cannot_is_told():
 
 
 def results(ours, other):
+    same = {"data": "SNARE-seq cortex", "task": "annotation", "metric": "accuracy"}
     return [
-        {"data": "SNARE-seq cortex", "fold": str(i), "job": name, "method": name, "task": "annotation", "metric": "accuracy", "value": v}
+        same | {"fold": str(i), "job": name, "method": name, "value": value}
         for name, values in (("EpiFoundation", ours), ("LSI", other))
-        for i, v in enumerate(values)
-    ]  # fmt: skip
+        for i, value in enumerate(values)
+    ]
 
 
 def test_where_ours_is_not_first_the_page_says_so():
@@ -211,10 +211,11 @@ def test_what_is_measured_again_takes_the_place_of_what_was():
 
 
 def test_the_page_is_made_of_the_results():
-    told = json.loads(side_by_side.RESULTS.read_text())
-    assert (page.DOCS / "benchmarks.md").read_text() == page.head(told["meta"]) + page.tables(told)
+    stored = json.loads(side_by_side.RESULTS.read_text())
+    text = (page.DOCS / "benchmarks.md").read_text()
+    assert text == page.head(stored["meta"]) + page.tables(stored)
     readme = page.README.read_text()
-    assert readme == page.with_summary(readme, told)
+    assert readme == page.with_summary(readme, stored)
 
 
 def test_what_mixes_batches_and_keeps_types_integrates_best(split, quick_scores):

@@ -147,7 +147,7 @@ assert [name for name in {heavy} if name in sys.modules] == []
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_names_that_are_not_there_are_told():
+def test_unknown_names_raise_an_error_that_names_them():
     assert set(dir(ep)) == set(ep.__all__)
     assert not hasattr(ep, "embed")
     with pytest.raises(AttributeError, match="module 'epifoundation' has no attribute 'tools'"):
@@ -158,7 +158,7 @@ def test_names_that_are_not_there_are_told():
 def test_tools_take_data_first_and_options_by_keyword(module, name):
     parameters = list(inspect.signature(getattr(getattr(ep, module), name)).parameters.values())
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    # Before there are peaks, and fragments on them, there is no data; curves of training are of models; a report is a file.
+    # The first two make data; training curves are of models; a report is a file
     others = {
         "consensus_peaks": (["sources"],),
         "count_fragments": (["fragments", "peaks"],),
@@ -222,5 +222,6 @@ def test_every_direct_dependency_is_pinned():
     constraints = (PACKAGE.parent / "constraints.txt").read_text()
     pinned = {line.split("==")[0] for line in constraints.splitlines() if "==" in line}
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    needed = {re.split("[ >]", need)[0] for need in chain(project["dependencies"], *project["optional-dependencies"].values())}  # fmt: skip
+    needs = chain(project["dependencies"], *project["optional-dependencies"].values())
+    needed = {re.split("[ >]", need)[0] for need in needs}
     assert needed <= pinned, f"not pinned: {sorted(needed - pinned)}"

@@ -1,7 +1,8 @@
-"""The function that the paper's code computes, written plainly: padded cells, all layers, no folding.
+"""The network of the paper's code, written plainly: padded cells, all layers, no folding.
 
-It has the original's tensor names, so that its state dict is a checkpoint of that kind, and is what the speed of
-:class:`epifoundation.nn.TransformerEncoder` is compared with and what the tests hold the conversion to.
+Its tensors have the names of the original, so its state dict is a checkpoint of the original.
+Conversion is tested against it, and the speed of :class:`epifoundation.nn.TransformerEncoder`
+compared with it.
 """
 
 import torch
@@ -43,10 +44,10 @@ class Layer(nn.Module):
         q, k, v = (
             self.self_attn["Wqkv"](x).view(n, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         )
-        if self.unpad:  # each cell's own tokens alone, as flash-attn does between padded layers
+        if self.unpad:  # without the padding, as flash-attn does between padded layers
             attended = torch.zeros_like(q)
-            for i, own in enumerate(real.sum(1).tolist()):
-                some = (slice(i, i + 1), slice(None), slice(own))
+            for i, n_tokens in enumerate(real.sum(1).tolist()):
+                some = (slice(i, i + 1), slice(None), slice(n_tokens))
                 attended[some] = F.scaled_dot_product_attention(q[some], k[some], v[some])
         else:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
@@ -76,8 +77,9 @@ class Decoder(nn.Module):
 class Original(nn.Module):
     """EpiFoundation in evaluation mode.
 
-    `peak_chromosomes` and `gene_chromosomes` are rows of the chromosome table, one a token of the vocabulary with the four
-    special ones; None for a model without chromosomes. With `unpad`, attention alone skips the padding.
+    `peak_chromosomes` and `gene_chromosomes` are rows of the chromosome table, one for each token
+    of the vocabulary, with the four special ones; None for a model without chromosomes. With
+    `unpad`, only attention skips the padding.
     """
 
     def __init__(
