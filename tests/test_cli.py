@@ -89,7 +89,7 @@ def test_every_parameter_is_an_option(command):
 
 
 def test_a_new_parameter_is_a_new_option(monkeypatch, tmp_path):
-    """Of a package beside this one, with a tool that has one more."""
+    """Of another package, with a tool that has a new parameter."""
     (tmp_path / "tl").mkdir()
     (tmp_path / "tl" / "__init__.py").write_text("from ._embed import embed\n")
     (tmp_path / "tl" / "_embed.py").write_text(

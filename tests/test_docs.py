@@ -126,7 +126,7 @@ def test_commands_that_are_named_exist(path):
     ):
         name, *rest = "".join(line).split()
         for each in [name, *(word for before, word in pairwise(rest) if before == "|")]:
-            assert each in cli.COMMANDS, f"there is no command {each!r}"
+            assert each in cli.COMMANDS, f"not a command: {each!r}"
         options = re.findall(r"(?<!\S)--?\w[\w-]*", cli.option_parser(name).format_help())
         assert {word for word in rest if word.startswith("-")} <= set(options)
 
@@ -235,10 +235,7 @@ def test_what_others_read_about_the_package_is_true():
     needs = {
         re.split("[ >]", need)[0]: need.replace(" ", "") for need in recipe["requirements"]["run"]
     }
-    renamed = {
-        "huggingface-hub": "huggingface_hub",
-        "torch": "pytorch",
-    }  # as that channel calls them
+    renamed = {"huggingface-hub": "huggingface_hub", "torch": "pytorch"}  # on conda-forge
     for need in project["dependencies"]:
         name, _, least = need.partition(">=")
         name = renamed.get(name, name)

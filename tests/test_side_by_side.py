@@ -122,9 +122,8 @@ def test_no_cell_is_on_two_sides(data):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            "lsi", marks=pytest.mark.filterwarnings("ignore")
-        ),  # of muon, and of what it imports
+        # Warnings of muon, and of what it imports
+        pytest.param("lsi", marks=pytest.mark.filterwarnings("ignore")),
         *("svm", "logistic", "gene_mean", "gene_activity"),
         pytest.param("epifoundation", marks=pytest.mark.slow),
     ],

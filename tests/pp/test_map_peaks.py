@@ -375,11 +375,7 @@ def test_a_chain_to_another_build_is_refused(shared_data, annotation, tmp_path, 
 @pytest.mark.parametrize("name", ["hg38", "GRCh38", "grch38.p14", "HG38", "unknown"])
 def test_builds_have_several_names(name):
     """An unknown build is detected if the model's peaks fit only one."""
-    at_ends = [
-        "chr1:248956000-248956400",
-        "chr10:133797000-133797400",
-        "chr17:83257000-83257400",
-    ]  # at the ends
+    at_ends = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]
     model = tiny([*at_ends, "chr19:58617000-58617600"], genome=name)
     with pytest.raises(ValueError, match="peaks are of hg19, the model is of hg38: 1 of 3"):
         ep.pp.map_peaks(cells(HG19), model)
@@ -476,9 +472,8 @@ def test_a_few_misplaced_peaks_are_counted_and_accepted():
 def test_the_summary_is_one_line_if_progress_is_shown(capsys, monkeypatch):
     monkeypatch.setattr(ep.settings, "progress", True)
     ep.pp.map_peaks(cells(MODEL.peaks.names), MODEL)
-    assert (
-        capsys.readouterr().err.strip()
-        == "4 of 4 peaks known to the model, 4 of its 4 reached; 100.0% of the counts in known peaks"
+    assert capsys.readouterr().err.strip() == (
+        "4 of 4 peaks known to the model, 4 of its 4 reached; 100.0% of the counts in known peaks"
     )
 
 

@@ -1,4 +1,4 @@
-"""Links against planted truth, and the parts that they are made of against other ways to compute them."""
+"""``ep.tl.link_peaks``: links against planted truth, groups, files, bad input."""
 
 import anndata
 import mudata
@@ -63,12 +63,12 @@ def test_without_links_few_genes_have_any(world):
     assert links.loc[links["qvalue"] <= 0.1, "gene"].nunique() <= 0.12 * 60
 
 
-def test_the_table_is_whole_and_survives_a_file(world, linked, tmp_path):
+def test_the_table_is_complete_and_survives_a_file(world, linked, tmp_path):
     data, _ = world
     sites, peaks = data["rna"].var, data["atac"].var
     assert list(linked.columns) == [
-        "gene", "peak", "chrom", "start", "end", "tss", "distance", "group", "effect", "by_embedding", "by_measurement", "direction",
-        "n_cells", "pvalue", "qvalue",
+        "gene", "peak", "chrom", "start", "end", "tss", "distance", "group", "effect",
+        "by_embedding", "by_measurement", "direction", "n_cells", "pvalue", "qvalue",
     ]  # fmt: skip
     # Brute force: every pair that is near
     near = 0
@@ -281,7 +281,7 @@ def test_links_are_written_for_browsers(world, linked, tmp_path):
         ep.tl.write_links(world[0], path=tmp_path / "links.bedpe")
 
 
-def test_bad_input_is_told_and_nothing_is_written(world):
+def test_bad_input_is_refused_and_nothing_is_written(world):
     data, model = world
     atac, options = data["atac"], {"max_distance": 50_000}
     genes = data["rna"].var
@@ -330,16 +330,16 @@ def test_an_annotation_of_another_build_is_refused(shared_data):
 
 
 def test_genes_that_differ_in_noise_and_in_peaks_share_one_error_rate():
-    """One gene with many peaks and large effects by chance, many with few and small ones: no links, and none are told."""
+    """Noise alone: one gene with many peaks and large effects, many with few and small ones."""
     gene = np.concatenate(
         [np.zeros(100, int), np.repeat(np.arange(1, 40), 5), np.repeat(np.arange(40), 500)]
     )
     is_control = np.arange(len(gene)) >= 100 + 195
-    n_told = 0
+    n_found = 0
     for seed in range(5):
         effect = np.random.default_rng(seed).normal(size=len(gene)) * np.where(gene == 0, 1.0, 0.01)
         pvalue = measured_pvalues(effect, gene, np.full(len(gene), 30), is_control)
-        n_told += (
+        n_found += (
             stratified_qvalues(pvalue[~is_control], np.zeros((~is_control).sum())) < 0.1
         ).sum()
-    assert n_told <= 3
+    assert n_found <= 3

@@ -14,7 +14,7 @@ mpl.use("Agg")
 
 @pytest.fixture
 def exact_neighbors(monkeypatch):
-    """scib-metrics with an exact search for neighbours: the approximate one takes a minute to compile."""
+    """scib-metrics with exact nearest neighbours: the approximate search is slow to compile."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it imports
         from scib_metrics import nearest_neighbors
