@@ -163,16 +163,27 @@ def test_tutorials_begin_with_a_question_and_end_with_what_is_next():
         assert "## What next" in "".join(cells[-1]["source"])
 
 
+def string_of(node):
+    """Text of a string, with ``...`` for what is filled in; None if it is not a string."""
+    if isinstance(node, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "" for part in node.values)
+        return "...".join(parts)
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return node.value if is_text else None
+
+
 def messages():
-    """Every text of the package, with ``...`` for what is filled in."""
+    """Every text of the package, and those that are put together by ``msg += ...``."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                yield "...".join(
-                    part.value if isinstance(part, ast.Constant) else "" for part in node.values
-                )
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+            if (text := string_of(node)) is not None:
+                yield text
+            parts = []
+            body = getattr(node, "body", None)
+            for statement in body if isinstance(body, list) else []:
+                if isinstance(statement, ast.Assign | ast.AugAssign):
+                    parts.append(string_of(statement.value) or "")
+            yield "".join(parts)
 
 
 def test_errors_are_quoted_as_they_are_raised():
