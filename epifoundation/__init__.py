@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from . import datasets, genome, metrics, models, pl, pp, tl
     from .models import EpiFoundation
     from .nn import ModelConfig, TrainingConfig
-    from .peaks.mapping import PeakMapping
+    from .peaks.options import PeakMapping
     from .peaks.vocabulary import GeneVocabulary, PeakVocabulary
     from .training.engine import Engine
 
@@ -37,7 +37,7 @@ _MODULES = {
     "EpiFoundation": "models",
     "GeneVocabulary": "peaks.vocabulary",
     "ModelConfig": "nn",
-    "PeakMapping": "peaks.mapping",
+    "PeakMapping": "peaks.options",
     "PeakVocabulary": "peaks.vocabulary",
     "TrainingConfig": "nn",
 }

@@ -35,7 +35,7 @@ COMMANDS = {  # function and example
     "models": ("models.available", ""),
 }
 # Their fields are options of functions with such a parameter
-FIELDS_OF = {"engine": "training/engine.Engine", "mapping": "peaks/mapping.PeakMapping"}
+FIELDS_OF = {"engine": "training/engine.Engine", "mapping": "peaks/options.PeakMapping"}
 SAVE = "models.EpiFoundation.save_pretrained"  # its parameters, of functions that make models
 OMITTED = {"checkpoint", "copy", *FIELDS_OF}  # unless required
 NAMES = {  # options with another name than their parameter

@@ -23,7 +23,8 @@ from ..inference.runner import apply, by_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import TrainingConfig
-from ..peaks.mapping import PeakMap, PeakMapping, takes_mapping
+from ..peaks.mapping import PeakMap
+from ..peaks.options import PeakMapping, takes_mapping
 from ..pp._map_peaks import map_source
 from ..training.data import held_out, prepare
 from ..training.labels import with_labels

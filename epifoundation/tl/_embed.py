@@ -19,7 +19,7 @@ from ..inference.reader import DTYPES, Reader, Readout
 from ..inference.runner import apply
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..peaks.mapping import PeakMapping, takes_mapping
+from ..peaks.options import PeakMapping, takes_mapping
 
 
 @documented

@@ -22,7 +22,8 @@ from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
-from ..peaks.mapping import PeakMap, PeakMapping, takes_mapping
+from ..peaks.mapping import PeakMap
+from ..peaks.options import PeakMapping, takes_mapping
 from ..pp._map_peaks import map_source
 from ..training.batches import without_batches
 from ..training.data import held_out, prepare

@@ -25,7 +25,7 @@ from ..links.group import MIN_GROUP_CELLS, Candidates, link_group
 from ..links.pairs import find_pairs
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..peaks.mapping import PeakMapping, takes_mapping
+from ..peaks.options import PeakMapping, takes_mapping
 from ..pp._map_peaks import map_source
 
 EFFECTS = {
