@@ -107,6 +107,11 @@ class ModelConfig(NamesRemoved):
         return self.dim or DIM
 
     @property
+    def heads(self) -> int:
+        """Number of attention heads."""
+        return self.n_heads or 0
+
+    @property
     def is_measured(self) -> bool:
         """Whether the encoder is fitted in closed form."""
         return ENCODERS[self.encoder].is_measured

@@ -199,7 +199,7 @@ class TransformerEncoder(nn.Module):
             self.tokens.chromosome_of[-1] = CLS
         hidden = config.feedforward or 2 * dim
         self.blocks = nn.ModuleList(
-            Block(dim, config.n_heads or 1, hidden, dropout) for _ in range(config.n_layers or 0)
+            Block(dim, config.heads, hidden, dropout) for _ in range(config.n_layers or 0)
         )
         self.norm = OutputNorm(dim, sizes.n_removed)
 
