@@ -24,8 +24,9 @@ from ..models._registry import resolve_model
 from ..nn import TrainingConfig
 from ..peaks.mapping import PeakMap, map_onto
 from ..pp._map_peaks import MIN_COVERAGE
-from ..training.data import held_out, prepare
+from ..training.data import DataKeys, prepare
 from ..training.labels import with_labels
+from ..training.split import parse_validation
 
 
 def annotate(
@@ -234,7 +235,7 @@ def _fit(
         )
         there = isinstance(held, list) and batch is not None and set(held) <= set(batch)
         calibration = held if there else 0.2
-    kept = held_out(calibration)
+    kept = parse_validation(calibration)
     rng = np.random.default_rng(rng)
 
     def mapped(var: pd.DataFrame) -> PeakMap:
@@ -245,9 +246,7 @@ def _fit(
     data = prepare(
         reference,
         "peaks",
-        modality=modality,
-        label_key=label_key,
-        batch_key=batch_key,
+        DataKeys(modality, label_key=label_key, batch_key=batch_key),
         validation=kept,
         option="calibration",
         init=model,

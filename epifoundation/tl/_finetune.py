@@ -22,9 +22,10 @@ from ..nn import ModelConfig, TrainingConfig
 from ..peaks.mapping import PeakMap, map_onto
 from ..pp._map_peaks import MIN_COVERAGE
 from ..training.batches import without_batches
-from ..training.data import held_out, prepare
+from ..training.data import DataKeys, prepare
 from ..training.engine import Engine
 from ..training.labels import with_labels, without_labels
+from ..training.split import parse_validation
 
 RANK = 8
 
@@ -158,7 +159,7 @@ def finetune(
     if by_gradient:
         _check_transformer(base, training, labels, learns_expression=learns_expression)
     rng = np.random.default_rng(rng)
-    held = held_out(validation)
+    held = parse_validation(validation)
 
     def mapped(var: pd.DataFrame) -> PeakMap:
         mapping = map_onto(
@@ -170,11 +171,7 @@ def finetune(
     prepared = prepare(
         data,
         base.config.objective if learns_expression else "peaks",
-        modality=modality,
-        rna_modality=rna_modality,
-        layer=layer,
-        batch_key=batch_key,
-        label_key=label_key,
+        DataKeys(modality, rna_modality, layer, batch_key, label_key),
         validation=held,
         init=base,
         map_peaks=mapped,
@@ -248,7 +245,7 @@ def _check_batches(
         len(names) > 1 or batch.isna().any()
     ):  # an error about missing ones comes where batches are read
         return key
-    if labels is None or isinstance(held_out(validation), list):
+    if labels is None or isinstance(parse_validation(validation), list):
         msg = f"`batch_key={key!r}` holds one batch, {names}: there is nothing to compare or to hold out. Name another column, or leave it out."
         raise ValueError(msg)
     msg = f"`batch_key={key!r}` holds one batch, {names}; it is left out."

@@ -1,4 +1,4 @@
-"""Heads in closed form: how each is fitted to the embedding of an encoder that is fitted already."""
+"""Heads in closed form: how each is fitted to the embedding of a fitted encoder."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import torch
 
 import epifoundation as ep
 from epifoundation.nn import Network, Sizes
-from epifoundation.training.data import draw
+from epifoundation.training.split import draw
 
 
 @pytest.fixture(scope="module")
