@@ -92,6 +92,15 @@ class Adapter:
         return network
 
 
+def adapted(
+    base: EpiFoundation, tuned: EpiFoundation, factors: dict[str, tuple[Tensor, Tensor]]
+) -> EpiFoundation:
+    """`tuned` with its adapter, and with the network that will be read, to the last bit."""
+    adapter = Adapter.between(base, tuned.network, factors)
+    network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
+    return replace(tuned, network=network, adapter=adapter)
+
+
 def _is_same(before: Tensor | None, after: Tensor) -> bool:
     return (
         before is not None

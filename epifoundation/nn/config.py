@@ -188,7 +188,7 @@ class Sizes:
     n_removed
         Directions that are projected out because batches differ along them.
     n_landmarks
-        Landmarks of the kernel head for the measured scale; 0 for no such head.
+        Landmarks of the kernel head for the measured scale; 0 for none.
     n_encoder_landmarks, n_label_landmarks
         Landmarks of the readouts of the set encoder and of the label columns; 0 for none.
     has_measured

@@ -25,7 +25,7 @@ class Expression(nn.Module):
     def __init__(self, n_genes: int, objective: str) -> None:
         super().__init__()
         self.objective = objective
-        # Mean and standard deviation of each gene in the training cells; 0 and 1 but for `gaussian`
+        # Mean and standard deviation of each gene in training cells; 0 and 1, except in `gaussian`
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("deviation", torch.ones(n_genes))
 

@@ -21,7 +21,7 @@ from .._settings import settings
 from .._version import __version__
 from ..models import EpiFoundation
 from ..nn import ENCODER, ModelConfig, Network, TrainingConfig, has_bfloat16
-from ..training.components import expression_components, log_normalise
+from ..training.components import expression_components, scored_expression
 from ..training.engine import Engine
 from ..training.processes import World, naming_lost_processes
 from .callbacks import KeepBest, KeepState
@@ -155,8 +155,7 @@ def _pooling(
 
     if data.target is None or training.n_neighbors == 1:
         return None
-    expression = data.target[data.train]
-    expression = log_normalise(expression) if config.objective == "counts" else expression
+    expression = scored_expression(data.target[data.train], config.objective)
     components = expression_components(expression, N_COMPONENTS, rng, torch.device("cpu"))
     scores = components.scores(expression)
     n_neighbors = min(training.n_neighbors, len(scores))

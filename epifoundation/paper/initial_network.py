@@ -25,7 +25,7 @@ from ..nn import (
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
 from ..peaks.counted import dense
 from ..training.clusters import find_clusters
-from ..training.components import expression_components, log_normalise, semantic_components
+from ..training.components import expression_components, scored_expression, semantic_components
 from .cells import Loaded
 
 N_COMPONENTS = 30  # for clusters and neighbours
@@ -80,8 +80,7 @@ def _vectors(data: Loaded, config: ModelConfig, rng: np.random.Generator) -> np.
     if data.target is None:
         scored, components = pattern, semantic_components(pattern, N_COMPONENTS, rng, cpu)
     else:
-        scored = data.target[data.train]
-        scored = log_normalise(scored) if config.objective == "counts" else scored
+        scored = scored_expression(data.target[data.train], config.objective)
         components = expression_components(scored, N_COMPONENTS, rng, cpu)
     scores = components.scores(scored)
     clusters = find_clusters(scores, config.width, 1.0, rng)

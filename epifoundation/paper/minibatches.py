@@ -138,7 +138,7 @@ def from_files(
 ) -> Loader:
     """Runs of the ascending `rows` in random order, read and shuffled a `buffer` at a time.
 
-    Each process reads a part. Twice as many cells as a buffer holds are in memory.
+    Each process reads a part. Twice as many cells as a buffer are in memory.
     """
     n_rows = len(rows) // world.size
     size = min(batch_size // world.size, n_rows)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..models import EpiFoundation
-from ..models._adapter import Adapter
+from ..models._adapter import adapted
 from ..nn import ModelConfig, Network, TrainingConfig, adapt, blend, merge
 from ..training.batch_effects import batch_directions, batch_means, project_out
 from ..training.data import TrainingData
@@ -129,12 +129,7 @@ def finetune_model(
     # The head for the measured scale is large: an adapter has none
     fits = {name: each for name, each in HEADS.items() if rank is None or name != "measured"}
     tuned = with_heads(tuned, loaded, fits, rng)
-    if rank is None:
-        return tuned
-    adapter = Adapter.between(base, tuned.network, factors)
-    # The model returned is the one that will be read, to the last bit
-    network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
-    return replace(tuned, network=network, adapter=adapter).to(device)
+    return tuned if rank is None else adapted(base, tuned, factors).to(device)
 
 
 def _with_labels(

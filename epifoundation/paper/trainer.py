@@ -90,7 +90,7 @@ def _atomic_io() -> Any:
         def save_checkpoint(
             self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
         ) -> None:
-            with replaced(Path(path)) as beside, beside.open("wb") as file:
+            with replaced(Path(path)) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
 
     return Atomic()

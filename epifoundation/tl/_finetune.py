@@ -16,7 +16,7 @@ from mudata import MuData
 from .._validate import RNG, Data, get_atac, integer, obs_column
 from .._version import __version__
 from ..models import EpiFoundation
-from ..models._adapter import Adapter
+from ..models._adapter import adapted
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
 from ..peaks.mapping import PeakMap, map_onto
@@ -208,12 +208,7 @@ def finetune(
     elif tuned.labels:
         tuned = without_labels(tuned)
     tuned = replace(tuned, training=summary, name="unsaved", card="")
-    if rank is None:
-        return tuned.to(device)
-    adapter = Adapter.between(base, tuned.network, {})
-    # What is returned is what will be read, to the last bit.
-    network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
-    return replace(tuned, network=network, adapter=adapter).to(device)
+    return (tuned if rank is None else adapted(base, tuned, {})).to(device)
 
 
 def _check_transformer(

@@ -167,6 +167,11 @@ def log_normalise(counts: sp.csr_matrix) -> sp.csr_matrix:
     return with_values(counts, values)
 
 
+def scored_expression(rows: sp.csr_matrix, objective: str) -> sp.csr_matrix:
+    """Expression of which components are computed: normalised, if the objective is of counts."""
+    return log_normalise(rows) if objective == "counts" else rows
+
+
 def with_values(rows: sp.csr_matrix, values: np.ndarray) -> sp.csr_matrix:
     """A matrix with other values in the same places; indices are not copied."""
     return sp.csr_matrix((values, rows.indices, rows.indptr), shape=rows.shape)

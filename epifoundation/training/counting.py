@@ -15,7 +15,7 @@ from ..cells.tokens import read_rows
 from ..nn import ENCODER, LABELS, ModelConfig
 from ..peaks.counted import CountedCells, peak_keys
 from .clusters import Clusters
-from .components import Components, log_normalise
+from .components import Components, scored_expression
 from .data import TrainingData
 from .processes import Processes
 from .rows import BLOCK_CELLS, BLOCK_ENTRIES, in_blocks
@@ -88,7 +88,7 @@ def count_cells(
             if len(rows):
                 scored = pattern
                 if expression is not None:
-                    scored = log_normalise(expression) if is_counts else expression
+                    scored = scored_expression(expression, config.objective)
                     expression = whole_numbers(expression, scored, config.objective)
                 memberships = clusters.memberships(components.scores(scored))
                 del scored  # a block takes much of the memory

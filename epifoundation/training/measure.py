@@ -13,7 +13,7 @@ from ..models import EpiFoundation
 from ..nn import ENCODERS, ModelConfig, Network, SetEncoder, Sizes, TrainingConfig
 from ..peaks.vocabulary import PeakVocabulary
 from .clusters import Clusters, find_clusters
-from .components import Components, expression_components, log_normalise, semantic_components
+from .components import Components, expression_components, scored_expression, semantic_components
 from .counting import count_cells, counted_cells, drop_rare_peaks
 from .data import TrainingData
 from .heads import HEAD_FITS, HeadData, fit_heads
@@ -80,7 +80,7 @@ def measure(
     sample = sample.keep(statistics.usable[sample.rows])
     n_held = int(sample.is_held.sum())
     if n_held < MIN_HELD:
-        msg = f"{n_held} validation cells are too few to choose widths and penalties: "
+        msg = f"There are {n_held} validation cells, too few to choose widths and penalties: "
         msg += "defaults are used."
         warnings.warn(msg, UserWarning, stacklevel=4)
     kept = None if not min_cells else torch.from_numpy(np.flatnonzero(statistics.is_open()))
@@ -148,15 +148,15 @@ def _clusters(
         scored = data.target[cells.rows[::step]]
         if config.objective == "counts":
             scored = scored[np.asarray(scored.sum(axis=1)).ravel() > 0]
-            scored = log_normalise(scored)
+        scored = scored_expression(scored, config.objective)
         check_split(np.arange(scored.shape[0]), data.held, data.pattern.shape[0])
         components = expression_components(scored, N_COMPONENTS, rng, device)
     scores = components.scores(scored)
     wanted = config.dim or default_dim(len(cells.rows), with_rna=data.target is not None)
     clusters = find_clusters(scores, wanted, training.softness, rng)
     if config.dim is not None and len(clusters.centers) < config.width:
-        msg = f"`dim={config.dim}` is more clusters than {len(scores):,} training cells fill: "
-        msg += f"the model has {len(clusters.centers)} columns."
+        msg = f"`dim={config.dim}` asks for more clusters than {len(scores):,} training cells "
+        msg += f"fill: the model has {len(clusters.centers)} columns."
         warnings.warn(msg, UserWarning, stacklevel=5)
     return components, clusters
 

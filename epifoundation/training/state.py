@@ -58,8 +58,8 @@ class State:
         if self.path is None or not self.clock.is_due():
             return
         tensors = {name: part.cpu().contiguous() for name, part in statistics.tensors().items()}
-        with replaced(self.path) as beside:
-            save_file(tensors, beside, {"run": json.dumps(self.run), "blocks": str(n_blocks)})
+        with replaced(self.path) as temporary:
+            save_file(tensors, temporary, {"run": json.dumps(self.run), "blocks": str(n_blocks)})
         self.clock.start()
 
     def finish(self) -> None:
@@ -88,14 +88,14 @@ class Clock:
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which replaces the file when all is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        yield beside
-        with beside.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def check_run(path: Path, there: dict[str, Any], run: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def rna_table(source: Source, rna_modality: str, objective: str, layer: str | No
         msg += "(in memory, .h5mu or zarr), or `objective='peaks'` to pretrain on ATAC alone."
         raise ValueError(msg)
     if layer is not None:
-        rna.matrix(layer)  # raises if there is no such layer
+        rna.matrix(layer)  # raises if the layer is missing
     check_unique(rna.var.index, "gene names", "call `var_names_make_unique()`")
     if isinstance(source, InMemory) and isinstance(rna, InMemory):
         check_paired(source.adata, rna.adata)
