@@ -26,8 +26,9 @@ from ..nn import TrainingConfig
 from ..peaks.mapping import PeakMap
 from ..peaks.options import PeakMapping, takes_mapping
 from ..pp._map_peaks import map_source
-from ..training.data import held_out, prepare
+from ..training.data import DataKeys, prepare
 from ..training.labels import with_labels
+from ..training.split import parse_validation
 
 
 @documented
@@ -236,7 +237,7 @@ def _fit(
         raise ValueError(msg)
     if calibration is None:
         calibration = _batches_held_out(reference, model, batch_key, modality) or 0.2
-    kept = held_out(calibration)
+    kept = parse_validation(calibration)
     rng = np.random.default_rng(rng)
 
     def mapped(source: Source) -> PeakMap:
@@ -245,9 +246,7 @@ def _fit(
     data = prepare(
         reference,
         "peaks",
-        modality=modality,
-        label_key=label_key,
-        batch_key=batch_key,
+        DataKeys(modality, label_key=label_key, batch_key=batch_key),
         validation=kept,
         option="calibration",
         init=model,

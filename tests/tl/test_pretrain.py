@@ -348,8 +348,7 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
         ({"layer": "counts"}, "No layer 'counts'"),
         (
             {"batch_key": "donor"},
-            r"`batch_key='donor'` is not a column of `obs` of the data; available: \['batch', 'cell_"
-            r"type'\]",
+            r"`batch_key='donor'` is not a column of `obs` of the data; available: \['batch', 'ce",
         ),
         ({"label_key": "donor"}, "`label_key='donor'`"),
         ({"validation": 1.5}, "`validation` must be a fraction"),

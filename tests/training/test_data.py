@@ -1,4 +1,4 @@
-"""Data made ready to learn from: peaks and genes of several sources, and what cannot be learned from."""
+"""Data prepared for training: peaks and genes of several sources, and unusable data."""
 
 import numpy as np
 import pytest
