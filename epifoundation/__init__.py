@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from . import datasets, genome, metrics, models, pl, pp, tl
     from .models import EpiFoundation
     from .nn import ModelConfig, TrainingConfig
+    from .peaks.mapping import PeakMapping
     from .peaks.vocabulary import GeneVocabulary, PeakVocabulary
     from .training.engine import Engine
 
@@ -18,6 +19,7 @@ __all__ = [
     "EpiFoundation",
     "GeneVocabulary",
     "ModelConfig",
+    "PeakMapping",
     "PeakVocabulary",
     "TrainingConfig",
     "__version__",
@@ -35,6 +37,7 @@ _MODULES = {
     "EpiFoundation": "models",
     "GeneVocabulary": "peaks.vocabulary",
     "ModelConfig": "nn",
+    "PeakMapping": "peaks.mapping",
     "PeakVocabulary": "peaks.vocabulary",
     "TrainingConfig": "nn",
 }

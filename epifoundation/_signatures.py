@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ._docs import fill
+
 PACKAGE = Path(__file__).parent
 HEADING = r"\n\n\w+\n-{3,}\n"
 
@@ -43,7 +45,7 @@ def read_signature(owner: str) -> Signature:
     file, node = _find(_file(PACKAGE / module), names[0])
     for each in names[1:]:
         node = next(inner for inner in node.body if getattr(inner, "name", None) == each)
-    text, _, rest = (ast.get_docstring(node) or "").partition("\n\nParameters\n----------\n")
+    text, _, rest = fill(ast.get_docstring(node) or "").partition("\n\nParameters\n----------\n")
     texts = _texts(re.split(HEADING, rest)[0])
     parameters = {}
     for name, annotation, value in _arguments(node):
@@ -87,7 +89,9 @@ def _arguments(node: Any) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
     """Name, annotation and default of each argument but `self`."""
     if isinstance(node, ast.ClassDef):
         for field in node.body:
-            if isinstance(field, ast.AnnAssign):
+            if not isinstance(field, ast.AnnAssign):
+                continue
+            if not ast.unparse(field.annotation).startswith("ClassVar"):
                 yield ast.unparse(field.target), field.annotation, field.value
         return
     taken = node.args

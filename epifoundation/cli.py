@@ -34,9 +34,10 @@ COMMANDS = {  # function and example
     "report": ("pl.report", "annotated.h5mu -o report.html --gene CD79A --gene CD8A"),
     "models": ("models.available", ""),
 }
-ENGINE = "training/engine.Engine"  # its fields are options of functions with `engine`
+# Their fields are options of functions with such a parameter
+FIELDS_OF = {"engine": "training/engine.Engine", "mapping": "peaks/mapping.PeakMapping"}
 SAVE = "models.EpiFoundation.save_pretrained"  # its parameters, of functions that make models
-OMITTED = {"checkpoint", "copy", "engine"}  # unless required
+OMITTED = {"checkpoint", "copy", *FIELDS_OF}  # unless required
 NAMES = {  # options with another name than their parameter
     "config": "preset",
     "directory": "output",
@@ -47,7 +48,7 @@ NAMES = {  # options with another name than their parameter
 }
 SHORT = {"model": ["-m"], "output": ["-o"]}
 FILES = {  # help for files in place of objects, by annotation
-    "Cells": "Files of cells (.h5ad, .h5mu, .zarr).",
+    "Inputs": "Files of cells (.h5ad, .h5mu, .zarr).",
     "Data": "File of cells (.h5ad, .h5mu, .zarr), which is read into memory.",
     "PeakVocabulary": "BED file.",
 }
@@ -82,15 +83,15 @@ def options_of(command: str) -> dict[str, Parameter]:
     """Parameters by name of the option, with ``_`` for ``-``."""
     function = read_signature(COMMANDS[command][0])
     signatures = [function]
-    if "engine" in function.parameters:
-        signatures.append(read_signature(ENGINE))
+    fields_of = [owner for name, owner in FIELDS_OF.items() if name in function.parameters]
+    signatures += [read_signature(owner) for owner in fields_of]
     if function.returns == "EpiFoundation":
         signatures.append(read_signature(SAVE))
     options = {}
     for parameter in (each for one in signatures for each in one.parameters.values()):
         name = NAMES.get(parameter.name, parameter.name)
         if name == "data":
-            name = "files" if parameter.kind == "Cells" else "file"
+            name = "files" if parameter.kind == "Inputs" else "file"
         if parameter.is_required or name not in OMITTED:
             options[name] = parameter
     return options
@@ -131,7 +132,7 @@ def option_parser(command: str) -> Parser:
         if shown.startswith("--"):
             parser.add_argument(*SHORT.get(name, []), shown, dest=name, **how)
         else:  # may be missing: it can be in the file of options
-            n_values = "*" if kind == "Cells" else "?"
+            n_values = "*" if kind == "Inputs" else "?"
             parser.add_argument(name, metavar=shown, nargs=n_values, **how)
     parser.add_argument("--config", help=CONFIG)
     parser.add_argument("-q", "--quiet", action="store_true", help="No progress bars.")
@@ -155,7 +156,6 @@ def run(command: str, given: dict[str, Any]) -> Any:
     """Call the function of a command; returns its result, or the path of the saved model."""
     from . import settings
     from .models._directory import check_target
-    from .training.engine import Engine
     from .training.processes import World
 
     if given.pop("quiet", False) or not sys.stderr.isatty():
@@ -164,12 +164,18 @@ def run(command: str, given: dict[str, Any]) -> Any:
     is_saved = SAVE in {parameter.owner for parameter in options.values()}
     if is_saved:
         check_target(Path(given["output"]), overwrite=given.get("overwrite", False))
-    taken: dict[str, dict[str, Any]] = {function: {}, ENGINE: {}, SAVE: {}}
+    taken: dict[str, dict[str, Any]] = {
+        owner: {} for owner in (function, SAVE, *FIELDS_OF.values())
+    }
     for name, value in given.items():
         parameter = options[name]
         taken[parameter.owner][parameter.name] = _object(parameter, value, given)
-    if taken[ENGINE]:
-        taken[function]["engine"] = Engine(**taken[ENGINE])
+    for name, owner in FIELDS_OF.items():
+        if taken[owner]:
+            module, _, made = owner.replace("/", ".").rpartition(".")
+            taken[function][name] = getattr(import_module(f".{module}", __package__), made)(
+                **taken[owner]
+            )
     module, name = function.split(".")
     result = getattr(import_module(f".{module}", __package__), name)(**taken[function])
     if not is_saved:
@@ -236,6 +242,8 @@ def _read_table(path: str, command: str, parser: Parser) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         parser.error(f"{path!r} cannot be read as TOML: {error}")
     options, table = options_of(command), content.get(command, {})
+    if "files" in options and "file" in table:  # of `finetune` in version 0.1
+        table["files"] = [table.pop("file")]
     known = {*options, "quiet", *(["architecture"] if "preset" in options else [])}
     unknown = sorted(set(table) - known)
     if unknown or command not in content:
@@ -264,7 +272,7 @@ def _object(parameter: Parameter, value: Any, given: dict[str, Any]) -> Any:
     if isinstance(value, dict) and kind.endswith("Config | str"):
         return _configuration(kind.removesuffix(" | str"), value, parameter.owner, given)
     if isinstance(value, list) and len(value) == 1:
-        if kind == "Cells":
+        if kind == "Inputs":
             return value[0]
         if kind == "float | Sequence[str]" and re.fullmatch(r"\d*\.\d+", str(value[0])):
             return float(value[0])
@@ -279,7 +287,7 @@ def _configuration(kind: str, table: dict[str, Any], owner: str, given: dict[str
     preset = "default"
     if owner == "tl.finetune":
         base = resolve_model(given.get("model"), None)
-        preset = "finetune" if base.config.encoder == "transformer" else preset
+        preset = "finetune" if base.config.is_trained else preset
     made = getattr(nn, kind).preset(preset)
     unknown = sorted(set(table) - {each.name for each in fields(made)})
     if unknown:

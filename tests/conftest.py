@@ -1,4 +1,4 @@
-"""Fixtures: small simulated data, a small trained model, and the data beside the checkout."""
+"""Fixtures: small simulated data, a small trained model, and the data next to the checkout."""
 
 import os
 from importlib.metadata import version
@@ -78,7 +78,7 @@ def model(simulated):
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """The folder with real data; tests that need it are skipped where it is absent."""
+    """The folder with real data; tests that need it are skipped if it is missing."""
     folder = SHARED / "data"
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
@@ -87,7 +87,7 @@ def shared_data():
 
 @pytest.fixture
 def quick_scores(monkeypatch):
-    """Scores of integration by two silhouettes: scib-metrics takes a minute to import and compile, and one test has it."""
+    """Integration scores from two silhouettes; scib-metrics takes a minute to compile."""
     from sklearn.metrics import silhouette_score
 
     from epifoundation.tl import _score_integration

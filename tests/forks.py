@@ -1,7 +1,7 @@
-"""Scripts run in processes of their own, which are copies of one that has imported the package: tests start and kill many.
+"""Run scripts in forks of a process that has imported the package: tests start and kill many.
 
-``Server`` starts a process that imports the package once. For each script it forks a child, which runs it as ``python script arguments`` would, and
-another that waits for the child and writes down how it ended.
+``Server`` starts a process that imports the package once. For each script it forks a child that
+behaves like ``python script arguments``, and another that waits for it and records how it ended.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 LONGEST = 300  # seconds that a script may take, on a machine that is busy
 
-# What a script imports is imported here, before any of it is used: only then may a process be copied.
+# Imported, but not used before the fork: threads that these packages start do not survive one
 SERVER = """
 import json, os, runpy, shutil, signal, sys, threading, traceback
 import anndata, h5py, lightning.pytorch, mudata, scipy.stats, torch, zarr

@@ -1,4 +1,4 @@
-"""A Hugging Face hub of one folder: the addresses that huggingface_hub asks for, on this machine."""
+"""A local Hugging Face hub that serves one folder."""
 
 import hashlib
 import json
@@ -12,7 +12,8 @@ from pathlib import Path
 LARGE = 20_000  # bytes from which a file is an LFS file, with a sha256
 # Information about a repository, the list of its files, and a file
 ADDRESS = re.compile(
-    r"/(api/models/|api/datasets/|datasets/|)(?P<repo>[^/]+/[^/]+)(/(?P<action>revision|tree|resolve)/[^/]+)?(/(?P<file>.+))?"
+    r"/(api/models/|api/datasets/|datasets/|)(?P<repo>[^/]+/[^/]+)"
+    r"(/(?P<action>revision|tree|resolve)/[^/]+)?(/(?P<file>.+))?"
 )
 
 
@@ -21,7 +22,7 @@ def digest(path):
 
 
 class Hub:
-    """Serves ``folder/owner/name/...``; records downloads, and fails in the ways that a test asks for."""
+    """Serves ``folder/owner/name/...``, records downloads, and fails as a test demands."""
 
     def __init__(self, folder):
         self.folder = Path(folder)

@@ -47,13 +47,16 @@ def resolve(name):
     return value
 
 
+CLASSES = {
+    getattr(ep, owner.rpartition(".")[2]).__name__: owner for owner in cli.FIELDS_OF.values()
+}
 FUNCTIONS = sorted({function for function, _ in cli.COMMANDS.values()})
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, "Engine", cli.SAVE, "pp.map_peaks"])
+@pytest.mark.parametrize("name", [*FUNCTIONS, "Engine", "PeakMapping", cli.SAVE, "pp.map_peaks"])
 def test_signatures_are_those_of_the_functions(name):
     """What is read from the source is what Python says."""
-    read = read_signature(cli.ENGINE if name == "Engine" else name)
+    read = read_signature(CLASSES.get(name, name))
     parameters = inspect.signature(resolve(name)).parameters
     assert list(read.parameters) == [each for each in parameters if each != "self"]
     for key, found in read.parameters.items():
@@ -73,23 +76,25 @@ def test_every_parameter_is_an_option(command):
     function = cli.COMMANDS[command][0]
     expected = parameters_of(function, resolve(function))
     if command in ("pretrain", "finetune"):
-        expected |= parameters_of(cli.ENGINE, ep.Engine)
+        expected |= parameters_of(cli.FIELDS_OF["engine"], ep.Engine)
+    if command in ("embed", "annotate", "finetune"):
+        expected |= parameters_of(cli.FIELDS_OF["mapping"], ep.PeakMapping)
     if command in ("pretrain", "finetune", "convert"):
         expected |= parameters_of(cli.SAVE, ep.EpiFoundation.save_pretrained)
     expected -= {("tl.embed", "copy"), ("tl.annotate", "copy"), ("tl.pretrain", "checkpoint")}
-    expected -= {("tl.pretrain", "engine"), ("tl.finetune", "engine")}
+    expected -= {(function, "engine"), (function, "mapping")}
     options = cli.options_of(command)
     assert {(each.owner, each.name) for each in options.values()} == expected
     assert len(options) == len(expected)  # no two of one name
 
 
 def test_a_new_parameter_is_a_new_option(monkeypatch, tmp_path):
-    """Of a package beside this one, with a tool that has one more."""
+    """Of another package, with a tool that has a new parameter."""
     (tmp_path / "tl").mkdir()
     (tmp_path / "tl" / "__init__.py").write_text("from ._embed import embed\n")
     (tmp_path / "tl" / "_embed.py").write_text(
         "LEAST = 7\n"
-        "def embed(data: Cells, *, least: int | None = LEAST, share: float = 0.5) -> None:\n"
+        "def embed(data: Inputs, *, least: int | None = LEAST, share: float = 0.5) -> None:\n"
         '    """Embed.\n\n    Parameters\n    ----------\n    data\n        Cells.\n'
         '    least\n        ``Least`` of `share`,\n        50%.\n    """\n'
     )
@@ -130,7 +135,7 @@ def test_options_keep_their_names():
         "peaks",
         "min_cells",
     }
-    assert names["finetune"] >= learned | {"file", "model", "rank", "expression", "min_coverage"}
+    assert names["finetune"] >= learned | {"files", "model", "rank", "expression", "min_coverage"}
     assert names["convert"] >= {
         "checkpoint",
         "vocabularies",

@@ -126,7 +126,7 @@ def test_commands_that_are_named_exist(path):
     ):
         name, *rest = "".join(line).split()
         for each in [name, *(word for before, word in pairwise(rest) if before == "|")]:
-            assert each in cli.COMMANDS, f"there is no command {each!r}"
+            assert each in cli.COMMANDS, f"not a command: {each!r}"
         options = re.findall(r"(?<!\S)--?\w[\w-]*", cli.option_parser(name).format_help())
         assert {word for word in rest if word.startswith("-")} <= set(options)
 
@@ -163,16 +163,27 @@ def test_tutorials_begin_with_a_question_and_end_with_what_is_next():
         assert "## What next" in "".join(cells[-1]["source"])
 
 
+def string_of(node):
+    """Text of a string, with ``...`` for what is filled in; None if it is not a string."""
+    if isinstance(node, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "" for part in node.values)
+        return "...".join(parts)
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return node.value if is_text else None
+
+
 def messages():
-    """Every text of the package, with ``...`` for what is filled in."""
+    """Every text of the package, and those that are put together by ``msg += ...``."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                yield "...".join(
-                    part.value if isinstance(part, ast.Constant) else "" for part in node.values
-                )
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+            if (text := string_of(node)) is not None:
+                yield text
+            parts = []
+            body = getattr(node, "body", None)
+            for statement in body if isinstance(body, list) else []:
+                if isinstance(statement, ast.Assign | ast.AugAssign):
+                    parts.append(string_of(statement.value) or "")
+            yield "".join(parts)
 
 
 def test_errors_are_quoted_as_they_are_raised():
@@ -235,10 +246,7 @@ def test_what_others_read_about_the_package_is_true():
     needs = {
         re.split("[ >]", need)[0]: need.replace(" ", "") for need in recipe["requirements"]["run"]
     }
-    renamed = {
-        "huggingface-hub": "huggingface_hub",
-        "torch": "pytorch",
-    }  # as that channel calls them
+    renamed = {"huggingface-hub": "huggingface_hub", "torch": "pytorch"}  # on conda-forge
     for need in project["dependencies"]:
         name, _, least = need.partition(">=")
         name = renamed.get(name, name)

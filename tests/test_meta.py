@@ -37,10 +37,8 @@ def test_the_entry_has_permitted_values():
     [
         ({"license": None}, ("license", "missing")),
         ({"version": "0.1.0"}, ("version", "not permitted")),
-        (
-            {"primary_category": "epigenomics"},
-            ("primary_category", "epigenomics"),
-        ),  # upper and lower case matter
+        # Case matters
+        ({"primary_category": "epigenomics"}, ("primary_category", "epigenomics")),
         ({"category": "core-framework"}, ("category", "core-framework")),
         ({"tags": ["ATAC-seq", "scATAC-seq"]}, ("tags", "scATAC-seq")),
         ({"tags": ["ATAC-seq", "ATAC-seq"]}, ("tags", "too many, or repeated")),

@@ -34,18 +34,30 @@ FUNCTIONS = TOOLS + [
     and value.__module__.startswith("epifoundation")
 ]
 # What each room of the package may import of the others; all may import BASE.
-BASE = {"_files", "_hub", "_keys", "_memory", "_settings", "_validate", "_version"}
+BASE = {
+    "_docs",
+    "_files",
+    "_hub",
+    "_keys",
+    "_memory",
+    "_settings",
+    "_validate",
+    "_version",
+    "_warn",
+}
 PEAKS, CELLS = {"genome", "peaks"}, {"cells"}
 MODELS = {"nn", "models"} | PEAKS
 ALLOWED = {
+    "_docs": set(),
     "_files": set(),
     "_hub": {"_files", "_settings"},
     "_keys": set(),
     "_memory": set(),
     "_settings": set(),
-    "_signatures": set(),
+    "_signatures": {"_docs"},
     "_validate": set(),
     "_version": set(),
+    "_warn": set(),
     "nn": set(),
     "genome": BASE,
     "peaks": BASE | {"genome"},

@@ -13,9 +13,11 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._validate import get_matrix, get_modality, obs_column
-from .tokens import read_rows, row_reader
+from .matrix import read_rows, row_reader
 
 Located: TypeAlias = AnnData | MuData | str | Path
+# What tools that read cells take: an object, a path, several of either, or a mapping from names
+Inputs: TypeAlias = Located | Sequence[Located] | Mapping[str, Located]
 MATRICES = ("array", "csr_matrix", "csc_matrix")  # anndata encodings with rows
 
 
@@ -44,7 +46,11 @@ class Source:
         raise NotImplementedError
 
     def matrix(self, layer: str | None) -> Any:
-        """``X`` or a layer, for :func:`.tokens.read_rows`."""
+        """``X`` or a layer, for :func:`.matrix.read_rows`."""
+        raise NotImplementedError
+
+    def uns(self, key: str) -> Any:
+        """An entry of ``uns``, or None."""
         raise NotImplementedError
 
     def other(self, modality: str) -> Source | None:
@@ -58,8 +64,9 @@ class Source:
 
     def read(self, start: int, stop: int, layer: str | None = None) -> sp.csr_matrix:
         """Rows as CSR with the stored values."""
+        matrix = self.matrix(layer)
         try:
-            rows = read_rows(self.matrix(layer), start, stop)
+            rows = read_rows(matrix, start, stop)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise self._unreadable("Rows", start, stop, error) from error
         if rows.nnz and not rows.data.all():
@@ -123,6 +130,10 @@ class InMemory(Source):
         if layer not in self._matrices:
             self._matrices[layer] = row_reader(get_matrix(self.adata, layer))
         return self._matrices[layer]
+
+    @override
+    def uns(self, key: str) -> Any:
+        return self.adata.uns.get(key)
 
     @override
     def other(self, modality: str) -> Source | None:

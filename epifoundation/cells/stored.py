@@ -12,8 +12,8 @@ import pandas as pd
 
 from .._validate import Data, missing_column
 from .groups import EXPECTED, check_encoding, open_group, read_element
+from .matrix import row_reader
 from .source import Source
-from .tokens import row_reader
 from .zarr_csr import StoredCsr
 
 MATRICES = ("array", "csr_matrix", "csc_matrix")  # anndata encodings with rows
@@ -150,6 +150,11 @@ class OnDisk(Source):
                         f"{stop - 1:,}). Copy it again."
                     )
                     raise OSError(msg)
+
+    @override
+    def uns(self, key: str) -> Any:
+        entries = self.group.get("uns", {})
+        return self._element(entries, key) if key in entries else None
 
     @override
     def other(self, modality: str) -> Source | None:

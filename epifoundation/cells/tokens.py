@@ -6,15 +6,12 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
-from .._validate import check_values
-
-CELLS_PER_READ = 2048  # enough to hide the overhead, few enough for the memory
+from .rows import CHUNK, iter_rows
+from .source import Source
 
 
 @dataclass(frozen=True)
@@ -46,31 +43,6 @@ class Tokens:
         return len(self.offsets) - 1
 
 
-def row_reader(matrix: Any) -> Any:
-    """The matrix itself if its rows can be sliced (dense, CSR, backed), else as CSR."""
-    if sp.issparse(matrix):
-        return matrix if matrix.format == "csr" else matrix.tocsr()
-    if getattr(matrix, "format", None) == "csc":  # backed: each slice would read the whole file
-        return matrix.to_memory().tocsr()
-    return matrix
-
-
-def read_rows(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
-    """Rows as CSR with the stored values; read-only, since they may share memory with `matrix`."""
-    stop = min(stop, matrix.shape[0])
-    if sp.issparse(matrix) and matrix.format == "csr":  # slicing in scipy copies each entry
-        part = slice(matrix.indptr[start], matrix.indptr[stop])
-        indptr = matrix.indptr[start : stop + 1] - matrix.indptr[start]
-        shape = (stop - start, matrix.shape[1])
-        return sp.csr_matrix((matrix.data[part], matrix.indices[part], indptr), shape=shape)
-    rows = matrix[start:stop]
-    if hasattr(rows, "compute"):  # dask
-        rows = rows.compute()
-    if rows.dtype == np.float16:  # not supported by scipy.sparse
-        rows = rows.astype(np.float32)
-    return sp.csr_matrix(rows)
-
-
 def open_peaks(rows: sp.csr_matrix) -> sp.csr_matrix:
     """Ones where entries are positive; sorted, without explicit zeros and duplicates."""
     if rows.has_canonical_format and (not rows.data.size or rows.data.all()):
@@ -98,19 +70,17 @@ def ahead[T](items: Iterator[T], n: int = 1) -> Generator[T, None, None]:
 
 
 def iter_tokens(
-    matrix: Any, projection: sp.csr_matrix | None, names: pd.Index, *, chunk: int = CELLS_PER_READ
+    source: Source, projection: sp.csr_matrix | None, *, chunk: int = CHUNK
 ) -> Iterator[tuple[slice, Tokens]]:
-    """Read a matrix in chunks of cells; sparse matrices stay sparse.
+    """Read the tokens of cells in chunks; sparse matrices stay sparse.
 
     Parameters
     ----------
-    matrix
-        Cells x peaks: dense, sparse or backed.
+    source
+        Cells x peaks.
     projection
         Peaks x vocabulary, from :meth:`PeakVocabulary.projection`; None if the peaks are the
         vocabulary.
-    names
-        Names of the cells, for errors.
     chunk
         Cells read at a time.
 
@@ -118,26 +88,21 @@ def iter_tokens(
     ------
     The slice of rows, and their tokens.
     """
-    matrix = row_reader(matrix)
     known = np.zeros(0, bool) if projection is None else np.diff(projection.indptr) > 0
-    for start in range(0, len(names), chunk):
-        stop = min(start + chunk, len(names))
-        rows = read_rows(matrix, start, stop)
-        check_values(rows.data, rows.indptr, names[start:stop], "`X` of the ATAC modality")
+    for at, rows in iter_rows(source, chunk=chunk):
         total = matched = float(rows.data.sum(dtype=np.float64))
         if projection is not None:
             matched = float(rows.data.sum(where=known[rows.indices], dtype=np.float64))
-        rows = open_peaks(rows)
-        n_open = np.diff(rows.indptr)
+        pattern = open_peaks(rows)
+        n_open = np.diff(pattern.indptr)
         if projection is None:
-            tokens = Tokens(rows.indices, rows.indptr, n_open, n_open, total, matched)
-            yield slice(start, stop), tokens
+            yield at, Tokens(pattern.indices, pattern.indptr, n_open, n_open, total, matched)
             continue
-        in_vocabulary = np.append(known[rows.indices], False)
-        n_known = np.add.reduceat(in_vocabulary, rows.indptr[:-1], dtype=np.int64)
+        in_vocabulary = np.append(known[pattern.indices], False)
+        n_known = np.add.reduceat(in_vocabulary, pattern.indptr[:-1], dtype=np.int64)
         n_known[n_open == 0] = 0
-        ones = np.ones(rows.nnz, np.float32)
-        mapped = sp.csr_matrix((ones, rows.indices, rows.indptr), shape=rows.shape) @ projection
+        ones = np.ones(pattern.nnz, np.float32)
+        pattern = sp.csr_matrix((ones, pattern.indices, pattern.indptr), shape=pattern.shape)
+        mapped = pattern @ projection
         mapped.sort_indices()
-        mapped_tokens = Tokens(mapped.indices, mapped.indptr, n_open, n_known, total, matched)
-        yield slice(start, stop), mapped_tokens
+        yield at, Tokens(mapped.indices, mapped.indptr, n_open, n_known, total, matched)

@@ -1,1 +1,1 @@
-"""Inference: one reader of cells, what is read off their embedding, and where the results are put."""
+"""Inference: read cells in blocks, embed them, compute results, write them."""

@@ -1,4 +1,4 @@
-"""The embedding of cells, and how many of their open peaks the model knows."""
+"""The embedding of cells, and the fraction of their open peaks that the model knows."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .tally import Tally
 
 
 @dataclass(frozen=True)
-class Embedding(Readout):
-    """The embedding and the share of known peaks.
+class EmbeddingReadout(Readout):
+    """The embedding and the fraction of known peaks.
 
     Parameters
     ----------
     model, keys
-        The model, and names of what is written.
+        The model, and names of the results.
     parameters
         Options of the call, for the report.
     """
@@ -38,11 +38,11 @@ class Embedding(Readout):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is written beside the embedding."""
+        """Results besides the embedding."""
         return {name: self.parameters[name] for name in ("expression", "annotation")}
 
     def begin(self, block: Block, batches: np.ndarray | None) -> EmbeddedCells:
-        """Begin a block of cells."""
+        """Start a block of cells."""
         return EmbeddedCells(self.keys, len(block.names), self.model.network.dim)
 
     def stale(self, uns: Mapping[str, Any]) -> list[str]:
@@ -71,7 +71,7 @@ class Embedding(Readout):
         return places
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
-        """Model, options and how the peaks were mapped."""
+        """Model, options and the mapping of peaks."""
         report: dict[str, Any] = {
             "model": self.model.name,
             "revision": self.model.revision,
@@ -97,10 +97,10 @@ class EmbeddedCells(Recording):
         self.coverage = np.full(n_cells, np.nan)
 
     def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
-        """Read some cells."""
+        """Process some cells."""
         self.embedding[rows] = embedding.cpu().numpy()
-        share = tokens.n_known / np.maximum(tokens.n_open, 1)
-        self.coverage[rows] = np.where(tokens.n_open > 0, share, np.nan)
+        fraction = tokens.n_known / np.maximum(tokens.n_open, 1)
+        self.coverage[rows] = np.where(tokens.n_open > 0, fraction, np.nan)
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
         """Write the results."""

@@ -1,4 +1,4 @@
-"""Cells to embeddings, chunk by chunk: what every tool that reads cells begins with."""
+"""Embed cells chunk by chunk, as all tools that read cells do."""
 
 from __future__ import annotations
 
@@ -10,40 +10,35 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 from tqdm import tqdm
 
 from .._settings import settings
+from ..cells.source import Source
 from ..cells.tokens import Tokens, ahead, iter_tokens
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer
+from ..nn import Folded, FoldedSums
 
 
 def encode_cells(
     model: EpiFoundation,
-    matrix: Any,
+    cells: Source,
     projection: sp.csr_matrix | None,
-    names: pd.Index,
     *,
     chunk: int | None = None,
     show: bool = True,
-    folded: FoldedSums | FoldedTransformer | None = None,
+    folded: Folded | None = None,
 ) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
-    """Rows, their tokens, and their embedding (float32, on the model's device); `folded` if that was made before.
+    """Yield rows, their tokens and their embedding (float32, on the device of the model).
 
-    Cells that the model was measured on are recognized and left out of the vectors of their own peaks.
+    Cells that the model was measured on are recognized, and left out of the vectors of their
+    peaks. `folded` is the encoder, if it was prepared before.
     """
     folded = folded or model.network.folded()
     n_threads = torch.get_num_threads()
-    shares = (
-        isinstance(folded, FoldedSums)
-        and model.device.type == "cpu"
-        and n_threads > 1
-        and chunk is None
-    )
-    chunk = chunk or folded.chunk
+    on_cpu = model.device.type == "cpu"
+    in_threads = isinstance(folded, FoldedSums) and on_cpu and n_threads > 1 and chunk is None
 
     @torch.inference_mode()
     def encode(tokens: Tokens) -> torch.Tensor:
@@ -51,18 +46,18 @@ def encode_cells(
 
     with (
         tqdm(
-            total=len(names),
+            total=cells.n_obs,
             desc="Embedding",
             unit=" cells",
             disable=not (show and settings.progress),
         ) as bar,
-        closing(ahead(iter_tokens(matrix, projection, names, chunk=chunk))) as parts,
-        threads(n_threads if shares else 0) as submit,
+        closing(ahead(iter_tokens(cells, projection, chunk=chunk or folded.chunk))) as parts,
+        threads(n_threads if in_threads else 0) as submit,
     ):
         pending: deque[tuple[slice, Tokens, Callable[[], torch.Tensor]]] = deque()
         for rows, tokens in parts:
             pending.append((rows, tokens, submit(encode, tokens)))
-            if len(pending) > n_threads * shares:
+            if len(pending) > n_threads * in_threads:
                 yield _done(pending, bar)
         while pending:
             yield _done(pending, bar)
@@ -77,9 +72,11 @@ def _done(pending: deque[tuple[slice, Tokens, Callable[[], torch.Tensor]]], bar:
 
 @contextmanager
 def threads(n_threads: int, n_each: int = 1) -> Iterator[Callable[..., Callable[[], Any]]]:
-    """A function that calls another one at once (no threads), or in a thread that computes with `n_each`; it returns what gives the result.
+    """Yield a function that submits calls and returns a function that gives their result.
 
-    Threads that each have work of their own need not wait for the slowest of them, as those of one operation do.
+    Without threads, the call is made when the result is requested. Each thread computes with
+    `n_each` threads of torch: threads with separate work do not wait for the slowest, as those of
+    one operation do.
     """
     if not n_threads:
         yield lambda function, *arguments: partial(function, *arguments)
@@ -94,10 +91,10 @@ def threads(n_threads: int, n_each: int = 1) -> Iterator[Callable[..., Callable[
 
 def tensors(model: EpiFoundation, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
     """Packed tokens on the device of a model."""
-    return _tensor(tokens.ids).to(model.device), _tensor(tokens.offsets).to(model.device)
+    return _writable(tokens.ids).to(model.device), _writable(tokens.offsets).to(model.device)
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
+def _writable(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(
         array if array.flags.writeable else array.copy()
     )  # memory maps may be read-only

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,40 +10,41 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from .._validate import Data, get_modality, obs_column
+from .._validate import Data, get_modality
+from .._warn import warn
+from ..cells.source import Source
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, QueryHead
 
-# What a predicted number means, by the objective of the model
+# Unit of predicted expression, by the objective of the model
 SCALES = {
     "counts": "log1p of counts per 10,000",
     "binary": "probability of being expressed",
     "gaussian": "the scale of the training data",
     "values": "the scale of the training data",
 }
-
-
-MEASURED = "mean of log1p of counts per 10,000"  # where that scale is asked for
+MEASURED_SCALE = "mean of log1p of counts per 10,000"  # of ``scale="measured"``
 
 
 def scale_of(model: EpiFoundation) -> str:
-    """What a predicted number means."""
+    """Unit of predicted expression."""
     return SCALES["values" if model.config.values else model.config.objective]
 
 
 def expression_head(model: EpiFoundation) -> ExpressionHead | QueryHead:
-    """The head that predicts expression, or an error where there is none."""
+    """The head that predicts expression; ValueError if the model has none."""
     if model.network.expression is None:
         msg = (
-            f"The model {model.name!r} predicts no expression: it learned from ATAC alone. Pretrain on paired data "
-            "(`ep.tl.pretrain` with a MuData), or take another (`ep.models.available()`)."
+            f"The model {model.name!r} predicts no expression: it learned from ATAC alone. "
+            "Pretrain on paired data (`ep.tl.pretrain` with a MuData), or use another "
+            "(`ep.models.available()`)."
         )
         raise ValueError(msg)
     return model.network.expression
 
 
-def asked_genes(model: EpiFoundation, genes: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Names that were asked for, each once, and their positions in the model; an error lists names like those that it does not know."""
+def find_genes(model: EpiFoundation, genes: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Requested names without repeats, and their positions in the model."""
     names = list(
         dict.fromkeys([genes] if isinstance(genes, str) else [str(name) for name in genes])
     )
@@ -60,7 +60,8 @@ def asked_genes(model: EpiFoundation, genes: str | Sequence[str]) -> tuple[list[
             for name in unknown[:5]
         }
         msg = (
-            f"{len(unknown):,} of {len(names):,} genes are not among the {len(model.genes):,} of the model: "
+            f"{len(unknown):,} of {len(names):,} genes are not among the {len(model.genes):,} of "
+            "the model: "
             + "; ".join(
                 f"{name!r}, close to {matches or 'none'}" for name, matches in close.items()
             )
@@ -85,36 +86,39 @@ def batches_of(model: EpiFoundation) -> list[str]:
 
 
 def check_batches(model: EpiFoundation, key: str | None) -> None:
-    """Raise where batches are told and the model knows none."""
+    """Raise ValueError if `key` is given and the model was trained without batches."""
     if key is not None and not model.network.sizes.n_batches:
-        msg = f"`batch_key={key!r}`: the model was trained without batches. Leave `batch_key` out, or train with one."
+        msg = (
+            f"`batch_key={key!r}`: the model was trained without batches. Leave `batch_key` out, "
+            "or train with one."
+        )
         raise ValueError(msg)
 
 
 def known_batches(batch: pd.Series, model: EpiFoundation) -> tuple[np.ndarray, list[str]]:
-    """Which of the model's batches each cell is of, -1 for none, and the names that it does not know."""
+    """Code of the batch of each cell, -1 if the model does not know it, and unknown names."""
     names = batch.astype(str).where(batch.notna())
     codes = pd.Index(batches_of(model)).get_indexer(names)
     return codes.astype(np.int64), sorted(set(names[codes < 0].dropna()))
 
 
 def warn_of_batches(
-    n_foreign: int, n_cells: int, unseen: list[str], key: str, model: EpiFoundation, stacklevel: int
+    n_foreign: int, n_cells: int, unseen: list[str], key: str, model: EpiFoundation
 ) -> None:
-    """Tell of cells whose batch the model does not know."""
+    """Warn about cells whose batch the model does not know."""
     msg = (
         f"{n_foreign:,} of {n_cells:,} cells are of no batch that the model was trained on "
-        f"(`batch_key={key!r}` holds {unseen[:5]} besides; the model knows {batches_of(model)[:10]}): "
-        "their expression is predicted for the mean batch."
+        f"(`batch_key={key!r}` holds {unseen[:5]} besides; the model knows "
+        f"{batches_of(model)[:10]}): their expression is predicted for the mean batch."
     )
-    warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+    warn(msg)
 
 
-def batch_codes(data: Data, atac: AnnData, key: str, model: EpiFoundation) -> np.ndarray:
-    """Which of the model's batches each cell of `data` is of, with a warning where it is none."""
-    column = obs_column(data, atac, key, "batch_key")
+def batch_codes(source: Source, key: str, model: EpiFoundation) -> np.ndarray:
+    """Code of the batch of each cell, with a warning about batches that the model does not know."""
+    column = source.column(key, "batch_key")
     check_batches(model, key)
     codes, unseen = known_batches(column, model)
     if (codes < 0).any():
-        warn_of_batches(int((codes < 0).sum()), len(codes), unseen, key, model, 4)
+        warn_of_batches(int((codes < 0).sum()), len(codes), unseen, key, model)
     return codes

@@ -1,4 +1,4 @@
-"""Labels of cells: probabilities of a model's labels, and annotation with sets, novelty and "unknown"."""
+"""Labels of cells: probabilities, and annotation with prediction sets and novelty."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from anndata import AnnData
 from .._keys import SEPARATOR, UNKNOWN, Keys
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer, LabelHead, conformal_scores
+from ..nn import Folded, LabelHead, conformal_scores
 from .encode import tensors
 from .reader import Block, Readout, Recording
 from .tally import Tally
 
-CHUNK = 4096
+LABEL_CELLS = 4096
 
 
 @dataclass(frozen=True)
-class Probabilities(Readout):
-    """Probabilities of the labels of the model that embeds."""
+class LabelReadout(Readout):
+    """Probabilities of the labels of a model."""
 
     model: EpiFoundation
     keys: Keys
 
     def begin(self, block: Block, batches: np.ndarray | None) -> LabelledCells:
-        """Begin a block of cells."""
+        """Start a block of cells."""
         return LabelledCells(self, len(block.names))
 
 
 class LabelledCells(Recording):
     """Probabilities of the labels of the cells of a block."""
 
-    def __init__(self, readout: Probabilities, n_cells: int) -> None:
+    def __init__(self, readout: LabelReadout, n_cells: int) -> None:
         self.model, self.keys = readout.model, readout.keys
         self.head = cast("LabelHead", readout.model.network.label)
         self.probabilities = np.empty((n_cells, len(self.model.labels)), np.float32)
 
     @torch.inference_mode()
     def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
-        """Read some cells."""
+        """Process some cells."""
         self.probabilities[rows] = self.head(embedding).cpu().numpy()
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
@@ -55,17 +55,17 @@ class LabelledCells(Recording):
 
 
 @dataclass(frozen=True)
-class Annotation(Readout):
-    """Calibrated labels, sets and novelty.
+class AnnotationReadout(Readout):
+    """Calibrated labels, prediction sets and novelty.
 
     Parameters
     ----------
     model
         The model that embeds.
     fitted
-        The model that labels: the same, or one with columns and a head for the labels of a reference.
+        The model that labels: the same, or one fitted to the labels of a reference.
     keys
-        Names of what is written.
+        Names of the results.
     alpha, unknown
         Options of :func:`epifoundation.tl.annotate`.
     report
@@ -80,8 +80,8 @@ class Annotation(Readout):
     report: Mapping[str, Any]
 
     @cached_property
-    def folded(self) -> FoldedSums | FoldedTransformer | None:
-        """The encoder that labels are read off, if it is another one."""
+    def folded(self) -> Folded | None:
+        """The encoder of the model that labels, if it is not the model that embeds."""
         return None if self.fitted is self.model else self.fitted.network.folded()
 
     @property
@@ -100,7 +100,7 @@ class Annotation(Readout):
         }
 
     def begin(self, block: Block, batches: np.ndarray | None) -> AnnotatedCells:
-        """Begin a block of cells."""
+        """Start a block of cells."""
         return AnnotatedCells(self, len(block.names))
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
@@ -124,13 +124,13 @@ class Annotation(Readout):
 class AnnotatedCells(Recording):
     """Labels of the cells of a block."""
 
-    def __init__(self, readout: Annotation, n_cells: int) -> None:
+    def __init__(self, readout: AnnotationReadout, n_cells: int) -> None:
         self.readout = readout
         self.embedding = np.zeros((n_cells, readout.fitted.network.dim), np.float32)
 
     @torch.inference_mode()
     def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
-        """Read some cells."""
+        """Process some cells."""
         fitted, folded = self.readout.fitted, self.readout.folded
         if folded is not None:
             known = fitted.known(tokens.ids, tokens.offsets)
@@ -139,13 +139,12 @@ class AnnotatedCells(Recording):
 
     @torch.inference_mode()
     def finish(self, tally: Tally) -> None:
-        """Read the labels off the embedding."""
+        """Compute labels from the embedding."""
         head, alpha, unknown = self.readout.head, self.readout.alpha, self.readout.unknown
         device, parts = head.temperature.device, []
-        for start in range(
-            0, max(len(self.embedding), 1), CHUNK
-        ):  # once without cells: the shapes are the same
-            cells = torch.from_numpy(self.embedding[start : start + CHUNK]).to(device)
+        # Once if there are no cells, so that shapes are the same
+        for start in range(0, max(len(self.embedding), 1), LABEL_CELLS):
+            cells = torch.from_numpy(self.embedding[start : start + LABEL_CELLS]).to(device)
             likely = head(cells)
             inside = conformal_scores(likely) <= threshold(head.conformal, alpha)
             parts.append(
@@ -155,9 +154,8 @@ class AnnotatedCells(Recording):
             np.concatenate(part) for part in zip(*parts, strict=True)
         )
         known = ~np.isnan(self.probabilities[:, 0])
-        members[np.arange(len(members)), self.probabilities.argmax(axis=1)] = (
-            True  # never without the label itself
-        )
+        # The most probable label is always in the set
+        members[np.arange(len(members)), self.probabilities.argmax(axis=1)] = True
         self.members = members & known[:, None]
         self.is_unknown = np.zeros(len(known), dtype=bool)
         if unknown:
@@ -179,7 +177,7 @@ def write_labels(
     probabilities: np.ndarray,
     is_unknown: np.ndarray | None = None,
 ) -> None:
-    """Write the most probable label of each cell and its probability; none where there are no probabilities."""
+    """Write the most probable label and its probability; missing if probabilities are NaN."""
     known = ~np.isnan(probabilities[:, 0])
     codes = np.where(known, np.argmax(probabilities, axis=1), -1)
     names = list(labels)
@@ -194,9 +192,9 @@ def write_labels(
     )
 
 
-def threshold(scores: torch.Tensor, share: float) -> float:
-    """What at most a `share` of cells like the calibration cells exceed; `scores` of these are ascending."""
-    rank = math.ceil((len(scores) + 1) * (1 - share))
+def threshold(scores: torch.Tensor, fraction: float) -> float:
+    """Conformal quantile: at most a `fraction` of cells exceed it; `scores` are ascending."""
+    rank = math.ceil((len(scores) + 1) * (1 - fraction))
     return float(scores[rank - 1]) if rank <= len(scores) else math.inf
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -15,43 +14,44 @@ from anndata import AnnData
 from .._keys import Keys
 from .._validate import check_unique
 from .._version import __version__
+from .._warn import warn
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, LinearMeasuredHead, MeasuredHead, QueryHead
 from ..peaks.vocabulary import GeneVocabulary
-from .expression import MEASURED, scale_of
+from .expression import MEASURED_SCALE, scale_of
 from .reader import Block, Readout, Recording
 from .tally import Tally
 
-Head: TypeAlias = ExpressionHead | QueryHead | LinearMeasuredHead | MeasuredHead
+AnyExpressionHead: TypeAlias = ExpressionHead | QueryHead | LinearMeasuredHead | MeasuredHead
 
 
 @dataclass(frozen=True)
-class Expression(Readout):
+class ExpressionReadout(Readout):
     """Predicted expression.
 
     Parameters
     ----------
     model, keys
-        The model, and names of what is written.
+        The model, and names of the results.
     head
         The head that predicts.
     scale
         ``"mean"`` or ``"measured"``.
-    names, asked
+    names, positions
         Genes to predict and their positions in the model; None for all.
     batch_key
         Column of batches, for the report.
     has_report
-        Write a report of its own, beside that of the embedding.
+        Write a report, besides that of the embedding.
     """
 
     model: EpiFoundation
     keys: Keys
-    head: Head
+    head: AnyExpressionHead
     scale: str = "mean"
     names: Sequence[str] = ()
-    asked: np.ndarray | None = None
+    positions: np.ndarray | None = None
     batch_key: str | None = None
     has_report: bool = True
 
@@ -61,7 +61,7 @@ class Expression(Readout):
         return {"scale": self.scale}
 
     def begin(self, block: Block, batches: np.ndarray | None) -> ExpressedCells:
-        """Begin a block of cells."""
+        """Start a block of cells."""
         return ExpressedCells(self, block, batches)
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Expression(Readout):
             "model": self.model.name,
             "revision": self.model.revision,
             "package_version": __version__,
-            "scale": MEASURED if self.scale == "measured" else scale_of(self.model),
+            "scale": MEASURED_SCALE if self.scale == "measured" else scale_of(self.model),
             "genes": list(self.names) or "all",
             "batch_key": self.batch_key or "",
             "unseen_batches": tally.unseen,
@@ -84,14 +84,16 @@ class Expression(Readout):
 class ExpressedCells(Recording):
     """Cells of a block x genes of the RNA modality, or of the model where there is no RNA."""
 
-    def __init__(self, readout: Expression, block: Block, batches: np.ndarray | None) -> None:
-        model, asked, names, rna = readout.model, readout.asked, block.names, block.rna
-        if rna is not None and asked is not None:
-            there = model.genes.match(GeneVocabulary.from_var(rna.var))
-            rna = rna if set(asked) <= set(there) else None
-        self.keys, self.beside_rna = readout.keys, rna is not None
+    def __init__(
+        self, readout: ExpressionReadout, block: Block, batches: np.ndarray | None
+    ) -> None:
+        model, positions, names, rna = (readout.model, readout.positions, block.names, block.rna)
+        if rna is not None and positions is not None:
+            found = model.genes.match(GeneVocabulary.from_var(rna.var))
+            rna = rna if set(positions) <= set(found) else None
+        self.keys, self.in_rna = readout.keys, rna is not None
         if rna is None:
-            genes = np.arange(len(model.genes)) if asked is None else asked
+            genes = np.arange(len(model.genes)) if positions is None else positions
             self.rows = np.arange(len(names))
         else:
             check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
@@ -99,12 +101,13 @@ class ExpressedCells(Recording):
             genes = model.genes.match(GeneVocabulary.from_var(rna.var))
             if (genes < 0).all():
                 msg = (
-                    f"None of the {rna.n_vars:,} genes of the RNA modality is one of the {len(model.genes):,} of the model: "
-                    f"{list(rna.var_names[:3])} against {model.genes.names[:3]}; the predicted layer will be NaN."
+                    f"None of the {rna.n_vars:,} genes of the RNA modality is one of the "
+                    f"{len(model.genes):,} of the model: {list(rna.var_names[:3])} against "
+                    f"{model.genes.names[:3]}; the predicted layer will be NaN."
                 )
-                warnings.warn(msg, UserWarning, stacklevel=3)
-            if asked is not None:
-                genes = np.where(np.isin(genes, asked), genes, -1)
+                warn(msg)
+            if positions is not None:
+                genes = np.where(np.isin(genes, positions), genes, -1)
             self.rows = rna.obs_names.get_indexer(names)
         self.columns = np.flatnonzero(genes >= 0)
         self.names = [model.genes.names[i] for i in genes[self.columns]]
@@ -116,23 +119,20 @@ class ExpressedCells(Recording):
         self.values = np.empty(
             (len(names) if rna is None else rna.n_obs, len(genes)), dtype=np.float32
         )
-        if rna is not None:  # where the model or the ATAC has nothing to say
+        if rna is not None:  # genes that the model lacks, cells without ATAC
             self.values.fill(np.nan)
 
     @torch.inference_mode()
     def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
-        """Predict for some cells; cells without RNA have no place."""
-        predicted = (
-            self.predict(embedding, None if self.batches is None else self.batches[rows])
-            .cpu()
-            .numpy()
-        )
+        """Predict for some cells; those without a row in the RNA modality are skipped."""
+        batches = None if self.batches is None else self.batches[rows]
+        predicted = self.predict(embedding, batches).cpu().numpy()
         places = self.rows[rows]
         self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
-        """Into a layer of the RNA modality, or else into ``obsm`` of the ATAC modality."""
-        if self.beside_rna:
+        """Write a layer of the RNA modality, or ``obsm`` of the ATAC modality."""
+        if self.in_rna:
             cast("AnnData", rna).layers[self.keys.layer] = self.values
         else:
             atac.obsm[self.keys.expression] = pd.DataFrame(

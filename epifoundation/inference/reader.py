@@ -1,4 +1,4 @@
-"""The reader: cells are embedded once, and each readout takes from the embedding what it writes."""
+"""The reader embeds cells once; each readout computes its results from the embedding."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import torch
 from anndata import AnnData
 
 from .._keys import Keys
+from ..cells.source import Source
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer, has_bfloat16
+from ..nn import Folded, has_bfloat16
 from ..peaks.mapping import PeakMap
 from .encode import encode_cells
 from .expression import known_batches
@@ -25,9 +26,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Block(NamedTuple):
-    """Cells: their matrix and names, the batch of each, and the RNA modality for predicted genes."""
+    """Cells to read, their names and batches, and the RNA modality for predicted genes."""
 
-    matrix: Any
+    cells: Source
     names: pd.Index
     batch: pd.Series | None
     rna: AnnData | None
@@ -38,10 +39,10 @@ class Recording(Protocol):
     """The results of one readout for the cells of a block."""
 
     def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
-        """Read some cells: rows of the block, their open peaks, and their embedding."""
+        """Process some cells: rows of the block, their open peaks and their embedding."""
 
     def finish(self, tally: Tally) -> None:
-        """Complete the results when all cells of the block are read."""
+        """Complete the results after the last cells of the block."""
         return
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
@@ -49,18 +50,18 @@ class Recording(Protocol):
 
 
 class Readout(Protocol):
-    """One kind of result that is read off the embedding of cells."""
+    """One kind of result that is computed from the embedding of cells."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options that the results depend on, beside those of the reader; JSON types."""
+        """Options that change the results, besides those of the reader; JSON types."""
         return {}
 
     def begin(self, block: Block, batches: np.ndarray | None) -> Recording:
-        """Begin a block; `batches` are codes of the model's batches, -1 for none of them."""
+        """Start a block; `batches` are codes of the model's batches, -1 for none."""
 
     def stale(self, uns: Mapping[str, Any]) -> list[str]:
-        """Places of results of an earlier run to remove, such as ``"obs/name"`` or ``"rna/layers/name"``."""
+        """Results of an earlier run to remove: ``"obs/name"``, ``"rna/layers/name"``..."""
         return []
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
@@ -84,11 +85,11 @@ class Reader:
     model
         The model that embeds.
     keys
-        Names of what is written.
+        Names of the results.
     readouts
-        What is read off the embedding.
+        Results to compute.
     genes
-        Genes that are predicted where there is no RNA; none if expression is not predicted.
+        Genes to predict if there is no RNA; empty if expression is not predicted.
     batch_key
         Column of ``obs`` with batches of the model.
     chunk
@@ -106,12 +107,12 @@ class Reader:
     dtype: str = "auto"
 
     @cached_property
-    def folded(self) -> FoldedSums | FoldedTransformer:
+    def folded(self) -> Folded:
         """The encoder, prepared once for all blocks."""
         dtype = DTYPES.get(self.dtype, torch.float32)
         if (
             self.dtype == "auto"
-            and self.model.config.encoder == "transformer"
+            and self.model.config.is_trained
             and has_bfloat16(self.model.device)
         ):
             dtype = torch.bfloat16
@@ -119,7 +120,7 @@ class Reader:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options that the results depend on, beside model and cells; JSON types."""
+        """Options that change the results, besides model and cells; JSON types."""
         found: dict[str, Any] = {
             "batch_key": self.batch_key,
             "dtype": self.dtype,
@@ -130,7 +131,7 @@ class Reader:
         return found
 
     def compute(self, block: Block, mapping: PeakMap) -> Found:
-        """Read the cells of a block; called in several threads."""
+        """Compute the results of a block; called in several threads."""
         tally, batches = Tally(), None
         if block.batch is not None:
             batches, tally.unseen = known_batches(block.batch, self.model)
@@ -138,9 +139,8 @@ class Reader:
         recordings = [readout.begin(block, batches) for readout in self.readouts]
         for rows, tokens, embedding in encode_cells(
             self.model,
-            block.matrix,
+            block.cells,
             mapping.projection,
-            block.names,
             chunk=self.chunk,
             show=block.show,
             folded=self.folded,
@@ -158,7 +158,7 @@ class Reader:
             recording.write(atac, rna)
 
     def stale(self, uns: Mapping[str, Any]) -> list[str]:
-        """Places of results of an earlier run to remove."""
+        """Results of an earlier run to remove."""
         return [place for readout in self.readouts for place in readout.stale(uns)]
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every open peak of a cell removed by itself: what both the links and the scan of knock-outs begin with."""
+"""Remove every open peak of a cell on its own, for links and for scans of knock-outs."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 from tqdm import tqdm
 
 from .._settings import settings
-from .._validate import check_values
-from ..cells.tokens import open_peaks, read_rows, row_reader
+from ..cells.rows import iter_rows
+from ..cells.source import Source
+from ..cells.tokens import open_peaks
 from ..models import EpiFoundation
-from ..nn import FoldedSums, FoldedTransformer, Known
+from ..nn import Folded, FoldedSums, Known
 
-Predictor: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-CELLS = 64  # read at a time
-REMOVALS = 16_384  # read out at a time, by subtraction
-TOKENS = 2**20  # encoded at a time, where the cell is encoded anew
+Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+READ_CELLS = 64  # cells that are read at a time
+MAX_REMOVALS = 16_384  # removals at a time, by subtraction
+MAX_TOKENS = 2**20  # tokens at a time, if cells are encoded again
 
 
 class Removals(NamedTuple):
-    """Some cells, each without one of its open peaks.
+    """Cells without one of their open peaks.
 
-    `cells` and `peaks`, (n,), are rows and columns of the matrix; `before` and `after`, (n, dim), the embedding with and without that peak.
+    `cells` and `peaks`, (n,), are rows and columns of the matrix; `before` and `after`, (n, dim),
+    the embedding with and without that peak.
     """
 
     cells: np.ndarray
@@ -36,24 +37,21 @@ class Removals(NamedTuple):
     after: torch.Tensor
 
     def predict(
-        self, predictor: Predictor, batch: torch.Tensor | None
+        self, predict: Predict, batch: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-        """What is predicted with all peaks, one row a cell, and without each; and the row of the first that each of the second belongs to.
+        """Predictions for each cell, for each removal, and the row of the cell of each removal.
 
-        `batch` is that of each row of the matrix.
+        `batch` has the batch of each row of the matrix.
         """
         cells, first, row = np.unique(self.cells, return_index=True, return_inverse=True)
+        of_cells, of_removals = (None if batch is None else batch[at] for at in (cells, self.cells))
         with torch.inference_mode():
-            before = predictor(
-                self.before[torch.from_numpy(first).to(self.before.device)],
-                None if batch is None else batch[cells],
-            )
-            after = predictor(self.after, None if batch is None else batch[self.cells])
-        return before, after, row
+            one_per_cell = self.before[torch.from_numpy(first).to(self.before.device)]
+            return predict(one_per_cell, of_cells), predict(self.after, of_removals), row
 
 
 class _Cells(NamedTuple):
-    """Packed tokens of some cells, and which tokens go with which peak."""
+    """Packed tokens of some cells, and the tokens that each removal removes."""
 
     ids: np.ndarray
     offsets: np.ndarray
@@ -65,63 +63,51 @@ class _Cells(NamedTuple):
 
 def iter_removals(
     model: EpiFoundation,
-    matrix: Any,
+    source: Source,
     projection: sp.csr_matrix | None,
-    names: pd.Index,
     *,
     peaks: np.ndarray | None = None,
-    folded: FoldedSums | FoldedTransformer | None = None,
+    folded: Folded | None = None,
 ) -> Iterator[Removals]:
     """Remove each open peak from each cell.
 
     Parameters
     ----------
-    model, matrix, projection, names
-        As for :func:`._encode.encode_cells`, and `folded`.
+    model, source, projection, folded
+        As for :func:`.encode.encode_cells`.
     peaks
-        Which columns of the matrix to remove, boolean (n_peaks,); None for all.
+        Columns of the matrix to remove, boolean (n_peaks,); None for all.
 
     Yields
     ------
-    Removals, cell by cell. A peak whose removal takes nothing away from what the model reads is passed over: it is unknown to the model, or
-    another peak of the cell overlaps the same one of the model. A cell of which nothing is left becomes NaN.
+    Removals, cell by cell. A peak is skipped if the model does not know it, or if another open peak
+    of the cell overlaps the same peak of the model. A cell without remaining peaks is NaN.
     """
     folded = folded or model.network.folded()
-    matrix = row_reader(matrix)
     with tqdm(
-        total=len(names), desc="Knock-outs", unit=" cells", disable=not settings.progress
+        total=source.n_obs, desc="Knock-outs", unit=" cells", disable=not settings.progress
     ) as bar:
-        for start in range(0, len(names), CELLS):
-            rows = read_rows(matrix, start, min(start + CELLS, len(names)))
-            check_values(
-                rows.data, rows.indptr, names[start : start + CELLS], "`X` of the ATAC modality"
-            )
+        for at, rows in iter_rows(source, chunk=READ_CELLS):
             cells = _find(open_peaks(rows), projection, peaks)
             if len(cells.cell):
                 ids, offsets = _tensors(model, cells.ids, cells.offsets)
-                known = model.known(
-                    cells.ids, cells.offsets
-                )  # a cell that was counted stays left out
+                known = model.known(cells.ids, cells.offsets)  # counted cells stay left out
                 before = folded.encode(ids, offsets, known)
                 if isinstance(folded, FoldedSums):
                     parts = _subtracted(model, folded, cells, known)
                 else:
-                    parts = _anew(model, folded, cells, known)
+                    parts = _encoded(model, folded, cells, known)
                 for part, after in parts:
                     of = cells.cell[part]
-                    yield Removals(
-                        start + of,
-                        cells.peak[part],
-                        before[torch.from_numpy(of).to(before.device)],
-                        after,
-                    )
+                    of_cells = before[torch.from_numpy(of).to(before.device)]
+                    yield Removals(at.start + of, cells.peak[part], of_cells, after)
             bar.update(rows.shape[0])
 
 
 def _find(
     pattern: sp.csr_matrix, projection: sp.csr_matrix | None, peaks: np.ndarray | None
 ) -> _Cells:
-    """The tokens of cells, and of each of their open peaks those that no other peak stands for."""
+    """Tokens of cells, and for each open peak the tokens that no other open peak maps to."""
     pattern = pattern.copy() if not pattern.has_sorted_indices else pattern
     pattern.sort_indices()
     cell = np.repeat(np.arange(pattern.shape[0]), np.diff(pattern.indptr))
@@ -155,10 +141,10 @@ def _find(
 def _subtracted(
     model: EpiFoundation, folded: FoldedSums, cells: _Cells, known: Known
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Embeddings of cells without a peak: its row is taken off the sum of the rows of the cell."""
+    """Embeddings without a peak: its vector is subtracted from the sum of the cell."""
     sums = folded.sums(*_tensors(model, cells.ids, cells.offsets), known)
-    for start in range(0, len(cells.cell), REMOVALS):
-        part = slice(start, min(start + REMOVALS, len(cells.cell)))
+    for start in range(0, len(cells.cell), MAX_REMOVALS):
+        part = slice(start, min(start + MAX_REMOVALS, len(cells.cell)))
         yield part, _subtract(model, folded, cells, sums, known, part)
 
 
@@ -183,17 +169,17 @@ def _subtract(
     if len(again):
         some = of[torch.from_numpy(again).to(model.device)]
         still = {name: each[some] for name, each in known.items()}
-        anew = folded.encode(*_tensors(model, *_without(cells, part.start + again)), still)
-        after[torch.from_numpy(again).to(model.device)] = anew
+        encoded = folded.encode(*_tensors(model, *_without(cells, part.start + again)), still)
+        after[torch.from_numpy(again).to(model.device)] = encoded
     return after
 
 
-def _anew(
+def _encoded(
     model: EpiFoundation, folded: Any, cells: _Cells, known: Known
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The same where a cell is no sum: what is left of it is encoded."""
+    """Embeddings without a peak, by encoding the remaining peaks."""
     size = np.diff(cells.offsets)[cells.cell]
-    block = np.cumsum(size) // TOKENS
+    block = np.cumsum(size) // MAX_TOKENS
     edges = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1] + 1))
     for start, stop in pairwise(edges):
         parts = []
@@ -206,7 +192,7 @@ def _anew(
 
 
 def _without(cells: _Cells, removals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Packed tokens of the cells of some removals, without what is removed."""
+    """Packed tokens that remain after some removals."""
     of = cells.cell[removals]
     owner, within = unroll(np.diff(cells.offsets)[of])
     ids = cells.ids[cells.offsets[of][owner] + within]
@@ -218,7 +204,7 @@ def _without(cells: _Cells, removals: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def unroll(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each entry of packed lists, which list it is in and which place it has there."""
+    """For each entry of packed lists, its list and its position in it."""
     owner = np.repeat(np.arange(len(sizes)), sizes)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 

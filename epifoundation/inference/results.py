@@ -1,4 +1,4 @@
-"""Arrays of finished blocks, and the file of results that is built from them."""
+"""Arrays of finished blocks, and the file of results built from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INDEX, CODES, CATEGORIES = "_index", "codes", "categories"
 
 
 def arrays_of(atac: AnnData, rna: AnnData | None) -> dict[str, np.ndarray]:
-    """What a tool wrote about some cells, as arrays of plain types by their place in a file."""
+    """Results for some cells, as arrays of plain types by their path in a file."""
     arrays = {f"obs/{INDEX}": _text(atac.obs_names)}
     for name, column in atac.obs.items():
         if isinstance(column.dtype, pd.CategoricalDtype):
@@ -44,7 +44,7 @@ def arrays_of(atac: AnnData, rna: AnnData | None) -> dict[str, np.ndarray]:
     return arrays
 
 
-def build(
+def build_file(
     path: Path,
     store: BlockStore,
     bounds: np.ndarray,
@@ -52,7 +52,7 @@ def build(
     var: pd.DataFrame | None,
     zarr_format: Literal[2, 3] | None = None,
 ) -> None:
-    """Write an AnnData of all blocks: anndata writes that of one of them, and its arrays are made longer and filled."""
+    """Write an AnnData of all blocks: anndata writes one block, whose arrays are then extended."""
     import anndata
     import h5py
     import zarr
@@ -74,16 +74,17 @@ def build(
         )
     template.uns = uns
     root: Any
+    is_zarr = path.suffix == ".zarr"
     root = (
         zarr.open_group(path, mode="w", zarr_format=zarr_format)
-        if path.suffix == ".zarr"
+        if is_zarr
         else h5py.File(path, "w")
     )
-    # Text as arrays that all versions of anndata read and that can be made longer, not as groups of values and masks; and chunks in
-    # files of their own: blocks that end in the middle of a shard would have it written twice
+    # Text as plain arrays, which all versions of anndata read and which can be extended; chunks in
+    # separate files, as blocks that end within a shard would write it twice
     with anndata.settings.override(allow_write_nullable_strings=False, auto_shard_zarr_v3=False):
         write_elem(root, "/", template)
-    arrays = {place: _lengthened(root, place, int(bounds[-1])) for place in places}
+    arrays = {place: _extended(root, place, int(bounds[-1])) for place in places}
     with (
         tqdm(
             total=int(bounds[-1]), desc="Writing", unit=" cells", disable=not settings.progress
@@ -104,18 +105,18 @@ def build(
                     else values
                 )
             bar.update(int(stop - start))
-    if path.suffix == ".zarr":
+    if is_zarr:
         consolidate(path)
     else:
         root.close()
 
 
 def consolidate(path: Path) -> None:
-    """Gather the metadata of a zarr store in one file, as anndata does."""
+    """Consolidate the metadata of a zarr store, as anndata does."""
     import zarr
 
     with warnings.catch_warnings():
-        # Of format 3 that is an extension which other readers ignore: nothing for users to act on
+        # In format 3 it is an extension that other readers ignore: users need not act
         warnings.filterwarnings(
             "ignore", message=".*[Cc]onsolidated metadata.*", category=UserWarning
         )
@@ -131,7 +132,7 @@ def _loaded(store: BlockStore, n_blocks: int, names: set[str]) -> Iterator[dict[
 def _template(
     block: dict[str, np.ndarray], var: pd.DataFrame | None
 ) -> tuple[AnnData, dict[str, str]]:
-    """An AnnData of one block, and for the place of each array in a file the name of its values in a block."""
+    """An AnnData of one block, and the array of a block for each path in the file."""
     names = pd.Index(np.char.decode(block[f"obs/{INDEX}"], "utf-8").astype(object))
     adata = AnnData(
         obs=pd.DataFrame(index=names),
@@ -168,7 +169,7 @@ def _template(
 
 
 def _used(store: BlockStore, n_blocks: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Which categories there are in any block, and what all of them are called."""
+    """Categories used in any block (boolean), and the names of all."""
     used = np.zeros(0, dtype=bool)
     for number in range(n_blocks):
         with store.load(number) as block:
@@ -182,8 +183,8 @@ def _used(store: BlockStore, n_blocks: int, name: str) -> tuple[np.ndarray, np.n
     return used, categories
 
 
-def _lengthened(root: Any, place: str, n: int) -> Any:
-    """The array at `place`, with `n` rows."""
+def _extended(root: Any, place: str, n: int) -> Any:
+    """The array at `place`, extended to `n` rows."""
     import h5py
 
     array = root[place]

@@ -1,4 +1,7 @@
-"""Run a reader on cells in memory, or by blocks: memory does not grow with their number, an interruption costs a block."""
+"""Run a reader on cells in memory at once, or on files in blocks.
+
+In blocks, memory does not grow with the number of cells, and an interruption costs one block.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import contextlib
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,234 +21,174 @@ from anndata import AnnData
 from mudata import MuData
 from tqdm import tqdm
 
-from .._keys import Keys
-from .._memory import copy_of
 from .._settings import settings
-from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
-from ..cells.formats import open_source
-from ..cells.source import Located, as_sources
+from .._validate import Data
+from .._warn import show_again
+from ..cells.rows import LoadedRows
+from ..cells.source import Inputs, Source, as_sources
 from ..cells.tokens import ahead
-from ..peaks.mapping import PeakMap
+from ..peaks.mapping import PeakMapping
 from .block_store import BlockStore
 from .encode import threads
-from .expression import rna_of
-from .plan import Matching, Plan, repeat
+from .plan import Plan
 from .reader import Block, Reader
 from .results import arrays_of
-from .tally import Tally
-from .targets import InFile, NewFile
+from .targets import InFile, InObject, NewFile
 
-Cells: TypeAlias = Data | str | Path | Sequence[Located] | Mapping[str, Located]
-
-AHEAD = 1  # blocks that are read while others are computed
-WORKERS = 8  # blocks that are computed at a time, at most: one thread reads for so many
+N_PREFETCH = 1  # blocks that are read while others are computed
+MAX_WORKERS = 8  # blocks that are computed at a time: one thread reads for this many
 
 
 def by_blocks(data: Any, output: str | Path | None) -> bool:
-    """Whether cells are read by blocks: from files, or for a file of results."""
+    """Whether cells are read in blocks: from files, or for a file of results."""
     return output is not None or not isinstance(data, AnnData | MuData)
 
 
 def apply(
     reader: Reader,
-    data: Cells,
+    data: Inputs,
     *,
     modality: str,
     rna_modality: str,
-    matching: Matching,
+    mapping: PeakMapping | None,
     output: str | Path | None,
     overwrite: bool,
     copy: bool,
 ) -> Data | Path | None:
-    """Run a reader on cells in memory, or by blocks."""
+    """Run a reader on cells and write its results into the object, its file or a new file."""
+    named = as_sources(data)
     if isinstance(data, AnnData | MuData) and output is None:
-        return _in_memory(reader, data, modality, rna_modality, matching, copy=copy)
+        in_object = InObject(data, modality, rna_modality, reader, copy=copy)
+        plan = Plan.of(reader, named, modality, mapping, in_blocks=False)
+        _at_once(reader, plan, in_object)
+        return in_object.result
     if copy:
         msg = "`copy=True` is for cells in memory: name a file of results with `output=`."
         raise ValueError(msg)
-    named = as_sources(data)
-    if output is None and (
-        len(named) > 1 or isinstance(next(iter(named.values())), AnnData | MuData)
-    ):
-        msg = f"Results of {len(named)} source(s) need a file of their own: pass `output=`, an .h5ad or .zarr."
+    target: InFile | NewFile
+    if output is not None:
+        target = NewFile(Path(output), reader)
+    elif len(named) == 1 and isinstance(place := next(iter(named.values())), str | Path):
+        target = InFile(Path(place), modality, rna_modality, reader)
+    else:
+        msg = f"Results of {len(named)} source(s) need a file: pass `output=`, an .h5ad or .zarr."
         raise ValueError(msg)
     with_prefix = isinstance(data, Mapping) and not isinstance(data, AnnData | MuData)
-    target: InFile | NewFile = (
-        InFile(Path(str(next(iter(named.values())))), modality, rna_modality, reader)
-        if output is None
-        else NewFile(Path(output), reader)
-    )
-    plan = Plan.of(reader, named, modality, matching, with_prefix=with_prefix)
-    fingerprint = plan.fingerprint(reader, matching)
+    plan = Plan.of(reader, named, modality, mapping, with_prefix=with_prefix)
+    _in_blocks(reader, plan, target, overwrite=overwrite)
+    return target.path
+
+
+def _at_once(reader: Reader, plan: Plan, target: InObject) -> None:
+    """Compute all cells of an object, then write the results into it."""
+    with plan.open(0) as source:
+        names = source.names(0, source.n_obs)
+        batch = _batches(reader, source)
+        found = reader.compute(Block(source, names, batch, target.rna), plan.mappings[0])
+    found.tally.warn(reader.model, reader.batch_key)
+    target.write(found, plan.uns(reader, found.tally))
+    plan.log()
+
+
+def _in_blocks(reader: Reader, plan: Plan, target: InFile | NewFile, *, overwrite: bool) -> None:
+    """Compute blocks, keep them in a folder, then build the file of results from them."""
+    fingerprint = plan.fingerprint(reader)
     if target.is_done(fingerprint):
-        return target.path
+        return
     target.check(overwrite=overwrite)
     with contextlib.closing(BlockStore(target.partial, fingerprint)) as store:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            _compute(reader, plan, store, target.rna)
-        repeat(caught, 4)
+            _compute(reader, plan, store, target.genes)
+        show_again(caught)
         tally = store.finish(
             plan.n_blocks,
-            lambda tally: target.assemble(
-                store, plan.bounds, _uns(reader, plan, tally), fingerprint
-            ),
+            lambda tally: target.assemble(store, plan.bounds, plan.uns(reader, tally), fingerprint),
         )
-    tally.warn(reader.model, reader.batch_key, 4)
-    if len(named) == 1 and tally.cells:
-        plan.mappings[0].count(tally.n_open, tally.n_known, tally.total, tally.matched)
-        plan.mappings[0].log()
-    return target.path
+    tally.warn(reader.model, reader.batch_key)
+    if tally.cells:
+        plan.log()
 
 
-def _in_memory(
-    reader: Reader, data: Data, modality: str, rna_modality: str, matching: Matching, *, copy: bool
-) -> Data | None:
-    """Cells in memory, or backed: results are written when all of them are there."""
-    atac = get_atac(data, modality)
-    check_writable(data, atac, copy=copy)
-    mapping = matching.map(reader.model, atac.var)
-    rna = rna_of(data, rna_modality)
-    batch = (
-        None if reader.batch_key is None else obs_column(data, atac, reader.batch_key, "batch_key")
-    )
-    found = reader.compute(Block(get_matrix(atac, None), atac.obs_names, batch, rna), mapping)
-    tally = found.tally
-    tally.warn(reader.model, reader.batch_key, 4)
-    mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
-    mapping.log()
-    target = copy_of(data) if copy else data
-    atac, rna = get_atac(target, modality), getattr(target, "mod", {}).get(rna_modality)
-    for place in reader.stale(atac.uns):
-        _remove(atac, rna, place)
-    reader.write(found, atac, rna)
-    drop_unused(atac, reader.keys)
-    for key, report in reader.uns(mapping.report, tally).items():
-        atac.uns[key] = report
-    return target if copy else None
-
-
-def drop_unused(atac: AnnData, keys: Keys) -> None:
-    """Leave only the cell types that there are."""
-    if keys.cell_type in atac.obs:
-        atac.obs[keys.cell_type] = atac.obs[keys.cell_type].cat.remove_unused_categories()
-
-
-def _remove(atac: AnnData, rna: AnnData | None, place: str) -> None:
-    adata = atac
-    if place.startswith("rna/"):
-        if rna is None:
-            return
-        adata, place = rna, place.removeprefix("rna/")
-    part, name = place.split("/", 1)
-    if part == "var":
-        adata.var = adata.var.drop(columns=name, errors="ignore")
-    elif name in getattr(adata, part):
-        del getattr(adata, part)[name]
-
-
-def _compute(reader: Reader, plan: Plan, store: BlockStore, rna: pd.DataFrame | None) -> None:
-    """Compute blocks that nobody has, until each is there."""
+def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame | None) -> None:
+    """Compute blocks that no process has claimed, until all are finished."""
     several = len(plan.places) > 1
-    # A thread for a block: none waits for another but at the very end, and what is done in Python is done beside sums.
+    # A thread per block: no thread waits for another until the end, and Python code runs in
+    # parallel to sums
     n_threads = torch.get_num_threads()
-    n_workers = min(n_threads, plan.n_blocks, WORKERS) if reader.model.device.type == "cpu" else 1
-    _ = reader.folded  # once, before threads ask for it
+    on_cpu = reader.model.device.type == "cpu"
+    n_workers = min(n_threads, plan.n_blocks, MAX_WORKERS) if on_cpu else 1
+    _ = reader.folded  # once, before threads need it
     with (
         tqdm(
             total=int(plan.bounds[-1]), desc="Cells", unit=" cells", disable=not settings.progress
         ) as bar,
-        contextlib.closing(_read(reader, plan, store, rna)) as parts,
-        contextlib.closing(ahead(parts, AHEAD)) as blocks,
-        contextlib.closing(
-            store
-        ),  # first of all, so that the thread that reads does not wait for blocks
+        contextlib.closing(_read(reader, plan, store, genes)) as parts,
+        contextlib.closing(ahead(parts, N_PREFETCH)) as blocks,
+        contextlib.closing(store),  # closed first, so that the reading thread does not wait
         ThreadPoolExecutor(1, thread_name_prefix="save") as saver,
         threads(n_workers, n_threads // n_workers) as submit,
     ):
 
-        def save(number: int, block: Block, found: Any) -> None:
-            atac = AnnData(obs=pd.DataFrame(index=block.names))
+        def save(number: int, names: pd.Index, rna: AnnData | None, found: Any) -> None:
+            atac = AnnData(obs=pd.DataFrame(index=names))
             if several:
-                codes = np.full(len(block.names), plan.parts[number].source)
+                codes = np.full(len(names), plan.parts[number].source)
                 atac.obs[reader.keys.file] = pd.Categorical.from_codes(codes, plan.names)
-            reader.write(found, atac, block.rna)
-            store.save(number, arrays_of(atac, block.rna), found.tally)
-            bar.update(len(block.names))
+            reader.write(found, atac, rna)
+            store.save(number, arrays_of(atac, rna), found.tally)
+            bar.update(len(names))
 
         def work(number: int, block: Block) -> Future[None]:
-            # Saved whether or not another block is asked for: other processes may be waiting for this one.
+            # Saved even if no more blocks are needed: other processes may wait for this one
             found = reader.compute(block, plan.mappings[plan.parts[number].source])
-            return saver.submit(save, number, block._replace(matrix=None), found)
+            return saver.submit(save, number, block.names, block.rna, found)
 
         pending: deque[Callable[[], Future[None]]] = deque()
         for number, block in blocks:
             pending.append(submit(work, number, block))
             del block
-            if len(pending) > n_workers:  # one waits, so that no thread does
+            if len(pending) > n_workers:  # one more than there are threads
                 pending.popleft()().result()
         while pending:
             pending.popleft()().result()
 
 
 def _read(
-    reader: Reader, plan: Plan, store: BlockStore, rna: pd.DataFrame | None
+    reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame | None
 ) -> Generator[tuple[int, Block], None, None]:
-    """Claim blocks one after the other and read their cells; wait for those that other processes have claimed."""
-    opened, batch, at = None, None, -1
-    try:
+    """Claim one block after the other and read its cells; wait for those of other processes."""
+    with contextlib.ExitStack() as stack:
+        source, batch, current = None, None, -1
         while store.is_open and not store.is_shared_out(plan.n_blocks):
             n_claimed = 0
             for number, (i, start, stop) in enumerate(plan.parts):
                 if not store.claim(number):
                     continue
                 n_claimed += 1
-                if opened is None or at != i:
-                    if opened is not None:
-                        opened.close()
-                    opened, at = open_source(plan.places[i], plan.modality, name=plan.names[i]), i
-                    if opened.identity != plan.identities[i]:
-                        msg = f"{opened.name} was changed since this run began; finished blocks are of the old one. Delete {str(store.folder)!r} and begin again."
+                if source is None or current != i:
+                    stack.close()
+                    source, current = stack.enter_context(plan.open(i)), i
+                    if source.identity != plan.identities[i]:
+                        msg = (
+                            f"{source.name} was changed since this run began; finished blocks are "
+                            f"of the old one. Delete {str(store.folder)!r} and start again."
+                        )
                         raise OSError(msg)
-                    batch = (
-                        None
-                        if reader.batch_key is None
-                        else opened.column(reader.batch_key, "batch_key")
-                    )
+                    batch = _batches(reader, source)
                 with _resumable(store):
-                    names, matrix = (
-                        plan.prefixes[i] + opened.names(start, stop),
-                        opened.read(start, stop),
-                    )
+                    names = plan.prefixes[i] + source.names(start, stop)
+                    cells = LoadedRows(source.read(start, stop), names, source.name)
                 of_rows = None if batch is None else batch.iloc[start:stop]
-                genes = None if rna is None else AnnData(obs=pd.DataFrame(index=names), var=rna)
-                yield number, Block(matrix, names, of_rows, genes, show=False)
+                rna = None if genes is None else AnnData(obs=pd.DataFrame(index=names), var=genes)
+                yield number, Block(cells, names, of_rows, rna, show=False)
             if not n_claimed and not store.is_shared_out(plan.n_blocks):
-                time.sleep(
-                    0.2
-                )  # other processes are at work; what one that was killed had claimed becomes free
-    finally:
-        if opened is not None:
-            opened.close()
+                # Other processes are at work. The blocks of one that was killed become free
+                time.sleep(0.2)
 
 
-def _uns(reader: Reader, plan: Plan, tally: Tally) -> dict[str, Any]:
-    """What is told of the run: of one file as of cells in memory, of several also by file."""
-    reports = [mapping.report for mapping in plan.mappings]
-    if len(reports) == 1:
-        mapping = PeakMap(None, dict(reports[0]))
-        mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
-        return reader.uns(mapping.report, tally)
-    mapping = PeakMap(None, {name: reports[0][name] for name in ("genome", "vocabulary")})
-    for name in (
-        "data",
-        "matched",
-        "vocabulary_matched",
-    ):  # of the file that has least in common with the model
-        mapping.report[name] = min(reports, key=lambda report: report["vocabulary_matched"])[name]
-    mapping.count(tally.n_open, tally.n_known, tally.total, tally.matched)
-    table = pd.DataFrame(reports, index=pd.Index(plan.names, dtype=object))
-    return reader.uns(mapping.report, tally) | {reader.keys.files: table}
+def _batches(reader: Reader, source: Source) -> pd.Series | None:
+    return None if reader.batch_key is None else source.column(reader.batch_key, "batch_key")
 
 
 @contextlib.contextmanager
@@ -253,5 +196,5 @@ def _resumable(store: BlockStore) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        msg = f"{error} {store.told()}"
+        msg = f"{error} {store.advice()}"
         raise OSError(msg) from error

@@ -1,12 +1,12 @@
-"""What is counted while cells are read, and the warnings about it."""
+"""Counts of cells and open peaks, and warnings about them."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 
+from .._warn import warn
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from .expression import warn_of_batches
@@ -14,13 +14,13 @@ from .expression import warn_of_batches
 
 @dataclass
 class Tally:
-    """What is counted in some cells; tallies of blocks add up."""
+    """Counts for some cells; tallies of blocks add up."""
 
     cells: int = 0
-    empty: int = 0  # without an open peak that the model knows
+    empty: int = 0  # without a known open peak
     limited: int = 0  # with more open peaks than the model reads
-    foreign: int = 0  # of no batch that the model was trained on
-    unseen: list[str] = field(default_factory=list)  # such batches
+    foreign: int = 0  # of a batch that the model does not know
+    unseen: list[str] = field(default_factory=list)  # the names of these batches
     unknown: int = 0  # annotated as unknown
     n_open: int = 0
     n_known: int = 0
@@ -42,18 +42,20 @@ class Tally:
         summed = {each.name: mine[each.name] + theirs[each.name] for each in fields(self)}
         return Tally(**summed | {"unseen": sorted(set(summed["unseen"]))})
 
-    def warn(self, model: EpiFoundation, batch_key: str | None, stacklevel: int) -> None:
-        """Warn of cells that the model cannot read as it should."""
+    def warn(self, model: EpiFoundation, batch_key: str | None) -> None:
+        """Warn about cells without known peaks, above the limit, or of unknown batches."""
         if self.foreign:
-            warn_of_batches(
-                self.foreign, self.cells, self.unseen, str(batch_key), model, stacklevel + 1
-            )
+            warn_of_batches(self.foreign, self.cells, self.unseen, str(batch_key), model)
         if self.empty:
-            msg = f"{self.empty:,} of {self.cells:,} cells have no open peak that the model knows; their results are NaN."
-            warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+            msg = (
+                f"{self.empty:,} of {self.cells:,} cells have no open peak that the model knows; "
+                "their results are NaN."
+            )
+            warn(msg)
         if self.limited:
             msg = (
-                f"{self.limited:,} of {self.cells:,} cells have more than the {model.config.max_peaks:,} open peaks that the model reads "
-                "(`config.max_peaks`); each is read by a fixed choice of so many."
+                f"{self.limited:,} of {self.cells:,} cells have more than the "
+                f"{model.config.max_peaks:,} open peaks that the model reads "
+                "(`config.max_peaks`); a fixed subset of this size is read of each."
             )
-            warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+            warn(msg)

@@ -1,12 +1,12 @@
-"""What open peaks tell of measured expression beyond what a model predicts from the whole cell."""
+"""Effects of open peaks on measured expression beyond the prediction for the whole cell."""
 
 from __future__ import annotations
 
 import numpy as np
 
-PRIOR = 30.0  # precision of the normal prior of an effect, on the log scale: most peaks near a gene do nothing
-STEPS = 8
-MOST = 4.0  # largest sum of effects, lest a step run away
+PRIOR = 30.0  # precision of the normal prior of an effect: most peaks near a gene have none
+MAX_STEPS = 8
+MAX_SHIFT = 4.0  # largest sum of effects, so that steps of Newton's method do not diverge
 
 
 def direct_effects(
@@ -16,9 +16,9 @@ def direct_effects(
     family: str,
     prior: float = PRIOR,
 ) -> np.ndarray:
-    r"""Effects of peaks on one gene, all at once, most probable under a normal prior around zero.
+    r"""Effects of all peaks of a locus on one gene, at the posterior mode with a normal prior.
 
-    A generalised linear model with what the model predicts as offset, by Newton's method:
+    A generalised linear model with the prediction as offset, by Newton's method:
 
     .. math::
         g(E[y_c]) = o_c + b + \sum_p \beta_p x_{cp}, \qquad \beta_p \sim N(0, 1/\lambda) .
@@ -32,7 +32,8 @@ def direct_effects(
     is_open
         Open peaks, (n_cells, n_peaks), 0 or 1.
     family
-        ``"counts"`` (Poisson, log), ``"binary"`` (Bernoulli, logit) or ``"gaussian"`` (identity; in deviations of the gene).
+        ``"counts"`` (Poisson, log), ``"binary"`` (Bernoulli, logit) or ``"gaussian"`` (identity; in
+        deviations of the gene).
     prior
         Precision of the prior.
 
@@ -49,8 +50,8 @@ def direct_effects(
     penalty[-1] = 1e-6  # the level of the gene is free
     noise = max(float(np.var(measured - predicted)), 1e-6) if family == "gaussian" else 1.0
     effect = np.zeros(design.shape[1])
-    for _ in range(STEPS):
-        shift = np.clip(design @ effect, -MOST, MOST)
+    for _ in range(MAX_STEPS):
+        shift = np.clip(design @ effect, -MAX_SHIFT, MAX_SHIFT)
         mean, weight = _mean(predicted + shift, family)
         gradient = design.T @ (measured - mean) / noise - penalty * effect
         curvature = (design * (weight / noise)[:, None]).T @ design + np.diag(penalty)

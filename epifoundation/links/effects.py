@@ -1,11 +1,8 @@
-"""The effect of open peaks on the expression of genes: what the model says, and what measured expression adds."""
+"""Effects of open peaks on the expression of genes, by the model and by measured expression."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 from tqdm import tqdm
@@ -14,77 +11,45 @@ from .._settings import settings
 from ..inference.encode import encode_cells
 from ..inference.removals import iter_removals, unroll
 from ..models import EpiFoundation
-from ..nn import ExpressionHead, FoldedSums, FoldedTransformer, QueryHead
+from ..nn import ExpressionHead, QueryHead
+from .cells import LinkCells, family_of
 from .direct_effects import direct_effects
 from .pairs import Pairs
-
-
-class Cells(NamedTuple):
-    """Cells x peaks of some cells, how the peaks map, and what reads them; of each the batch for the model, and measured expression of the asked genes."""
-
-    matrix: Any
-    projection: sp.csr_matrix | None
-    folded: FoldedSums | FoldedTransformer
-    names: pd.Index
-    batch: np.ndarray | None
-    measured: np.ndarray | None  # (n_cells, n_genes), NaN in cells without RNA
-    total: np.ndarray | None  # counts of all genes of the model, (n_cells,)
-
-    def take(self, rows: np.ndarray) -> Cells:
-        """Some of the cells."""
-        part = [
-            None if values is None else values[rows]
-            for values in (self.batch, self.measured, self.total)
-        ]
-        return Cells(self.matrix[rows], self.projection, self.folded, self.names[rows], *part)
-
-    def n_open(self) -> np.ndarray:
-        """In how many of the cells each peak is open, (n_peaks,)."""
-        return np.asarray((self.matrix > 0).sum(axis=0)).ravel()
-
-    def batch_on(self, model: EpiFoundation) -> torch.Tensor | None:
-        """The batches, on the device of the model."""
-        return None if self.batch is None else torch.from_numpy(self.batch).to(model.device)
-
-
-def family_of(model: EpiFoundation) -> str:
-    """The likelihood of what the model predicts."""
-    return "gaussian" if model.config.values else model.config.objective
 
 
 def model_effects(
     model: EpiFoundation,
     head: ExpressionHead | QueryHead,
-    cells: Cells,
+    cells: LinkCells,
     genes: np.ndarray,
     pairs: Pairs,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean change of a gene, on the scale on which effects add up, that an open peak makes by the embedding of its cell, (n_pairs,).
+    """Effect of a peak on a gene through the embedding, (n_pairs,), on the link scale.
 
-    That is the prediction with the peak less the one without, over the cells in which closing it takes something away; 0 where there are none. And the
-    mean change of the embedding that each peak makes, (n_peaks, dim).
+    The mean of the prediction with the peak minus the one without, over cells in which closing the
+    peak changes the tokens; 0 if there are none. And the mean change of the embedding by each peak,
+    (n_peaks, dim).
     """
     n_peaks = cells.matrix.shape[1]
     wanted = np.zeros(n_peaks, dtype=bool)
     wanted[pairs.peak] = True
     predict = head.predictor(torch.from_numpy(genes).to(model.device), link=True)
-    # Pairs by peak: those of one peak are `order[begin[p] : begin[p + 1]]`.
+    # Pairs of peak p are `order[begin[p] : begin[p + 1]]`
     order = np.argsort(pairs.peak, kind="stable")
     begin = np.searchsorted(pairs.peak[order], np.arange(n_peaks + 1))
     total, count = np.zeros(len(order)), np.zeros(len(order))
     moved = np.zeros((n_peaks, model.network.dim))
     batch = cells.batch_on(model)
     for part in iter_removals(
-        model, cells.matrix, cells.projection, cells.names, peaks=wanted, folded=cells.folded
+        model, cells.source, cells.projection, peaks=wanted, folded=cells.folded
     ):
         *predicted, row = part.predict(predict, batch)
         before, after = (values.cpu().numpy() for values in predicted)
         step = (part.before - part.after).cpu().numpy()
-        there = np.isfinite(step).all(axis=1)
-        to_peak = sp.csr_matrix(
-            (there.astype(float), (part.peaks, np.arange(len(there)))), shape=(n_peaks, len(there))
-        )
-        moved += to_peak @ np.where(there[:, None], step, 0)
+        usable = np.isfinite(step).all(axis=1)
+        entries = (usable.astype(float), (part.peaks, np.arange(len(usable))))
+        to_peak = sp.csr_matrix(entries, shape=(n_peaks, len(usable)))
+        moved += to_peak @ np.where(usable[:, None], step, 0)
         removal, within = unroll(np.diff(begin)[part.peaks])
         pair = order[begin[part.peaks][removal] + within]
         gene = pairs.gene[pair]
@@ -96,11 +61,12 @@ def model_effects(
 
 
 def gene_directions(
-    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells
+    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: LinkCells
 ) -> np.ndarray:
-    """Along what the embedding must move for a gene to rise, rather than others, (n_genes of the model, dim), of length 1.
+    """Directions of the embedding along which genes rise relative to others, unit length.
 
-    By regression of all predicted genes on the embedding of some cells.
+    By regression of all predicted genes on the embedding of some cells; (n_genes of the model,
+    dim).
     """
     z, y = (part.astype(np.float64) for part in _predict(model, head, cells, None))
     known = np.isfinite(z).all(axis=1)
@@ -116,11 +82,14 @@ def gene_directions(
 def measured_effects(
     model: EpiFoundation,
     head: ExpressionHead | QueryHead,
-    cells: Cells,
+    cells: LinkCells,
     genes: np.ndarray,
     pairs: Pairs,
 ) -> np.ndarray:
-    """What open peaks add to the prediction of measured expression, (n_pairs,); those of one locus fitted together."""
+    """Effects of open peaks on measured expression beyond the prediction of the model, (n_pairs,).
+
+    Peaks of one locus are fitted together.
+    """
     _, predicted = _predict(model, head, cells, genes)
     measured, family = np.asarray(cells.measured), family_of(model)
     usable = ~np.isnan(predicted).any(axis=1) & ~np.isnan(measured).any(axis=1)
@@ -141,7 +110,7 @@ def measured_effects(
     for locus in tqdm(loci, desc="Links", unit=" loci", disable=not settings.progress):
         gene = pairs.gene[locus[0]]
         is_open = np.asarray(pattern[:, pairs.peak[locus]].todense(), dtype=np.float64)
-        seen = is_open.any(axis=0)  # the others stay at the prior, 0
+        seen = is_open.any(axis=0)  # effects of other peaks stay at the prior, 0
         if seen.any():
             effect[locus[seen]] = direct_effects(
                 measured[:, gene], predicted[:, gene], is_open[:, seen], family
@@ -150,16 +119,19 @@ def measured_effects(
 
 
 def _predict(
-    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: Cells, genes: np.ndarray | None
+    model: EpiFoundation,
+    head: ExpressionHead | QueryHead,
+    cells: LinkCells,
+    genes: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embedding, and predicted genes (None: all) on the scale on which effects add up, of all cells."""
+    """Embedding and predicted genes (None: all) on the link scale, of all cells."""
     predict = head.predictor(
         None if genes is None else torch.from_numpy(genes).to(model.device), link=True
     )
     batch = cells.batch_on(model)
     embedded, predicted = [], []
     for rows, _, embedding in encode_cells(
-        model, cells.matrix, cells.projection, cells.names, show=False, folded=cells.folded
+        model, cells.source, cells.projection, show=False, folded=cells.folded
     ):
         with torch.inference_mode():
             embedded.append(embedding.cpu().numpy())

@@ -1,4 +1,4 @@
-"""Which peaks lie near which genes, and which like them lie near other genes."""
+"""Pairs of genes and near peaks, and controls near other genes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import pandas as pd
 
 from ..genome import overlaps, transcription_start
 
-CONTROLS = 50_000  # pairs to compare with, so that small p-values can be told
-MOST_LOCI = 50  # of controls for one gene
+N_CONTROLS = 50_000  # pairs to compare with, which limit how small p-values can be
+MAX_LOCI = 50  # of controls for one gene
 
 
 class Pairs(NamedTuple):
-    """Pairs of a gene and a peak, those of one locus one after the other.
+    """Pairs of a gene and a peak, ordered by locus.
 
-    `gene` and `peak`, (n_pairs,), are positions; pairs of one `locus` are near the same transcription start site: that of the gene itself where
-    `is_control` is False. `distance`, (n_pairs,): bases between that site and the peak.
+    `gene` and `peak`, (n_pairs,), are positions; pairs of one `locus` are near the same
+    transcription start site, that of the gene itself if `is_control` is False. `distance`,
+    (n_pairs,), is that of the site and the peak in bases.
     """
 
     gene: np.ndarray
@@ -29,7 +30,7 @@ class Pairs(NamedTuple):
 
 
 def near_sites(sites: pd.DataFrame, peaks: pd.DataFrame, max_distance: int) -> pd.DataFrame:
-    """All pairs of a transcription start site and a peak that are at most so far apart: columns ``site``, ``peak``, ``distance``."""
+    """Pairs of a site and a peak within a distance: columns ``site``, ``peak``, ``distance``."""
     at = sites["start"].to_numpy(np.int64)
     window = pd.DataFrame(
         {
@@ -52,32 +53,32 @@ def find_pairs(
     max_distance: int,
     rng: np.random.Generator,
 ) -> tuple[Pairs, int]:
-    """Peaks near genes, and for each gene the peaks near some other ones.
+    """Peaks near genes, and for each gene controls: peaks near other genes.
 
-    Controls are near genes as the candidates are, so at like distances; these genes are on the same chromosome, so far off that no peak is near both.
-    Where a chromosome has too few of them, those of others are taken.
+    Like candidates, controls are near a gene, so their distances are similar. This gene is on the
+    same chromosome, far enough that no peak is near both; if there are too few, on any chromosome.
 
     Parameters
     ----------
     genes
-        Those that are asked for: columns ``chrom``, ``start``, ``end``, ``strand``.
+        Requested genes: columns ``chrom``, ``start``, ``end``, ``strand``.
     annotation
-        All genes whose neighbourhoods may serve as controls.
+        All genes, whose neighbourhoods may be controls.
     peaks
         Columns ``chrom``, ``start``, ``end``.
     known
-        Which of them the model knows, boolean.
+        Peaks that the model knows, boolean.
     max_distance
-        Bases between a transcription start site and the nearest base of a peak.
+        Maximal distance of a transcription start site to the nearest base of a peak.
     rng
         Draws the controls.
 
     Returns
     -------
-    The pairs, and how many loci of controls are on another chromosome than their gene.
+    The pairs, and the number of control loci on another chromosome than their gene.
     """
-    own, others = _sites(genes), _sites(annotation).drop_duplicates()
-    near = near_sites(own, peaks, max_distance)
+    requested, others = _sites(genes), _sites(annotation).drop_duplicates()
+    near = near_sites(requested, peaks, max_distance)
     near = near[known[near["peak"]]]
     around = near_sites(others, peaks, max_distance)
     around = around[known[around["peak"]]].sort_values("site", kind="stable")
@@ -86,13 +87,15 @@ def find_pairs(
         np.searchsorted(around["site"], usable),
         np.searchsorted(around["site"], usable, side="right"),
     )
-    n_loci = int(np.clip(ceil(CONTROLS / max(len(near), 1)), 4, MOST_LOCI))
+    n_loci = int(np.clip(ceil(N_CONTROLS / max(len(near), 1)), 4, MAX_LOCI))
     parts = [near.rename(columns={"site": "gene"}).assign(locus=near["site"], is_control=False)]
     chrom, at = others["chrom"].to_numpy()[usable], others["start"].to_numpy()[usable]
-    n_elsewhere, locus = 0, len(own)
+    n_elsewhere, locus = 0, len(requested)
     for gene in near["site"].unique():
-        same = chrom == own["chrom"].iloc[gene]
-        here = np.flatnonzero(same & (np.abs(at - own["start"].iloc[gene]) > 2 * max_distance))
+        same = chrom == requested["chrom"].iloc[gene]
+        here = np.flatnonzero(
+            same & (np.abs(at - requested["start"].iloc[gene]) > 2 * max_distance)
+        )
         chosen = rng.permutation(here)[:n_loci]
         elsewhere = rng.permutation(np.flatnonzero(~same))[: n_loci - len(chosen)]
         n_elsewhere += len(elsewhere)

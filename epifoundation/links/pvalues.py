@@ -1,4 +1,4 @@
-"""How often an effect as large comes about by chance: by comparison with peaks elsewhere."""
+"""P-values of effects, by comparison with peaks elsewhere."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-BINS = 3  # of accessibility, within which peaks are compared
-ENOUGH = 200  # peaks on the chromosome to compare with, else those of others are taken as well
-MOST = 2000  # of them, for each gene
-STRATA = [
-    5_000,
-    25_000,
-    100_000,
-]  # bases: nearer peaks are links more often, so a share of false ones is held among each
+N_BINS = 3  # of accessibility, within which peaks are compared
+MIN_CONTROLS = 200  # peaks on the chromosome; with fewer, peaks of others are added
+MAX_CONTROLS = 2000  # for each gene
+# Bases: nearer peaks are links more often, so false discoveries are controlled in each range
+STRATA = [5_000, 25_000, 100_000]
 
 
 def measured_pvalues(
     effect: np.ndarray, gene: np.ndarray, n_open: np.ndarray, is_control: np.ndarray
 ) -> np.ndarray:
-    """Share of controls with as large an effect, (n_pairs,); NaN for controls and for peaks that are open nowhere."""
+    """Fraction of controls with an effect at least as large, (n_pairs,); NaN if not tested."""
     pvalue = np.full(len(effect), np.nan)
     seen = n_open > 0
     tested, controls = seen & ~is_control, seen & is_control
     level = np.searchsorted(_edges(n_open, tested), n_open)
-    weight = _weights(gene[tested], gene[controls])
-    for here, null, share in _by_level(
+    weight = _control_weights(gene[tested], gene[controls])
+    for here, null, weights in _by_level(
         level, tested, np.abs(effect[controls]), level[controls], weight
     ):
-        pvalue[here] = _tail(null, share, np.abs(effect[here]))
+        pvalue[here] = _tail(null, weights, np.abs(effect[here]))
     return pvalue
 
 
@@ -44,14 +41,14 @@ def embedding_pvalues(
     max_distance: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Two-sided p-values of how well a peak moves the embedding along the gene, (n_pairs,); NaN for peaks that are open nowhere.
+    """Two-sided p-values of the change of the embedding along a gene, (n_pairs,); NaN if not tested.
 
     Parameters
     ----------
     moved
-        How the embedding moves when a peak is open, (n_peaks, dim).
+        Change of the embedding by each peak, (n_peaks, dim).
     directions
-        Along what a gene rises, (n_genes, dim).
+        Direction along which each gene rises, (n_genes, dim).
     pair
         Gene and peak of each pair.
     sites
@@ -59,13 +56,13 @@ def embedding_pvalues(
     peaks
         Columns ``chrom``, ``start``.
     usable
-        Which peaks may serve as controls: those near some gene, boolean (n_peaks,).
+        Peaks that may be controls, as they are near a gene, boolean (n_peaks,).
     n_open
-        Cells in which each peak is open, (n_peaks,).
+        Number of cells in which each peak is open, (n_peaks,).
     max_distance
-        Controls lie at more than twice as much from the gene.
+        Controls are more than twice as far from the gene.
     rng
-        Draws controls, where there are many.
+        Draws controls, if there are many.
     """
     length = np.linalg.norm(moved, axis=1, keepdims=True)
     unit = moved / np.maximum(length, 1e-30)
@@ -84,36 +81,34 @@ def embedding_pvalues(
     for one in np.unique(gene):
         same = chrom == sites["chrom"].iloc[one]
         far = np.flatnonzero(same & (np.abs(at - sites["start"].iloc[one]) > 2 * max_distance))
-        chosen = far if len(far) <= MOST else rng.choice(far, MOST, replace=False)
-        if len(far) < ENOUGH:
+        chosen = far if len(far) <= MAX_CONTROLS else rng.choice(far, MAX_CONTROLS, replace=False)
+        if len(far) < MIN_CONTROLS:
             elsewhere = np.flatnonzero(~same)
-            n_more = min(ENOUGH - len(far), len(elsewhere))
+            n_more = min(MIN_CONTROLS - len(far), len(elsewhere))
             chosen = np.concatenate([far, rng.choice(elsewhere, n_more, replace=False)])
         values.append(unit[pool[chosen]] @ directions[one])
         levels.append(np.searchsorted(edges, n_open[pool[chosen]]))
         owner.append(np.full(len(chosen), one))
-    weight = _weights(gene[tested], np.concatenate(owner))
-    for here, null, share in _by_level(
+    weight = _control_weights(gene[tested], np.concatenate(owner))
+    for here, null, weights in _by_level(
         level_of_pair, tested, np.concatenate(values), np.concatenate(levels), weight
     ):
         above, below = (
-            _tail(null, share, score[here]),
-            _tail(-null[::-1], share[::-1], -score[here]),
+            _tail(null, weights, score[here]),
+            _tail(-null[::-1], weights[::-1], -score[here]),
         )
         pvalue[here] = np.minimum(2 * np.minimum(above, below), 1)
     return pvalue
 
 
-def either(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
-    """P-value of the smaller of two, whether or not they depend on each other (Bonferroni)."""
+def bonferroni_min(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
+    """P-value of the smaller of two tests, which may be dependent (Bonferroni)."""
     return first if second is None else np.minimum(2 * np.fmin(first, second), 1)
 
 
 def stratified_qvalues(pvalue: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg among the peaks at like distances (Sun et al. 2006); NaN where there is no p-value."""
-    from scipy.stats import (
-        false_discovery_control,  # imported here: scipy.stats takes half a second
-    )
+    """Benjamini-Hochberg within ranges of distance (Sun et al. 2006); NaN without a p-value."""
+    from scipy.stats import false_discovery_control  # here, as scipy.stats takes half a second
 
     qvalue = np.full(len(pvalue), np.nan)
     stratum = np.searchsorted(STRATA, distance, side="right")
@@ -125,26 +120,24 @@ def stratified_qvalues(pvalue: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 
 def _edges(n_open: np.ndarray, tested: np.ndarray) -> np.ndarray:
-    return (
-        np.unique(np.quantile(n_open[tested], np.linspace(0, 1, BINS + 1)[1:-1]))
-        if tested.any()
-        else np.zeros(0)
-    )
+    """Bounds of the bins of accessibility."""
+    if not tested.any():
+        return np.zeros(0)
+    return np.unique(np.quantile(n_open[tested], np.linspace(0, 1, N_BINS + 1)[1:-1]))
 
 
-def _weights(tested: np.ndarray, controls: np.ndarray) -> np.ndarray:
-    """Of each control, so that a gene has the share among the controls that it has among the pairs that are tested.
+def _control_weights(tested: np.ndarray, controls: np.ndarray) -> np.ndarray:
+    """Weight of each control, so that genes are as frequent as among the tested pairs.
 
-    Genes differ in how large effects are by chance, and in how many peaks are near them.
+    Genes differ in the size of effects by chance, and in the number of peaks near them.
     """
     n = max(tested.max(initial=0), controls.max(initial=0)) + 1
-    return (np.bincount(tested, minlength=n) / np.maximum(np.bincount(controls, minlength=n), 1))[
-        controls
-    ]
+    of_gene = np.bincount(tested, minlength=n) / np.maximum(np.bincount(controls, minlength=n), 1)
+    return of_gene[controls]
 
 
 def _tail(null: np.ndarray, weight: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Weighted share of an ascending null at or above each value, which itself counts as one of it."""
+    """Weighted fraction of an ascending null at or above each value, which is counted with it."""
     above = np.append(np.cumsum(weight[::-1])[::-1], 0.0)
     one = weight[weight > 0].mean() if (weight > 0).any() else 1.0
     return (one + above[np.searchsorted(null, values, side="left")]) / (one + above[0])
@@ -157,7 +150,7 @@ def _by_level(
     null_level: np.ndarray,
     weight: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Tested entries of each level, and what they are compared with, ascending: all there is where a level has less than that."""
+    """Tested entries of each level, and their controls, ascending: of all levels if there are few."""
     for one in np.unique(level[tested]):
         here = np.flatnonzero(tested & (level == one))
         like = null_level == one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -147,7 +147,7 @@ def _fill(model: EpiFoundation, directory: Path, adapter: Adapter | None) -> Non
         "package_version": __version__,
         "genome": model.peaks.genome,
         "model": model.config.to_dict(),
-        "sizes": asdict(model.network.sizes),
+        "sizes": model.network.sizes.to_dict(),
         "training": model.training,
         "sha256": {file.name: sha256(file) for file in sorted(directory.iterdir())},
     }

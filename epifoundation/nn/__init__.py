@@ -2,29 +2,37 @@
 
 from .adapter import adapt, blend, merge
 from .attention import has_bfloat16
-from .config import ModelConfig, Sizes, TrainingConfig
-from .folded import FoldedSums, FoldedTransformer
-from .heads import ExpressionHead, LabelHead, MeasuredPeakHead, PeakHead, balance, conformal_scores
+from .config import ModelConfig, Sizes
+from .encoders import ENCODERS, Encoder
+from .expression_head import ExpressionHead, balance
+from .folded import Folded, FoldedSums
+from .heads import HEADS, Head
 from .kernel_readout import KernelReadout, kernel
+from .label_head import LabelHead, conformal_scores
 from .measured_head import LinearMeasuredHead, MeasuredHead
-from .model import ENCODER, LABELS, Known, Network
+from .model import Network
 from .output_norm import Projection
 from .packed import add_up
-from .peak_vectors import PeakVectors
+from .peak_heads import MeasuredPeakHead, PeakHead
+from .peak_vectors import ENCODER, LABELS, Known, PeakVectors
 from .query_head import QueryHead
-from .set_encoder import LabelColumns, SetEncoder
-from .trained_set_encoder import TrainedSetEncoder
-from .transformer_encoder import TransformerEncoder
+from .set_encoder import SetEncoder
+from .training_config import TrainingConfig
+from .transformer_encoder import FoldedTransformer, TransformerEncoder
 
 __all__ = [
     "ENCODER",
+    "ENCODERS",
+    "HEADS",
     "LABELS",
+    "Encoder",
     "ExpressionHead",
+    "Folded",
     "FoldedSums",
     "FoldedTransformer",
+    "Head",
     "KernelReadout",
     "Known",
-    "LabelColumns",
     "LabelHead",
     "LinearMeasuredHead",
     "MeasuredHead",
@@ -37,7 +45,6 @@ __all__ = [
     "QueryHead",
     "SetEncoder",
     "Sizes",
-    "TrainedSetEncoder",
     "TrainingConfig",
     "TransformerEncoder",
     "adapt",

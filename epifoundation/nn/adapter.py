@@ -60,7 +60,7 @@ def adapt(network: Network, rank: int) -> None:
     else has a row for each peak (priors, the head for held-out peaks) stays: that head keeps the embedding in its place.
     """
     network.requires_grad_(False)
-    table = network.encoder.get_submodule(_table_of(network))
+    table = network.get_submodule(_table_of(network))
     frozen = {table} if network.peaks is None else {table, network.peaks.linear}
     batches = {id(parameter) for parameter in batch_tables(network)}
     n_peaks = network.sizes.n_peaks
@@ -88,10 +88,10 @@ def merge(network: Network) -> dict[str, tuple[Tensor, Tensor]]:
         if isinstance(module, LowRank):
             for factor in module.factors:
                 factor.copy_(factor.half())
-    adapted = cast("AdaptedEmbedding", network.encoder.get_submodule(_table_of(network)))
+    adapted = cast("AdaptedEmbedding", network.get_submodule(_table_of(network)))
     adapted.table.weight.copy_(adapted.weight)
     _set_table(network, adapted.table)
-    factors = {f"encoder.{_table_of(network)}.weight": adapted.update.factors}
+    factors = {f"{_table_of(network)}.weight": adapted.update.factors}
     for path, module in [*network.named_modules()]:
         if not parametrize.is_parametrized(module):
             continue
@@ -127,9 +127,9 @@ def blend(before: Network, after: Network, share: float) -> Network:
 
 def _table_of(network: Network) -> str:
     """Name of the submodule with a vector for each peak."""
-    return TransformerEncoder.table if isinstance(network.encoder, TransformerEncoder) else "peak"
+    return f"encoder.{cast('TransformerEncoder', network.encoder).table}"
 
 
 def _set_table(network: Network, table: nn.Module) -> None:
     parent, _, name = _table_of(network).rpartition(".")
-    setattr(network.encoder.get_submodule(parent), name, table)
+    setattr(network.get_submodule(parent), name, table)

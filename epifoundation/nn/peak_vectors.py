@@ -1,29 +1,36 @@
-"""Vectors of peaks that were measured on cells, summed over the open peaks of a cell."""
+"""Vectors of peaks measured on cells, summed over the open peaks of a cell."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .packed import add_up, take
 
+ENCODER, LABELS = "encoder", "labels"  # blocks of columns
+Known: TypeAlias = Mapping[str, Tensor]  # profiles of counted cells by block, see `Network.encode`
+
 
 class PeakVectors(nn.Module):
-    r"""One vector for each peak: a shrunken mean, over the cells in which it is open, of what is known of these cells.
+    r"""One vector for each peak: a shrunken mean of the profiles of the cells in which it is open.
 
-    With :math:`k_i` what is known of cell :math:`i` (such as its memberships in clusters), :math:`\mu` its mean over all
-    counted cells, :math:`n_p` the number of counted cells in which peak :math:`p` is open, and a pseudocount :math:`c`,
+    With :math:`k_i` the profile of cell :math:`i` (such as its memberships in clusters),
+    :math:`\mu` its mean over all counted cells, :math:`n_p` the number of counted cells in which
+    peak :math:`p` is open, and a pseudocount :math:`c`,
 
     .. math::
         x_p = \frac{\sum_{i \ni p} (k_i - \mu)}{n_p + c} , \qquad
         z = \frac{1}{\sqrt{n}} \sum_{p} x_p
 
-    for a cell with :math:`n` open peaks. Independent peaks add up to a sum whose standard deviation grows as the root of
-    their number, so noise is of one size in cells of any depth.
+    for a cell with :math:`n` open peaks. The standard deviation of a sum over independent peaks
+    grows as the square root of their number, so noise is of the same size in cells of any depth.
 
-    A cell that was counted would find itself in the vectors of its own peaks. It is left out of them exactly: without
-    cell :math:`i` the vector of one of its peaks is :math:`x_p + s_p (x_p - (k_i - \mu))` with
-    :math:`s_p = 1 / (n_p + c - 1)`.
+    A counted cell contributes to the vectors of its own peaks. It is left out of them exactly:
+    without cell :math:`i` the vector of one of its peaks is :math:`x_p + s_p (x_p - (k_i - \mu))`
+    with :math:`s_p = 1 / (n_p + c - 1)`.
 
     Parameters
     ----------
@@ -37,11 +44,11 @@ class PeakVectors(nn.Module):
     weight
         Vectors, (n_peaks, width).
     count
-        Counted cells in which each peak is open, (n_peaks,).
+        Number of counted cells in which each peak is open, (n_peaks,).
     base
-        Mean of what is known over all counted cells, (width,).
+        Mean profile of all counted cells, (width,).
     pseudocount
-        Cells of which nothing is known that each mean is shrunken by, ().
+        Pseudocount that means are shrunken by, ().
     """
 
     weight: Tensor
@@ -57,8 +64,13 @@ class PeakVectors(nn.Module):
         self.register_buffer("pseudocount", torch.ones(()))
 
     def forward(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
-        """Columns z of packed tokens, (n_cells, width); NaN for a cell without open peaks. `known` as in :meth:`sums`."""
-        return self.sums(ids, offsets, known) / offsets.diff().sqrt()[:, None]
+        """Columns z of packed tokens, (n_cells, width); NaN for a cell without open peaks."""
+        return self.sums(ids, offsets, known) / self.divisor(offsets.diff())[:, None]
+
+    @staticmethod
+    def divisor(n_open: Tensor) -> Tensor:
+        """Number that a sum over `n_open` peaks is divided by."""
+        return n_open.sqrt()
 
     def sums(
         self,
@@ -72,11 +84,11 @@ class PeakVectors(nn.Module):
         Parameters
         ----------
         ids, offsets
-            Positions of open peaks (n_tokens,) and where each cell begins (n_cells + 1,).
+            Positions of open peaks (n_tokens,) and the start of each cell (n_cells + 1,).
         known
-            What is known of each cell that was counted, (n_cells, width), which is left out; NaN for cells that were not.
+            Profiles of counted cells, which are left out, (n_cells, width); NaN for other cells.
         left_out
-            :meth:`left_out_table`, if it was made before.
+            :meth:`left_out_table`, if it was computed before.
         """
         is_counted = torch.zeros(0, dtype=torch.bool) if known is None else known[:, 0].isfinite()
         if known is None or not is_counted.any():
@@ -85,18 +97,18 @@ class PeakVectors(nn.Module):
             total = add_up(self.left_out_table() if left_out is None else left_out, ids, offsets)
             return total[:, :-1] - total[:, -1:] * (known - self.base)
         total = self.weight.new_empty(len(known), self.weight.shape[1], dtype=torch.float32)
-        for cells, of_cells in (
+        for cells, profiles in (
             (is_counted.nonzero()[:, 0], known),
             ((~is_counted).nonzero()[:, 0], None),
         ):
-            of_these = None if of_cells is None else of_cells[cells]
-            total[cells] = self.sums(*take(ids, offsets, cells), of_these, left_out)
+            some = None if profiles is None else profiles[cells]
+            total[cells] = self.sums(*take(ids, offsets, cells), some, left_out)
         return total
 
     def left_out_table(self, out: Tensor | None = None) -> Tensor:
-        """Of each peak ``x + s x``, and ``s`` in the last column, (n_peaks, width + 1): what a counted cell sums.
+        """For each peak ``x + s x``, and ``s`` in the last column, (n_peaks, width + 1).
 
-        Written into `out`, if it is given.
+        Sums of these rows leave a counted cell out. Written into `out`, if it is given.
         """
         if out is None:
             out = self.weight.new_empty(len(self.weight), self.weight.shape[1] + 1)
@@ -106,5 +118,5 @@ class PeakVectors(nn.Module):
 
     @property
     def share(self) -> Tensor:
-        """What one cell weighs in the vector of each peak without it, (n_peaks,)."""
+        """Weight s of one cell in the vector of each peak without it, (n_peaks,)."""
         return 1 / (self.count + self.pseudocount - 1).clamp(min=1e-3)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heads import Expression, of_batch
+from .expression_head import Expression, of_batch
 from .transformer_encoder import TokenTable
 
 WIDTH = 128  # of the query and of the hidden layer

@@ -1,50 +1,81 @@
-"""The set encoder of format 1, which was trained by gradient: it is read, and no longer made."""
+"""The set encoder of format 1, trained by gradient. Models of it are read, but no longer made."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .config import ModelConfig
+from .folded import Folded, FoldedSums
 from .output_norm import OutputNorm
 from .packed import add_up
+from .peak_vectors import PeakVectors
+
+if TYPE_CHECKING:
+    from .config import ModelConfig, Sizes
 
 STD = 0.02  # unit of the stored vectors
 
 
-class TrainedSetEncoder(nn.Module):
-    """A sum of vectors over open peaks, over the root of their number, and residual layers.
+class PeakTable(nn.Embedding):
+    """Peak vectors trained by gradient; training cells cannot be left out of them."""
 
-    Models saved in format 1 have it (``encoder="set-1"`` in their configuration once they are read). Cells that such a
-    model learned from cannot be left out of it.
+    divisor = staticmethod(PeakVectors.divisor)
+
+    def sums(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Sums of the vectors of packed tokens, (n_cells, dim)."""
+        return add_up(self.weight, ids, offsets)
+
+
+class TrainedSetEncoder(nn.Module):
+    """A sum of peak vectors, over the square root of their number, and residual layers.
+
+    The encoder of models saved in format 1 (``encoder="set-1"`` in their configuration).
     """
 
-    def __init__(self, config: ModelConfig, n_peaks: int, n_removed: int = 0) -> None:
+    options: ClassVar[Mapping[str, Any]] = {
+        "dim": 128,
+        "n_heads": 0,
+        "n_layers": 2,
+        "dropout": 0.1,
+        "feedforward": None,
+        "max_peaks": None,
+        "decoder": "linear",
+    }
+    is_measured: ClassVar[bool] = False
+    is_trained: ClassVar[bool] = False
+    folded: ClassVar[type[Folded]] = FoldedSums
+
+    def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()
         dim = config.width
-        self.peak = nn.Embedding(n_peaks, dim)
-        self.register_buffer(
-            "share", torch.zeros(n_peaks)
-        )  # of training; kept so that files stay what they were
+        self.peak = PeakTable(sizes.n_peaks, dim)
+        # Fraction of training cells with each peak: not used, but part of the files
+        self.register_buffer("share", torch.zeros(sizes.n_peaks))
         self.output = nn.Linear(dim, dim)
         self.seed = nn.Parameter(torch.zeros(1, dim))
         self.mix = nn.Sequential(*(ResidualMLP(dim) for _ in range(config.n_layers or 0)))
-        self.norm = OutputNorm(dim, n_removed)
+        self.norm = OutputNorm(dim, sizes.n_removed)
+
+    @property
+    def vectors(self) -> PeakTable:
+        """The peak vectors."""
+        return self.peak
 
     def forward(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
-        """Cell embeddings of packed tokens, (n_cells, dim); NaN for a cell without open peaks. `known` is not used."""
-        return self.features(self.sums(ids, offsets) / offsets.diff().sqrt()[:, None])
-
-    def sums(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
-        """Sums of peak vectors, (n_cells, dim)."""
-        return add_up(self.peak.weight, ids, offsets)
+        """Embedding of packed tokens, (n_cells, dim); NaN for a cell without open peaks."""
+        return self.features(
+            self.peak.sums(ids, offsets) / self.peak.divisor(offsets.diff())[:, None]
+        )
 
     def features(self, columns: Tensor) -> Tensor:
-        """From sums over the root of the number of peaks to the embedding."""
+        """Embedding from scaled sums of peak vectors."""
         return self.norm(self.mix(self.seed + self.output(columns / STD)))
 
     def embed(self, features: Tensor) -> Tensor:
-        """The embedding is what the encoder gives."""
+        """The embedding is the output of the encoder."""
         return features
 
 

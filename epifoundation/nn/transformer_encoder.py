@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import PackedAttention
-from .config import ModelConfig
+from .folded import Folded
 from .output_norm import OutputNorm
+from .packed import take
+from .peak_vectors import LABELS, Known
+
+if TYPE_CHECKING:
+    from .config import ModelConfig, Sizes
+    from .model import Network
 
 EPS = 6.1e-5  # of the batch normalisation, as in the original
 UNKNOWN, CLS = 0, 1  # rows of a chromosome table that are no chromosomes
@@ -115,31 +122,86 @@ class Block(nn.Module):
         )
 
 
-class TransformerEncoder(nn.Module):
-    """Encodes a cell as the last state of a CLS token that attends, with its open peaks, to its open peaks.
+class FoldedTransformer:
+    """A network with a transformer prepared for inference, in a precision of choice.
 
-    Cells are packed: there are no padding tokens. A cell with more than `max_peaks` open peaks is read by a fixed choice of them, see
-    :func:`limit`.
+    The token table is folded, the last block computed for the CLS tokens only, and cells are
+    grouped by length.
+
+    Attributes
+    ----------
+    chunk
+        Number of cells to encode at a time, which keep the device busy.
     """
 
-    table = "tokens.embedding"  # the submodule with a vector for each peak
-
-    def __init__(
-        self, config: ModelConfig, n_peaks: int, n_chromosomes: int, n_removed: int = 0
-    ) -> None:
-        super().__init__()
-        self.max_peaks = config.max_peaks
-        self.tokens = TokenTable(
-            n_peaks + 1, config.width, n_chromosomes, config.dropout or 0.0
-        )  # the last is CLS
-        if n_chromosomes:
-            self.tokens.chromosome_of[-1] = CLS
-        width = config.feedforward or 2 * config.width
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, width, config.dropout or 0.0)
-            for _ in range(config.n_layers or 0)
+    def __init__(self, network: Network, dtype: torch.dtype = torch.float32) -> None:
+        encoder = cast("TransformerEncoder", network.encoder)
+        self.network, self.encoder, self.dtype = network, encoder, dtype
+        self.tokens = encoder.tokens.fold()
+        self.blocks = (
+            encoder.blocks if dtype == torch.float32 else copy.deepcopy(encoder.blocks).to(dtype)
         )
-        self.norm = OutputNorm(config.width, n_removed)
+        on_cpu = encoder.norm.weight.device.type == "cpu"
+        self.group, self.chunk = (4_096, 64) if on_cpu else (131_072, 1_024)  # tokens, cells
+
+    @torch.inference_mode()
+    def encode(self, ids: Tensor, offsets: Tensor, known: Known | None = None) -> Tensor:
+        """Embedding of packed tokens, float32 (n_cells, dim); see :meth:`.model.Network.encode`."""
+        features, labels = self._encode(ids, offsets), self.network.label_columns
+        columns = None
+        if labels is not None:
+            columns = labels.vectors(ids, offsets, (known or {}).get(LABELS))
+        return self.network.embed(features, columns)
+
+    def _encode(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        ids, offsets = limit(ids.long(), offsets.long(), self.encoder.max_peaks)
+        lengths, norm = offsets.diff(), self.encoder.norm
+        result = torch.full((len(lengths), len(norm.weight)), torch.nan, device=ids.device)
+        order = lengths.argsort()
+        order = order[lengths[order] > 0]
+        if not len(order):
+            return result
+        for cells in order.split(_group_sizes(lengths[order], self.group)):
+            some, starts = self.encoder.with_cls(*take(ids, offsets, cells))
+            states = run(self.blocks, self.tokens(some).to(self.dtype), starts)
+            result[cells] = norm(states.float())
+        return result
+
+
+class TransformerEncoder(nn.Module):
+    """Encodes a cell as the last state of a CLS token that attends to the cell's open peaks.
+
+    Cells are packed: there are no padding tokens. A cell with more than `max_peaks` open peaks is
+    read by a fixed choice of them, see :func:`limit`.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {
+        "dim": 128,
+        "n_heads": 2,
+        "n_layers": 2,
+        "dropout": 0.1,
+        "feedforward": None,
+        "max_peaks": None,
+        "decoder": "linear",
+    }
+    is_measured: ClassVar[bool] = False
+    is_trained: ClassVar[bool] = True
+    folded: ClassVar[type[Folded]] = FoldedTransformer
+    table: ClassVar[str] = "tokens.embedding"  # the submodule with a vector for each peak
+
+    def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
+        super().__init__()
+        dim, dropout = config.width, config.dropout or 0.0
+        self.max_peaks = config.max_peaks
+        # The last token is CLS
+        self.tokens = TokenTable(sizes.n_peaks + 1, dim, sizes.n_chromosomes, dropout)
+        if sizes.n_chromosomes:
+            self.tokens.chromosome_of[-1] = CLS
+        hidden = config.feedforward or 2 * dim
+        self.blocks = nn.ModuleList(
+            Block(dim, config.n_heads or 1, hidden, dropout) for _ in range(config.n_layers or 0)
+        )
+        self.norm = OutputNorm(dim, sizes.n_removed)
 
     def forward(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
         """Embedding of packed tokens, (n_cells, dim); NaN for a cell without open peaks. `known` is not used."""
@@ -193,3 +255,15 @@ def limit(ids: Tensor, offsets: Tensor, most: int | None) -> tuple[Tensor, Tenso
     place = torch.arange(len(ids), device=ids.device) - offsets[:-1][cells]
     kept = order[place < most].sort().values
     return ids[kept], torch.cat([offsets[:1], lengths.clamp(max=most).cumsum(0)])
+
+
+def _group_sizes(lengths: Tensor, most: int) -> list[int]:
+    """How many cells to take at a time, ascending in length, for at most `most` tokens or one cell."""
+    sizes, tokens = [0], 0
+    for length in lengths.tolist():
+        if sizes[-1] and tokens + length > most:
+            sizes.append(0)
+            tokens = 0
+        sizes[-1] += 1
+        tokens += length
+    return sizes

@@ -20,7 +20,7 @@ import torch
 from .._settings import settings
 from .._version import __version__
 from ..models import EpiFoundation
-from ..nn import ModelConfig, Network, TrainingConfig, has_bfloat16
+from ..nn import ENCODER, ModelConfig, Network, TrainingConfig, has_bfloat16
 from ..training.components import expression_components, log_normalise
 from ..training.engine import Engine
 from ..training.processes import World, naming_lost_processes
@@ -103,7 +103,7 @@ def fit(
         torch.manual_seed(seed + world.rank)
         network.train()
         if engine.compile:
-            network.encoder.compile()
+            network.get_submodule(ENCODER).compile()
         trainer = make_trainer(
             engine,
             world,

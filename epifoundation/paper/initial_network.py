@@ -12,6 +12,7 @@ import torch
 
 from ..models import EpiFoundation
 from ..nn import (
+    ENCODER,
     ExpressionHead,
     ModelConfig,
     Network,
@@ -50,7 +51,7 @@ def build(
         theirs = init.network.sizes  # the labels and batches of `init` are not those of the data
         kept = {name: getattr(theirs, name) for name in ("n_chromosomes", "n_bins", "n_removed")}
         sizes = replace(sizes, **kept)
-    elif config.encoder == "transformer" or config.decoder == "query":
+    else:
         sizes = replace(sizes, n_chromosomes=data.peaks.intervals["chrom"].nunique())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -97,7 +98,7 @@ def _vectors(data: Loaded, config: ModelConfig, rng: np.random.Generator) -> np.
 
 def _go_on(network: Network, init: Network) -> None:
     """Take over what `init` has learned, but for its labels and batches."""
-    network.encoder.load_state_dict(init.encoder.state_dict())
+    network.get_submodule(ENCODER).load_state_dict(init.get_submodule(ENCODER).state_dict())
     if isinstance(network.peaks, PeakHead) and isinstance(init.peaks, PeakHead):
         network.peaks.start_from(init.peaks)
     if network.expression is not None and init.expression is not None:

@@ -1,43 +1,47 @@
-"""A head for held-out peaks in closed form, for models that learned from expression alone."""
+"""A head for held-out peaks in closed form, for models trained on expression only."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from torch import Tensor
 
 from ..models import EpiFoundation
-from ..nn import PeakHead
 from ..training.features import embedding_of
+from ..training.heads import HeadData
 from ..training.label_head import spread
-from .cells import Loaded
 from .initial_network import log_frequency
 
-PSEUDO = 20.0  # openings of which nothing is known, for each peak
+PSEUDO = 20.0  # pseudocount of each peak
 RIDGE = 1e-2  # of the mean variance of the embedding
 GAINS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
-MOST = 64  # validation cells that the gain is chosen on
+MAX_HELD = 64  # validation cells that the gain is chosen on
 
 
-def with_peak_head(model: EpiFoundation, data: Loaded, embedding: np.ndarray) -> EpiFoundation:
-    """`model` with a head that says which peaks are open, given the `embedding` of all cells.
+def fit_peak_head(
+    model: EpiFoundation, cells: HeadData
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Head that predicts which peaks are open, for a `model` trained on expression only.
 
-    To first order around the mean cell, the log-rate of a peak changes with the embedding z as its openings do: ``w_p = S^-1 mean(z - m over the
-    cells in which p is open)``, S and m the covariance and the mean of z. Of this, as much is taken as tells best which peaks are open in validation
-    cells, every other of their peaks by the rest.
+    To first order around the mean cell, the log-rate of a peak changes with the embedding z as its
+    openings do: ``w_p = S^-1 mean(z - m over the cells in which p is open)``, with S and m the
+    covariance and the mean of z. The gain of this change is the one that best predicts the open
+    peaks of validation cells, every other peak from the rest.
     """
+    data = cells.data
     pattern = data.pattern[data.train]
-    cells = embedding[data.train].astype(np.float64)
-    mean, size = cells.mean(axis=0), cells.shape[1]
-    around = cells - mean
+    embedding = cells.embedding[~cells.is_held].astype(np.float64)
+    mean, size = embedding.mean(axis=0), embedding.shape[1]
+    around = embedding - mean
     covariance = around.T @ around / len(around)
     covariance += (RIDGE * np.trace(covariance) / size + 1e-12) * np.eye(size)
     count = pattern.getnnz(axis=0)
     rate = log_frequency(pattern).double().numpy()
     weight = np.linalg.solve(covariance, ((pattern.T @ around) / (count + PSEUDO)[:, None]).T).T
-    read, asked = _every_other(data.pattern[spread(data.held, MOST)])
+    read, asked = _every_other(data.pattern[spread(data.held, MAX_HELD)])
     change = (embedding_of(model, read) - mean) @ weight.T
 
     def loss(gain: float) -> float:
@@ -47,14 +51,10 @@ def with_peak_head(model: EpiFoundation, data: Loaded, embedding: np.ndarray) ->
         return float((asked.getnnz(axis=1) * total).sum() - asked.multiply(logits).sum())
 
     gain = min(GAINS, key=loss) if asked.nnz else 0.0
-    with torch.random.fork_rng():
-        head = PeakHead(size, len(count), 0)
-    with torch.no_grad():
-        head.linear.weight.copy_(torch.from_numpy((gain * weight).astype(np.float32)))
-        head.linear.bias.copy_(torch.from_numpy((rate - gain * (weight @ mean)).astype(np.float32)))
-    return replace(model, network=model.network.with_head("peaks", head, model.network.sizes)).to(
-        model.device
-    )
+    return {
+        "linear.weight": torch.from_numpy((gain * weight).astype(np.float32)),
+        "linear.bias": torch.from_numpy((rate - gain * (weight @ mean)).astype(np.float32)),
+    }, {}
 
 
 def _every_other(pattern: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from ..nn import Network, PeakHead, TrainingConfig, TransformerEncoder, balance
+from ..nn import ENCODER, Network, PeakHead, TrainingConfig, TransformerEncoder, balance
 from ..training.label_head import balanced_weights
 from .minibatches import Batch, Loader
 
@@ -91,7 +91,7 @@ class Pretraining(pl.LightningModule):
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         self.is_sharded = True
-        fully_shard(self.network.encoder, mesh=mesh["data_parallel"])
+        fully_shard(self.network.get_submodule(ENCODER), mesh=mesh["data_parallel"])
         fully_shard(self, mesh=mesh["data_parallel"])
         for name in ("training_step", "validation_step"):
             register_fsdp_forward_method(self, name)
@@ -233,7 +233,8 @@ def warm_restarts(
 
 def peak_tables(network: Network) -> list[Tensor]:
     """The vectors of peaks, where they are a table of numbers to learn."""
-    table = network.encoder.get_submodule(TransformerEncoder.table)
+    encoder = cast("TransformerEncoder", network.encoder)
+    table = encoder.get_submodule(encoder.table)
     return [table.weight] if isinstance(table, nn.Embedding) else []
 
 

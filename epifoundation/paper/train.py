@@ -1,15 +1,15 @@
-"""Pretraining and fine-tuning of a transformer by gradient, and what is fitted to its embedding afterwards."""
+"""Pretraining and fine-tuning of a transformer by gradient, and heads fitted afterwards."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from ..models import EpiFoundation
@@ -19,21 +19,19 @@ from ..training.batch_effects import batch_directions, batch_means, project_out
 from ..training.data import TrainingData
 from ..training.engine import Engine
 from ..training.features import embedding_of
-from ..training.label_head import check_labels, fit_label_head
+from ..training.heads import HEAD_FITS, HeadData, HeadFit, fit_heads
+from ..training.label_head import fit_label_head
 from ..training.processes import World
 from .cells import Loaded, load
 from .fit import fit
-from .measured_head import has_counts, with_measured_head
-from .peak_head import with_peak_head
+from .measured_head import fit_measured_head
+from .peak_head import fit_peak_head
 
-SHARES = (
-    0.0,
-    0.25,
-    0.5,
-    1.0,
-)  # of what was learned; halves, so that factors in half precision stay exact
-MARGIN = 0.01  # of a loss, by which shares are equally good
-MAX_CELLS = 20_000  # that directions of batches are found with
+# Fractions of the update that are tried; halves, so that factors in half precision stay exact
+SHARES = (0.0, 0.25, 0.5, 1.0)
+MARGIN = 0.01  # relative difference of losses that is ignored
+MAX_CELLS = 20_000  # that batch effects are estimated with
+HEADS = HEAD_FITS | {"measured": fit_measured_head}  # fitted to the embedding after training
 
 
 def train_model(
@@ -49,18 +47,12 @@ def train_model(
     engine: Engine,
     device: torch.device,
 ) -> EpiFoundation:
-    """A transformer, pretrained; see :func:`epifoundation.tl.pretrain`."""
+    """A pretrained transformer; see :func:`epifoundation.tl.pretrain`."""
+    keep = init is not None
     loaded = load(
-        data,
-        config.objective,
-        training,
-        min_cells=min_cells,
-        keep_vocabulary=init is not None,
-        rng=rng,
+        data, config.objective, training, min_cells=min_cells, keep_vocabulary=keep, rng=rng
     )
-    codes = (
-        None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
-    )
+    labels, codes = loaded.label_codes()
     if training.balanced_genes is not None:
         _check_balance(loaded.target, loaded.train, loaded.held)
     summary = summary | {"cells": loaded.n_train, "validation_cells": len(loaded.held)}
@@ -79,17 +71,10 @@ def train_model(
     model = EpiFoundation(fitted.network, loaded.peaks, loaded.genes, training=summary).to(device)
     if loaded.batch_codes is not None:
         model = without_batches(model, loaded, rng, codes)
-    needs_peaks = (
-        loaded.target is not None and model.config.predicts_peaks and not training.peak_weight
-    )
-    if needs_peaks or loaded.labels is not None or has_counts(model, loaded):
-        embedding = embedding_of(model, loaded.pattern)
-        model = with_measured_head(model, loaded, embedding, rng)
-        if needs_peaks:
-            model = with_peak_head(model, loaded, embedding)
-        if loaded.labels is not None:
-            model, _ = with_label_head(model, embedding, loaded.labels, loaded.train, loaded.held)
-    return model
+    fits = HEADS
+    if loaded.target is not None and config.predicts_peaks and not training.peak_weight:
+        fits = HEADS | {"peaks": partial(fit_peak_head, model)}
+    return replace(with_heads(model, loaded, fits, rng, codes), labels=labels)
 
 
 def finetune_model(
@@ -103,26 +88,21 @@ def finetune_model(
     engine: Engine | None,
     device: torch.device,
 ) -> EpiFoundation:
-    """A transformer, fine-tuned; see :func:`epifoundation.tl.finetune`."""
+    """A fine-tuned transformer; see :func:`epifoundation.tl.finetune`."""
     loaded = load(data, summary["objective"], training, min_cells=1, keep_vocabulary=True, rng=rng)
     summary = summary | {"cells": len(loaded.train), "validation_cells": len(loaded.held)}
-    codes = (
-        None if loaded.labels is None else check_labels(loaded.labels, loaded.train, loaded.held)[1]
-    )
+    labels, codes = loaded.label_codes()
     start: list[Network] = []
 
     def begin(network: Network) -> None:
-        start.append(
-            copy.deepcopy(network)
-        )  # with this data's batches, so that one can go back to it
+        start.append(copy.deepcopy(network))  # with this data's batches, to go back to
         if rank is not None:
             adapt(network, rank)
 
     fitted = fit(
         loaded,
-        replace(
-            base.config, values=False
-        ),  # a decoder that is not trained here would fall behind the encoder
+        # A decoder of values is not trained here: it would not fit the new encoder
+        replace(base.config, values=False),
         training,
         base,
         device=device,
@@ -131,32 +111,30 @@ def finetune_model(
         labels=codes,
         prepare_network=begin,
     )
-    # On the CPU, where loading an adapter adds its factors too: other devices round products differently
+    # On the CPU, as when an adapter is read: other devices round products differently
     factors = {} if rank is None else merge(fitted.network.cpu())
     seed = int(rng.integers(2**31))
 
     def finish(model: EpiFoundation) -> EpiFoundation:
-        return (
-            model
-            if loaded.batch_codes is None
-            else without_batches(model, loaded, np.random.default_rng(seed), codes)
-        )
+        if loaded.batch_codes is None:
+            return model
+        return without_batches(model, loaded, np.random.default_rng(seed), codes)
 
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     tuned = EpiFoundation(fitted.network, base.peaks, base.genes, training=summary).to(device)
-    if loaded.labels is not None:
-        tuned = _with_labels(start[0], tuned, loaded, finish)
-        factors = {
-            name: (left * tuned.training["share"], right) for name, (left, right) in factors.items()
-        }
-    else:
+    if codes is None:
         tuned = finish(tuned)
+    else:
+        tuned = replace(_with_labels(start[0], tuned, loaded, finish, codes), labels=labels)
+        fraction = tuned.training["share"]
+        factors = {name: (left * fraction, right) for name, (left, right) in factors.items()}
+    # The head for the measured scale is large: an adapter has none
+    fits = {name: each for name, each in HEADS.items() if rank is None or name != "measured"}
+    tuned = with_heads(tuned, loaded, fits, rng)
     if rank is None:
-        if not has_counts(tuned, loaded):
-            return tuned
-        return with_measured_head(tuned, loaded, embedding_of(tuned, loaded.pattern), rng)
+        return tuned
     adapter = Adapter.between(base, tuned.network, factors)
-    # What is returned is what will be read, to the last bit.
+    # The model returned is the one that will be read, to the last bit
     network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
     return replace(tuned, network=network, adapter=adapter).to(device)
 
@@ -166,45 +144,53 @@ def _with_labels(
     tuned: EpiFoundation,
     data: Loaded,
     finish: Callable[[EpiFoundation], EpiFoundation],
+    codes: np.ndarray,
 ) -> EpiFoundation:
-    """A model with a label head, between what there was and what was learned: where held-out cells are classified best.
+    """A model with a label head, between `start` and `tuned`, that best classifies validation cells.
 
-    What is gained on the training cells may be lost on others, and the way back is a straight line (Wortsman et al. 2022).
-    Of shares that are equally good, it is the least.
+    What improves the training cells may harm others, and interpolating weights is a way back
+    (Wortsman et al. 2022). Of fractions that are equally good, the smallest is taken.
     """
+    train, held = (rows[codes[rows] >= 0] for rows in (data.train, data.held))
     found = []
-    for share in SHARES:
-        blended = (
-            tuned if share == 1 else replace(tuned, network=blend(start, tuned.network, share))
-        )
-        blended = finish(blended)
-        embedding = embedding_of(blended, data.pattern)
-        candidate, loss = with_label_head(blended, embedding, data.labels, data.train, data.held)
-        found.append((share, loss, candidate))
-    enough = (1 + MARGIN) * min(loss for _, loss, _ in found)
-    share, _, model = next(each for each in found if each[1] <= enough)
-    model.training["share"] = share
-    return model
+    for fraction in SHARES:
+        model = tuned
+        if fraction < 1:
+            model = replace(tuned, network=blend(start, tuned.network, fraction))
+        model = finish(model)
+        embedding = embedding_of(model, data.pattern)
+        head, loss = fit_label_head(*((embedding[rows], codes[rows]) for rows in (train, held)))
+        found.append((fraction, loss, model, head))
+    enough = (1 + MARGIN) * min(loss for _, loss, _, _ in found)
+    fraction, _, model, head = next(each for each in found if each[1] <= enough)
+    model.training["share"] = fraction
+    sizes = model.network.sizes.updated(head.sizes)
+    return replace(model, network=model.network.with_head("label", head, sizes)).to(model.device)
 
 
-def with_label_head(
+def with_heads(
     model: EpiFoundation,
-    embedding: np.ndarray,
-    labels: pd.Series | None,
-    train: np.ndarray,
-    held: np.ndarray,
-) -> tuple[EpiFoundation, float]:
-    """`model` with a head for `labels`, fitted on the cells `train` of an embedding, and its loss on the cells `held`."""
-    names, codes, train, held = check_labels(labels, train, held)
-    head, loss = fit_label_head((embedding[train], codes[train]), (embedding[held], codes[held]))
-    sizes = replace(
-        model.network.sizes,
-        n_labels=len(names),
-        n_calibration=len(head.conformal),
-        n_reference=len(head.reference),
+    data: Loaded,
+    fits: Mapping[str, HeadFit],
+    rng: np.random.Generator,
+    codes: np.ndarray | None = None,
+) -> EpiFoundation:
+    """`model` with heads fitted to the embedding of the cells in memory."""
+    rows = np.concatenate([data.train, data.held])
+    cells = HeadData(
+        data,
+        model.config,
+        rows,
+        np.arange(len(rows)) >= len(data.train),
+        lambda: embedding_of(model, data.pattern)[rows],
+        rng,
+        labels=None if codes is None else codes[rows],
     )
-    network = model.network.with_head("label", head, sizes)
-    return replace(model, network=network, labels=names).to(model.device), loss
+    tensors, sizes = fit_heads(cells, fits)
+    if not tensors:
+        return model
+    network = model.network.with_sizes(model.network.sizes.updated(sizes), tensors)
+    return replace(model, network=network).to(model.device)
 
 
 def without_batches(

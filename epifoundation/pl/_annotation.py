@@ -13,7 +13,7 @@ from .._keys import SEPARATOR, UNKNOWN, Keys
 from .._validate import Data, get_atac, integer, obs_column
 from ..metrics import area_under_risk_coverage, expected_calibration_error, risk_coverage
 
-RIGHT, WRONG = "#3b6fb6", "#c8553d"
+CORRECT, WRONG = "#3b6fb6", "#c8553d"
 MAX_NUMBERED_LABELS = 16  # labels up to which the confusion matrix shows numbers
 
 
@@ -27,19 +27,19 @@ def annotation(
 ) -> Any:
     """Plot the confidence of an annotation and, with true labels, its accuracy and calibration.
 
-    Without `label_key` there are two panels: the confidence of all cells and the sizes of their
-    prediction sets. With it there are four: the confusion matrix (rows are true labels and sum to
-    one), the confidence of right and of wrong labels, the fraction of right labels by confidence,
-    and the fraction of wrong labels among the most confident cells.
+    Without `label_key`, two panels show histograms of the confidence and of the sizes of the
+    prediction sets. With `label_key`, four panels show the confusion matrix (rows are true labels
+    and sum to one), the confidence of correct and wrong labels, a reliability diagram (accuracy by
+    confidence), and the risk-coverage curve (error among the most confident cells).
 
     Parameters
     ----------
     data
         A MuData or AnnData after :func:`epifoundation.tl.annotate`.
     label_key
-        Column of ``obs`` with the true labels; cells without one are ignored.
+        Column of ``obs`` with true labels; cells without a label are ignored.
     n_bins
-        Number of bins of confidence.
+        Number of bins of the reliability diagram; the histogram has twice as many.
     modality
         Name of the ATAC modality.
     key_added
@@ -52,7 +52,7 @@ def annotation(
     Raises
     ------
     ValueError
-        There is no annotation, no such column, or no cell with a true label.
+        The cells are not annotated, the column does not exist, or no cell has a true label.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def annotation(
         _confidence(axes[0], cells, n_bins)
         _set_sizes(axes[1], atac, keys)
     else:
-        n_labels = cells["true"].nunique() + cells["guess"].nunique()
+        n_labels = cells["true"].nunique() + cells["predicted"].nunique()
         height = float(np.clip(0.2 * n_labels, 6.5, 11))
         figure = plt.figure(figsize=(height + 4.2, height), layout="constrained")
         grid = figure.add_gridspec(3, 2, width_ratios=[height, 4])
@@ -90,38 +90,38 @@ def annotation(
 
 
 def _annotated_cells(data: Data, atac: AnnData, keys: Keys, label_key: str | None) -> pd.DataFrame:
-    """Assigned, most probable and true label, and confidence, of the cells that have all."""
+    """Assigned, most probable and true labels, and confidence; incomplete cells are dropped."""
     probabilities = atac.obsm.get(keys.probabilities)
     confidence = atac.obs[keys.confidence]
-    cells = pd.DataFrame({"called": atac.obs[keys.cell_type].astype(object)})
+    cells = pd.DataFrame({"assigned": atac.obs[keys.cell_type].astype(object)})
     cells["confidence"] = confidence
-    # Confidence is that of the most probable label, also in cells that are labelled as unknown
+    # Confidence refers to the most probable label, also for cells labelled as unknown
     has_confidence = confidence.notna()
-    cells["guess"] = cells["called"]
+    cells["predicted"] = cells["assigned"]
     if probabilities is not None:
-        cells["guess"] = probabilities[has_confidence].idxmax(axis=1).reindex(cells.index)
+        cells["predicted"] = probabilities[has_confidence].idxmax(axis=1).reindex(cells.index)
     cells["true"] = ""
     if label_key is not None:
         cells["true"] = obs_column(data, atac, label_key, "label_key").astype(object)
-    complete = has_confidence & cells["guess"].notna() & cells["true"].notna()
-    cells = cells[complete].astype({"guess": str, "true": str})
+    complete = has_confidence & cells["predicted"].notna() & cells["true"].notna()
+    cells = cells[complete].astype({"predicted": str, "true": str})
     if cells.empty:
-        also = f" and a true label in {label_key!r}" if label_key else ""
-        msg = f"No cell has an annotation{also}."
+        needed = f" and a true label in `label_key={label_key!r}`" if label_key else ""
+        msg = f"No cell has an annotation{needed}."
         raise ValueError(msg)
     return cells
 
 
 def _confusion(ax: Any, cells: pd.DataFrame) -> None:
-    called = cells["called"].astype(str)
-    table = pd.crosstab(cells["true"], called, normalize="index")
-    # Shared labels come first, in the same order, so that correct cells lie on the diagonal
+    assigned = cells["assigned"].astype(str)
+    table = pd.crosstab(cells["true"], assigned, normalize="index")
+    # Shared labels come first, in the same order: correct labels are on the diagonal
     shared = [label for label in table.index if label in table.columns]
     only_true = [label for label in table.index if label not in shared]
-    only_called = [label for label in table.columns if label not in (*shared, UNKNOWN)]
+    only_assigned = [label for label in table.columns if label not in (*shared, UNKNOWN)]
     if UNKNOWN in table.columns and UNKNOWN not in shared:
-        only_called.append(UNKNOWN)
-    table = table.reindex(index=shared + only_true, columns=shared + only_called)
+        only_assigned.append(UNKNOWN)
+    table = table.reindex(index=shared + only_true, columns=shared + only_assigned)
     image = ax.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     ax.set_xticks(range(table.shape[1]), table.columns, rotation=90, fontsize="small")
     ax.set_yticks(range(table.shape[0]), table.index, fontsize="small")
@@ -138,36 +138,36 @@ def _confusion(ax: Any, cells: pd.DataFrame) -> None:
                     fontsize="x-small",
                     color="w" if value > 0.5 else "k",
                 )
-    ax.figure.colorbar(image, ax=ax, shrink=0.4, label="fraction of the true label's cells")
-    right = (called == cells["true"]).mean()
-    ax.set_title(f"{len(cells):,} cells, {right:.1%} right", fontsize="medium")
+    ax.figure.colorbar(image, ax=ax, shrink=0.4, label="fraction of cells with the true label")
+    accuracy = (assigned == cells["true"]).mean()
+    ax.set_title(f"{len(cells):,} cells, accuracy {accuracy:.1%}", fontsize="medium")
 
 
 def _confidence(ax: Any, cells: pd.DataFrame, n_bins: int) -> None:
-    right = (cells["guess"] == cells["true"]).to_numpy()
+    correct = (cells["predicted"] == cells["true"]).to_numpy()
     confidence = cells["confidence"].to_numpy(dtype=float)
     bins = np.linspace(0, 1, 2 * n_bins + 1)
     if (cells["true"] == "").all():
         ax.hist(confidence, bins=bins, color="0.4")
     else:
         ax.hist(
-            [confidence[right], confidence[~right]],
+            [confidence[correct], confidence[~correct]],
             bins=bins,
             stacked=True,
-            color=[RIGHT, WRONG],
-            label=["right", "wrong"],
+            color=[CORRECT, WRONG],
+            label=["correct", "wrong"],
         )
         ax.legend(frameon=False, fontsize="small", loc="upper left")
     ax.set(xlabel="confidence", ylabel="cells", xlim=(0, 1))
-    n_unknown = int((cells["called"].astype(str) == UNKNOWN).sum())
-    title = f"mean confidence {confidence.mean():.2f}, {n_unknown:,} called unknown"
+    n_unknown = int((cells["assigned"].astype(str) == UNKNOWN).sum())
+    title = f"mean confidence {confidence.mean():.2f}, {n_unknown:,} unknown"
     ax.set_title(title, fontsize="medium")
 
 
 def _set_sizes(ax: Any, atac: AnnData, keys: Keys) -> None:
     if keys.prediction_set not in atac.obs:
         ax.set_axis_off()
-        reason = "no prediction sets: `epifoundation.tl.annotate` writes them"
+        reason = "no prediction sets: run `epifoundation.tl.annotate`"
         ax.text(0.5, 0.5, reason, ha="center", transform=ax.transAxes)
         return
     sets = atac.obs[keys.prediction_set].astype(str)
@@ -181,27 +181,28 @@ def _set_sizes(ax: Any, atac: AnnData, keys: Keys) -> None:
 
 
 def _reliability(ax: Any, cells: pd.DataFrame, n_bins: int) -> None:
-    right = (cells["guess"] == cells["true"]).to_numpy()
+    correct = (cells["predicted"] == cells["true"]).to_numpy()
     confidence = cells["confidence"].to_numpy(dtype=float)
     # Bins with equal numbers of cells, at least ten
     order = np.argsort(confidence, kind="stable")
     parts = np.array_split(order, max(min(n_bins, len(order) // 10), 1))
-    x, y = np.array([[confidence[part].mean(), right[part].mean()] for part in parts]).T
+    x, y = np.array([[confidence[part].mean(), correct[part].mean()] for part in parts]).T
     spread = np.sqrt(y * (1 - y) / [len(part) for part in parts])
     ax.plot([0, 1], [0, 1], color="0.7", lw=1, zorder=0)
-    ax.errorbar(x, y, yerr=spread, color=RIGHT, marker="o", ms=4, lw=1.2)
-    true, guess = (cells[name].to_numpy() for name in ("true", "guess"))
-    error = expected_calibration_error(true, guess, confidence)
-    ax.set(xlabel="confidence", ylabel="fraction right", xlim=(0, 1), ylim=(0, 1))
+    ax.errorbar(x, y, yerr=spread, color=CORRECT, marker="o", ms=4, lw=1.2)
+    true, predicted = (cells[name].to_numpy() for name in ("true", "predicted"))
+    error = expected_calibration_error(true, predicted, confidence)
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     ax.set_title(f"expected calibration error {error:.3f}", fontsize="medium")
 
 
 def _risk_coverage(ax: Any, cells: pd.DataFrame) -> None:
-    true, guess, confidence = (cells[name].to_numpy() for name in ("true", "guess", "confidence"))
-    coverage, risk = risk_coverage(true, guess, confidence)
-    ax.plot(coverage, risk, color=RIGHT, lw=1.5)
-    ax.axhline(float(np.mean(true != guess)), color="0.7", lw=1, zorder=0)
-    ax.set(xlabel="fraction of cells, by confidence", ylabel="fraction wrong")
+    columns = ("true", "predicted", "confidence")
+    true, predicted, confidence = (cells[name].to_numpy() for name in columns)
+    coverage, risk = risk_coverage(true, predicted, confidence)
+    ax.plot(coverage, risk, color=CORRECT, lw=1.5)
+    ax.axhline(float(np.mean(true != predicted)), color="0.7", lw=1, zorder=0)
+    ax.set(xlabel="fraction of cells, by confidence", ylabel="error")
     ax.set(xlim=(0, 1), ylim=(0, None))
-    area = area_under_risk_coverage(true, guess, confidence)
+    area = area_under_risk_coverage(true, predicted, confidence)
     ax.set_title(f"area under the curve {area:.3f}", fontsize="medium")

@@ -1,4 +1,4 @@
-"""``ep.pl.composition``: fractions of labels in each batch."""
+"""``ep.pl.composition``: cell-type composition of batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def composition(
     key_added: str | None = None,
     ax: Any = None,
 ) -> Any:
-    """Plot the fraction of each label in each batch.
+    """Plot the cell-type composition of each batch as stacked bars.
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ def composition(
     batch_key
         Column of ``obs`` with batches, donors or conditions: one bar each.
     color
-        Column of ``obs`` with labels; None: those of :func:`epifoundation.tl.annotate`. Cells
-        without a label are ignored.
+        Column of ``obs`` with labels; None: the annotation of :func:`epifoundation.tl.annotate`.
+        Cells without a label are ignored.
     modality
         Name of the ATAC modality.
     key_added
@@ -45,7 +45,7 @@ def composition(
     Raises
     ------
     ValueError
-        There is no such column, or no cell with both a batch and a label.
+        A column does not exist, or no cell has both a batch and a label.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def composition(
     atac, keys = get_atac(data, modality, peaks=False), Keys.of(key_added)
     if color is None and keys.cell_type not in atac.obs:
         msg = f"No {keys.cell_type!r} in `obs`: run `epifoundation.tl.annotate` first, "
-        msg += "or name labels with `color=`."
+        msg += "or choose labels with `color=`."
         raise ValueError(msg)
     color = keys.cell_type if color is None else color
     labels = obs_column(data, atac, color, "color")

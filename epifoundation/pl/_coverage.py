@@ -1,4 +1,4 @@
-"""``ep.pl.coverage``: fraction of a cell's open peaks that the model knows."""
+"""``ep.pl.coverage``: peak coverage of cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .._validate import Data, get_atac
 def coverage(
     data: Data, *, modality: str = "atac", key_added: str | None = None, ax: Any = None
 ) -> Any:
-    """Plot the fraction of each cell's open peaks that the model knows.
+    """Plot a histogram over cells of the fraction of open peaks known to the model.
 
     The title gives the numbers of mapped peaks.
 
@@ -23,7 +23,7 @@ def coverage(
     modality
         Name of the ATAC modality.
     key_added
-        The same as in these functions.
+        The `key_added` that was passed to these functions.
     ax
         Matplotlib axes to draw into; None: a new figure.
 
@@ -34,7 +34,7 @@ def coverage(
     Raises
     ------
     ValueError
-        The peaks are not mapped yet.
+        The peaks were not mapped.
 
     Examples
     --------
@@ -55,10 +55,10 @@ def coverage(
         _, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
     known = atac.obs[keys.coverage].dropna()
     ax.hist(known, bins=40, range=(0, 1), color="0.4")
-    ax.set(xlabel="fraction of open peaks that the model knows", ylabel="cells", xlim=(0, 1))
+    ax.set(xlabel="fraction of open peaks known to the model", ylabel="cells", xlim=(0, 1))
     ax.set_title(
         f"{report['matched']:,} of {report['data']:,} peaks matched, "
-        f"{report['vocabulary_matched']:,} of {report['vocabulary']:,} of the model reached",
+        f"{report['vocabulary_matched']:,} of {report['vocabulary']:,} model peaks covered",
         fontsize="small",
     )
     ax.spines[["top", "right"]].set_visible(False)

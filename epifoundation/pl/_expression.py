@@ -15,7 +15,7 @@ from .._keys import Keys
 from .._memory import in_memory
 from .._validate import Data, get_atac, get_matrix, get_modality, obs_column
 
-TOTAL = 1e4  # counts per cell after normalization
+TOTAL = 1e4  # normalized counts per cell
 N_GENES = 5  # shown by default
 
 
@@ -33,8 +33,8 @@ def expression(
 ) -> Any:
     """Plot predicted against measured expression.
 
-    The first panel is the correlation over cells of each gene, the others are the means of groups
-    for some genes.
+    The first panel is a histogram over genes of the correlation over cells. The others compare the
+    means of groups of cells, one gene each.
 
     Parameters
     ----------
@@ -46,25 +46,25 @@ def expression(
     genes
         Genes to show; None: those with the highest correlation over cells.
     measured
-        Measured cells x genes, if `data` has no RNA modality. Cells are matched by name.
+        Measured expression, if `data` has no RNA modality. Cells are matched by name.
     layer
-        Layer of the measured expression; None: ``X``. Counts are shown as ``log1p`` per 10,000 if
-        this is the scale of the prediction.
+        Layer of the measured expression; None: ``X``. Counts are transformed to ``log1p`` of counts
+        per 10,000 if this is the scale of the prediction.
     modality, rna_modality
-        Names in the MuData.
+        Names of the modalities in the MuData.
     key_added
-        The same as in ``embed``.
+        The `key_added` that was passed to ``embed``.
     figure
         Matplotlib figure or subfigure to draw into; None: a new figure.
 
     Returns
     -------
-    The axes: the histogram, then one for each gene.
+    The axes: the histogram, then one per gene.
 
     Raises
     ------
     ValueError
-        There is no predicted or no measured expression, or it lacks a gene.
+        Predicted or measured expression is missing, or lacks a gene.
 
     Examples
     --------
@@ -81,8 +81,8 @@ def expression(
     names = list(true.columns)
     cells = predicted.index.intersection(true.index)
     if not names or not len(cells):
-        msg = f"Predicted and measured expression share {len(names):,} genes and {len(cells):,} "
-        msg += "cells; there is nothing to compare."
+        msg = f"Predicted and measured expression have {len(names):,} genes and {len(cells):,} "
+        msg += "cells in common; at least one of each is needed."
         raise ValueError(msg)
     predicted, true = predicted.loc[cells, names], true.loc[cells, names]
     groups = obs_column(data, atac, groupby, "groupby").reindex(predicted.index)
@@ -147,7 +147,7 @@ def expression(
 def _predicted(
     data: Data, atac: AnnData, keys: Keys, rna_modality: str
 ) -> tuple[pd.DataFrame, str]:
-    """Predicted cells x genes, and a description of their scale."""
+    """Predicted expression, cells x genes, and the name of its scale."""
     scale = atac.uns.get(keys.expression, {}).get("scale")
     scale = scale or atac.uns.get(keys.uns, {}).get("expression_scale", "")
     if keys.expression in atac.obsm:
@@ -171,18 +171,18 @@ def _measured(
     scale: str,
     predicted: pd.Index,
 ) -> pd.DataFrame:
-    """Measured cells x predicted genes, on the scale of the prediction."""
+    """Measured expression of the predicted genes, on the scale of the prediction."""
     if measured is None:
         if not isinstance(data, MuData):
-            msg = "There is no measured expression: pass `measured`, cells x genes, or a MuData "
-            msg += "with an RNA modality."
+            msg = "The data have no measured expression: pass `measured=`, an AnnData of cells x "
+            msg += "genes, or a MuData with an RNA modality."
             raise ValueError(msg)
         measured = get_modality(data, rna_modality, option="rna_modality")
     values = in_memory(get_matrix(measured, layer))
     stored = values.data if sp.issparse(values) else values
     totals = np.asarray(values.sum(axis=1), dtype=np.float64).reshape(-1, 1)
     names = predicted.intersection(measured.var_names, sort=False)
-    values = values[:, measured.var_names.get_indexer(names)]  # few genes, before it is dense
+    values = values[:, measured.var_names.get_indexer(names)]  # subset before densifying
     values = values.todense() if sp.issparse(values) else values
     values = np.asarray(values, dtype=np.float64)
     if "log1p of counts" in scale and (stored % 1 == 0).all():

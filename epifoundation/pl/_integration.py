@@ -1,4 +1,4 @@
-"""``ep.pl.integration``: a table of the scores of embeddings."""
+"""``ep.pl.integration``: integration scores of embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ SUMMARIES = ("Bio conservation", "Batch correction", "Total")
 def integration(
     data: Data, *, modality: str = "atac", key_added: str | None = None, ax: Any = None
 ) -> Any:
-    """Plot the scores of embeddings: embeddings in rows, the best first, metrics in columns.
+    """Plot integration scores as a table: one row per embedding, one column per metric.
+
+    Embeddings are sorted by their total score. The best score of each metric is bold.
 
     Parameters
     ----------
@@ -35,7 +37,7 @@ def integration(
     Raises
     ------
     ValueError
-        There are no scores.
+        The embeddings were not scored.
 
     Examples
     --------

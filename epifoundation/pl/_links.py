@@ -1,4 +1,4 @@
-"""``ep.pl.links``: a genome track of a gene, the peaks around it and its links."""
+"""``ep.pl.links``: genome track of the links of a gene."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def links(
     key_added: str | None = None,
     figure: Any = None,
 ) -> Any:
-    """Plot a genome track: arcs from peaks to the TSS, accessibility by group of cells, and genes.
+    """Plot the peak-gene links of a gene as a genome track.
 
-    Arcs of links are coloured by their effect, red if expression is higher with the peak open;
-    other tested peaks have thin grey arcs. Bars are the fraction of the cells of a group in which a
-    peak is open.
+    Arcs connect linked peaks and the transcription start site. They are coloured by effect, red if
+    expression is higher with the peak open; other tested peaks have thin grey arcs. Bars below show
+    the fraction of the cells of each group in which a peak is open.
 
     Parameters
     ----------
@@ -43,21 +43,21 @@ def links(
     gene
         Gene whose links are shown.
     group
-        Group of cells that was tested; None if there is only one.
+        Group of cells whose links are shown; None if only one was tested.
     groupby
         Column of ``obs`` with groups of cells, one track each; None: one track of all cells.
     region
-        Region such as ``"chr1:1000-500000"``; None: from the first to the last link, or tested
-        peak if there is no link.
+        Region such as ``"chr1:1000-500000"``; None: from the first to the last link or, without
+        links, tested peak.
     annotation
-        Genes to show, see :func:`epifoundation.genome.read_genes`; None: only the transcription
-        start site.
+        Gene annotation, see :func:`epifoundation.genome.read_genes`; None: only the transcription
+        start site is shown.
     max_qvalue
-        Maximal q-value of a link.
+        Maximum q-value of a link.
     modality
         Name of the ATAC modality.
     key_added
-        The same as in ``link_peaks``.
+        The `key_added` that was passed to ``link_peaks``.
     figure
         Matplotlib figure or subfigure to draw into; None: a new figure.
 
@@ -68,7 +68,7 @@ def links(
     Raises
     ------
     ValueError
-        There are no links, none of this gene or group, or no such column.
+        There are no links of the gene or group, or the column does not exist.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def links(
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
         ax.spines[["top", "right", "left"]].set_visible(False)
     style = {"ha": "right", "va": "bottom", "fontsize": "x-small"}
-    axes[1].text(1, 1, f"0-{top:.2g} of the cells", transform=axes[1].transAxes, **style)
+    axes[1].text(1, 1, f"0-{top:.2g} of cells", transform=axes[1].transAxes, **style)
     _draw_genes(axes[-1], annotation, gene, chrom, tss, start, end)
     axes[-1].set(xlim=(start, end), xlabel=f"{chrom} (kb)")
     axes[-1].xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}")
@@ -126,7 +126,7 @@ def _table(links: pd.DataFrame | None, key: str, gene: str, group: str | None) -
     table = links[links["gene"].astype(str) == gene]
     groups = sorted(table["group"].astype(str).unique())
     if group is None and len(groups) > 1:
-        msg = f"Links were tested in several groups: pass `group`, one of {groups}."
+        msg = f"Links were tested in several groups: pass `group=`, one of {groups}."
         raise ValueError(msg)
     if group is not None:
         one_of(group, groups, "group")
@@ -141,7 +141,7 @@ def _window(
     if region is not None:
         shown_chrom, start, end = parse_intervals([region]).iloc[0]
         if shown_chrom != chrom:
-            msg = f"`region={region!r}` is on {shown_chrom}, the gene is on {chrom}."
+            msg = f"`region={region!r}` is on {shown_chrom}, but the gene is on {chrom}."
             raise ValueError(msg)
         return int(start), int(end)
     shown = table[table["qvalue"] <= max_qvalue]
@@ -152,7 +152,7 @@ def _window(
 
 
 def _accessibility(atac: Any, groups: pd.Series, chrom: str, start: int, end: int) -> pd.DataFrame:
-    """Fraction of the cells of each group with an open peak, for the peaks of a region x groups."""
+    """Fraction of cells with an open peak, peaks of a region x groups of cells."""
     peaks = read_intervals(atac.var)
     region = pd.DataFrame({"chrom": [chrom], "start": [start], "end": [end]})
     here = overlaps(region, peaks)[:, 1]
@@ -178,7 +178,7 @@ def _draw_arcs(ax: Any, figure: Any, table: pd.DataFrame, tss: int, max_qvalue: 
     middle = ((table["start"] + table["end"]) / 2).to_numpy()
     farthest = max(float(np.abs(middle - tss).max(initial=0)), 1.0)
     for i in order:
-        # Height of the control points: the curve reaches three quarters of it
+        # Height of the control points; the curve peaks at three quarters of it
         height = 0.25 + 1.5 * abs(middle[i] - tss) / farthest
         curve = Curve([(middle[i], 0), (middle[i], height), (tss, height), (tss, 0)], [1, 4, 4, 4])
         colour = colours.to_rgba(table["effect"].iloc[i]) if is_link[i] else "0.85"
@@ -213,7 +213,7 @@ def _draw_genes(
     for name, row in table.sort_values("start").iterrows():
         left, right = max(row["start"], start), min(row["end"], end)
         space = (end - start) * 0.013 * (len(str(name)) + 2)
-        to_left = right + space > end  # the name is left of the gene
+        to_left = right + space > end  # name on the left of the gene
         first = left - space * to_left
         level = next((i for i, taken in enumerate(ends) if taken < first), len(ends))
         ends[level : level + 1] = [right + space]

@@ -1,4 +1,4 @@
-"""``ep.pl.training``: losses by epoch."""
+"""``ep.pl.training``: training curves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..models._registry import resolve_model
 def training(
     models: EpiFoundation | str | Path | Mapping[str, EpiFoundation | str | Path], *, ax: Any = None
 ) -> Any:
-    """Plot the training and validation losses by epoch of models trained by gradient.
+    """Plot training and validation loss by epoch, for models trained by gradient descent.
 
     Parameters
     ----------
@@ -26,19 +26,19 @@ def training(
 
     Returns
     -------
-    The axes. A dot marks the epoch with the lowest validation loss. Losses of models with other
-    objectives, genes or peaks are not comparable.
+    The axes. A dot marks the epoch with the lowest validation loss. Losses of models are comparable
+    only if they have the same objective, genes and peaks.
 
     Raises
     ------
     ValueError
-        There is no model, or one without losses: a set encoder, which is measured and not trained,
-        or a converted model.
+        `models` is empty, or a model has no losses: set encoders are fitted in closed form, and
+        converted models have no history.
 
     Notes
     -----
-    In training, some peaks are dropped from the cells and the loss of predicting them is added, so
-    the two losses of a model differ even on the same cells. The losses are in
+    In training, some peaks of each cell are hidden and the loss of predicting them is added, so the
+    two losses of a model differ even on the same cells. The losses are in
     ``model.training["history"]``.
 
     Examples
@@ -53,7 +53,7 @@ def training(
 
     named = dict(models) if isinstance(models, Mapping) else {"": models}
     if not named:
-        msg = "There is no model to plot: `models` is empty."
+        msg = "`models` is empty: pass at least one model to plot."
         raise ValueError(msg)
     histories: dict[str, list[dict[str, float]]] = {}
     for name, each in named.items():
@@ -62,8 +62,8 @@ def training(
         if not histories[name]:
             why = (
                 "only models trained with `ep.tl.pretrain` or `ep.tl.finetune` have them"
-                if model.config.encoder == "transformer"
-                else "a set encoder is measured in closed form, not trained by gradient"
+                if model.config.is_trained
+                else "a set encoder is fitted in closed form, not trained by gradient descent"
             )
             msg = f"The model {name or model.name!r} has no losses "
             msg += f"(`model.training['history']`): {why}."

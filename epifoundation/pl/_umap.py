@@ -1,4 +1,4 @@
-"""``ep.pl.umap``: the UMAP, coloured by results."""
+"""``ep.pl.umap``: UMAP of the ATAC modality."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def umap(
     data
         A MuData or AnnData with a UMAP in ``obsm``, from ``scanpy.tl.umap`` on the ATAC modality.
     color
-        Columns of ``obs`` or peaks; None: the annotation and its confidence. ``"rna:leiden"`` is a
-        column of another modality.
+        Columns of ``obs``, or peaks; None: the annotation and its confidence. ``"rna:leiden"`` is
+        column `leiden` of the modality `rna`.
     basis
         Key of the coordinates in ``obsm``, with or without ``"X_"``: ``"umap"`` finds ``"X_umap"``
         and ``"umap"``.
@@ -47,7 +47,7 @@ def umap(
     Raises
     ------
     ValueError
-        There is no UMAP, no annotation or no such column.
+        The UMAP, the annotation or a column does not exist.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def umap(
         msg = (
             f"No {basis!r} in `obsm` (available: {list(atac.obsm)}): run "
             f"`scanpy.pp.neighbors(adata, use_rep={keys.embedding!r})` and "
-            "`scanpy.tl.umap(adata)` on the ATAC modality, or name other coordinates with `basis=`."
+            "`scanpy.tl.umap(adata)` on the ATAC modality, or pass `basis=` for other coordinates."
         )
         raise ValueError(msg)
     if color is None:
@@ -75,7 +75,7 @@ def umap(
         missing = [name for name in color if name not in atac.obs]
         if missing:
             msg = f"No {missing} in `obs`: run `epifoundation.tl.embed` with a model that has "
-            msg += "labels, or choose `color`."
+            msg += "labels, or choose `color=`."
             raise ValueError(msg)
     named = [color] if isinstance(color, str) else list(color)
     elsewhere = [name for name in named if name not in atac.obs and name not in atac.var_names]

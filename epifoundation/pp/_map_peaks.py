@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
 
 from .._keys import Keys
 from .._memory import copy_of
-from .._validate import Data, check_writable, get_atac, get_matrix
+from .._validate import Data, check_writable, get_atac
+from ..cells.formats import opened
+from ..cells.source import InMemory, Inputs, Source, as_sources
 from ..cells.tokens import iter_tokens
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..peaks.mapping import map_onto
-
-MIN_COVERAGE = 0.02
+from ..peaks.mapping import MIN_COVERAGE, PeakMap, PeakMapping
 
 
 def was_written_by(model: EpiFoundation, report: Any) -> bool:
@@ -28,8 +31,27 @@ def was_written_by(model: EpiFoundation, report: Any) -> bool:
     return "revision" not in report or report["revision"] == model.revision
 
 
+def map_source(
+    source: Source, model: EpiFoundation, mapping: PeakMapping | None, keys: Keys
+) -> PeakMap:
+    """Map the peaks of a source onto those of a model, with the options used on it before if any.
+
+    Raises
+    ------
+    ValueError
+        The builds differ, or the peaks reach too little of the model.
+    """
+    if mapping is None:
+        report = source.uns(keys.uns)
+        found = dict(report.get("peaks", {})) if was_written_by(model, report) else {}
+        options = found.get("options", {})
+        is_same = found.get("vocabulary") == len(model.peaks)
+        mapping = PeakMapping(**options if is_same else {})
+    return mapping.map(model.peaks, source.var)
+
+
 def map_peaks(
-    data: Data,
+    data: Inputs,
     model: EpiFoundation | str | Path | None = None,
     *,
     modality: str = "atac",
@@ -39,19 +61,22 @@ def map_peaks(
     min_coverage: float = MIN_COVERAGE,
     key_added: str | None = None,
     copy: bool = False,
-) -> Data | None:
+) -> Data | PeakMapping | None:
     """Map the peaks of data onto the peaks of a model by genomic overlap, and report the coverage.
 
-    :func:`epifoundation.tl.embed` does this itself; call it to look first, or to get the mapped
-    cells. A peak that the model has maps to itself only, any other to every peak of the model that
-    it overlaps; a peak of the model that several open peaks of a cell overlap counts once.
-    Intervals are 0-based and half-open.
+    All tools do this themselves. Call it to look first, to get the mapped cells, or for options
+    other than the default: tools that are run on the same data with the same model use the options
+    written here. For files, the result is passed to tools as ``mapping=``. A peak that the model
+    has maps to itself only, any other to every peak of the model that it overlaps; a peak of the
+    model that several open peaks of a cell overlap counts once. Intervals are 0-based and
+    half-open.
 
     Parameters
     ----------
     data
         A MuData with the modality `modality`, or an AnnData of cells x peaks; peaks in the columns
-        ``chrom``, ``start``, ``end`` of ``var``, in a 10x column ``interval``, or in the names.
+        ``chrom``, ``start``, ``end`` of ``var``, in a 10x column ``interval``, or in the names. Or
+        files, as for :func:`epifoundation.tl.embed`, of which only the peaks are read.
     model
         A model, its name or directory (see :func:`epifoundation.models.from_pretrained`); None is
         the bundled model.
@@ -74,13 +99,15 @@ def map_peaks(
 
     Returns
     -------
-    None, or the copy. Written into the ATAC modality:
+    None, or the copy; for files, a :class:`epifoundation.PeakMapping` whose ``report`` is a
+    DataFrame with the coverage of each. Written into the ATAC modality:
 
     - ``uns["epifoundation"]["peaks"]``: ``data`` and ``vocabulary`` (numbers of peaks), ``matched``
       and ``vocabulary_matched`` (those of each with an overlap), ``open_fraction_matched``,
       ``counts_fraction_matched``, ``genome`` (of the model), ``data_genome`` (of the data as
       given), ``misplaced`` (peaks past a chromosome's end) and ``unknown_contigs`` (peaks on
-      contigs that the model lacks), and with `liftover` ``lifted``, ``split`` and ``lost``;
+      contigs that the model lacks), with `liftover` ``lifted``, ``split`` and ``lost``, and
+      ``options`` (those that differ from the default);
     - ``obs["epifoundation_coverage"]``: fraction of a cell's open peaks that the model knows;
     - ``var["epifoundation_matched"]``: number of peaks of the model that a peak maps to;
     - ``obsm["epifoundation_peaks"]``: open peaks of the model as ones, sparse (n_cells, n_peaks).
@@ -100,17 +127,17 @@ def map_peaks(
     5724
     """
     keys = Keys.of(key_added)
+    options = PeakMapping(min_overlap, genome, liftover, min_coverage)
+    model = resolve_model(model, None)
+    if not isinstance(data, AnnData | MuData):
+        return _map_files(data, model, options, modality, copy=copy)
     atac = get_atac(data, modality)
     check_writable(data, atac, copy=copy)
-    model = resolve_model(model, None)
-    mapping = map_onto(
-        model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover
-    )
-    mapping.check(min_coverage)
+    source = InMemory(data, modality, "the data")
+    mapping = map_source(source, model, options, keys)
     parts, n_open, n_known = [], [], []
     total = matched = 0.0
-    matrix = get_matrix(atac, None)
-    for _, tokens in iter_tokens(matrix, mapping.projection, atac.obs_names):
+    for _, tokens in iter_tokens(source, mapping.projection):
         shape = (len(tokens), len(model.peaks))
         ones = np.ones(len(tokens.ids), np.float32)
         parts.append(sp.csr_matrix((ones, tokens.ids, tokens.offsets), shape=shape))
@@ -133,3 +160,21 @@ def map_peaks(
     atac.obsm[keys.peaks] = sp.vstack(parts, format="csr") if parts else no_cells
     atac.uns[keys.uns] = report
     return target if copy else None
+
+
+def _map_files(
+    data: Inputs, model: EpiFoundation, options: PeakMapping, modality: str, *, copy: bool
+) -> PeakMapping:
+    """The options, with a report on each file."""
+    if copy:
+        msg = "`copy=True` is for objects in memory; for files, pass the result as `mapping=`."
+        raise ValueError(msg)
+    reports = {}
+    for name, place in as_sources(data).items():
+        with opened(place, modality, name) as source:
+            found = options.map(model.peaks, source.var)
+        found.log()
+        reports[name] = found.report
+    table = pd.DataFrame.from_dict(reports, orient="index").drop(columns="options", errors="ignore")
+    object.__setattr__(options, "report", table)
+    return options

@@ -1,4 +1,4 @@
-"""Tools: pretrain a model, fit it to labels and batches, embed cells with it, annotate them, link peaks and genes."""
+"""Tools: train models, embed and annotate cells, predict expression, link peaks to genes."""
 
 from ._annotate import annotate
 from ._embed import embed

@@ -1,4 +1,4 @@
-"""``ep.tl.annotate``: cell types with a calibrated confidence, a set that holds the truth, and "unknown"."""
+"""``ep.tl.annotate``: cell types with calibrated confidence, prediction sets and novelty."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 
+from .._docs import documented
 from .._keys import Keys
-from .._validate import RNG, Data, get_atac, obs_column
+from .._validate import RNG, Data, get_atac
 from .._version import __version__
-from ..inference.embedding import Embedding
-from ..inference.labels import Annotation
-from ..inference.plan import Matching
+from ..cells.formats import opened
+from ..cells.source import Inputs, Source, as_sources
+from ..inference.embedding import EmbeddingReadout
+from ..inference.labels import AnnotationReadout
 from ..inference.reader import Reader, Readout
-from ..inference.runner import Cells, apply, by_blocks
+from ..inference.runner import apply, by_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import TrainingConfig
-from ..peaks.mapping import PeakMap, map_onto
-from ..pp._map_peaks import MIN_COVERAGE
+from ..peaks.mapping import PeakMap, PeakMapping, takes_mapping
+from ..pp._map_peaks import map_source
 from ..training.data import held_out, prepare
 from ..training.labels import with_labels
 
 
+@documented
+@takes_mapping
 def annotate(
-    data: Cells,
+    data: Inputs,
     model: EpiFoundation | str | Path | None = None,
     *,
-    reference: Data | None = None,
+    reference: Inputs | None = None,
     label_key: str | None = None,
     batch_key: str | None = None,
     calibration: float | Sequence[str] | None = None,
@@ -40,76 +43,72 @@ def annotate(
     unknown: float = 0.05,
     modality: str = "atac",
     key_added: str | None = None,
-    min_overlap: float = 0.0,
-    genome: str | None = None,
-    liftover: str | Path | None = None,
-    min_coverage: float = MIN_COVERAGE,
+    mapping: PeakMapping | None = None,
     device: str | torch.device = "auto",
     rng: RNG = 0,
     output: str | Path | None = None,
     overwrite: bool = False,
     copy: bool = False,
 ) -> Data | Path | None:
-    """Annotate cells, with calibrated confidence.
+    """Annotate cells with calibrated confidence, prediction sets and novelty scores.
 
-    Without `reference`, by the label head of the model. With one, columns for its labels are measured on the reference, as
-    clusters are in :func:`epifoundation.tl.pretrain`, and a label head is fitted on these and the columns of the encoder: so
-    any labelled reference is read at full strength, whatever the model. Beside the most probable label there is its
-    calibrated probability, a set of labels that holds the true one with probability 1 - `alpha` (conformal prediction), and
-    a score that recognizes cells unlike any in the reference; those with a high score are labelled ``"unknown"``.
+    Without `reference`, the label head of the model is used. With a reference, columns for its
+    labels are measured on it, as clusters are in :func:`epifoundation.tl.pretrain`, and a label
+    head is fitted on these and the columns of the encoder, so any labelled reference can be used
+    with any model. Each cell gets the most probable label with its calibrated probability, a set of
+    labels that contains the true one with probability 1 - `alpha` (conformal prediction), and a
+    score of how much it differs from the reference; cells with a high score are labelled
+    ``"unknown"``.
 
-    This holds for cells like those that it was calibrated on. Calibrate on whole batches or donors (`calibration`) if the
-    cells to annotate are of other ones. Cells of the reference that come again among the data are recognized, and left out of
-    the vectors of their own peaks.
+    The guarantees hold for cells like those used for calibration. Calibrate on whole batches or
+    donors (`calibration`) if the cells to annotate come from others. Cells of the reference that
+    are among the data are recognized, and left out of the vectors of their peaks.
 
     Parameters
     ----------
-    data
-        A MuData with the modality `modality`, or an AnnData of cells x peaks: the cells to annotate; or paths of such, which are read
-        by blocks.
-    model
-        A model, its name or directory; None is the bundled one.
+    {data_or_files}
+    {model}
     reference
-        Cells with labels, as MuData or AnnData with any peaks. Not changed.
+        Labelled cells with any peaks, as `data`. Not changed.
     label_key
-        Column of the reference's ``obs`` with the labels. Cells with a missing one are left out.
+        Column of the reference's ``obs`` with labels. Cells without a label are ignored.
     batch_key
-        Column of the reference's ``obs`` with batches; for `calibration` by name.
+        Column of the reference's ``obs`` with batches, for `calibration` by name.
     calibration
-        Cells of the reference that are kept to calibrate on: names of whole batches (needs `batch_key`), or a fraction drawn
-        at random. None: the batches that the model held out in its training, if the reference has them in `batch_key`, else
-        0.2. Labels are measured once more on all cells of the reference afterwards.
+        Cells of the reference that are kept for calibration: names of whole batches (needs
+        `batch_key`), or a fraction drawn at random. None: the batches that were held out when the
+        model was trained, if the reference has them in `batch_key`, else 0.2. Labels are measured
+        again on all cells of the reference afterwards.
     alpha
-        Share of cells whose set may miss the true label.
+        Fraction of cells whose set may lack the true label.
     unknown
-        Share of the calibration cells that would be called ``"unknown"``; 0 for none.
+        Fraction of the calibration cells that would be labelled ``"unknown"``; 0 for none.
     modality
-        Name in the MuData, of data and reference.
-    key_added
-        Replaces ``epifoundation`` in all names that are written.
-    min_overlap, genome, liftover, min_coverage
-        How the data's peaks are matched to the model's: see :func:`epifoundation.pp.map_peaks`. The reference's are matched without
-        `liftover`.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        Name of the ATAC modality of data and reference.
+    {key_added}
+    {mapping}
+        The peaks of the reference are mapped with the options of its own, if any.
+    {device}
     rng
         Seed or generator, for a fraction as `calibration`.
-    output, overwrite
-        File of results for cells that are read by blocks, as in :func:`epifoundation.tl.embed`.
-    copy
-        Return a copy with the results and leave `data` as it is; for cells in memory.
+    {output}
+    {copy}
 
     Returns
     -------
-    None, or the copy; for cells that are read by blocks, the path of the results. Written into the ATAC modality:
+    None, or the copy; for cells that are read in blocks, the path of the results. Written into the
+    ATAC modality:
 
     - ``obs["epifoundation_cell_type"]``: the most probable label, or ``"unknown"``;
     - ``obs["epifoundation_confidence"]``: the calibrated probability of the most probable label;
-    - ``obs["epifoundation_set"]``: the labels that cannot be excluded, likeliest first, with " | " between them;
-    - ``obs["epifoundation_novelty"]``: how unlike the reference a cell is, by the energy of the logits and the distance to the nearest reference
-      cells, in standard deviations of the calibration cells;
-    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column a label;
-    - what :func:`epifoundation.tl.embed` writes but for expression, unless the data hold an embedding of this model already;
+    - ``obs["epifoundation_set"]``: the prediction set, most probable label first, separated by
+      " | ";
+    - ``obs["epifoundation_novelty"]``: how much a cell differs from the reference, by the energy of
+      the logits and the distance to the nearest reference cells, in standard deviations of the
+      calibration cells;
+    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label;
+    - what :func:`epifoundation.tl.embed` writes except expression, unless the data have an
+      embedding of this model;
     - ``uns["epifoundation_annotation"]``: model, options, thresholds, numbers of cells.
 
     Cells without a known open peak get NaN, an empty set and no label.
@@ -117,63 +116,47 @@ def annotate(
     Raises
     ------
     ValueError
-        The model has no calibrated label head and there is no reference; fewer than two labels; `alpha` or `unknown` no such
-        fraction; the data hold an embedding of another model under the same key; what :func:`epifoundation.tl.embed` raises.
+        The model has no calibrated label head and there is no reference; fewer than two labels;
+        `alpha` or `unknown` out of range; the data have an embedding of another model under the
+        same key; what :func:`epifoundation.tl.embed` raises.
 
     Notes
     -----
-    Temperature: Guo et al. 2017. Sets: adaptive scores of Romano et al. 2020 without randomisation, threshold from the
-    calibration cells. Novelty: the energy of the logits (Liu et al. 2020), but at most the distance and two, or the distance less one where that is
-    more.
+    Temperature: Guo et al. 2017. Sets: adaptive scores of Romano et al. 2020 without randomisation,
+    threshold from the calibration cells. Novelty: the energy of the logits (Liu et al. 2020),
+    limited to at least the distance minus 1 and at most the distance plus 2.
 
     Examples
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.pbmc_multiome()
-    >>> known, query = (
-    ...     mdata[mdata.obs["split"] == "train"].copy(),
-    ...     mdata[mdata.obs["split"] == "test"].copy(),
-    ... )
+    >>> is_train = mdata.obs["split"] == "train"
+    >>> known, query = mdata[is_train].copy(), mdata[~is_train].copy()
     >>> ep.tl.annotate(query, reference=known, label_key="cell_type")
-    >>> sorted(query["atac"].obs.columns[-4:])
-    ['epifoundation_cell_type', 'epifoundation_confidence', 'epifoundation_novelty', 'epifoundation_set']
+    >>> sorted(query["atac"].obs.columns[-4:])  # doctest: +NORMALIZE_WHITESPACE
+    ['epifoundation_cell_type', 'epifoundation_confidence', 'epifoundation_novelty',
+     'epifoundation_set']
     """
     keys = Keys.of(key_added)
-    for name, value, least in (("alpha", alpha, "above 0"), ("unknown", unknown, "at least 0")):
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 <= value < 1
-            or (value == 0 and name == "alpha")
-        ):
-            msg = f"`{name}` must be {least} and below 1, got {value!r}."
-            raise ValueError(msg)
+    _check_fraction("alpha", alpha, with_zero=False)
+    _check_fraction("unknown", unknown, with_zero=True)
     model = resolve_model(model, device)
-    is_embedded = not by_blocks(data, output) and holds_embedding(
-        get_atac(data, modality), model, keys, "data"
-    )
-    told: dict[str, Any] = {
+    is_embedded = False
+    if not by_blocks(data, output):
+        atac = get_atac(data, modality)
+        is_embedded = keys.embedding in atac.obsm and check_embedding(atac.uns, model, keys)
+    report: dict[str, Any] = {
         "model": model.name,
         "revision": model.revision,
         "package_version": __version__,
     }
-    if reference is None:
-        if label_key is not None or batch_key is not None or calibration is not None:
-            msg = "`label_key`, `batch_key` and `calibration` are of the reference: pass `reference=`."
-            raise ValueError(msg)
-        head = model.network.label
-        if head is None or not head.is_calibrated:
-            lacks = (
-                "has no label head"
-                if head is None
-                else "has a label head that was never calibrated"
-            )
-            msg = f"The model {model.name!r} {lacks}: pass `reference=` with labelled cells, or pretrain with `label_key=`."
-            raise ValueError(msg)
-        fitted = model
+    fitted = model
+    if reference is not None:
+        options = (label_key, batch_key, calibration)
+        fitted, numbers = _fit(reference, model, *options, modality, keys, rng)
+        report |= numbers
     else:
-        fitted, numbers = _fit(reference, model, label_key, batch_key, calibration, modality, rng)
-        told |= numbers
+        _check_model(model, label_key, batch_key, calibration)
     parameters = {
         "modality": modality,
         "expression": False,
@@ -181,66 +164,82 @@ def annotate(
         "batch_key": "",
         "dtype": "auto",
     }
-    readouts: list[Readout] = [] if is_embedded else [Embedding(model, keys, parameters)]
-    readouts.append(Annotation(model, fitted, keys, float(alpha), float(unknown), told))
+    readouts: list[Readout] = [] if is_embedded else [EmbeddingReadout(model, keys, parameters)]
+    readouts.append(AnnotationReadout(model, fitted, keys, float(alpha), float(unknown), report))
     return apply(
         Reader(model, keys, readouts),
         data,
         modality=modality,
         rna_modality="rna",
-        matching=Matching(min_overlap, genome, liftover, min_coverage),
+        mapping=mapping,
         output=output,
         overwrite=overwrite,
         copy=copy,
     )
 
 
-def holds_embedding(atac: AnnData, model: EpiFoundation, keys: Keys, what: str) -> bool:
-    """Whether there is an embedding of this model; one of another model is an error."""
-    if keys.embedding not in atac.obsm:
-        return False
-    report = atac.uns.get(keys.uns)
-    told = dict(report) if isinstance(report, Mapping) else {}
-    if told.get("revision") == model.revision:
+def check_embedding(uns: Mapping[str, Any], model: EpiFoundation, keys: Keys) -> bool:
+    """True if an embedding is of this model; ValueError if it is of another."""
+    report = uns.get(keys.uns)
+    found = dict(report) if isinstance(report, Mapping) else {}
+    if found.get("revision") == model.revision:
         return True
     msg = (
-        f"The {what} hold an embedding (`obsm[{keys.embedding!r}]`) of the model {told.get('model', 'that is not told')!r} "
-        f"({told.get('revision', '-')}), not of {model.name!r} ({model.revision}): cells of two models cannot be compared. Embed them "
-        "again with `ep.tl.embed(..., model)`, or pass `key_added=` to keep both."
+        f"The data have an embedding (`obsm[{keys.embedding!r}]`) of the model "
+        f"{found.get('model', 'unknown')!r} ({found.get('revision', '-')}), not of {model.name!r} "
+        f"({model.revision}): cells of two models cannot be compared. Embed them again with "
+        "`ep.tl.embed(..., model)`, or pass `key_added=` to keep both."
     )
     raise ValueError(msg)
 
 
+def _check_fraction(name: str, value: float, *, with_zero: bool) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < 1 or (value == 0 and not with_zero):
+        msg = (
+            f"`{name}` must be {'at least' if with_zero else 'above'} 0 and below 1, got {value!r}."
+        )
+        raise ValueError(msg)
+
+
+def _check_model(model: EpiFoundation, *of_reference: Any) -> None:
+    """Raise ValueError unless the model annotates without a reference."""
+    if any(option is not None for option in of_reference):
+        msg = "`label_key`, `batch_key` and `calibration` are of the reference: pass `reference=`."
+        raise ValueError(msg)
+    head = model.network.label
+    if head is None or not head.is_calibrated:
+        lacks = "has no label head" if head is None else "has a label head that is not calibrated"
+        msg = (
+            f"The model {model.name!r} {lacks}: pass `reference=` with labelled cells, or pretrain "
+            "with `label_key=`."
+        )
+        raise ValueError(msg)
+
+
 def _fit(
-    reference: Data,
+    reference: Inputs,
     model: EpiFoundation,
     label_key: str | None,
     batch_key: str | None,
     calibration: float | Sequence[str] | None,
     modality: str,
+    keys: Keys,
     rng: RNG,
 ) -> tuple[EpiFoundation, dict[str, Any]]:
     """The model with columns and a head for the labels of a reference, and numbers of cells."""
-    atac = get_atac(reference, modality)
     if label_key is None:
-        msg = f"`reference` needs `label_key`: in which column of `obs` its labels are; there are {list(atac.obs.columns)}."
+        msg = "`reference` needs `label_key`, the column of its `obs` with labels"
+        if not by_blocks(reference, None):
+            msg += f"; available: {list(get_atac(reference, modality).obs.columns)}"
         raise ValueError(msg)
     if calibration is None:
-        held = model.training.get("validation")
-        batch = (
-            None
-            if batch_key is None
-            else obs_column(reference, atac, batch_key, "batch_key").astype(str)
-        )
-        there = isinstance(held, list) and batch is not None and set(held) <= set(batch)
-        calibration = held if there else 0.2
+        calibration = _batches_held_out(reference, model, batch_key, modality) or 0.2
     kept = held_out(calibration)
     rng = np.random.default_rng(rng)
 
-    def mapped(var: pd.DataFrame) -> PeakMap:
-        mapping = map_onto(model.peaks, var)
-        mapping.check(MIN_COVERAGE)
-        return mapping
+    def mapped(source: Source) -> PeakMap:
+        return map_source(source, model, None, keys)
 
     data = prepare(
         reference,
@@ -261,3 +260,18 @@ def _fit(
         "unlabelled_cells": numbers["unlabelled_cells"],
         "calibration": kept,
     }
+
+
+def _batches_held_out(
+    reference: Inputs, model: EpiFoundation, batch_key: str | None, modality: str
+) -> list[str]:
+    """Batches held out when the model was trained, if the reference has all of them."""
+    held = model.training.get("validation")
+    if batch_key is None or not isinstance(held, list):
+        return []
+    found: set[str] = set()
+    for name, place in as_sources(reference).items():
+        with opened(place, modality, name) as source:
+            column: pd.Series = source.column(batch_key, "batch_key")
+            found |= set(column.astype(str))
+    return held if set(held) <= found else []

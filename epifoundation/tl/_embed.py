@@ -1,4 +1,4 @@
-"""``ep.tl.embed``: cells in; embeddings, expression and annotations out."""
+"""``ep.tl.embed``: embedding, predicted expression and cell types from open peaks."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Literal
 
 import torch
 
+from .._docs import documented
 from .._keys import Keys
 from .._validate import Data, integer, one_of
-from ..inference.embedding import Embedding
+from ..cells.source import Inputs
+from ..inference.embedding import EmbeddingReadout
 from ..inference.expression import check_batches, expression_head
-from ..inference.labels import Probabilities
-from ..inference.plan import Matching
-from ..inference.predicted import Expression
+from ..inference.labels import LabelReadout
+from ..inference.predicted import ExpressionReadout
 from ..inference.reader import DTYPES, Reader, Readout
-from ..inference.runner import Cells, apply
+from ..inference.runner import apply
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..pp._map_peaks import MIN_COVERAGE
+from ..peaks.mapping import PeakMapping, takes_mapping
 
 
+@documented
+@takes_mapping
 def embed(
-    data: Cells,
+    data: Inputs,
     model: EpiFoundation | str | Path | None = None,
     *,
     modality: str = "atac",
@@ -31,10 +34,7 @@ def embed(
     expression: bool = True,
     annotation: bool = True,
     batch_key: str | None = None,
-    min_overlap: float = 0.0,
-    genome: str | None = None,
-    liftover: str | Path | None = None,
-    min_coverage: float = MIN_COVERAGE,
+    mapping: PeakMapping | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -44,77 +44,68 @@ def embed(
 ) -> Data | Path | None:
     """Embed cells by their open peaks; predict their expression and annotate them.
 
-    Peaks are matched to the model's by genomic overlap, so any peak set of the same genome build will do.
-    A cell's result depends on its own open peaks alone: not on batch size, order, or the other cells.
+    Peaks are mapped onto those of the model by genomic overlap, so any peaks of the same genome
+    build can be used. The result of a cell depends on its open peaks only, not on batch size, order
+    or other cells.
 
     Parameters
     ----------
-    data
-        A MuData with the modality `modality`, or an AnnData of cells x peaks. A positive entry is an open
-        peak; values are not used further. Dense, sparse or backed. Or the path of one (``.h5ad``, ``.h5mu``, zarr), a list of paths,
-        or a mapping from names of samples to them: these are read by blocks, see `output`.
-    model
-        A model, its name or directory (see :func:`epifoundation.models.from_pretrained`); None is the
-        bundled ``"pbmc-51loci"``.
-    modality, rna_modality
-        Names in the MuData.
-    key_added
-        Replaces ``epifoundation`` in all names that are written.
+    {data_or_files}
+        A positive entry is an open peak; values are not used further. Dense, sparse or backed.
+    {model}
+    {modalities}
+    {key_added}
     expression
-        Predict expression, when the model has genes.
+        Predict expression, if the model has genes.
     annotation
-        Annotate cell types, when the model has labels.
-    batch_key
-        Column of ``obs`` with batches that the model was trained on: expression is predicted for the batch of each
-        cell. None: for the mean over the batches. The embedding does not depend on it.
-    min_overlap, genome, liftover, min_coverage
-        How the data's peaks are matched to the model's, what is checked and what is refused: see
-        :func:`epifoundation.pp.map_peaks`.
-    batch_size
-        Cells at a time; changes memory and speed, not results.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ... A model that is passed as an object is moved there.
+        Annotate cell types, if the model has labels.
+    {model_batch_key}
+        The embedding does not depend on it.
+    {mapping}
+    {batch_size}
+    {device}
+        A model passed as an object is moved there.
     dtype
-        What the encoder computes in; results are float32. ``"auto"``: bfloat16 for a transformer on a CUDA device that
-        has it, else float32. A result is the same whatever else is embedded to 1e-5 in float32, in bfloat16 to its rounding.
-    output
-        File of results for cells that are read by blocks, ``.zarr`` or ``.h5ad``: an AnnData of the cells of all files, in their order,
-        without their peaks; its ``var`` are the genes that are predicted, its ``layers["epifoundation"]`` their expression. Memory does
-        not grow with the number of cells. Finished blocks are kept in ``<output>.partial`` until it is there, and the same call goes on
-        from them after an interruption; started in several processes at once, these share the blocks. None: into `data` itself, which
-        for a path means into the file.
-    overwrite
-        Replace what is at `output`, once the results are complete.
-    copy
-        Return a copy with the results and leave `data` as it is; for cells in memory.
+        Precision of the encoder; results are float32. ``"auto"``: bfloat16 for a transformer on a
+        CUDA device that supports it, else float32. Results of a cell do not change with the other
+        cells by more than 1e-5 in float32, and by rounding in bfloat16.
+    {output}
+    {copy}
 
     Returns
     -------
-    None, or the copy; for cells that are read by blocks, the path of the results. Written into the ATAC modality:
+    None, or the copy; for cells that are read in blocks, the path of the results. Written into the
+    ATAC modality:
 
     - ``obsm["X_epifoundation"]``: embedding, float32 (n_cells, d);
-    - ``obs["epifoundation_cell_type"]``, ``obs["epifoundation_confidence"]``: most probable label and its
-      calibrated probability;
-    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column a label;
-    - ``obs["epifoundation_coverage"]``: fraction of the cell's open peaks that the model knows;
-    - ``uns["epifoundation"]``: model, parameters, and the report of the peak mapping;
-    - ``obsm["epifoundation_expression"]``: DataFrame, one column a gene, when there is no RNA modality.
+    - ``obs["epifoundation_cell_type"]``, ``obs["epifoundation_confidence"]``: most probable label
+      and its calibrated probability;
+    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label;
+    - ``obs["epifoundation_coverage"]``: fraction of a cell's open peaks that the model knows;
+    - ``uns["epifoundation"]``: model, parameters and the report of the peak mapping;
+    - ``obsm["epifoundation_expression"]``: DataFrame, one column per gene, if there is no RNA
+      modality;
+    - for several files ``obs["epifoundation_file"]``, the file of each cell, and
+      ``uns["epifoundation_files"]``, a DataFrame with the peak mapping of each; in an `output` file
+      ``uns["epifoundation_run"]``, which identifies the call.
 
-    Into the RNA modality, where there is one: ``layers["epifoundation"]``, predicted expression, NaN for genes
-    that the model does not know and for cells without ATAC. For a model trained on counts, ``log1p`` of counts
-    per 10,000; ``uns["epifoundation"]["expression_scale"]`` says which scale.
+    Into the RNA modality, if there is one: ``layers["epifoundation"]``, predicted expression, NaN
+    for genes that the model does not know and for cells without ATAC. For a model trained on counts
+    it is ``log1p`` of counts per 10,000; ``uns["epifoundation"]["expression_scale"]`` has the unit.
 
-    Cells without a known open peak get NaN, with a warning. A transformer with a limit (``config.max_peaks``) reads a cell that
-    has more open peaks by a fixed choice of them, with a warning that counts such cells.
+    Cells without a known open peak are NaN, with a warning. A transformer with a limit
+    (``config.max_peaks``) reads a fixed subset of the open peaks of cells with more, with a
+    warning.
 
     Raises
     ------
     ValueError
-        No such modality, model or batch, peak names that are no intervals, duplicate names, no overlap with the
-        model's peaks, negative or NaN counts. `data` is then unchanged. Of files: names of cells that are in two of them, unfinished
-        results of another run in the way.
+        Unknown modality, model or batch, peak names that are not intervals, duplicate names, too
+        little overlap with the model's peaks, negative or NaN counts. `data` is then unchanged. For
+        files: names of cells that are in two of them, unfinished results of another run.
     FileNotFoundError, FileExistsError, OSError
-        A file is not there, `output` is and `overwrite` is False; one cannot be read or written, with the rows. Finished blocks are kept.
+        A file does not exist, `output` exists and `overwrite` is False; a file cannot be read or
+        written, with the rows. Finished blocks are kept.
 
     Examples
     --------
@@ -137,18 +128,18 @@ def embed(
         "batch_key": batch_key or "",
         "dtype": dtype,
     }
-    readouts: list[Readout] = [Embedding(model, keys, parameters)]
+    readouts: list[Readout] = [EmbeddingReadout(model, keys, parameters)]
     if annotation and model.labels:
-        readouts.append(Probabilities(model, keys))
+        readouts.append(LabelReadout(model, keys))
     if predicts:
-        readouts.append(Expression(model, keys, expression_head(model), has_report=False))
+        readouts.append(ExpressionReadout(model, keys, expression_head(model), has_report=False))
     genes = model.genes.names if predicts else ()
     return apply(
         Reader(model, keys, readouts, genes, batch_key, chunk, dtype),
         data,
         modality=modality,
         rna_modality=rna_modality,
-        matching=Matching(min_overlap, genome, liftover, min_coverage),
+        mapping=mapping,
         output=output,
         overwrite=overwrite,
         copy=copy,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from mudata import MuData
 
-from .._validate import RNG, Data, get_atac, integer, obs_column
+from .._docs import documented
+from .._keys import Keys
+from .._validate import RNG, integer
 from .._version import __version__
+from .._warn import warn
+from ..cells.formats import opened
+from ..cells.source import Inputs, Source, as_sources
 from ..models import EpiFoundation
 from ..models._adapter import Adapter
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
-from ..peaks.mapping import PeakMap, map_onto
-from ..pp._map_peaks import MIN_COVERAGE
+from ..peaks.mapping import PeakMap, PeakMapping, takes_mapping
+from ..pp._map_peaks import map_source
 from ..training.batches import without_batches
 from ..training.data import held_out, prepare
 from ..training.engine import Engine
@@ -29,8 +32,10 @@ from ..training.labels import with_labels, without_labels
 RANK = 8
 
 
+@documented
+@takes_mapping
 def finetune(
-    data: Data,
+    data: Inputs,
     model: EpiFoundation | str | Path | None = None,
     *,
     label_key: str | None = None,
@@ -42,76 +47,75 @@ def finetune(
     layer: str | None = None,
     modality: str = "atac",
     rna_modality: str = "rna",
-    min_overlap: float = 0.0,
-    genome: str | None = None,
-    liftover: str | Path | None = None,
-    min_coverage: float = MIN_COVERAGE,
+    mapping: PeakMapping | None = None,
     engine: Engine | None = None,
     device: str | torch.device = "auto",
     rng: RNG = 0,
 ) -> EpiFoundation:
     """Fit a model to the labels or the batches of data, or to both.
 
-    Of a set encoder nothing is trained. Labels: columns for them are measured on the data, beside those of the encoder,
-    and a calibrated label head is fitted on both. Batches: directions along which similar cells of different batches
-    differ are projected out of the encoder, and what batches change in expression enters the decoder.
+    A set encoder is not trained. Labels: columns for them are measured on the data, besides those
+    of the encoder, and a calibrated label head is fitted to both. Batches: directions along which
+    similar cells of different batches differ are projected out of the encoder, and effects of
+    batches on expression are added to the decoder.
 
-    A transformer is trained by gradient to distinguish the labels beside what it was pretrained for, and its decoder learns
-    what batches change. No batch is needed to embed a cell afterwards.
+    A transformer is trained by gradient descent to predict the labels in addition to its
+    pretraining task, and its decoder learns effects of batches. Cells can be embedded afterwards
+    without knowing their batch.
 
     Parameters
     ----------
-    data
-        A MuData or AnnData with any peaks of the model's build. A transformer goes on to learn from its RNA, if there are
-        RNA and a model that predicts expression; otherwise from held-out peaks, if the model has a head for them, and
-        predicted expression falls behind. Not changed.
-    model
-        A model, its name or directory; None is the bundled one. Not changed.
+    {data_or_files}
+        Any peaks of the model's build. A transformer also learns from the RNA, if the model
+        predicts expression; otherwise from held-out peaks, if the model has a head for them, and
+        its predicted expression gets worse. Not changed.
+    {model}
+        Not changed.
     label_key
-        Column of ``obs`` with labels; cells with a missing one are ignored.
+        Column of ``obs`` with labels; cells without a label are ignored.
     batch_key
         Column of ``obs`` with batches.
     validation
-        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that are held out to choose
-        penalties, or the epoch of a transformer, and to calibrate on; None is 0.1. Held-out batches are the honest choice.
+        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that
+        are held out to choose penalties, or the epoch of a transformer, and to calibrate; None is
+        0.1. Hold out batches for an unbiased choice.
     training
-        A :class:`~epifoundation.TrainingConfig` or the name of a preset. Default: its defaults for a set encoder,
-        ``"finetune"`` for a transformer.
+        A :class:`~epifoundation.TrainingConfig` or the name of a preset. Default: its defaults for
+        a set encoder, ``"finetune"`` for a transformer.
     rank
-        Transformer: rank of the update of each matrix. None: all weights are learned. The whole update, if it is of low
-        rank or that of a set encoder, is a small file, see :meth:`~epifoundation.EpiFoundation.save_adapter`.
+        Transformer: rank of the update of each matrix. None: all weights are learned. An update of
+        low rank, or of a set encoder, can be saved as a small file, see
+        :meth:`~epifoundation.EpiFoundation.save_adapter`.
     expression
-        Learn from the RNA of a MuData; False leaves it aside.
+        Learn from the RNA of a MuData; False ignores it.
     layer
-        Layer of the RNA modality that holds the target; default ``X``.
-    modality, rna_modality
-        Names in the MuData.
-    min_overlap, genome, liftover, min_coverage
-        How the data's peaks are matched to the model's: see :func:`epifoundation.pp.map_peaks`.
+        Layer of the RNA modality with the target; None is ``X``.
+    {modalities}
+    {mapping}
     engine
-        How a transformer is trained: processes, precision, state to go on from, logs. See :class:`~epifoundation.Engine`.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        How a transformer is trained: processes, precision, state to resume from, logs. See
+        :class:`~epifoundation.Engine`.
+    {device}
     rng
         Seed or generator.
 
     Returns
     -------
-    A model with the peaks and genes of the one it was made from. With `label_key` it annotates
-    (:func:`epifoundation.tl.annotate`) with these labels, without it has no labels. A transformer that is interrupted
-    (Ctrl-C) after the first epoch gives the best model so far, with a warning.
+    A model with the peaks and genes of `model`. With `label_key` it annotates
+    (:func:`epifoundation.tl.annotate`) with these labels, without it has none. A transformer that
+    is interrupted (Ctrl-C) after the first epoch returns the best model so far, with a warning.
 
     Raises
     ------
     ValueError
-        Neither labels nor batches to learn from; fewer than two labels; options that have no meaning for the encoder; what
-        :func:`epifoundation.tl.pretrain` raises.
+        Neither labels nor batches; fewer than two labels; options that do not apply to the encoder;
+        what :func:`epifoundation.tl.pretrain` raises.
     KeyboardInterrupt
         Interrupted before there was a model.
 
     Notes
     -----
-    The loss of labels of a transformer is cross-entropy with label smoothing, in which rare labels count more
+    The label loss of a transformer is cross-entropy with label smoothing and class weights
     (:class:`~epifoundation.TrainingConfig`); low-rank updates: Hu et al. 2021.
 
     Examples
@@ -122,50 +126,51 @@ def finetune(
     >>> ep.tl.annotate(mdata, model)
     """
     if label_key is None and batch_key is None:
-        msg = "Fine-tuning is for labels or batches: pass `label_key=`, `batch_key=` or both. To go on with pretraining, use `ep.tl.pretrain(data, init=model)`."
+        msg = (
+            "Fine-tuning is for labels or batches: pass `label_key=`, `batch_key=` or both. To "
+            "continue pretraining, use `ep.tl.pretrain(data, init=model)`."
+        )
         raise ValueError(msg)
     rank = None if rank is None else integer(rank, "rank", least=1)
     device = resolve_device(device)
     base = resolve_model(model, None)
-    by_gradient = base.config.encoder == "transformer"
+    by_gradient = base.config.is_trained
     if training is None:
         training = "finetune" if by_gradient else "default"
     training = TrainingConfig.preset(training) if isinstance(training, str) else training
-    fitted_as = (
-        base.config if by_gradient else ModelConfig()
-    )  # one of format 1 is fitted as a set encoder is
+    # A set encoder of format 1 is fitted like any set encoder
+    fitted_as = base.config if by_gradient else ModelConfig()
     training.check(fitted_as)
     if not by_gradient:
         (engine or Engine()).check_measured()
         if engine is not None and engine.state is not None:
-            msg = f"`Engine(state={str(engine.state)!r})` has no meaning here: a set encoder is fine-tuned in seconds. Leave it out."
+            msg = (
+                f"`Engine(state={str(engine.state)!r})` has no meaning here: a set encoder is "
+                "fine-tuned in seconds. Leave it out."
+            )
             raise ValueError(msg)
         if rank not in (None, RANK):
-            msg = f"`rank={rank}` has no meaning for a set encoder, of which no matrix is trained: leave it out."
+            msg = (
+                f"`rank={rank}` has no meaning for a set encoder, which has no matrix that is "
+                "trained: leave it out."
+            )
             raise ValueError(msg)
-    atac = get_atac(data, modality)
-    labels = None if label_key is None else obs_column(data, atac, label_key, "label_key")
-    if batch_key is not None:
-        batch_key = _check_batches(
-            obs_column(data, atac, batch_key, "batch_key"), batch_key, labels, validation
-        )
+    has_rna, labels, batches = _read_obs(data, modality, rna_modality, label_key, batch_key)
+    if batches is not None:
+        batch_key = _check_batches(batches, str(batch_key), labels, validation)
     learns_expression = (
-        expression and isinstance(data, MuData) and len(base.genes) > 0 and rna_modality in data.mod
-    )
-    learns_expression = learns_expression and (
-        by_gradient or (base.config.is_measured and batch_key is not None)
+        expression
+        and has_rna
+        and len(base.genes) > 0
+        and (by_gradient or (base.config.is_measured and batch_key is not None))
     )
     if by_gradient:
         _check_transformer(base, training, labels, learns_expression=learns_expression)
     rng = np.random.default_rng(rng)
     held = held_out(validation)
 
-    def mapped(var: pd.DataFrame) -> PeakMap:
-        mapping = map_onto(
-            base.peaks, var, min_overlap=min_overlap, genome=genome, liftover=liftover
-        )
-        mapping.check(min_coverage)
-        return mapping
+    def mapped(source: Source) -> PeakMap:
+        return map_source(source, base, mapping, Keys())
 
     prepared = prepare(
         data,
@@ -195,7 +200,7 @@ def finetune(
     if labels is not None:
         summary["unlabelled_cells"] = int(labels.isna().sum())
     if by_gradient:
-        # Imported here: Lightning takes seconds.
+        # Imported here, as Lightning takes seconds
         from ..paper.train import finetune_model
 
         return finetune_model(
@@ -214,9 +219,28 @@ def finetune(
     if rank is None:
         return tuned.to(device)
     adapter = Adapter.between(base, tuned.network, {})
-    # What is returned is what will be read, to the last bit.
+    # The returned model equals the saved one to the last bit
     network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
     return replace(tuned, network=network, adapter=adapter).to(device)
+
+
+def _read_obs(
+    data: Inputs, modality: str, rna_modality: str, label_key: str | None, batch_key: str | None
+) -> tuple[bool, pd.Series | None, pd.Series | None]:
+    """Whether all sources have RNA, and labels and batches of all cells."""
+    has_rna, labels, batches = [], [], []
+    for name, place in as_sources(data).items():
+        with opened(place, modality, name) as source:
+            has_rna.append(source.other(rna_modality) is not None)
+            if label_key is not None:
+                labels.append(source.column(label_key, "label_key"))
+            if batch_key is not None:
+                batches.append(source.column(batch_key, "batch_key"))
+    return (
+        all(has_rna),
+        pd.concat(labels, ignore_index=True) if labels else None,
+        pd.concat(batches, ignore_index=True) if batches else None,
+    )
 
 
 def _check_transformer(
@@ -228,29 +252,32 @@ def _check_transformer(
 ) -> None:
     if labels is None and not learns_expression and not base.config.predicts_peaks:
         msg = (
-            f"The model {base.name!r} has no head for held-out peaks, and there is no RNA to learn from: batches alone cannot be learned. "
-            "Pass a MuData with RNA, or `label_key=`."
+            f"The model {base.name!r} has no head for held-out peaks, and there is no RNA to learn "
+            "from: batches alone cannot be learned. Pass a MuData with RNA, or `label_key=`."
         )
         raise ValueError(msg)
     if training.balanced_genes is not None and (
         not learns_expression or base.config.objective != "binary"
     ):
-        msg = "`balanced_genes` is for models of the objective 'binary' and data with RNA; leave it out of `training`."
+        msg = (
+            "`balanced_genes` is for models of the objective 'binary' and data with RNA; leave it "
+            "out of `training`."
+        )
         raise ValueError(msg)
 
 
 def _check_batches(
     batch: pd.Series, key: str, labels: pd.Series | None, validation: float | Sequence[str] | None
 ) -> str | None:
-    """The column, or None if it holds one batch."""
+    """The column, or None with a warning if it has a single batch."""
     names = sorted(set(batch.dropna().astype(str)))
-    if (
-        len(names) > 1 or batch.isna().any()
-    ):  # an error about missing ones comes where batches are read
+    if len(names) > 1 or batch.isna().any():  # missing batches are an error later
         return key
     if labels is None or isinstance(held_out(validation), list):
-        msg = f"`batch_key={key!r}` holds one batch, {names}: there is nothing to compare or to hold out. Name another column, or leave it out."
+        msg = (
+            f"`batch_key={key!r}` holds one batch, {names}: there is nothing to compare or to hold "
+            "out. Name another column, or leave it out."
+        )
         raise ValueError(msg)
-    msg = f"`batch_key={key!r}` holds one batch, {names}; it is left out."
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn(f"`batch_key={key!r}` holds one batch, {names}; it is ignored.")
     return None

@@ -1,4 +1,4 @@
-"""``ep.tl.gene_activity``: counts over and near genes, the simple way to expression."""
+"""``ep.tl.gene_activity``: counts in and near genes, a baseline of predicted expression."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import scipy.sparse as sp
 from anndata import AnnData
 from tqdm import tqdm
 
+from .._docs import documented
 from .._settings import settings
-from .._validate import Data, check_values, get_atac, get_matrix, integer
-from ..cells.tokens import CELLS_PER_READ, read_rows, row_reader
+from .._validate import integer
+from ..cells.formats import opened
+from ..cells.rows import iter_rows
+from ..cells.source import InMemory, Located
 from ..genome import BUILDS, detect_build, overlaps, read_intervals
 from ..genome._gene_table import gene_table
-from ..inference.expression import rna_of
 
 
+@documented
 def gene_activity(
-    data: Data,
+    data: Located,
     *,
     annotation: str | Path | pd.DataFrame | None = None,
     promoter: int = 2000,
@@ -29,32 +32,34 @@ def gene_activity(
     modality: str = "atac",
     rna_modality: str = "rna",
 ) -> AnnData:
-    r"""Sum the counts of peaks over each gene and near it: the baseline of predicted expression, without any model.
+    r"""Sum the counts of peaks in and near each gene, as a baseline of predicted expression.
 
-    A peak that overlaps the gene body or the promoter counts in full, one at a distance of ``d`` bases from them by :math:`e^{-d / \mathrm{decay}}`.
+    A peak that overlaps the gene body or the promoter has weight 1, one at a distance of ``d``
+    bases has weight :math:`e^{-d / \mathrm{decay}}`.
 
     Parameters
     ----------
-    data
-        A MuData with the modality `modality`, or an AnnData of cells x peaks. Not changed.
+    {data_or_file}
     annotation
-        Where genes are, on the genome build of the peaks: a GTF, GFF3 or BED file or a table (:func:`epifoundation.genome.read_genes`). None: ``var``
-        of the RNA modality; of the intervals that 10x writes there, gene bodies are not known.
+        Positions of genes on the genome build of the peaks: a GTF, GFF3 or BED file or a table
+        (:func:`epifoundation.genome.read_genes`). None: ``var`` of the RNA modality; the intervals
+        that 10x writes there lack gene bodies.
     promoter
-        Bases before the transcription start site that belong to the gene; on both sides where the strand is unknown.
+        Bases before the transcription start site that belong to the gene; on both sides if the
+        strand is unknown.
     max_distance
-        Peaks farther from the gene do not count.
+        Peaks farther from the gene have weight 0.
     decay
         Bases over which the weight of a peak falls to 37 %.
     layer
         Layer with the counts; None: ``X``.
-    modality, rna_modality
-        Names in the MuData.
+    {modalities}
 
     Returns
     -------
-    A new AnnData, cells x genes: ``X`` weighted counts (CSR, float32), ``obs`` as in `data`, ``var`` with ``chrom``, ``start``, ``end``, ``strand`` and
-    ``n_peaks``, the number of peaks that count. For comparison with expression, normalise it as that.
+    A new AnnData, cells x genes: ``X`` weighted counts (CSR, float32), ``obs`` as in `data` (only
+    names, for a file), ``var`` with ``chrom``, ``start``, ``end``, ``strand`` and ``n_peaks``, the
+    number of peaks with a weight. Normalise it like expression before comparing the two.
 
     Raises
     ------
@@ -63,7 +68,7 @@ def gene_activity(
 
     Notes
     -----
-    Weights as in the gene scores of Granja et al. 2021, without their bounds at neighbouring genes.
+    Weights as in the gene scores of Granja et al. 2021, without boundaries at neighbouring genes.
 
     Examples
     --------
@@ -78,34 +83,31 @@ def gene_activity(
         ("decay", decay, 1),
     ):
         integer(value, name, least=least)
-    atac = get_atac(data, modality)
-    genes = gene_table(annotation, rna_of(data, rna_modality))
-    peaks = read_intervals(atac.var)
-    _check_build(genes, peaks)
-    weights = _weights(genes, peaks, promoter, max_distance, decay)
-    matrix, parts = row_reader(get_matrix(atac, layer)), []
-    with tqdm(
-        total=atac.n_obs, desc="Gene activity", unit=" cells", disable=not settings.progress
-    ) as bar:
-        for start in range(0, atac.n_obs, CELLS_PER_READ):
-            rows = read_rows(matrix, start, min(start + CELLS_PER_READ, atac.n_obs))
-            check_values(
-                rows.data,
-                rows.indptr,
-                atac.obs_names[start : start + CELLS_PER_READ],
-                "The ATAC matrix",
-            )
-            parts.append(sp.csr_matrix(rows.astype(np.float32) @ weights))
-            bar.update(rows.shape[0])
-    activity = (
-        sp.vstack(parts, format="csr")
-        if parts
-        else sp.csr_matrix((0, len(genes)), dtype=np.float32)
-    )
-    return AnnData(activity, obs=atac.obs.copy(), var=genes.assign(n_peaks=weights.getnnz(axis=0)))
+    with opened(data, modality, "the data") as source:
+        rna = source.other(rna_modality)
+        if rna is None and rna_modality != "rna":
+            msg = f"{source.name} has no modality {rna_modality!r} (`rna_modality=`)."
+            raise ValueError(msg)
+        genes = gene_table(annotation, None if rna is None else rna.var)
+        peaks = read_intervals(source.var)
+        _check_same_build(genes, peaks)
+        weights = _distance_weights(genes, peaks, promoter, max_distance, decay)
+        parts = []
+        with tqdm(
+            total=source.n_obs, desc="Gene activity", unit=" cells", disable=not settings.progress
+        ) as bar:
+            for _, rows in iter_rows(source, layer=layer, what="The ATAC matrix"):
+                parts.append(sp.csr_matrix(rows.astype(np.float32) @ weights))
+                bar.update(rows.shape[0])
+        obs = pd.DataFrame(index=source.names(0, source.n_obs))
+        if isinstance(source, InMemory):
+            obs = source.adata.obs.copy()
+    no_cells = sp.csr_matrix((0, len(genes)), dtype=np.float32)
+    activity = sp.vstack(parts, format="csr") if parts else no_cells
+    return AnnData(activity, obs=obs, var=genes.assign(n_peaks=weights.getnnz(axis=0)))
 
 
-def _weights(
+def _distance_weights(
     genes: pd.DataFrame, peaks: pd.DataFrame, promoter: int, max_distance: int, decay: int
 ) -> sp.csr_matrix:
     """Peaks x genes."""
@@ -126,9 +128,12 @@ def _weights(
     return sp.csr_matrix((weight, (peak, gene)), shape=(len(peaks), len(genes)))
 
 
-def _check_build(genes: pd.DataFrame, peaks: pd.DataFrame) -> None:
-    """Both must have a build in common, where they tell one."""
+def _check_same_build(genes: pd.DataFrame, peaks: pd.DataFrame) -> None:
+    """Raise ValueError if genes and peaks fit no common build."""
     ours, theirs = detect_build(peaks), detect_build(genes.reset_index(drop=True))
     if ours and theirs and not set(ours) & set(theirs):
-        msg = f"The annotation is of {' or '.join(theirs)}, the peaks are of {' or '.join(ours)}; builds are told by the lengths of chromosomes ({list(BUILDS)})."
+        msg = (
+            f"The annotation is of {' or '.join(theirs)}, the peaks are of {' or '.join(ours)}, by "
+            f"the lengths of chromosomes; known builds: {list(BUILDS)}."
+        )
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""``ep.tl.impute_accessibility``: how likely peaks are open, by what the model makes of the cell."""
+"""``ep.tl.impute_accessibility``: probabilities that peaks are open."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
-from .._validate import Data, check_writable, get_atac, get_matrix, obs_column
+from .._validate import Data, check_writable, get_atac
+from ..cells.source import InMemory
 from ..inference.encode import encode_cells
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import MeasuredPeakHead, PeakHead
-from ..peaks.mapping import map_onto
-from ..pp._map_peaks import MIN_COVERAGE
-from ._knock_out import peak_columns
+from ..peaks.mapping import PeakMapping, takes_mapping
+from ..peaks.select import select_peaks
+from ..pp._map_peaks import map_source
 
-CELLS = 64  # whose peaks are held at once: cells x vocabulary
+IMPUTE_CELLS = 256  # cells at a time: each has a probability for all peaks of the model
 
 
+@documented
+@takes_mapping
 def impute_accessibility(
     data: Data,
     model: EpiFoundation | str | Path | None = None,
@@ -33,52 +37,48 @@ def impute_accessibility(
     depth: float | None = None,
     modality: str = "atac",
     key_added: str | None = None,
-    min_overlap: float = 0.0,
-    genome: str | None = None,
-    liftover: str | Path | None = None,
-    min_coverage: float = MIN_COVERAGE,
+    mapping: PeakMapping | None = None,
     device: str | torch.device = "auto",
     copy: bool = False,
 ) -> Data | None:
-    r"""Predict how likely peaks are open, free of the noise and the depth of single cells.
+    r"""Predict the probability that peaks are open, for an object in memory (no files).
 
-    The model's head for held-out peaks gives each cell a distribution over peaks, :math:`\pi`. In a cell with :math:`n` open peaks, a peak is open
-    with probability :math:`1 - e^{-n \pi}`; :math:`n` is the same for all cells, so that they can be compared. All peaks of all cells are
-    never held: ask for some peaks of each cell, or for the mean of groups of cells.
+    The result is a table in the object, by cell or by group. The model's head for held-out peaks
+    gives each cell a distribution over peaks, :math:`\pi`. In a cell with :math:`n` open peaks, a
+    peak is open with probability :math:`1 - e^{-n \pi}`; :math:`n` is the same for all cells, so
+    that noise and sequencing depth do not enter. All peaks of all cells would not fit into memory:
+    select peaks, or average over groups of cells.
 
     Parameters
     ----------
-    data
-        A MuData with the modality `modality`, or an AnnData of cells x peaks.
-    model
-        A model, its name or directory; None is the bundled one.
+    {data}
+    {model}
     peaks
-        Names of peaks of the data, or regions such as ``"chr1:1000-50000"``. None: all, which needs `groupby`.
+        Names of peaks of the data, or regions such as ``"chr1:1000-50000"``. None: all, which needs
+        `groupby`.
     groupby
-        Column of ``obs``: means over the cells of each group. None: each cell by itself, which needs `peaks`.
+        Column of ``obs``: means over the cells of each group. None: each cell, which needs `peaks`.
     depth
-        Number of open peaks, of those that the model knows, to predict for; None: the median over the cells.
-    modality
-        Name in the MuData.
-    key_added
-        Replaces ``epifoundation`` in all names that are written.
-    min_overlap, genome, liftover, min_coverage
-        How the data's peaks are matched to the model's: see :func:`epifoundation.pp.map_peaks`.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-    copy
-        Return a copy with the results and leave `data` as it is.
+        Number of open peaks known to the model, :math:`n`; None: the median over the cells.
+    {modality}
+    {key_added}
+    {mapping}
+    {device}
+    {copy}
 
     Returns
     -------
-    None, or the copy. Written into the ATAC modality: without `groupby`, ``obsm["epifoundation_accessibility"]``, a DataFrame of cells x `peaks`; with
-    it, ``varm["epifoundation_accessibility"]``, a DataFrame of peaks x groups. Probabilities, float32; NaN for peaks that the model does not know or
-    that were not asked for, and for cells without a known open peak. A peak that overlaps several of the model's is open when one of them is.
+    None, or the copy. Written into the ATAC modality: without `groupby`,
+    ``obsm["epifoundation_accessibility"]``, a DataFrame of cells x `peaks`; with it,
+    ``varm["epifoundation_accessibility"]``, a DataFrame of peaks x groups. Probabilities, float32;
+    NaN for peaks that the model does not know or that were not selected, and for cells without a
+    known open peak. A peak that overlaps several of the model's is open if one of them is.
 
     Raises
     ------
     ValueError
-        Neither `peaks` nor `groupby`; a model without a head for peaks; peaks that are not in the data.
+        Neither `peaks` nor `groupby`; a model without a head for peaks; peaks that are not in the
+        data.
 
     Examples
     --------
@@ -92,89 +92,84 @@ def impute_accessibility(
     atac = get_atac(data, modality)
     check_writable(data, atac, copy=copy)
     if peaks is None and groupby is None:
-        msg = f"All {atac.n_vars:,} peaks of {atac.n_obs:,} cells are too many: name some with `peaks=`, or pass `groupby=` for the mean of groups."
+        msg = (
+            f"All {atac.n_vars:,} peaks of {atac.n_obs:,} cells are too many: select some with "
+            "`peaks=`, or pass `groupby=` for the mean of groups."
+        )
         raise ValueError(msg)
-    if depth is not None and (
-        isinstance(depth, bool) or not isinstance(depth, int | float | np.number) or not depth > 0
-    ):
+    is_number = isinstance(depth, int | float | np.number) and not isinstance(depth, bool)
+    if depth is not None and not (is_number and depth > 0):
         msg = f"`depth` must be a positive number of open peaks or None, got {depth!r}."
         raise ValueError(msg)
     model = resolve_model(model, device)
     head = model.network.peaks
     if head is None:
-        msg = f"The model {model.name!r} has no head for peaks: its decoder is the paper's. Pretrain with `decoder='linear'` or `objective='peaks'`."
+        msg = (
+            f"The model {model.name!r} has no head for peaks: its decoder is the paper's. Pretrain "
+            "with `decoder='linear'` or `objective='peaks'`."
+        )
         raise ValueError(msg)
-    mapping = map_onto(
-        model.peaks, atac.var, min_overlap=min_overlap, genome=genome, liftover=liftover
+    source = InMemory(data, modality, "the data")
+    projection = map_source(source, model, mapping, keys).projection
+    selected = np.ones(atac.n_vars, dtype=bool) if peaks is None else select_peaks(atac.var, peaks)
+    to_vocabulary = (
+        sp.identity(atac.n_vars, np.float32, "csr") if projection is None else projection
     )
-    mapping.check(min_coverage)
-    asked = np.ones(atac.n_vars, dtype=bool) if peaks is None else peak_columns(atac, peaks)
-    projection = (
-        sp.identity(atac.n_vars, np.float32, "csr")
-        if mapping.projection is None
-        else mapping.projection
-    )
-    columns = np.flatnonzero(asked & (np.diff(projection.indptr) > 0))
-    to_data = projection[columns].T.tocsr()  # vocabulary x asked peaks
-    groups = (
-        None if groupby is None else obs_column(data, atac, groupby, "groupby").astype("category")
-    )
-    codes = None if groups is None else groups.cat.codes.to_numpy()
+    columns = np.flatnonzero(selected & (np.diff(to_vocabulary.indptr) > 0))
+    to_data = to_vocabulary[columns].T.tocsr()  # vocabulary x selected peaks
+    groups = None
+    if groupby is not None:
+        groups = source.column(groupby, "groupby").astype("category")
 
     embedding = np.full((atac.n_obs, model.network.dim), np.nan, dtype=np.float32)
     n_known = np.zeros(atac.n_obs)
-    for rows, tokens, part in encode_cells(
-        model, get_matrix(atac, None), mapping.projection, atac.obs_names
-    ):
+    for rows, tokens, part in encode_cells(model, source, projection):
         embedding[rows], n_known[rows] = part.cpu().numpy(), np.diff(tokens.offsets)
-    seen = np.flatnonzero(n_known > 0)
-    n_open = float(depth or (np.median(n_known[seen]) if len(seen) else 1))
-    n_groups = 0 if groups is None else len(groups.cat.categories)
-    values = np.full(
-        (atac.n_obs if groups is None else n_groups, len(columns)),
-        np.nan if groups is None else 0.0,
-        np.float32,
-    )
-    for start in range(0, len(seen), CELLS):
-        cells = seen[start : start + CELLS]
-        open_now = _open(head, torch.from_numpy(embedding[cells]).to(model.device), n_open, to_data)
-        if codes is None:
-            values[cells] = open_now
+    cells = np.flatnonzero(n_known > 0)
+    n_open = float(depth or (np.median(n_known[cells]) if len(cells) else 1))
+    to_group = None if groups is None else _membership(groups, cells)
+    shape = (atac.n_obs if to_group is None else to_group.shape[0], len(columns))
+    values = np.full(shape, np.nan if to_group is None else 0.0, np.float32)
+    for start in range(0, len(cells), IMPUTE_CELLS):
+        some = slice(start, min(start + IMPUTE_CELLS, len(cells)))
+        of_cells = torch.from_numpy(embedding[cells[some]]).to(model.device)
+        is_open = _probabilities(head, of_cells, n_open, to_data)
+        if to_group is None:
+            values[cells[some]] = is_open
         else:
-            of = codes[cells]
-            to_group = sp.csr_matrix(
-                (np.ones((of >= 0).sum()), (of[of >= 0], np.flatnonzero(of >= 0))),
-                shape=(n_groups, len(cells)),
-            )
-            values += to_group @ open_now
+            values += to_group[:, some] @ is_open
     target = copy_of(data) if copy else data
-    there = get_atac(target, modality)
-    if groups is None:
-        among = np.flatnonzero(asked)
+    written = get_atac(target, modality)
+    if groups is None or to_group is None:
+        among = np.flatnonzero(selected)
         filled = np.full((atac.n_obs, len(among)), np.nan, dtype=np.float32)
         filled[:, np.searchsorted(among, columns)] = values
-        there.obsm[keys.accessibility] = pd.DataFrame(
-            filled, index=atac.obs_names, columns=atac.var_names[among]
-        )
+        names = atac.var_names[among]
+        written.obsm[keys.accessibility] = pd.DataFrame(filled, atac.obs_names, names)
     else:
-        size = np.bincount(codes[seen][codes[seen] >= 0], minlength=n_groups)  # type: ignore[index]
-        filled = np.full((atac.n_vars, n_groups), np.nan, dtype=np.float32)
+        filled = np.full((atac.n_vars, shape[0]), np.nan, dtype=np.float32)
         with np.errstate(invalid="ignore"):  # a group without cells
-            filled[columns] = (values / size[:, None]).T
-        names = [str(name) for name in groups.cat.categories]
-        there.varm[keys.accessibility] = pd.DataFrame(
-            filled, index=atac.var_names, columns=pd.Index(names)
-        )
+            filled[columns] = (values / np.diff(to_group.indptr)[:, None]).T
+        names = pd.Index([str(name) for name in groups.cat.categories])
+        written.varm[keys.accessibility] = pd.DataFrame(filled, atac.var_names, names)
     return target if copy else None
 
 
+def _membership(groups: pd.Series, cells: np.ndarray) -> sp.csr_matrix:
+    """Groups x cells, ones."""
+    codes = groups.cat.codes.to_numpy()[cells]
+    column = np.flatnonzero(codes >= 0)
+    shape = (len(groups.cat.categories), len(cells))
+    return sp.csr_matrix((np.ones(len(column)), (codes[column], column)), shape=shape)
+
+
 @torch.inference_mode()
-def _open(
+def _probabilities(
     head: PeakHead | MeasuredPeakHead,
     embedding: torch.Tensor,
     n_open: float,
     to_data: sp.csr_matrix,
 ) -> np.ndarray:
-    """Probability that each asked peak of the data is open, (n_cells, n_asked): that one of the model's that it overlaps is."""
+    """Probability that each selected peak is open: that one of the model's that it overlaps is."""
     expected = head(embedding).softmax(dim=-1).mul_(n_open).cpu().numpy()
     return -np.expm1(-np.asarray(to_data.T @ expected.T).T)

@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._docs import documented
 from .._validate import RNG, integer, one_of
 from .._version import __version__
-from ..inference.runner import Cells
+from ..cells.source import Inputs
 from ..models import EpiFoundation
 from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
-from ..nn.config import FORMAT_1, OBJECTIVES
+from ..nn.config import OBJECTIVES
+from ..nn.encoders import FORMAT_1
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ..training.data import TrainingData, held_out, prepare
 from ..training.engine import Engine
@@ -27,8 +29,9 @@ from ..training.processes import World, connected
 from ..training.state import State
 
 
+@documented
 def pretrain(
-    data: Cells,
+    data: Inputs,
     *,
     peaks: PeakVocabulary | None = None,
     config: ModelConfig | str | None = None,
@@ -50,89 +53,94 @@ def pretrain(
 ) -> EpiFoundation:
     """Pretrain a model on cells with ATAC and RNA, or with ATAC alone.
 
-    The default, a set encoder, is measured in closed form: each peak gets the mean, over the cells in which it is open, of
-    what is known of these cells, which is their memberships in clusters of RNA (or of the latent semantic indexing of
-    peaks) and, with `label_key`, their labels. Everything that is read off sums of these vectors is a regression. There are
-    no epochs, and the same seed gives the same model to the last bit.
+    The default, a set encoder, is measured in closed form. Each peak gets the mean, over the cells
+    in which it is open, of what is known about these cells: their memberships in clusters of RNA
+    (or of the latent semantic indexing of peaks) and, with `label_key`, their labels. Embedding,
+    expression and labels are regressions on sums of these vectors. There are no epochs, and the
+    same seed gives the same model to the last bit.
 
     Parameters
     ----------
-    data
-        A MuData with paired `modality` and `rna_modality`, or an AnnData (ATAC) with ``objective="peaks"``.
-        A positive entry of the ATAC matrix is an open peak. Not changed. For a query decoder, a column ``chrom``,
-        ``chromosome`` or ``interval`` (10x) of the RNA modality's ``var`` gives the chromosomes of genes.
-        Or paths of such (``.h5ad``, ``.h5mu``, zarr), one or several, with any peaks: their cells are read by blocks.
+    {data_or_files}
+        A positive entry of the ATAC matrix is an open peak. Paired RNA is needed unless
+        ``objective="peaks"``. For a query decoder, a column ``chrom``, ``chromosome`` or
+        ``interval`` (10x) of the RNA modality's ``var`` has the chromosomes of genes. Not changed.
     peaks
-        The peaks that the model is to read, such as of :func:`epifoundation.pp.consensus_peaks`. Default: those of the
-        data, or the consensus of all sources' peaks.
+        Vocabulary of the model, for example of :func:`epifoundation.pp.consensus_peaks`. Default:
+        the peaks of the data, or the consensus of all sources.
     config
-        Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025, with the paper's `training`
-        unless another is given. Default: ``ModelConfig()``.
+        Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025,
+        with the paper's `training` unless another is given. Default: ``ModelConfig()``.
     training
         A :class:`~epifoundation.TrainingConfig` or the name of a preset; default: its defaults.
     objective
-        Replaces that of `config`; None keeps it (``ModelConfig()`` has ``"counts"``). ``"counts"``: raw RNA counts,
-        multinomial over genes. ``"binary"``: expressed or not (the paper's). ``"gaussian"``: normalised values.
-        ``"peaks"``: no RNA.
+        Replaces that of `config`; None keeps it (``ModelConfig()`` has ``"counts"``). ``"counts"``:
+        raw RNA counts, multinomial over genes. ``"binary"``: expressed or not (the paper's).
+        ``"gaussian"``: normalised values. ``"peaks"``: no RNA.
     layer
-        Layer of the RNA modality that holds the target; default ``X``.
+        Layer of the RNA modality with the target; None is ``X``.
     batch_key
-        Column of ``obs`` with batches: what they change in expression enters the decoder, and directions along which
-        similar cells of different batches differ, by more than 0.3 of the variance of cells of one kind and batch, are
-        projected out of the encoder.
+        Column of ``obs`` with batches: their effects on expression are part of the decoder, and
+        directions along which similar cells of different batches differ, by more than 0.3 of the
+        variance of cells of one type and batch, are projected out of the encoder.
     label_key
-        Column of ``obs`` with cell types: columns for labels are measured beside the clusters, and a label head is fitted
-        and calibrated on the validation cells. Cells with a missing label are left out of that.
+        Column of ``obs`` with cell types: columns for labels are measured besides the clusters, and
+        a label head is fitted, and calibrated on the validation cells. Cells without a label are
+        ignored in this step.
     validation
-        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that are held out to choose
-        penalties and to calibrate; None is 0.1. Held-out batches are the honest choice. A set encoder is then measured once
-        more on all cells; a transformer does not learn from them.
+        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that
+        are held out to choose penalties and to calibrate; None is 0.1. Hold out batches for an
+        unbiased choice. A set encoder is then measured again on all cells; a transformer does not
+        learn from held-out cells.
     init
-        A model, name or path to begin with: its vocabulary, genes and architecture are kept. A transformer goes on from its
-        weights; a set encoder is measured anew on `data`, with the genes that both have.
+        A model, name or path to start from: its vocabulary, genes and architecture are kept. A
+        transformer starts from its weights; a set encoder is measured again on `data`, with the
+        genes that both have.
     genome
         Build of the peaks (``"hg38"``, ``"mm10"``).
-    modality, rna_modality
-        Names in the MuData.
+    {modalities}
     min_cells
-        Peaks open in fewer cells are left out of the vocabulary. More than 1 takes another pass over files.
+        Peaks open in fewer cells are left out of the vocabulary. More than 1 needs another pass
+        over files.
     checkpoint
-        A new or empty directory that gets the model, and with a transformer whenever it improves, in the format of
-        :meth:`~epifoundation.EpiFoundation.save_pretrained`.
+        A new or empty directory for the model, written when it is complete, and for a transformer
+        whenever it improves, in the format of :meth:`~epifoundation.EpiFoundation.save_pretrained`.
     engine
-        Processes, state to continue from, and for a transformer precision and logs. See :class:`~epifoundation.Engine`.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        Processes, state to resume from, and for a transformer precision and logs. See
+        :class:`~epifoundation.Engine`.
+    {device}
     rng
         Seed or generator.
 
     Returns
     -------
-    The model; of a transformer, that of the best epoch. A transformer that is interrupted (Ctrl-C) after the first epoch
-    gives the best model so far, with a warning.
+    The model; for a transformer, that of the best epoch. A transformer that is interrupted (Ctrl-C)
+    after the first epoch returns the best model so far, with a warning.
 
     Raises
     ------
     ValueError
-        No such modality, layer or column; unpaired cells; peak names that are not intervals; negative, NaN or
-        infinite values; nothing to learn from; options of `training` or `config` that have no meaning for the encoder.
+        Unknown modality, layer or column; unpaired cells; peak names that are not intervals;
+        negative, NaN or infinite values; too few cells; options of `training` or `config` that do
+        not apply to the encoder.
     FileExistsError
-        `checkpoint` holds something.
+        `checkpoint` is not empty.
     KeyboardInterrupt
         Interrupted before there was a model.
 
     Notes
     -----
-    Writes nothing into `data`. Supervision by expression and the reading of non-zero peaks alone are those of
-    EpiFoundation (Wu et al. 2025, bioRxiv 10.1101/2025.02.05.636688).
+    Writes nothing into `data`. Supervision by expression, and reading non-zero peaks only, are
+    those of EpiFoundation (Wu et al. 2025, bioRxiv 10.1101/2025.02.05.636688).
 
-    Cells are read once. Components and clusters of cells, and the readouts, are fitted on at most
-    ``TrainingConfig.sample`` cells, drawn at random in runs of 32; vectors of peaks and profiles of expression are measured
-    on all cells. Files give the same model as the same cells in memory, and several processes the same as one. The genes of
-    several sources are those that all of them have.
+    Cells are read once. Components and clusters of cells, and the regressions, are fitted on at
+    most ``TrainingConfig.sample`` cells, drawn at random in runs of 32; vectors of peaks and
+    profiles of expression are measured on all cells. Files give the same model as the same cells in
+    memory, and several processes the same as one. The genes of several sources are those that all
+    of them have.
 
-    Each counted cell is recognized by a hash of its open peaks when it comes again, and left out of the vectors of its own
-    peaks (:attr:`epifoundation.EpiFoundation.cells`).
+    The model recognizes the cells that it was measured on by a hash of their open peaks, and leaves
+    them out of the vectors of their own peaks (:attr:`epifoundation.EpiFoundation.cells`).
 
     Examples
     --------
@@ -150,14 +158,16 @@ def pretrain(
     device = resolve_device(device)
     if init is not None:
         init = resolve_model(init, None)
-    likelihood = (
-        objective or (config or (init.config if init is not None else ModelConfig())).objective
-    )
+    default = ModelConfig() if init is None else init.config
+    likelihood = objective or (config or default).objective
     one_of(likelihood, OBJECTIVES, "objective")
     config = _architecture(config, init, likelihood)
     training.check(config)
     if training.balanced_genes is not None and likelihood != "binary":
-        msg = f"`balanced_genes` is for the objective 'binary', not {likelihood!r}; leave it out or pass `training='default'`."
+        msg = (
+            f"`balanced_genes` is for the objective 'binary', not {likelihood!r}; leave it out or "
+            "pass `training='default'`."
+        )
         raise ValueError(msg)
     if peaks is not None and init is not None:
         msg = "`peaks` and `init` exclude each other: the vocabulary is that of `init`."
@@ -292,7 +302,7 @@ def _architecture(
     if config is not None:
         msg = "`config` and `init` exclude each other: the architecture is that of `init`."
         raise ValueError(msg)
-    if init.config.encoder not in ("set", "transformer"):
+    if init.config.encoder == FORMAT_1:
         msg = (
             f"`init`, {init.name!r}, is a set encoder of format 1, which was trained by gradient, and cannot be trained further. "
             "Pretrain a new model; with `peaks=init.peaks` it reads the same peaks."
@@ -301,11 +311,7 @@ def _architecture(
     if objective not in (init.config.objective, "peaks"):
         msg = f"`init` was trained with objective {init.config.objective!r}, not {objective!r}; pass `objective={init.config.objective!r}`."
         raise ValueError(msg)
-    if (
-        objective == "peaks"
-        and init.config.encoder == "transformer"
-        and not init.config.predicts_peaks
-    ):
+    if objective == "peaks" and init.config.is_trained and not init.config.predicts_peaks:
         msg = "`init` has no head for held-out peaks (its decoder is the paper's), so it cannot go on with `objective='peaks'`."
         raise ValueError(msg)
     if init.config.is_measured:

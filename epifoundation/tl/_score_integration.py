@@ -1,4 +1,4 @@
-"""``ep.tl.score_integration``: how much of cell identity an embedding keeps, and how much of the batches."""
+"""``ep.tl.score_integration``: how well embeddings keep cell types and remove batches."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
+from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
 from .._settings import settings
-from .._validate import RNG, Data, check_writable, get_atac, get_matrix, integer, obs_column
+from .._validate import RNG, Data, check_writable, get_atac, integer, obs_column
+from ..cells.source import InMemory
 from ..training.components import semantic_components
 from ..training.rows import as_pattern
 
-N_COMPONENTS = 50
+N_LSI = 50
 N_NEIGHBORS = 90  # that the metrics read
 UNINTEGRATED = "LSI"
 
 
+@documented
 def score_integration(
     data: Data,
     *,
@@ -38,45 +41,47 @@ def score_integration(
     rng: RNG = 0,
     copy: bool = False,
 ) -> Data | None:
-    """Score embeddings by the metrics of scib-metrics, beside one that knows nothing of batches.
+    """Score embeddings with the metrics of scib-metrics, for an object in memory (no files).
 
-    Needs ``pip install "epifoundation[bench]"``. The first call compiles for about a minute.
+    The metrics compare each embedding with one without integration. Needs ``pip install
+    "epifoundation[bench]"``. The first call compiles for about a minute.
 
     Parameters
     ----------
     data
-        A MuData with the modality `modality`, or an AnnData of cells x peaks, with embeddings in ``obsm``.
+        A MuData with the modality `modality`, or an AnnData of cells x peaks, with embeddings in
+        ``obsm``.
     batch_key, label_key
-        Columns of ``obs``. Cells that lack either, or that an embedding has no numbers for, are left out.
+        Columns of ``obs``. Cells without either, or with NaN in an embedding, are ignored.
     embeddings
-        Names in ``obsm``; None is that of :func:`epifoundation.tl.embed`.
+        Names in ``obsm``; None is the one that :func:`epifoundation.tl.embed` writes.
     unintegrated
-        Name in ``obsm`` of an embedding without any integration, which the others are compared to; None computes latent semantic indexing (50
-        components, standardised, without the first), called "LSI".
-    modality
-        Name in the MuData.
+        Name in ``obsm`` of an embedding without integration, which the others are compared with;
+        None computes latent semantic indexing (50 components, standardised, without the first),
+        named "LSI".
+    {modality}
     key_added
         Replaces ``epifoundation`` in the names that are read and written.
     n_jobs
         Threads of the search for neighbours.
     rng
         Seed or generator, for latent semantic indexing.
-    copy
-        Return a copy with the results and leave `data` as it is.
+    {copy}
 
     Returns
     -------
     None, or the copy. Written into the ATAC modality:
 
-    - ``uns["epifoundation_integration"]``: DataFrame, one row an embedding, one column a metric; ``Bio conservation`` and
-      ``Batch correction`` are their means, ``Total`` is 0.6 of the first and 0.4 of the second.
+    - ``uns["epifoundation_integration"]``: DataFrame, one row per embedding, one column per metric;
+      ``Bio conservation`` and ``Batch correction`` are their means, ``Total`` is 0.6 of the first
+      and 0.4 of the second.
 
     :func:`epifoundation.pl.integration` draws it.
 
     Raises
     ------
     ValueError
-        No such column or embedding; fewer than two batches or labels; too few cells.
+        Unknown column or embedding; fewer than two batches or labels; too few cells.
     ImportError
         scib-metrics is not installed.
 
@@ -107,10 +112,16 @@ def score_integration(
     wanted = list(dict.fromkeys([*([unintegrated] if unintegrated else []), *names]))
     missing = [name for name in wanted if name not in atac.obsm]
     if missing or not names:
-        msg = f"No embedding {missing} in `obsm` (there is {list(atac.obsm)}): run `ep.tl.embed` first, or name others with `embeddings=`."
+        msg = (
+            f"No embedding {missing} in `obsm`; available: {list(atac.obsm)}. Run `ep.tl.embed` "
+            "first, or name others with `embeddings=`."
+        )
         raise ValueError(msg)
     if unintegrated is None and UNINTEGRATED in wanted:
-        msg = f"{UNINTEGRATED!r} is what is computed here: pass `unintegrated={UNINTEGRATED!r}` to use yours, or rename it."
+        msg = (
+            f"{UNINTEGRATED!r} would be computed and replace yours: pass "
+            f"`unintegrated={UNINTEGRATED!r}` to use it, or rename it."
+        )
         raise ValueError(msg)
     obs = pd.DataFrame(
         {
@@ -126,12 +137,12 @@ def score_integration(
         obs=obs[usable].astype(str).astype("category"),
         obsm={name: x[usable] for name, x in arrays.items()},
     )
-    _check(scored, batch_key, label_key)
+    _check_scored(scored, batch_key, label_key)
     if unintegrated is None:
-        pattern = sp.csr_matrix(get_matrix(atac, None)[np.flatnonzero(usable)])
-        pattern = as_pattern(pattern)
+        source = InMemory(data, modality, "the data")
+        pattern = as_pattern(source.read(0, source.n_obs)[np.flatnonzero(usable)])
         components = semantic_components(
-            pattern, N_COMPONENTS, np.random.default_rng(rng), torch.device("cpu")
+            pattern, N_LSI, np.random.default_rng(rng), torch.device("cpu")
         )
         scored.obsm[UNINTEGRATED] = components.scores(pattern)
         unintegrated, wanted = UNINTEGRATED, [UNINTEGRATED, *wanted]
@@ -144,25 +155,32 @@ def score_integration(
 def _dense(atac: AnnData, name: str) -> np.ndarray:
     values = atac.obsm[name]
     if sp.issparse(values):
-        msg = (
-            f"`obsm[{name!r}]` is sparse, and an embedding is not: name others with `embeddings=`."
-        )
+        msg = f"`obsm[{name!r}]` is sparse, not an embedding: name others with `embeddings=`."
         raise ValueError(msg)
     dense = np.asarray(values, dtype=np.float32)
     if np.isnan(dense).any(axis=1).all():
-        msg = f"`obsm[{name!r}]` has no cell without NaN: embed anew, or name others with `embeddings=`."
+        msg = (
+            f"`obsm[{name!r}]` has no cell without NaN: embed again, or name others with "
+            "`embeddings=`."
+        )
         raise ValueError(msg)
     return dense
 
 
-def _check(scored: AnnData, batch_key: str, label_key: str) -> None:
+def _check_scored(scored: AnnData, batch_key: str, label_key: str) -> None:
     for key, column in ((batch_key, "batch"), (label_key, "label")):
         found = list(scored.obs[column].cat.categories)
         if len(found) < 2:
-            msg = f"{key!r} holds {len(found)} kind of cells ({found}) among the {scored.n_obs:,} that can be scored; two are needed."
+            msg = (
+                f"{key!r} has {len(found)} value ({found}) among the {scored.n_obs:,} cells that "
+                "can be scored; at least two are needed."
+            )
             raise ValueError(msg)
     if scored.n_obs <= N_NEIGHBORS:
-        msg = f"{scored.n_obs:,} cells can be scored (those with batch, label and embedding); the metrics read {N_NEIGHBORS} neighbours of each."
+        msg = (
+            f"{scored.n_obs:,} cells can be scored (those with batch, label and embedding); the "
+            f"metrics need {N_NEIGHBORS} neighbours of each."
+        )
         raise ValueError(msg)
 
 
@@ -195,7 +213,7 @@ def _benchmark(
 
 @contextlib.contextmanager
 def _calm() -> Iterator[None]:
-    """Its dependencies warn of themselves; and it logs each label that is in one batch alone."""
+    """Silence warnings of its dependencies, and its log of labels in a single batch."""
     import logging
 
     logger = logging.getLogger("scib_metrics")

@@ -7,12 +7,14 @@ from typing import Literal
 
 import pandas as pd
 
+from .._docs import documented
 from .._keys import Keys
 from .._validate import Data, get_atac, one_of
 
-FORMATS = ("bedpe", "longrange")
+LINK_FORMATS = ("bedpe", "longrange")
 
 
+@documented
 def write_links(
     data: Data,
     *,
@@ -23,7 +25,7 @@ def write_links(
     modality: str = "atac",
     key_added: str | None = None,
 ) -> Path:
-    """Write links between peaks and genes for a genome browser.
+    """Write links of an object in memory to a file for genome browsers.
 
     Parameters
     ----------
@@ -32,16 +34,16 @@ def write_links(
     path
         File to write.
     format
-        ``"bedpe"``: the peak, the transcription start site, ``gene|peak`` as name, the effect as score, strands unknown, group and q-value.
-        ``"longrange"``: for the WashU browser, each link from both of its ends, sorted; its score is the effect. None: by the ending of `path`.
+        ``"bedpe"``: the peak, the transcription start site, ``gene|peak`` as name, the effect as
+        score, unknown strands, group and q-value. ``"longrange"``: for the WashU browser, each link
+        from both ends, sorted; its score is the effect. None: by the suffix of `path`.
     max_qvalue
-        Leave out links with a larger q-value; None keeps all, also those that were not tested.
+        Leave out links with a larger q-value; None keeps all, including untested ones.
     group
-        Links of this group alone; None: of all.
-    modality
-        Name of the ATAC modality.
+        Links of this group only; None: of all.
+    {modality}
     key_added
-        What ``link_peaks`` was given.
+        As in ``link_peaks``.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def write_links(
     Raises
     ------
     ValueError
-        There are no links yet, no such group, an unknown format.
+        No links, or an unknown group or format.
 
     Examples
     --------
@@ -59,7 +61,7 @@ def write_links(
     """
     path = Path(path)
     kind = format or path.suffix.lstrip(".")
-    one_of(kind, FORMATS, "format")
+    one_of(kind, LINK_FORMATS, "format")
     links = links_of(data, modality, key_added)
     if group is not None:
         one_of(group, sorted(links["group"].astype(str).unique()), "group")
@@ -97,7 +99,7 @@ def write_links(
 
 
 def links_of(data: Data, modality: str, key_added: str | None) -> pd.DataFrame:
-    """The table of links, or an error that tells how to make it."""
+    """The table of links; ValueError if `link_peaks` was not run."""
     keys = Keys.of(key_added)
     links = get_atac(data, modality).uns.get(keys.links)
     if links is None:

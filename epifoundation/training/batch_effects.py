@@ -148,7 +148,7 @@ def project_out(
     along_a, along_b, centers = (
         torch.from_numpy(array.astype(np.float32)) for array in (read, along, means)
     )
-    name = "encoder.projection" if network.config.is_measured else "encoder.norm"
+    (name,) = (path for path, part in network.named_modules() if isinstance(part, Projection))
     projection = cast("Projection", copy.deepcopy(network.get_submodule(name)).cpu())
     lost = (centers @ along_a.T) @ along_b
     buffers = projection.followed_by(along_a, along_b, lost.mean(dim=0))

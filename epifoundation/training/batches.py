@@ -14,7 +14,6 @@ from .batch_effects import batch_means, project_out, scaled_directions
 from .data import TrainingData, draw
 from .expression import batch_offsets
 from .features import features_of
-from .label_head import check_labels
 from .labels import without_labels
 from .measure import sample_size
 
@@ -30,9 +29,8 @@ def without_batches(
     columns, _ = features_of(base, pattern)
     columns = columns.astype(np.float64)
     batch = np.asarray(data.batch_codes)[rows]
-    groups = None
-    if data.labels is not None:
-        groups = check_labels(data.labels, data.train, data.held)[1][rows]
+    _, codes = data.label_codes()
+    groups = None if codes is None else codes[rows]
     read, along = scaled_directions(columns, batch, rng, groups)
     network = base.network
     if len(read):

@@ -14,6 +14,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._validate import check_paired, check_unique
+from .._warn import naming
 from ..cells.formats import opened
 from ..cells.source import InMemory, Located, Source, as_sources
 from ..genome import read_intervals
@@ -22,6 +23,7 @@ from ..models import EpiFoundation
 from ..peaks.mapping import PeakMap, map_onto
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ..pp._consensus_peaks import consensus_peaks
+from .label_head import check_labels
 from .rows import BLOCK_CELLS, Piece, Rows, as_float
 
 OF_LABEL = 20  # cells of each label that are drawn at least, if there are as many
@@ -70,6 +72,12 @@ class TrainingData:
         """Whether all cells are in memory already."""
         return all(isinstance(piece.place, AnnData | MuData) for piece in self.pattern.pieces)
 
+    def label_codes(self) -> tuple[list[str], np.ndarray | None]:
+        """Names of the labels, and the code of each cell, -1 for none; None without labels."""
+        if self.labels is None:
+            return [], None
+        return check_labels(self.labels, self.train, self.held)
+
     def drop_rare_peaks(self, n_open: np.ndarray, min_cells: int, cells: str) -> bool:
         """Leave out peaks that are open in fewer of the `cells` (text); whether there are any."""
         kept = n_open >= min_cells
@@ -110,14 +118,14 @@ def prepare(
     validation: float | list[str] = 0.1,
     option: str = "validation",
     init: EpiFoundation | None = None,
-    map_peaks: Callable[[pd.DataFrame], PeakMap] | None = None,
+    map_peaks: Callable[[Source], PeakMap] | None = None,
     genome: str = "unknown",
     by_gradient: bool = False,
     rng: np.random.Generator,
 ) -> TrainingData:
     """Check `data` and make it ready. Arguments as in :func:`epifoundation.tl.pretrain`.
 
-    `map_peaks` maps the peaks of a source (its ``var``) onto those of `init`. Matrices are not read here but by blocks,
+    `map_peaks` maps the peaks of a source onto those of `init`. Matrices are not read here but by blocks,
     later on; their values are checked then.
     """
     named = as_sources(data)
@@ -307,14 +315,17 @@ def _vocabulary(
     peaks: PeakVocabulary | None,
     modality: str,
     genome: str,
-    map_peaks: Callable[[pd.DataFrame], PeakMap] | None,
+    map_peaks: Callable[[Source], PeakMap] | None,
 ) -> tuple[PeakVocabulary, list[sp.csr_matrix | None]]:
     """Peaks of the model to be, and how those of each source lie on them."""
     stated = None if genome == "unknown" else genome
-    tables = {}
+    tables, mapped = {}, {}
     for name, place in named.items():
         with opened(place, modality, name) as source:
             tables[name] = source.var
+            if map_peaks is not None:
+                with naming(repr(name) if len(named) > 1 else ""):
+                    mapped[name] = map_peaks(source).projection
     if init is not None:
         found = init.peaks
     elif peaks is not None:
@@ -323,19 +334,15 @@ def _vocabulary(
         return PeakVocabulary.from_var(next(iter(tables.values())), genome=genome), [None]
     else:
         found = consensus_peaks(tables, genome=stated)
+    if mapped:
+        return found, list(mapped.values())
     projections: list[sp.csr_matrix | None] = []
     for name, var in tables.items():
-        if map_peaks is None and found.same_as(read_intervals(var)):
+        if found.same_as(read_intervals(var)):
             projections.append(None)
             continue
-        try:
-            mapping = map_onto(found, var, genome=stated) if map_peaks is None else map_peaks(var)
-        except ValueError as error:
-            if len(tables) == 1:
-                raise
-            msg = f"{name!r}: {error}"
-            raise ValueError(msg) from error
-        projections.append(mapping.projection)
+        with naming(repr(name) if len(named) > 1 else ""):
+            projections.append(map_onto(found, var, genome=stated).projection)
     return found, projections
 
 

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..nn import ModelConfig, Sizes
+from ..nn import ModelConfig
 from ..peaks.counted import WEIGHT
 from .statistics import FIXED, Statistics
 
@@ -16,31 +16,34 @@ RIDGE = 0.1  # of the mean variance of a membership
 PSEUDO_BATCH = 20.0  # cells that show no effect, that the effect of a batch is shrunken by
 
 
-def expression_tensors(
+def expression_weights(
     statistics: Statistics,
     config: ModelConfig,
-    sizes: Sizes,
     embedding: np.ndarray,
     expression: sp.csr_matrix,
     batches: np.ndarray | None,
+    n_batches: int,
 ) -> dict[str, Tensor]:
-    r"""Weights of the expression heads, by their names in a network.
+    r"""Weights of a linear expression head, by their names in it.
 
-    A cell has expected memberships :math:`m_k` in the clusters, which add up to 1. With ``"counts"`` the logarithm of the
-    share of gene g is :math:`\sum_k m_k \log \pi_{kg}` but for a constant, with :math:`\pi_{kg}` the share of g in the counts
-    of cluster k, shrunken to its share in all counts; with ``"binary"`` log odds take the place of logarithms. With
+    A cell has expected memberships :math:`m_k` in the clusters, which add up to 1. With
+    ``"counts"``, the logarithm of the fraction of gene g is :math:`\sum_k m_k \log \pi_{kg}` up to
+    a constant, with :math:`\pi_{kg}` the fraction of g in the counts of cluster k, shrunken to its
+    fraction in all counts; with ``"binary"``, log odds take the place of logarithms. With
     ``"gaussian"``, expression is a ridge regression on the memberships.
 
     Parameters
     ----------
     statistics
         Profiles: sums of expression by cluster.
-    config, sizes
+    config
         Of the network.
     embedding, expression, batches
         Of some cells: embedding, expression (sparse) and codes of batches, or None for no batches.
+    n_batches
+        Number of batches.
     """
-    n_cells = statistics.totals[:, : config.dim].sum(axis=0) / WEIGHT
+    n_cells = cluster_sizes(statistics)
     objective = config.objective
     n_genes = expression.shape[1]
     sums = statistics.profiles.get(objective, np.zeros((0, n_genes))) / WEIGHT
@@ -56,25 +59,33 @@ def expression_tensors(
     else:
         weight, mean = ridge(embedding[:, : config.width].astype(np.float64), expression)
     found = {
-        "expression.linear.weight": weight.T,
-        "expression.linear.bias": np.zeros(n_genes),
-        "expression.mean": mean,
-        "expression.deviation": np.ones(n_genes),
+        "linear.weight": weight.T,
+        "linear.bias": np.zeros(n_genes),
+        "mean": mean,
+        "deviation": np.ones(n_genes),
     }
-    if objective == "counts":
-        measured = statistics.profiles["measured"] / (WEIGHT * FIXED)
-        of_all = measured.sum(axis=0) / max(n_cells.sum(), 1e-9)
-        found["measured.weight"] = (measured + PSEUDO_CELLS * of_all) / (
-            n_cells[:, None] + PSEUDO_CELLS
-        )
     if batches is not None:
-        found["expression.batch"] = batch_offsets(
-            embedding, expression, batches, weight, mean, objective, sizes.n_batches
+        found["batch"] = batch_offsets(
+            embedding, expression, batches, weight, mean, objective, n_batches
         )
-    return {
-        name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-        for name, array in found.items()
-    }
+    return {name: _tensor(array) for name, array in found.items()}
+
+
+def measured_weights(statistics: Statistics) -> dict[str, Tensor]:
+    """Weights of the head for the measured scale: mean expression of each cluster, shrunken."""
+    n_cells = cluster_sizes(statistics)
+    sums = statistics.profiles["measured"] / (WEIGHT * FIXED)
+    mean = sums.sum(axis=0) / max(n_cells.sum(), 1e-9)
+    return {"weight": _tensor((sums + PSEUDO_CELLS * mean) / (n_cells[:, None] + PSEUDO_CELLS))}
+
+
+def cluster_sizes(statistics: Statistics) -> np.ndarray:
+    """Number of cells in each cluster, by their memberships."""
+    return statistics.totals[:, : statistics.dim].sum(axis=0) / WEIGHT
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
 def ridge(memberships: np.ndarray, expression: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:

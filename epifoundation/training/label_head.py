@@ -109,20 +109,18 @@ def spread(rows: np.ndarray, most: int) -> np.ndarray:
 
 def check_labels(
     labels: pd.Series, train: np.ndarray, held: np.ndarray
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """Names of the labels, code of each cell, and the training and validation cells that have one; or an error."""
+) -> tuple[list[str], np.ndarray]:
+    """Names of the labels of training cells, and the code of each cell, -1 for none; or an error."""
     known = labels.notna().to_numpy()
-    train, held = train[known[train]], held[known[held]]
-    names = sorted(set(labels.iloc[train].astype(str)))
+    names = sorted(set(labels.iloc[train[known[train]]].astype(str)))
     codes = pd.Index(names).get_indexer(labels.astype(str)).astype(np.int64)
-    held = held[codes[held] >= 0]
-    if len(names) < 2 or not len(held):
-        msg = (
-            f"`label_key` needs two labels or more among the training cells and a validation cell with one of them; "
-            f"there are {names} and {len(held)} such cells."
-        )
+    codes[~known] = -1
+    n_held = int((codes[held] >= 0).sum())
+    if len(names) < 2 or not n_held:
+        msg = "`label_key` needs two labels or more among the training cells, and a validation "
+        msg += f"cell with one of them; found labels {names} and {n_held} such cells."
         raise ValueError(msg)
-    return names, np.where(known, codes, -1), train, held
+    return names, codes
 
 
 def _regressions(

@@ -10,6 +10,7 @@ from ..models import EpiFoundation
 from ..nn import LABELS, TrainingConfig
 from .data import TrainingData, check_split, draw
 from .features import features_of
+from .heads import HEAD_FITS, HeadData, fit_heads
 from .label_head import check_labels
 from .measure import counted_labels, label_statistics, sample_size
 from .stages import Fit, Sample
@@ -28,10 +29,10 @@ def with_labels(
     ValueError
         Fewer than two labels among the training cells, or no labelled validation cell.
     """
-    if data.labels is None:
+    names, codes = data.label_codes()
+    if data.labels is None or codes is None:
         msg = "There are no labels."
         raise ValueError(msg)
-    names, codes, _, _ = check_labels(data.labels, data.train, data.held)
     base = without_labels(model)
     statistics = label_statistics(data, codes, len(names), base.device)
     usable = statistics.usable
@@ -48,14 +49,22 @@ def with_labels(
     sample = Sample.of(data, train, held)
     encoded = features_of(base, sample.pattern)
     seed = int(rng.integers(2**31))
-    final = Fit(
-        statistics, sample, training, seed, base.device, labels=codes, encoded=encoded
-    ).fit()
-    cells = {**base.cells, LABELS: counted_labels(statistics.hashes, codes, usable)}
-    sizes = replace(base.network.sizes, n_labels=len(names), **final.sizes())
-    network = base.network.with_sizes(
-        sizes, {name: part.cpu() for name, part in final.tensors().items()}
+    fit = Fit(statistics, sample, training, seed, base.device, labels=codes, encoded=encoded)
+    first, final = fit.fit()
+    of_cells = HeadData(
+        data,
+        base.config,
+        sample.rows,
+        sample.is_held,
+        lambda: final.embedding,
+        np.random.default_rng(seed),
+        labels=codes[sample.rows],
+        first=first,
     )
+    tensors, sizes = fit_heads(of_cells, HEAD_FITS)
+    tensors |= {name: part.cpu() for name, part in final.tensors().items()}
+    network = base.network.with_sizes(base.network.sizes.updated(final.sizes() | sizes), tensors)
+    cells = {**base.cells, LABELS: counted_labels(statistics.hashes, codes, usable)}
     tuned = replace(base, network=network, labels=names, cells=cells, adapter=None)
     return tuned.to(base.device), numbers
 

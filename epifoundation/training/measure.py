@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,26 +14,19 @@ import torch
 from tqdm import tqdm
 
 from .._settings import settings
-from ..cells.tokens import read_rows
+from ..cells.matrix import read_rows
 from ..models import EpiFoundation
-from ..nn import ENCODER, LABELS, ModelConfig, Network, Sizes, TrainingConfig
+from ..nn import ENCODER, ENCODERS, LABELS, ModelConfig, Network, SetEncoder, Sizes, TrainingConfig
 from ..peaks.counted import CountedCells, peak_keys
 from ..peaks.vocabulary import PeakVocabulary
 from .clusters import Clusters, find_clusters
-from .components import (
-    Components,
-    expression_components,
-    log_normalise,
-    same_bits,
-    semantic_components,
-)
+from .components import Components, expression_components, log_normalise, semantic_components
 from .data import TrainingData, check_split, draw, is_among, warn_unusable
-from .expression import expression_tensors
+from .heads import HEAD_FITS, HeadData, fit_heads
 from .kernel_ridge import MIN_HELD
-from .label_head import check_labels
 from .processes import Processes
 from .rows import BLOCK_CELLS, BLOCK_ENTRIES, in_blocks
-from .stages import BATCH_CELLS, Fit, Sample
+from .stages import Fit, Sample
 from .state import State
 from .statistics import Statistics, profile_units, whole_numbers
 
@@ -83,7 +76,7 @@ def measure(
         Where sums and readouts are computed.
     """
     seed = int(rng.integers(2**31))
-    names, labels = _label_codes(data)
+    names, labels = data.label_codes()
     if min_cells > 1 and not keep_vocabulary:
         _drop_rare_peaks(data, min_cells, processes)
     sample = _sample(data, labels, training, np.random.default_rng([seed, 0]))
@@ -101,37 +94,37 @@ def measure(
         msg = f"There are {n_held} validation cells, too few to choose widths and penalties: the defaults are taken."
         warnings.warn(msg, UserWarning, stacklevel=4)
     kept = None if keep_vocabulary else torch.from_numpy(np.flatnonzero(statistics.is_open()))
-    fit = Fit(statistics, sample, training, seed, device, labels=labels, batches=data.batch_codes)
-    final = fit.fit()
-    sizes = Sizes(
-        len(data.peaks) if kept is None else len(kept),
-        len(data.genes) if data.target is not None else 0,
-        len(names),
-        len(data.batches) if data.target is not None else 0,
-        has_measured=config.objective == "counts",
-        **final.sizes(),
+    fit = Fit(
+        statistics,
+        sample,
+        training,
+        seed,
+        device,
+        labels=labels,
+        batches=data.batch_codes,
+        encoder=cast("type[SetEncoder]", ENCODERS[config.encoder]),
     )
+    first, final = fit.fit()
     tensors, peaks = final.tensors(), data.peaks
-    if kept is not None and len(kept) < len(
-        peaks
-    ):  # peaks that are open in no counted cell are left out
-        peaks = PeakVocabulary(
-            peaks.intervals.iloc[kept.numpy()].reset_index(drop=True), peaks.genome
-        )
-        for name in [
-            name for name in tensors if name.endswith(("vectors.weight", "vectors.count"))
-        ]:
+    if kept is not None and len(kept) < len(peaks):  # the others are open in no counted cell
+        intervals = peaks.intervals.iloc[kept.numpy()].reset_index(drop=True)
+        peaks = PeakVocabulary(intervals, peaks.genome)
+        for name in [n for n in tensors if n.endswith(("vectors.weight", "vectors.count"))]:
             tensors[name] = tensors[name].cpu()[kept]
-    if data.target is not None:
-        some = np.sort(
-            np.random.default_rng([seed, 5]).permutation(len(sample.rows))[: BATCH_CELLS // 4]
-        )
-        rows = sample.rows[some]
-        codes = None if data.batch_codes is None else data.batch_codes[rows]
-        with same_bits():
-            tensors |= expression_tensors(
-                statistics, config, sizes, final.embedding[some], data.target[rows], codes
-            )
+    cells = HeadData(
+        data,
+        config,
+        sample.rows,
+        sample.is_held,
+        lambda: final.embedding,
+        np.random.default_rng([seed, 5]),
+        labels=None if labels is None else labels[sample.rows],
+        first=first,
+        statistics=statistics,
+    )
+    of_heads, head_sizes = fit_heads(cells, HEAD_FITS)
+    tensors |= of_heads
+    sizes = Sizes(len(peaks)).updated(final.sizes() | head_sizes)
     with torch.random.fork_rng():
         network = Network(config, sizes)
     network.load_state_dict(
@@ -145,8 +138,8 @@ def measure(
         "sampled_cells": len(sample.rows),
         "readouts": {name: list(map(float, each)) for name, each in fit.chosen.items()},
     }
-    cells = _counted(statistics, labels)
-    return EpiFoundation(network, peaks, data.genes, names, training=summary, cells=cells)
+    counted = _counted(statistics, labels)
+    return EpiFoundation(network, peaks, data.genes, names, training=summary, cells=counted)
 
 
 def _counted(statistics: Statistics, labels: np.ndarray | None) -> dict[str, CountedCells]:
@@ -206,13 +199,6 @@ def counted_labels(hashes: np.ndarray, labels: np.ndarray, usable: np.ndarray) -
     dtype = np.uint8 if labels.max(initial=0) < 256 else np.uint16
     codes, weights = labels[rows, None].astype(dtype), np.zeros((len(rows), 0), np.uint8)
     return CountedCells.of(hashes[rows], codes, weights)
-
-
-def _label_codes(data: TrainingData) -> tuple[list[str], np.ndarray | None]:
-    if data.labels is None:
-        return [], None
-    names, codes, _, _ = check_labels(data.labels, data.train, data.held)
-    return names, codes
 
 
 def _drop_rare_peaks(data: TrainingData, min_cells: int, processes: Processes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -13,14 +13,13 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from ..cells.tokens import read_rows
-from ..nn import ENCODER, LABELS, KernelReadout, LabelHead, PeakVectors, TrainingConfig, add_up
+from ..cells.matrix import read_rows
+from ..nn import ENCODER, LABELS, KernelReadout, PeakVectors, SetEncoder, TrainingConfig, add_up
 from ..peaks.counted import WEIGHT, dense
 from .batch_effects import batch_means, scaled_directions
 from .components import packed
 from .data import TrainingData, check_split
 from .kernel_ridge import choose, fit_kernel_ridge
-from .label_head import fit_label_head
 from .statistics import CHUNK_PEAKS, HELD, TRAIN, Statistics
 
 CHUNK_TOKENS = 4_000_000
@@ -72,7 +71,6 @@ class Stage:
     readouts: dict[str, KernelReadout]
     projection: dict[str, np.ndarray]  # empty where no direction is projected out
     embedding: np.ndarray
-    head: LabelHead | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights by the names that a network has for them."""
@@ -80,8 +78,6 @@ class Stage:
             f"{MODULES[block]}.vectors": module for block, module in self.vectors.items()
         }
         modules |= {f"{MODULES[block]}.readout": module for block, module in self.readouts.items()}
-        if self.head is not None:
-            modules["label"] = self.head
         found = {
             f"{path}.{name}": part
             for path, module in modules.items()
@@ -99,11 +95,6 @@ class Stage:
         }
         if self.projection:
             found["n_removed"] = len(self.projection["read"])
-        if self.head is not None:
-            found |= {
-                "n_calibration": len(self.head.conformal),
-                "n_reference": len(self.head.reference),
-            }
         return found
 
 
@@ -127,6 +118,8 @@ class Fit:
         Codes of all cells of the data, or None.
     encoded
         Columns and embedding of the sample by an existing encoder.
+    encoder
+        Class of the encoder to fit.
     """
 
     statistics: Statistics
@@ -137,6 +130,7 @@ class Fit:
     labels: np.ndarray | None = None
     batches: np.ndarray | None = None
     encoded: tuple[np.ndarray, np.ndarray] | None = None
+    encoder: type[SetEncoder] = SetEncoder
     chosen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
@@ -145,16 +139,11 @@ class Fit:
         rows = self.sample.rows
         return np.full(len(rows), -1) if self.labels is None else self.labels[rows]
 
-    def fit(self) -> Stage:
-        """Both stages, and a label head: calibrated on the first, fitted to the second."""
+    def fit(self) -> tuple[np.ndarray, Stage]:
+        """Embedding of the sample by the first stage, and the final stage."""
         first, final = self.stage("train").embedding, self.stage("all")
         self.sample.pattern = self.sample.pattern[:0]  # the network may be as large
-        if self.labels is None:
-            return final
-        codes, known, is_held = self.codes, self.codes >= 0, self.sample.is_held
-        parts = ((first, known & ~is_held), (first, known & is_held), (final.embedding, known))
-        head, _ = fit_label_head(*((embedding[rows], codes[rows]) for embedding, rows in parts))
-        return replace(final, head=head)
+        return first, final
 
     def stage(self, counted: str) -> Stage:
         """What is measured on ``"train"`` cells, or on ``"all"`` cells."""
@@ -174,8 +163,10 @@ class Fit:
             targets[LABELS] = np.eye(statistics.n_labels, dtype=np.float32)[self.codes]
             targets[LABELS][self.codes < 0] = np.nan
         pseudocount = self.training.pseudocount
+        kinds = {ENCODER: self.encoder.vectors_class, LABELS: PeakVectors}
         vectors = {
-            name: peak_vectors(sums[:, at], totals[at], pseudocount) for name, at in inside.items()
+            name: peak_vectors(sums[:, at], totals[at], pseudocount, kinds[name])
+            for name, at in inside.items()
         }
         del sums
         known = [np.where(learned[:, None], each, np.nan) for each in targets.values()]
@@ -245,7 +236,9 @@ class Fit:
         return {"read": read, "along": along, "shift": ((means @ read.T) @ along).mean(axis=0)}
 
 
-def peak_vectors(sums: Tensor, totals: np.ndarray, pseudocount: float) -> PeakVectors:
+def peak_vectors(
+    sums: Tensor, totals: np.ndarray, pseudocount: float, kind: type[PeakVectors] = PeakVectors
+) -> PeakVectors:
     """Vectors from sums over cells in units of 1 / 255.
 
     Parameters
@@ -256,8 +249,10 @@ def peak_vectors(sums: Tensor, totals: np.ndarray, pseudocount: float) -> PeakVe
         Memberships of all cells, (width,).
     pseudocount
         Cells of which nothing is known.
+    kind
+        Class of the vectors.
     """
-    vectors = PeakVectors(*sums.shape).to(sums.device)
+    vectors = kind(*sums.shape).to(sums.device)
     for count, part in zip(vectors.count.split(CHUNK_PEAKS), sums.split(CHUNK_PEAKS), strict=True):
         count.copy_(
             part.sum(dim=1, dtype=torch.float64) / WEIGHT
@@ -295,15 +290,15 @@ def columns_of(
         sums = np.concatenate(
             [add_up(table, *part).cpu().numpy() for part in in_chunks(cells, device)]
         )
-        sums /= np.sqrt(np.diff(cells.indptr)).astype(np.float32)[:, None]
-        at = 0
+        # Square roots in float64: those of torch in float32 differ from the correctly rounded ones
+        n_open, at = torch.from_numpy(np.diff(cells.indptr)).double(), 0
         for i, (block, there) in enumerate(zip(blocks, kind, strict=True)):
             width = len(block.base)
-            columns = sums[:, at : at + width]
+            columns = sums[:, at : at + width + there]
+            columns /= block.divisor(n_open).float().numpy()[:, None]
             if there:
-                columns = columns - sums[:, at + width, None] * (
-                    known[i][rows] - block.base.cpu().numpy()
-                )
+                around = known[i][rows] - block.base.cpu().numpy()
+                columns = columns[:, :width] - columns[:, width:] * around
             found[i][rows] = columns
             at += width + there
     return found

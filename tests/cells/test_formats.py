@@ -46,7 +46,7 @@ def test_a_damaged_table_of_peaks_is_named(tmp_path, mdata):
 
 
 def read_folder(path):
-    """A toy format: a matrix of scipy beside two tables."""
+    """A toy format: a scipy matrix and two tables."""
     obs, var = (pd.read_csv(path / f"{name}.csv", index_col=0) for name in ("obs", "var"))
     return ad.AnnData(sp.load_npz(path / "matrix.npz"), obs=obs, var=var)
 

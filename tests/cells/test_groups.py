@@ -132,9 +132,8 @@ def test_files_without_cells_are_refused(tmp_path):
         open_group(tmp_path / "none.h5ad")
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The 'future.infer_string' option:DeprecationWarning"
-)  # tested here
+# This option is what is tested
+@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")
 @pytest.mark.parametrize("nullable", [None, True, False])
 @pytest.mark.parametrize("infer_string", [True, False])
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])

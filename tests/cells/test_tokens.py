@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from epifoundation.cells.rows import LoadedRows
 from epifoundation.cells.tokens import iter_tokens
 
 matrices = arrays(
@@ -21,7 +22,7 @@ matrices = arrays(
 def collect(matrix, projection=None, n=None, chunk=3):
     names = pd.Index([f"cell{i}" for i in range(matrix.shape[0] if n is None else n)])
     cells, n_open, n_known = [], [], []
-    for rows, tokens in iter_tokens(matrix, projection, names, chunk=chunk):
+    for rows, tokens in iter_tokens(LoadedRows(matrix, names), projection, chunk=chunk):
         assert rows.stop - rows.start == len(tokens)
         cells += [part.tolist() for part in np.split(tokens.ids, tokens.offsets[1:-1])]
         n_open += tokens.n_open.tolist()

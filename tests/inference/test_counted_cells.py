@@ -47,7 +47,7 @@ def one_hot(labels, names):
 
 
 def left_out(matrix, known, pseudocount):
-    """Columns of cells by vectors that are measured anew without each, from matrices alone."""
+    """Columns of cells, by vectors measured again without each cell, from matrices alone."""
     around = known - known.mean(axis=0)
     sums, count = matrix.T @ around, matrix.sum(axis=0)
     columns = []
@@ -138,9 +138,7 @@ def test_other_cells_are_not_touched(simulated, model):
         np.testing.assert_array_equal(embed(atac, model), embed(atac, replace(model, cells={})))
 
 
-def test_they_are_recognized_by_other_names_in_another_order_with_other_peaks_beside(
-    simulated, model
-):
+def test_they_are_recognized_with_other_names_order_and_further_peaks(simulated, model):
     atac = simulated["atac"]
     found = embed(atac, model)
     order = np.random.default_rng(0).permutation(atac.n_vars)
@@ -157,7 +155,7 @@ def test_they_are_recognized_by_other_names_in_another_order_with_other_peaks_be
     np.testing.assert_allclose(embed(other, model), found[rows], atol=1e-5)
 
 
-def test_what_is_read_off_is_read_off_that_embedding(simulated, model):
+def test_all_predictions_are_made_from_that_embedding(simulated, model):
     atac = ep.tl.embed(simulated["atac"], model, copy=True)
     embedding = torch.from_numpy(expected(atac, model))
     np.testing.assert_allclose(
@@ -182,7 +180,7 @@ def test_what_is_read_off_is_read_off_that_embedding(simulated, model):
 
 
 def test_cells_of_a_reference_are_left_out_of_its_labels(simulated, plain):
-    """Where the reference is annotated itself; `plain` is a model of the same cells without labels."""
+    """When a reference is annotated itself; `plain` is a model of these cells without labels."""
     atac = simulated["atac"]
     tuned = ep.tl.finetune(atac, plain, label_key="cell_type", validation=0.2, rank=None)
     assert set(tuned.cells) == {"encoder", "labels"}
@@ -202,7 +200,7 @@ def test_cells_of_a_reference_are_left_out_of_its_labels(simulated, plain):
     assert len(some.cells["encoder"]) == 400
 
 
-def test_they_do_not_lie_apart_from_new_cells():
+def test_they_mix_with_new_cells():
     """A random forest can hardly tell them from new cells of the same types."""
     data = ep.datasets.simulate_multiome(800, 600, 40, n_types=4, median_fragments=20, rng=1)
     counted = np.arange(800) < 400

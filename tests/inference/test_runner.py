@@ -81,14 +81,13 @@ def test_results_are_those_of_cells_in_memory(mdata, model, embedded, tmp_path, 
     found = read(tmp_path / output)
     assert_results(found, embedded)
     assert found.obsm["X_epifoundation"].dtype == found.layers["epifoundation"].dtype == np.float32
-    told, expected = found.uns["epifoundation"], embedded.uns["epifoundation"]
-    assert told["revision"] == model.revision
-    assert told["expression_scale"] == expected["expression_scale"]
+    report, expected = found.uns["epifoundation"], embedded.uns["epifoundation"]
+    assert report["revision"] == model.revision
+    assert report["expression_scale"] == expected["expression_scale"]
     for name, value in expected["peaks"].items():
-        assert told["peaks"][name] == pytest.approx(value), name
-    assert sorted(tmp_path.iterdir()) == sorted(
-        [*before, tmp_path / output]
-    )  # nothing else is left
+        assert report["peaks"][name] == pytest.approx(value), name
+    # Nothing else is left
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / output])
 
 
 @pytest.mark.parametrize("kind", ["memory", "backed", "dense", "csc", "int64"])
@@ -122,7 +121,7 @@ def test_blocks_do_not_matter(mdata, model, embedded, tmp_path, monkeypatch, cel
     assert_results(read(tmp_path / "out.h5ad"), embedded[:90].copy())
 
 
-def test_blocks_hold_so_many_predicted_values(mdata, model, tmp_path, monkeypatch):
+def test_a_block_has_a_limit_of_predicted_values(mdata, model, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "BLOCK_VALUES", 30 * len(model.genes))
     sizes = {True: [], False: []}
     compute = reader.Reader.compute
@@ -247,16 +246,15 @@ def test_into_a_store_of_either_format(mdata, model, embedded, tmp_path, zarr_fo
     assert_results(read(tmp_path / "a.zarr"), embedded, expression=False)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The 'future.infer_string' option:DeprecationWarning"
-)  # it is what is tested
+# This option is what is tested
+@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")
 @pytest.mark.parametrize("nullable", [None, True, False])
 @pytest.mark.parametrize("infer_string", [True, False])
 @pytest.mark.parametrize("output", ["out.h5ad", "out.zarr", None])
 def test_text_is_written_whatever_the_settings(
     mdata, model, embedded, tmp_path, output, infer_string, nullable
 ):
-    """Names, labels and sets as text, arrays or nullable, in a file of results and in the file itself."""
+    """Names, labels and sets as plain or nullable strings, in a new and in the same file."""
     path = write(mdata["atac"], tmp_path / "a.h5ad")
     with (
         pd.option_context("future.infer_string", infer_string),
@@ -265,9 +263,8 @@ def test_text_is_written_whatever_the_settings(
         target = ep.tl.annotate(path, model, output=output and tmp_path / output)
         found = read(target)
         expected = ep.tl.annotate(mdata["atac"], model, copy=True)
-        if (
-            infer_string or nullable is not None
-        ):  # else anndata itself refuses to write text that is nullable
+        # Otherwise anndata itself refuses to write nullable strings
+        if infer_string or nullable is not None:
             write(found, tmp_path / "again.h5ad")
             assert list(read(tmp_path / "again.h5ad").obs) == list(found.obs)
     assert list(found.obs_names) == list(embedded.obs_names)
@@ -277,7 +274,7 @@ def test_text_is_written_whatever_the_settings(
         )
 
 
-def test_what_an_earlier_model_left_in_the_file_goes(mdata, model, tmp_path):
+def test_results_of_an_earlier_model_are_removed_from_the_file(mdata, model, tmp_path):
     atac = mdata["atac"]
     ep.tl.annotate(atac, model)
     ep.tl.predict_expression(atac, model)
@@ -304,9 +301,9 @@ def test_annotate_files(mdata, model, tmp_path):
         np.testing.assert_allclose(
             found.obs["epifoundation_novelty"], expected.obs["epifoundation_novelty"], atol=1e-3
         )
-        told, wanted = (each.uns["epifoundation_annotation"] for each in (found, expected))
-        assert sorted(told) == sorted(wanted)
-        assert told["n_unknown"] == wanted["n_unknown"]
+        report, wanted = (each.uns["epifoundation_annotation"] for each in (found, expected))
+        assert sorted(report) == sorted(wanted)
+        assert report["n_unknown"] == wanted["n_unknown"]
 
 
 def test_predict_expression_of_files(mdata, model, tmp_path):
@@ -323,7 +320,7 @@ def test_predict_expression_of_files(mdata, model, tmp_path):
     assert list(found.uns["epifoundation_expression"]["genes"]) == ["gene3", "gene1"]
 
 
-def test_cells_without_peaks_and_strange_batches_are_told_once(mdata, model, tmp_path):
+def test_empty_cells_and_unknown_batches_raise_one_warning_each(mdata, model, tmp_path):
     atac = mdata["atac"].copy()
     X = atac.X.tolil()
     X[[3, 200]] = 0
@@ -332,10 +329,10 @@ def test_cells_without_peaks_and_strange_batches_are_told_once(mdata, model, tmp
     path = write(atac, tmp_path / "a.h5ad")
     with pytest.warns(UserWarning, match="cells") as caught:
         ep.tl.embed(path, model, batch_key="batch", output=tmp_path / "out.h5ad")
-    told = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
-    assert len(told) == 2
-    assert "10 of 400 cells are of no batch" in told[0]
-    assert "2 of 400 cells have no open peak" in told[1]
+    messages = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
+    assert len(messages) == 2
+    assert "10 of 400 cells are of no batch" in messages[0]
+    assert "2 of 400 cells have no open peak" in messages[1]
     found = read(tmp_path / "out.h5ad")
     assert np.isnan(found.obsm["X_epifoundation"]).all(axis=1).nonzero()[0].tolist() == [3, 200]
     assert found.obs["epifoundation_cell_type"].isna().sum() == 2
@@ -347,7 +344,7 @@ class StopError(Exception):
 
 
 def interrupt(monkeypatch, after):
-    """Stop when so many blocks are saved; those that are computed beside them are not."""
+    """Stop once a number of blocks is saved; blocks in progress are lost."""
     save = block_store.BlockStore.save
 
     def stop(self, number, arrays, tally):
@@ -428,7 +425,7 @@ def test_bad_places(mdata, model, tmp_path):
         ep.tl.embed(path, model, output="out.csv")
     with pytest.raises(FileNotFoundError, match="nowhere.h5ad' does not exist"):
         ep.tl.embed(tmp_path / "nowhere.h5ad", model)
-    with pytest.raises(ValueError, match=r"2 source\(s\) need a file of their own: pass `output=`"):
+    with pytest.raises(ValueError, match=r"2 source\(s\) need a file: pass `output=`"):
         ep.tl.embed([path, write(atac, tmp_path / "b.h5ad")], model)
     with pytest.raises(ValueError, match="named twice"):
         ep.tl.embed([path, path], model, output=tmp_path / "out.zarr")
@@ -462,9 +459,8 @@ def test_a_file_of_another_build_is_named(mdata, model, tmp_path):
     path = write(atac, tmp_path / "a.h5ad")
     far = atac[:20].copy()
     far.obs_names = [f"far{i}" for i in range(20)]
-    far.var["start"] = (
-        far.var["start"] + 240_000_000
-    )  # past the end of chr1 of hg38, on none of its places
+    # Past the end of chr1 of hg38
+    far.var["start"] = far.var["start"] + 240_000_000
     far.var["end"] = far.var["end"] + 240_000_000
     far = write(far, tmp_path / "far.h5ad")
     with pytest.raises(ValueError, match=r"^'.*far.h5ad': "):
@@ -526,17 +522,13 @@ def test_a_file_that_disappears(mdata, model, tmp_path, monkeypatch):
     monkeypatch.setattr(block_store.BlockStore, "save", lose)
     with pytest.raises(
         OSError,
-        match=r"a.zarr' is not whole: 1 of .*rows 384 to 399.*finished blocks are kept.*the same call goes on",
+        match=r"a.zarr' is not whole: 1 of .*rows 384 to 399.*"
+        r"finished blocks are kept.*the same call resumes",
     ):
         ep.tl.embed(tmp_path / "a.zarr", model, output=tmp_path / "out.zarr")
     monkeypatch.setattr(block_store.BlockStore, "save", save)
-    (tmp_path / "lost").rename(
-        tmp_path
-        / "a.zarr"
-        / "X"
-        / "data"
-        / str(len(list((tmp_path / "a.zarr" / "X" / "data").glob("[0-9]*"))))
-    )
+    data = tmp_path / "a.zarr" / "X" / "data"
+    (tmp_path / "lost").rename(data / str(len(list(data.glob("[0-9]*")))))
     ep.tl.embed(tmp_path / "a.zarr", model, output=tmp_path / "out.zarr")
     ep.tl.embed(mdata["atac"], model)
     assert_results(read(tmp_path / "out.zarr"), mdata["atac"])
@@ -598,7 +590,7 @@ def start(folder, forks):
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["out.h5ad", "out.zarr", "-"])
 def test_killed_at_any_moment(folder, start, model, monkeypatch, output):
-    """Ten kills: what there is opens and is right, or is marked as incomplete; in the end it is what one run gives."""
+    """Ten kills: results are right or marked as incomplete, and in the end those of one run."""
     monkeypatch.setattr(plan, "BLOCK_CELLS", 20)
     original = (folder / "a.h5ad").read_bytes()
     expected = ep.tl.embed(folder / "a.h5ad", model, output=folder / "expected.zarr")
@@ -637,13 +629,13 @@ def test_killed_at_any_moment(folder, start, model, monkeypatch, output):
 @pytest.mark.slow
 def test_processes_share_the_blocks(folder, start, monkeypatch):
     monkeypatch.setattr(plan, "BLOCK_CELLS", 20)
-    model = ep.models.from_pretrained(folder / "model")  # of the same name, which the results tell
+    model = ep.models.from_pretrained(folder / "model")  # the name is in the results
     ep.tl.embed(folder / "a.h5ad", model, output=folder / "expected.h5ad")
     processes = [start("out.h5ad", number=i) for i in range(2)]
     (folder / "go").touch()
-    told = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
-    computed = [int(out) for out, _ in told]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    computed = [int(out) for out, _ in outputs]
     assert sum(computed) == 20
     assert min(computed) >= 2
     assert (folder / "out.h5ad").read_bytes() == (folder / "expected.h5ad").read_bytes()
@@ -663,7 +655,7 @@ def test_one_of_two_processes_is_killed(folder, start):
 
 @pytest.mark.slow
 def test_a_full_disk_keeps_the_finished_blocks(folder, start):
-    """A limit on the size of files stands for a full disk: blocks fit, the results do not; then not even blocks do."""
+    """A limit on file size stands for a full disk: first only blocks fit, then not even these."""
     (folder / "go").touch()
     process = start("out.h5ad", most=40_000)
     _, errors = process.communicate()

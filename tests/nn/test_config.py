@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epifoundation import ModelConfig, TrainingConfig
-from epifoundation.nn.config import FORMAT_1, MEASURED
+from epifoundation.nn.encoders import FORMAT_1
+from epifoundation.nn.training_config import MEASURED
 
 OBJECTIVES = st.sampled_from(["counts", "binary", "gaussian", "peaks"])
 SETS = st.builds(ModelConfig, dim=st.none() | st.integers(1, 300), objective=OBJECTIVES)
@@ -117,7 +118,8 @@ def test_configurations_of_format_1():
 )
 def test_impossible_training_is_refused(values):
     with pytest.raises(
-        ValueError, match=f"`{next(iter(values))}` must be an? (integer|number) between"
+        ValueError,
+        match=f"`{next(iter(values))}` must be an? (integer|number) (between|of at least)",
     ):
         TrainingConfig(**values)
 

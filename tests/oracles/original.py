@@ -43,10 +43,10 @@ class Layer(nn.Module):
         q, k, v = (
             self.self_attn["Wqkv"](x).view(n, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         )
-        if self.unpad:  # each cell's own tokens alone, as flash-attn does between padded layers
+        if self.unpad:  # without the padding, as flash-attn does between padded layers
             attended = torch.zeros_like(q)
-            for i, own in enumerate(real.sum(1).tolist()):
-                some = (slice(i, i + 1), slice(None), slice(own))
+            for i, n_tokens in enumerate(real.sum(1).tolist()):
+                some = (slice(i, i + 1), slice(None), slice(n_tokens))
                 attended[some] = F.scaled_dot_product_attention(q[some], k[some], v[some])
         else:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])

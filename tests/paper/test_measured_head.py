@@ -10,9 +10,10 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 
 import epifoundation as ep
-from epifoundation.nn import Network, Sizes
+from epifoundation.nn import MeasuredHead
 from epifoundation.paper.cells import Loaded
-from epifoundation.paper.measured_head import N_LANDMARKS, PENALTIES, has_counts, with_measured_head
+from epifoundation.paper.measured_head import N_LANDMARKS, PENALTIES, fit_measured_head
+from epifoundation.training.heads import HeadData
 
 KEY = "epifoundation_expression"
 DIM, N_GENES = 8, 12
@@ -50,11 +51,16 @@ class Planted:
 
     def head(self, rng=0):
         data = self.loaded()
-        network = Network(SMALL, Sizes(1, N_GENES))
-        model = ep.EpiFoundation(network, data.peaks, data.genes)
-        fitted = with_measured_head(model, data, self.embedding, np.random.default_rng(rng))
-        assert model.network.measured is None
-        return fitted.network.measured
+        tensors, sizes = fit_measured_head(self.cells(data, rng))
+        head = MeasuredHead(DIM, sizes["n_landmarks"], N_GENES)
+        head.load_state_dict(tensors)
+        return head
+
+    def cells(self, data, rng=0):
+        rows = np.concatenate([data.train, data.held])
+        is_held = np.arange(len(rows)) >= len(data.train)
+        rng = np.random.default_rng(rng)
+        return HeadData(data, SMALL, rows, is_held, lambda: self.embedding[rows], rng)
 
 
 def log_counts(counts):
@@ -107,15 +113,16 @@ def test_equal_cells_are_solved_for():
 
 
 def test_what_it_is_fitted_to(mdata):
-    data = Planted().loaded()
-    network = Network(SMALL, Sizes(1, N_GENES))
-    model = ep.EpiFoundation(network, data.peaks, data.genes)
-    assert has_counts(model, data)
+    planted = Planted()
+    data = planted.loaded()
+    assert fit_measured_head(planted.cells(data)) is not None
     nothing = replace(data, target=None)
     some = replace(data, target=data.target[:, :5], gene_positions=np.arange(5))
     for other in (nothing, some):
-        assert not has_counts(model, other)
-        assert with_measured_head(model, other, Planted().embedding, None) is model
+        assert fit_measured_head(planted.cells(other)) is None
+    cells = planted.cells(data)
+    cells.config = replace(SMALL, objective="gaussian")
+    assert fit_measured_head(cells) is None
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The head for held-out peaks in closed form: better than base rates where there is a reason."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ import torch
 import epifoundation as ep
 from epifoundation.nn import Network, Sizes
 from epifoundation.paper.cells import Loaded
-from epifoundation.paper.peak_head import with_peak_head
+from epifoundation.paper.peak_head import fit_peak_head
+from epifoundation.paper.train import with_heads
 from epifoundation.training.features import embedding_of
 
 N_TYPES, N_PEAKS, DIM = 4, 150, 16
@@ -47,7 +50,8 @@ def fitted(pattern, *, informative):
             network.encoder.peak.weight.copy_(torch.from_numpy(around))
     data = loaded(pattern)
     model = ep.EpiFoundation(network, data.peaks, data.genes)
-    return with_peak_head(model, data, embedding_of(model, pattern))
+    fits = {"peaks": partial(fit_peak_head, model)}
+    return with_heads(model, data, fits, np.random.default_rng(0))
 
 
 def losses(model, known, other):

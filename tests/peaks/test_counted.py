@@ -118,7 +118,7 @@ def test_cells_are_found_by_their_hash_and_others_are_not(seed):
         np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
-def test_nothing_is_found_where_there_is_nothing():
+def test_without_cells_or_hashes_nothing_is_found():
     cells = some_counted(0)
     none = CountedCells.of(*(each[:0] for each in cells))
     assert len(none) == 0

@@ -29,7 +29,7 @@ def test_with_true_labels_there_are_confusion_calibration_and_risk(annotated):
     kinds = [label.get_text() for label in confusion.get_yticklabels()]
     for i, kind in enumerate(kinds):
         np.testing.assert_allclose(image[i, i], (called[true == kind] == kind).mean())
-    assert f"{(true == called).mean():.1%} right" in confusion.get_title()
+    assert confusion.get_title().endswith(f"accuracy {(true == called).mean():.1%}")
     assert sum(patch.get_height() for patch in confidence.patches) == 400
     guess = atac.obsm["epifoundation_probabilities"].idxmax(axis=1)
     sure = atac.obs["epifoundation_confidence"]
@@ -84,7 +84,7 @@ def test_missing_results_are_named(mdata):
         "run `epifoundation.tl.annotate`",
     ):
         ep.pl.annotation(mdata, key_added="mine")
-    with pytest.raises(ValueError, match="name labels with `color=`"):
+    with pytest.raises(ValueError, match="choose labels with `color=`"):
         ep.pl.composition(mdata, batch_key="batch")
     with pytest.raises(ValueError, match="`batch_key='nowhere'` is not a column"):
         ep.pl.composition(mdata, batch_key="nowhere", color="cell_type")
@@ -94,7 +94,9 @@ def test_missing_results_are_named(mdata):
 
 def test_no_cell_with_a_label(annotated):
     annotated["atac"].obs["none"] = np.nan
-    with pytest.raises(ValueError, match="No cell has an annotation and a true label in 'none'"):
+    with pytest.raises(
+        ValueError, match="No cell has an annotation and a true label in `label_key='none'`"
+    ):
         ep.pl.annotation(annotated, label_key="none")
     with pytest.raises(ValueError, match="No cell has both"):
         ep.pl.composition(annotated, batch_key="none", color="cell_type")

@@ -39,7 +39,7 @@ def test_means_of_groups_and_correlations_are_drawn(mdata, model, tmp_path):
 def test_atac_with_expression_measured_elsewhere(mdata, model):
     atac = mdata["atac"].copy()
     ep.tl.predict_expression(atac, model)
-    with pytest.raises(ValueError, match="pass `measured`, cells x genes, or a MuData"):
+    with pytest.raises(ValueError, match="pass `measured=`, an AnnData of cells x genes"):
         ep.pl.expression(atac, groupby="cell_type")
     axes = ep.pl.expression(atac, groupby="cell_type", measured=mdata["rna"][::-1])
     assert len(axes) == 6
@@ -56,5 +56,5 @@ def test_bad_input_is_refused(mdata, model):
         ep.pl.expression(mdata, groupby="x")
     other = mdata["rna"].copy()
     other.var_names = [f"x{i}" for i in range(40)]
-    with pytest.raises(ValueError, match="share 0 genes"):
+    with pytest.raises(ValueError, match="have 0 genes"):
         ep.pl.expression(mdata, groupby="cell_type", measured=other)

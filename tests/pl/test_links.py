@@ -81,7 +81,7 @@ def test_region_no_links_and_bad_input(linked):
     with pytest.raises(ValueError, match="`groupby='x'` is not a column"):
         ep.pl.links(linked, gene="gene5", groupby="x")
     linked["atac"].uns[KEY]["group"] = ["a", "a", "b"]
-    with pytest.raises(ValueError, match=r"several groups: pass `group`, one of \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"several groups: pass `group=`, one of \['a', 'b'\]"):
         ep.pl.links(linked, gene="gene5")
     assert (
         ep.pl.links(linked, gene="gene5", group="b")[0].get_title(loc="left")

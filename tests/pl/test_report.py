@@ -1,4 +1,4 @@
-"""The report: one file that stands alone, says what is there, and works in a browser."""
+"""The report: one self-contained file with the results, which works in a browser."""
 
 import base64
 import re
@@ -15,8 +15,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import epifoundation as ep
-from epifoundation.pl._report import _links, _palette
 from epifoundation.pl._report_page import DPI, Section, format_value, page, table
+from epifoundation.pl._report_sections import _links
+from epifoundation.pl._report_umap import palette as palette_of
 
 
 class Parsed(HTMLParser):
@@ -90,7 +91,7 @@ def test_the_page_shows_the_results(reported):
     _, mdata, path = reported
     text = " ".join(Parsed(path.read_text()).texts)
     atac = mdata["atac"]
-    assert f"{atac.n_obs:,} cells, read by pbmc-51loci" in text
+    assert f"{atac.n_obs:,} cells, model pbmc-51loci," in text
     for label, count in atac.obs["epifoundation_cell_type"].value_counts().items():
         assert re.search(rf"{re.escape(label)} {count:,} ", re.sub(r"\s+", " ", text)), label
     for name in ("epifoundation", "torch", "scanpy"):
@@ -114,7 +115,7 @@ def test_the_same_cells_make_the_same_page(reported, tmp_path):
     ep.tl.embed(atac)
     pages = [ep.pl.report(atac, tmp_path / f"{i}.html").read_text() for i in range(2)]
     assert pages[0] == pages[1]
-    assert "there is no measured expression to compare" in pages[0]
+    assert "The data have no measured expression" in pages[0]
 
 
 def test_few_results_give_a_short_page(tmp_path):
@@ -146,7 +147,7 @@ def test_bad_input_is_refused_and_nothing_written(reported, tmp_path):
         ep.pl.report(mdata, tmp_path / "x.pdf")
     with pytest.raises(ValueError, match="No modality 'RNA'"):
         ep.pl.report(mdata, tmp_path / "x.html", rna_modality="RNA")
-    with pytest.raises(FileNotFoundError, match="is not there: make it first"):
+    with pytest.raises(FileNotFoundError, match="does not exist: create it first"):
         ep.pl.report(mdata, tmp_path / "nowhere" / "x.html")
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(FileExistsError, match="or another `path`"):
@@ -187,7 +188,7 @@ def test_the_page_says_what_could_not_be_plotted(tmp_path):
     text = ep.pl.report(
         cells, tmp_path / "a.html", label_key="truth", batch_key="batch"
     ).read_text()
-    assert "Not plotted: No cell has an annotation and a true label in" in text
+    assert "Not plotted: No cell has an annotation and a true label in `label_key=" in text
     assert "Not plotted: No cell has both a batch" in text
     assert plt.get_fignums() == figures
 
@@ -226,11 +227,32 @@ def test_the_style_of_the_caller_does_not_matter(tmp_path):
 
 def test_equal_labels_have_the_same_colour():
     columns = pd.DataFrame({"a": pd.Categorical(["x", "z"]), "b": pd.Categorical(["y", "unknown"])})
-    palette = _palette(columns)
+    palette = palette_of(columns)
     assert list(palette) == ["x", "y", "z", "unknown"]
     assert len(set(palette.values())) == 4
-    many = _palette(pd.DataFrame({"a": pd.Categorical([str(i) for i in range(150)])}))
+    many = palette_of(pd.DataFrame({"a": pd.Categorical([str(i) for i in range(150)])}))
     assert len(set(many.values())) > 100
+
+
+def rendered(*blocks):
+    return page("Title", "subtitle", [Section("One two", list(blocks))], "footer")
+
+
+def test_markup_in_the_data_is_escaped(tmp_path):
+    bad = "<script>alert('x')</script> \"&"
+    cells = few(truth=pd.Categorical([bad, "b"] * 30))
+    cells.obs[bad] = pd.Categorical(["a", bad] * 30)
+    cells.obs["epifoundation_cell_type"] = pd.Categorical([bad, "b"] * 30)
+    cells.uns["epifoundation"] = {"model": bad, bad: bad}
+    path = ep.pl.report(cells, tmp_path / "a.html", label_key="truth", batch_key=bad, title=bad)
+    content = path.read_text()
+    assert "<script>alert" not in content
+    assert content.count("<script>") == 1
+    parsed = Parsed(content)
+    assert parsed.open == []
+    # title and heading, subtitle, label, caption, name and value of a parameter
+    assert sum(bad in text for text in parsed.texts) >= 6
+    assert [image["alt"] for tag, image in parsed.tags if tag == "img" and bad in image["alt"]]
 
 
 def test_the_most_significant_links_come_first():
@@ -243,14 +265,14 @@ def test_the_most_significant_links_come_first():
             "qvalue": [0.5, 0.05, np.nan],
         }
     )
-    text = " ".join(Parsed(_links(links)).texts)
-    assert "2 pairs of a peak and a gene were tested in 2 groups of cells; 1 are links" in text
+    text = " ".join(Parsed(rendered(*_links(links))).texts)
+    assert "2 peak-gene pairs were tested in 2 groups of cells; 1 have q ≤ 0.1" in text
     assert text.index("b y T") < text.index("a x all")
 
 
 def test_tables_show_their_values():
     frame = pd.DataFrame({"name": ["a<b", None], "n": [12_345, 6], "x": [0.123456, np.nan]})
-    parsed = Parsed(page("t", "s", [Section("One two", table(frame))], "f"))
+    parsed = Parsed(rendered(table(frame)))
     assert "a<b" in parsed.texts
     assert {"12,345", "0.123", "–"} <= set(parsed.texts)
     values = [
@@ -260,13 +282,13 @@ def test_tables_show_their_values():
     ]
     assert values == ["12345", "0.123456", "6", ""]
     assert not [tag for tag, _ in parsed.tags if tag == "input"]
-    odd = Parsed(table(pd.DataFrame({"x": [np.inf, -np.inf], "is": [True, False]})))
+    odd = Parsed(rendered(table(pd.DataFrame({"x": [np.inf, -np.inf], "is": [True, False]}))))
     assert [a["data-value"] for tag, a in odd.tags if "data-value" in a] == [
         "Infinity",
         "-Infinity",
     ]
     assert {"∞", "-∞", "yes", "no"} <= set(odd.texts)
-    long = Parsed(table(pd.DataFrame({"n": range(50)})))
+    long = Parsed(rendered(table(pd.DataFrame({"n": range(50)}))))
     assert [attributes["placeholder"] for tag, attributes in long.tags if tag == "input"] == [
         "Search 50 rows"
     ]
@@ -279,6 +301,16 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
     None,
 )
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--window-size=1280,900",
+    "--enable-logging=stderr",
+    "--v=0",
+    "--virtual-time-budget=10000",
+    "--dump-dom",
+]
 CHECK = r"""
 <script>
 addEventListener("load", () => {
@@ -321,9 +353,8 @@ def test_in_a_browser(reported, tmp_path):
     checked = tmp_path / "checked.html"
     checked.write_text(path.read_text().replace("</body>", CHECK + "</body>"))
     done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,900", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--dump-dom", checked.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        [BROWSER, *FLAGS, checked.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     assert "CONSOLE" not in done.stderr
     (attributes,) = [attributes for tag, attributes in Parsed(done.stdout).tags if tag == "body"]
     found = json.loads(attributes["data-found"])

@@ -47,7 +47,7 @@ def test_bad_input(simulated, model):
     with pytest.raises(ValueError, match="`models` is empty"):
         ep.pl.training({})
     with pytest.raises(
-        ValueError, match="'mine' has no losses .*: a set encoder is measured in closed form"
+        ValueError, match="'mine' has no losses .*: a set encoder is fitted in closed form"
     ):
         ep.pl.training({"mine": model})
     trained = ep.tl.pretrain(

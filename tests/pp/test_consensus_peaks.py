@@ -222,9 +222,8 @@ def test_peaks_that_merely_touch_stay_apart():
     ]
     tiles = [vocabulary("chr1:0-10", "chr1:10-20"), vocabulary("chr1:20-30")]
     assert len(ep.pp.consensus_peaks(tiles, width=10)) == 3
-    assert names(ep.pp.consensus_peaks(tiles, width=11)) == [
-        "chr1:10-21"
-    ]  # the one in both sources
+    # The one in both sources
+    assert names(ep.pp.consensus_peaks(tiles, width=11)) == ["chr1:10-21"]
 
 
 def test_chromosomes_come_in_natural_order():
@@ -253,9 +252,8 @@ def test_the_peak_of_most_sources_is_kept_and_of_these_the_most_central():
     sources = [vocabulary(f"chr1:{start}-{start + 100}") for start in (100, 120, 140)]
     assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:120-220"]
     sources += [vocabulary("chr1:215-315"), vocabulary("chr1:216-316")]
-    assert names(ep.pp.consensus_peaks(sources, width=100)) == [
-        "chr1:140-240"
-    ]  # like 120-220, it overlaps all
+    # Like 120-220, it overlaps all
+    assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:140-240"]
     sources += [vocabulary("chr1:230-330")]
     assert names(ep.pp.consensus_peaks(sources, width=100)) == ["chr1:140-240"]  # 120-220 does not
 

@@ -172,7 +172,7 @@ def test_low_coverage_warns_and_very_low_coverage_is_refused(simulated, model):
     assert not few.obsm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ep.tl.embed(few, model, min_coverage=least)
+        ep.tl.embed(few, model, mapping=ep.PeakMapping(min_coverage=least))
     assert few.uns[UNS]["peaks"]["vocabulary_matched"] == few_reached
 
 
@@ -290,7 +290,7 @@ def test_another_build_is_refused_by_name():
     with pytest.raises(
         ValueError, match=r"The peaks are of hg19 \(`genome`\), the model is of hg38"
     ):
-        ep.tl.embed(cells(HG19[1:]), model, genome="hg19")
+        ep.tl.embed(cells(HG19[1:]), model, mapping=ep.PeakMapping(genome="hg19"))
 
 
 @pytest.fixture(scope="session")
@@ -316,7 +316,8 @@ def test_bone_marrow_of_another_build_is_refused_and_with_the_chain_embedded(
         ValueError, match="The peaks are of hg19, the model is of hg38: 105 of 10,000"
     ):
         ep.tl.embed(atac, model)
-    ep.tl.embed(atac, model, liftover=annotation / "hg19ToHg38.over.chain.gz")
+    chain = annotation / "hg19ToHg38.over.chain.gz"
+    ep.tl.embed(atac, model, mapping=ep.PeakMapping(liftover=chain))
     report = atac.uns[UNS]["peaks"]
     assert (report["lifted"], report["split"], report["lost"]) == (9999, 0, 1)
     assert report["vocabulary_matched"] == len(model.peaks)
@@ -374,11 +375,7 @@ def test_a_chain_to_another_build_is_refused(shared_data, annotation, tmp_path, 
 @pytest.mark.parametrize("name", ["hg38", "GRCh38", "grch38.p14", "HG38", "unknown"])
 def test_builds_have_several_names(name):
     """An unknown build is detected if the model's peaks fit only one."""
-    at_ends = [
-        "chr1:248956000-248956400",
-        "chr10:133797000-133797400",
-        "chr17:83257000-83257400",
-    ]  # at the ends
+    at_ends = ["chr1:248956000-248956400", "chr10:133797000-133797400", "chr17:83257000-83257400"]
     model = tiny([*at_ends, "chr19:58617000-58617600"], genome=name)
     with pytest.raises(ValueError, match="peaks are of hg19, the model is of hg38: 1 of 3"):
         ep.pp.map_peaks(cells(HG19), model)
@@ -440,7 +437,7 @@ def test_files_that_are_not_chains_are_named(tmp_path, content):
         match=r"a\.chain' is not a chain file, or is truncated|"
         "None of the 3 peaks could be lifted over",
     ):
-        ep.tl.embed(cells(HG19), tiny(HG19, genome="hg38"), liftover=path)
+        ep.tl.embed(cells(HG19), tiny(HG19, genome="hg38"), mapping=ep.PeakMapping(liftover=path))
     with pytest.raises(FileNotFoundError, match="The chain file .*nothing' does not exist"):
         ep.genome.lift_over(frame([("chr1", 1, 2)]), tmp_path / "nothing")
 
@@ -475,9 +472,8 @@ def test_a_few_misplaced_peaks_are_counted_and_accepted():
 def test_the_summary_is_one_line_if_progress_is_shown(capsys, monkeypatch):
     monkeypatch.setattr(ep.settings, "progress", True)
     ep.pp.map_peaks(cells(MODEL.peaks.names), MODEL)
-    assert (
-        capsys.readouterr().err.strip()
-        == "4 of 4 peaks known to the model, 4 of its 4 reached; 100.0% of the counts in known peaks"
+    assert capsys.readouterr().err.strip() == (
+        "4 of 4 peaks known to the model, 4 of its 4 reached; 100.0% of the counts in known peaks"
     )
 
 

@@ -51,17 +51,17 @@ def test_another_batch_by_a_reference(planted):
     true = query.obs["cell_type"].astype(str)
     assert set(query.obs) >= WRITTEN
     assert ep.metrics.accuracy(true, query.obs["epifoundation_cell_type"].astype(str)) > 0.8
-    assert ep.metrics.expected_calibration_error(
-        true, query.obsm["epifoundation_probabilities"].idxmax(axis=1), query.obs["epifoundation_confidence"]
-    ) < 0.1  # fmt: skip
+    best = query.obsm["epifoundation_probabilities"].idxmax(axis=1)
+    confidence = query.obs["epifoundation_confidence"]
+    assert ep.metrics.expected_calibration_error(true, best, confidence) < 0.1
     covered, size = ep.metrics.conformal_coverage(true, query.obs["epifoundation_set"])
     assert 0.84 < covered < 0.97
     assert size < 2.5
-    told = query.uns["epifoundation_annotation"]
-    assert told["calibration"] == ["batch1"]  # what the model held out in its training
-    assert told["calibration_cells"] == (reference.obs["batch"] == "batch1").sum()
-    assert told["labels"] == ["type0", "type1", "type2", "type3"]
-    assert told["n_unknown"] == (query.obs["epifoundation_cell_type"] == "unknown").sum()
+    report = query.uns["epifoundation_annotation"]
+    assert report["calibration"] == ["batch1"]  # what the model held out in its training
+    assert report["calibration_cells"] == (reference.obs["batch"] == "batch1").sum()
+    assert report["labels"] == ["type0", "type1", "type2", "type3"]
+    assert report["n_unknown"] == (query.obs["epifoundation_cell_type"] == "unknown").sum()
     assert set(reference.obsm) == set(before.obsm)
     assert set(reference.obs) == set(before.obs)
     assert not reference.uns
@@ -80,8 +80,8 @@ def test_a_type_that_the_reference_lacks_stands_out(planted):
         flagged = marked["epifoundation_cell_type"] == "unknown"
         assert flagged[is_new].mean() > flagged[~is_new].mean()
         assert flagged[~is_new].mean() < 0.15
-        told = marked["epifoundation_cell_type"].cat.categories
-        assert left_out not in told
+        names = marked["epifoundation_cell_type"].cat.categories
+        assert left_out not in names
     assert np.mean(found) > 0.8
 
 
@@ -94,10 +94,11 @@ def test_cells_of_another_world_are_unknown(planted):
     )
     ep.tl.annotate(strange, model, reference=reference, **OPTIONS)
     ep.tl.annotate(query := query.copy(), model, reference=reference, **OPTIONS)
-    assert roc_auc_score([1] * 200 + [0] * query.n_obs, [*strange.obs["epifoundation_novelty"], *query.obs["epifoundation_novelty"]]) > 0.8  # fmt: skip
+    novelty = [*strange.obs["epifoundation_novelty"], *query.obs["epifoundation_novelty"]]
+    assert roc_auc_score([1] * 200 + [0] * query.n_obs, novelty) > 0.8
 
 
-def test_the_own_head_of_a_model(simulated, model, tmp_path):
+def test_the_label_head_of_the_model(simulated, model, tmp_path):
     atac = simulated["atac"].copy()
     ep.tl.embed(embedded := simulated.copy(), model)
     ep.tl.annotate(atac, model, unknown=0)
@@ -111,9 +112,8 @@ def test_the_own_head_of_a_model(simulated, model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     again = ep.tl.annotate(simulated["atac"], tmp_path / "model", unknown=0, copy=True)
     pd.testing.assert_frame_equal(again.obs[sorted(WRITTEN)], atac.obs[sorted(WRITTEN)])
-    for obs in (atac.obs,):
-        inside = [label in text.split(" | ") for label, text in zip(obs["epifoundation_cell_type"], obs["epifoundation_set"], strict=True)]  # fmt: skip
-        assert all(inside)
+    pairs = zip(atac.obs["epifoundation_cell_type"], atac.obs["epifoundation_set"], strict=True)
+    assert all(label in text.split(" | ") for label, text in pairs)
 
 
 def test_the_bundled_model_annotates_by_itself():
@@ -202,11 +202,11 @@ def test_missing_labels_are_left_out_and_counted(planted):
     reference = reference.copy()
     reference.obs["cell_type"] = reference.obs["cell_type"].astype(object)
     reference.obs.iloc[:30, reference.obs.columns.get_loc("cell_type")] = None
-    told = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).uns[
+    report = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).uns[
         "epifoundation_annotation"
     ]
-    assert told["unlabelled_cells"] == 30
-    assert told["reference_cells"] + told["calibration_cells"] == reference.n_obs - 30
+    assert report["unlabelled_cells"] == 30
+    assert report["reference_cells"] + report["calibration_cells"] == reference.n_obs - 30
 
 
 def test_a_label_with_one_cell_is_learned_and_one_that_only_calibrates_is_not(planted):
@@ -217,10 +217,10 @@ def test_a_label_with_one_cell_is_learned_and_one_that_only_calibrates_is_not(pl
     labels.loc[batch.index[batch == "batch0"][0]] = "lonely"
     labels.loc[batch.index[batch == "batch1"][0]] = "late"
     reference.obs["cell_type"] = labels
-    told = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).uns[
+    report = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).uns[
         "epifoundation_annotation"
     ]
-    assert told["labels"] == ["lonely", "type0", "type1", "type2", "type3"]
+    assert report["labels"] == ["lonely", "type0", "type1", "type2", "type3"]
 
 
 def test_a_reference_may_have_unknown_cells_itself(planted):
@@ -262,11 +262,11 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("options", "said"), BAD)
-def test_what_cannot_be_annotated_is_told(planted, options, said):
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_references_are_refused(planted, options, message):
     reference, query, model = planted
     query = query.copy()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ep.tl.annotate(query, model, **({"reference": reference} | OPTIONS | options))
     assert not query.obsm
     assert not WRITTEN & set(query.obs)
@@ -281,7 +281,7 @@ def test_one_label_is_too_few(planted):
         ep.tl.annotate(query.copy(), model, reference=same, **OPTIONS)
 
 
-def test_what_the_reference_holds_beside_its_peaks_does_not_matter(planted):
+def test_other_contents_of_the_reference_do_not_matter(planted):
     reference, query, model = planted
     reference = reference.copy()
     expected = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS).obs
@@ -295,7 +295,7 @@ def test_what_the_reference_holds_beside_its_peaks_does_not_matter(planted):
 def test_embeddings_of_another_model_and_other_builds_are_refused(planted, model):
     query, own = planted[1].copy(), planted[2]
     ep.tl.embed(query, own)
-    with pytest.raises(ValueError, match=r"The data hold an embedding .*not of 'unsaved'"):
+    with pytest.raises(ValueError, match=r"The data have an embedding .*not of 'unsaved'"):
         ep.tl.annotate(query, model)
     foreign = planted[0].copy()
     foreign.var_names = [
@@ -307,7 +307,7 @@ def test_embeddings_of_another_model_and_other_builds_are_refused(planted, model
         ep.tl.annotate(query, own, reference=foreign, **OPTIONS)
 
 
-def test_a_head_from_before_calibration_is_told(simulated, model):
+def test_a_head_that_is_not_calibrated_is_refused(simulated, model):
     from dataclasses import replace
 
     from epifoundation.nn import Network
@@ -316,7 +316,7 @@ def test_a_head_from_before_calibration_is_told(simulated, model):
     old = ep.EpiFoundation(network, model.peaks, model.genes, model.labels, name="old")
     with pytest.raises(
         ValueError,
-        match="The model 'old' has a label head that was never calibrated: pass `reference=",
+        match="The model 'old' has a label head that is not calibrated: pass `reference=",
     ):
         ep.tl.annotate(simulated["atac"].copy(), old)
 
@@ -324,11 +324,10 @@ def test_a_head_from_before_calibration_is_told(simulated, model):
 @pytest.mark.parametrize("n", [5, 9, 10, 99, 1000])
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
 def test_thresholds_keep_what_they_promise(n, share):
-    """Of n + 1 exchangeable scores, the last lies above the threshold with probability of at most `share`."""
+    """The last of n + 1 exchangeable scores exceeds the threshold with probability <= `share`."""
     scores = torch.arange(n, dtype=torch.float32)
     at = threshold(scores, share)
-    above = sum(
-        at < place - 0.5 for place in range(n + 1)
-    )  # places that a further score can take among them
+    # Places that a further score can take among them
+    above = sum(at < place - 0.5 for place in range(n + 1))
     assert above / (n + 1) <= share + 1e-9
     assert (at == np.inf) == (share * (n + 1) < 1 - 1e-9)

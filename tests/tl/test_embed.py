@@ -182,12 +182,16 @@ def test_backed_data_give_the_same(simulated, model, expected, form, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_agree(simulated, model, expected, tmp_path, forks):
-    """One that begins anew, and so hashes in another way, and one that is a copy of another."""
+    """A new one, with another hash seed, and a fork."""
     simulated.write_h5mu(tmp_path / "data.h5mu")
     model.save_pretrained(tmp_path / "model")
     code = (
-        "import sys, mudata, numpy, torch, epifoundation as ep; torch.set_num_threads(1); ep.settings.progress = False;"
-        "m = mudata.read_h5mu(sys.argv[1]); ep.tl.embed(m, sys.argv[2]); numpy.save(sys.argv[3], m['atac'].obsm['X_epifoundation'])"
+        "import sys, mudata, numpy, torch, epifoundation as ep\n"
+        "torch.set_num_threads(1)\n"
+        "ep.settings.progress = False\n"
+        "m = mudata.read_h5mu(sys.argv[1])\n"
+        "ep.tl.embed(m, sys.argv[2])\n"
+        "numpy.save(sys.argv[3], m['atac'].obsm['X_epifoundation'])\n"
     )
     (tmp_path / "script.py").write_text(code)
     arguments = [str(tmp_path / name) for name in ("script.py", "data.h5mu", "model")]
@@ -312,7 +316,7 @@ def test_results_of_an_earlier_model_do_not_stay_under_its_key(mdata, model):
     assert "epifoundation" not in mdata["rna"].layers
 
 
-def test_genes_that_all_are_unknown_are_told(mdata, model):
+def test_genes_that_are_all_unknown_raise_a_warning(mdata, model):
     mdata["rna"].var_names = [f"x{i}" for i in range(40)]
     with pytest.warns(UserWarning, match="None of the 40 genes of the RNA modality"):
         ep.tl.embed(mdata, model)
@@ -355,7 +359,7 @@ def break_data(data, how):
 
 @pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("negative", "non-negative counts: found -1.0 in cell"),
         ("nan", "found nan in cell"),
@@ -365,10 +369,10 @@ def break_data(data, how):
         ("no X", "no `X`"),
     ],
 )
-def test_bad_data_is_refused_and_unchanged(mdata, model, how, said):
+def test_bad_data_is_refused_and_unchanged(mdata, model, how, message):
     break_data(mdata, how)
     before = written(mdata)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ep.tl.embed(mdata, model)
     assert written(mdata) == before
 

@@ -62,7 +62,7 @@ def embed(atac, model):
     ]
 
 
-def test_labels_make_the_embedding_of_another_batch_tell_more():
+def test_labels_improve_the_embedding_of_another_batch():
     """A model of the ATAC of one batch gets the labels of another batch; judged on a third."""
     atac = ep.datasets.simulate_multiome(
         900, 600, 40, n_types=6, n_batches=3, median_fragments=15, rng=1
@@ -83,7 +83,7 @@ def test_labels_make_the_embedding_of_another_batch_tell_more():
 
 
 def test_columns_of_clusters_stay_as_they_were(world):
-    """Labels are columns beside them, which are flat where labels and cells have nothing in common."""
+    """Labels are further columns, which are flat if labels have nothing to do with the cells."""
     data, model = world
     atac = data["atac"].copy()
     atac.obs["cell_type"] = np.random.default_rng(0).permutation(atac.obs["cell_type"].to_numpy())
@@ -105,7 +105,7 @@ def test_labels_are_measured_as_in_pretraining(world):
     for name in ("weight", "count", "base"):
         one, other = (getattr(m.network.label_columns.vectors, name) for m in (later, at_once))
         assert torch.equal(one, other)
-    # Landmarks of the readout are drawn anew
+    # Landmarks of the readout are drawn again
     assert np.abs(embed(data["atac"], later) - embed(data["atac"], at_once)).mean() < 0.02
 
 
@@ -155,14 +155,14 @@ def test_the_same_seed_gives_the_same_model(world, transformer, encoder):
 
 def test_what_is_said_of_it(world, tuned):
     data, model = world
-    said = tuned.training
-    assert said["finetuned_from"] == {"model": model.name, "revision": model.revision}
-    assert said["batches"] == ["batch0", "batch1", "batch2"]  # those of validation cells, too
-    assert said["validation"] == ["batch2"]
-    assert said["cells"] + said["validation_cells"] == data.n_obs
-    assert said["objective"] == "counts"
-    assert said["unlabelled_cells"] == 0
-    assert "history" not in said
+    report = tuned.training
+    assert report["finetuned_from"] == {"model": model.name, "revision": model.revision}
+    assert report["batches"] == ["batch0", "batch1", "batch2"]  # those of validation cells, too
+    assert report["validation"] == ["batch2"]
+    assert report["cells"] + report["validation_cells"] == data.n_obs
+    assert report["objective"] == "counts"
+    assert report["unlabelled_cells"] == 0
+    assert "history" not in report
     assert tuned.labels == [f"type{i}" for i in range(6)]
     assert tuned.network.dim == 32 + 6
     assert tuned.genes.names == model.genes.names
@@ -175,8 +175,8 @@ def measured_and_predicted(data, model, batch=None):
     counts = data["rna"].X.toarray()
     if batch is not None:
         data = data.copy()
-        data["atac"].obs["said"] = batch
-    predicted = ep.tl.embed(data, model, batch_key=None if batch is None else "said", copy=True)
+        data["atac"].obs["stated"] = batch
+    predicted = ep.tl.embed(data, model, batch_key=None if batch is None else "stated", copy=True)
     return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)), predicted["rna"].layers[
         "epifoundation"
     ]
@@ -388,7 +388,7 @@ def with_column(data, values):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "pass `label_key=`, `batch_key=` or both"),
         ({"label_key": "nowhere"}, "not a column"),
@@ -407,18 +407,18 @@ def with_column(data, values):
             {"label_key": "cell_type", "engine": ep.Engine(compile=True)},
             r"`Engine\(compile=True\)` has no meaning",
         ),
-        ({"label_key": "cell_type", "genome": "mm10"}, "mm10"),
+        ({"label_key": "cell_type", "mapping": ep.PeakMapping(genome="mm10")}, "mm10"),
         (
             {"label_key": "column", "batch_key": "batch", "column": [None, "a"]},
             "two labels or more",
         ),
     ],
 )
-def test_bad_input(world, options, said):
+def test_bad_input(world, options, message):
     data, model = world
     column = options.get("column", ["a", "b"])
     atac = with_column(data, [column[i % len(column)] for i in range(data.n_obs)])
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ep.tl.finetune(
             atac, model, **{name: value for name, value in options.items() if name != "column"}
         )

@@ -71,7 +71,7 @@ def test_genes_of_the_rna_modality_and_bad_input():
     assert found.shape == (30, 5)
     assert (found.obs["cell_type"] == mdata["atac"].obs["cell_type"]).all()
     assert found.var["n_peaks"].min() > 0
-    with pytest.raises(ValueError, match="The positions of genes are unknown"):
+    with pytest.raises(ValueError, match="The positions of genes are not known"):
         ep.tl.gene_activity(mdata["atac"])
     with pytest.raises(ValueError, match="`decay` must be an integer of at least 1"):
         ep.tl.gene_activity(mdata, decay=0)

@@ -72,10 +72,11 @@ def test_foreign_peaks_and_empty_cells(mdata, model):
     assert empty.obsm[KEY].isna().to_numpy().ravel().tolist() == [False, True, False]
 
 
-def test_bad_input_is_told(mdata, model):
+def test_bad_input_is_refused(mdata, model):
     with pytest.raises(
         ValueError,
-        match="All 600 peaks of 400 cells are too many: name some with `peaks=`, or pass `groupby=`",
+        match="All 600 peaks of 400 cells are too many: select some with `peaks=`, "
+        "or pass `groupby=`",
     ):
         ep.tl.impute_accessibility(mdata, model)
     with pytest.raises(ValueError, match="`depth` must be a positive number"):

@@ -50,7 +50,7 @@ def predict(atac, model, matrix):
 
 
 def predict_left_out(atac, model, matrix):
-    """The same of cells that were counted: `atac` holds them, and they stay left out in an edited `matrix`."""
+    """The same for cells that were counted: they stay left out if `matrix` is edited."""
     projection = model.peaks.projection(ep.genome.read_intervals(atac.var))
 
     def tokens(cells):
@@ -134,7 +134,7 @@ def test_sets_and_regions_equal_the_edited_matrix(request, every_cell, name, cel
 
 @pytest.mark.parametrize("name", ["model", "transformer"])
 def test_peaks_of_another_set_that_stand_for_the_same_one(request, simulated, name):
-    """Two peaks of the data on one of the model: closing either changes nothing, closing both does."""
+    """Two peaks of the data on one of the model: only closing both changes something."""
     model = request.getfixturevalue(name)
     atac = simulated["atac"][:5].copy()
     start = atac.var["start"].to_numpy().copy()
@@ -174,7 +174,7 @@ def test_a_cell_that_loses_its_last_peak_is_nan(simulated, model):
 
 @pytest.mark.parametrize("counted", [False, True])
 def test_one_peak_that_is_nearly_the_whole_cell_keeps_its_digits(simulated, model, counted):
-    """Where a wide peak stands for nearly all open peaks, and the heaviest, a subtraction would lose what is left."""
+    """A wide peak with nearly all of the weight: a subtraction would lose the remaining digits."""
     peaks = simulated["atac"].var
     wide = [
         f"{chrom}:{here['start'].min()}-{here['end'].max()}"
@@ -210,13 +210,16 @@ def test_one_peak_that_is_nearly_the_whole_cell_keeps_its_digits(simulated, mode
         np.testing.assert_allclose(piece.change, after - before, atol=1e-5)
 
 
-def test_bad_input_is_told(simulated, model):
+def test_bad_input_is_refused(simulated, model):
     atac = simulated["atac"][:5].copy()
     for options, match in (
         ({"peaks": "nonsense"}, "neither a peak of the data nor a region"),
         (
             {"peaks": "chr1:1-5"},
-            "No peak of the data overlaps 'chr1:1-5'.*the nearest, chr1:10000-10500, is 9,995 bases away",
+            (
+                "No peak of the data overlaps 'chr1:1-5'.*"
+                "the nearest, chr1:10000-10500, is 9,995 bases away"
+            ),
         ),
         ({"peaks": "chr21:1-500"}, "the data have no peak on chr21"),
         ({"peaks": []}, "`peaks` is empty"),
@@ -235,7 +238,7 @@ def test_bad_input_is_told(simulated, model):
         ep.tl.knock_out(more, model, peaks=["chr9:1-500", more.var_names[0]])
 
 
-def test_a_model_without_genes_tells_labels(simulated):
+def test_a_model_without_genes_changes_labels(simulated):
     atac = simulated["atac"]
     model = ep.tl.pretrain(
         atac, objective="peaks", config=ep.ModelConfig(dim=16), label_key="cell_type"

@@ -1,4 +1,4 @@
-"""Links against planted truth, and the parts that they are made of against other ways to compute them."""
+"""``ep.tl.link_peaks``: links against planted truth, groups, files, bad input."""
 
 import anndata
 import mudata
@@ -12,7 +12,7 @@ import epifoundation as ep
 from epifoundation.links.direct_effects import direct_effects
 from epifoundation.links.pairs import find_pairs, near_sites
 from epifoundation.links.pvalues import (
-    either,
+    bonferroni_min,
     embedding_pvalues,
     measured_pvalues,
     stratified_qvalues,
@@ -63,12 +63,12 @@ def test_without_links_few_genes_have_any(world):
     assert links.loc[links["qvalue"] <= 0.1, "gene"].nunique() <= 0.12 * 60
 
 
-def test_the_table_is_whole_and_survives_a_file(world, linked, tmp_path):
+def test_the_table_is_complete_and_survives_a_file(world, linked, tmp_path):
     data, _ = world
     sites, peaks = data["rna"].var, data["atac"].var
     assert list(linked.columns) == [
-        "gene", "peak", "chrom", "start", "end", "tss", "distance", "group", "effect", "by_embedding", "by_measurement", "direction",
-        "n_cells", "pvalue", "qvalue",
+        "gene", "peak", "chrom", "start", "end", "tss", "distance", "group", "effect",
+        "by_embedding", "by_measurement", "direction", "n_cells", "pvalue", "qvalue",
     ]  # fmt: skip
     # Brute force: every pair that is near
     near = 0
@@ -235,10 +235,10 @@ def test_pvalues_are_uniform_without_effects_and_small_with():
     assert abs(np.mean(np.delete(pvalue, 7) < 0.2) - 0.2) < 0.08
 
 
-def test_either_and_strata():
+def test_bonferroni_min_and_strata():
     first, second = np.array([0.01, np.nan, 0.9]), np.array([0.5, 0.2, 0.8])
-    np.testing.assert_allclose(either(first, second), [0.02, 0.4, 1])
-    assert either(first, None) is first
+    np.testing.assert_allclose(bonferroni_min(first, second), [0.02, 0.4, 1])
+    assert bonferroni_min(first, None) is first
     qvalue = stratified_qvalues(
         np.array([0.01, 0.5, 0.04, np.nan]), np.array([10, 4_999, 200_000, 10])
     )
@@ -281,7 +281,7 @@ def test_links_are_written_for_browsers(world, linked, tmp_path):
         ep.tl.write_links(world[0], path=tmp_path / "links.bedpe")
 
 
-def test_bad_input_is_told_and_nothing_is_written(world):
+def test_bad_input_is_refused_and_nothing_is_written(world):
     data, model = world
     atac, options = data["atac"], {"max_distance": 50_000}
     genes = data["rna"].var
@@ -292,7 +292,7 @@ def test_bad_input_is_told_and_nothing_is_written(world):
             r"1 of 2 genes have no position in the annotation: \['gene6'\]",
         ),
         ({"genes": "gene5", "max_distance": 0}, "`max_distance` must be an integer of at least 1"),
-        ({"genes": "gene5", "annotation": genes.loc[["gene5"]]}, "so there is nothing to compare"),
+        ({"genes": "gene5", "annotation": genes.loc[["gene5"]]}, "There are no controls"),
         ({"genes": "gene5", "groupby": "nothing"}, "`groupby='nothing'` is not a column"),
         (
             {"genes": "gene5", "annotation": genes.drop(columns=["chrom", "start", "end"])},
@@ -301,14 +301,14 @@ def test_bad_input_is_told_and_nothing_is_written(world):
     ):
         with pytest.raises(ValueError, match=match):
             ep.tl.link_peaks(data, model, **options | given)
-    with pytest.raises(ValueError, match="The positions of genes are unknown: pass `annotation`"):
+    with pytest.raises(ValueError, match="The positions of genes are not known: pass `annotation`"):
         ep.tl.link_peaks(atac, model, genes="gene5")
     peaks_only = ep.tl.pretrain(atac, objective="peaks", config=ep.ModelConfig(dim=16))
     with pytest.raises(ValueError, match="predicts no expression"):
         ep.tl.link_peaks(data, peaks_only, genes="gene5")
     logs = data.copy()
     logs["rna"].X = logs["rna"].X * 0.5
-    with pytest.raises(ValueError, match="holds no counts, and the model learned from counts"):
+    with pytest.raises(ValueError, match="does not hold counts, and the model learned from counts"):
         ep.tl.link_peaks(logs, model, genes="gene5", **options)
     assert KEY not in atac.uns
 
@@ -330,16 +330,16 @@ def test_an_annotation_of_another_build_is_refused(shared_data):
 
 
 def test_genes_that_differ_in_noise_and_in_peaks_share_one_error_rate():
-    """One gene with many peaks and large effects by chance, many with few and small ones: no links, and none are told."""
+    """Noise alone: one gene with many peaks and large effects, many with few and small ones."""
     gene = np.concatenate(
         [np.zeros(100, int), np.repeat(np.arange(1, 40), 5), np.repeat(np.arange(40), 500)]
     )
     is_control = np.arange(len(gene)) >= 100 + 195
-    n_told = 0
+    n_found = 0
     for seed in range(5):
         effect = np.random.default_rng(seed).normal(size=len(gene)) * np.where(gene == 0, 1.0, 0.01)
         pvalue = measured_pvalues(effect, gene, np.full(len(gene), 30), is_control)
-        n_told += (
+        n_found += (
             stratified_qvalues(pvalue[~is_control], np.zeros((~is_control).sum())) < 0.1
         ).sum()
-    assert n_told <= 3
+    assert n_found <= 3

@@ -28,7 +28,7 @@ def test_the_same_numbers_as_embed(mdata, model):
     )
 
 
-def test_beside_rna_it_is_a_layer_and_nan_where_not_asked(mdata, model, tmp_path):
+def test_with_rna_it_is_a_layer_that_is_nan_for_other_genes(mdata, model, tmp_path):
     ep.tl.predict_expression(mdata, model, genes="gene3")
     layer = mdata["rna"].layers["epifoundation"]
     assert np.isfinite(layer[:, 3]).all()
@@ -54,7 +54,7 @@ def test_batches(mdata, model):
     ("objective", "scale"),
     [("binary", "probability of being expressed"), ("gaussian", "the scale of the training data")],
 )
-def test_other_scales_are_told(mdata, objective, scale):
+def test_the_scale_of_other_objectives_is_reported(mdata, objective, scale):
     model = ep.tl.pretrain(mdata, objective=objective, config=ep.ModelConfig(dim=16))
     atac = mdata["atac"]
     ep.tl.predict_expression(atac, model)
@@ -64,10 +64,11 @@ def test_other_scales_are_told(mdata, objective, scale):
         assert atac.obsm[KEY].to_numpy().max() < 1
 
 
-def test_bad_input_is_told_and_nothing_is_written(mdata, model):
+def test_bad_input_is_refused_and_nothing_is_written(mdata, model):
     with pytest.raises(
         ValueError,
-        match=r"2 of 2 genes are not among the 40 of the model: 'GENE3', close to \['gene3'.*'zzz', close to none",
+        match=r"2 of 2 genes are not among the 40 of the model: "
+        r"'GENE3', close to \['gene3'.*'zzz', close to none",
     ):
         ep.tl.predict_expression(mdata, model, genes=["GENE3", "zzz"])
     with pytest.raises(ValueError, match="`genes` is empty"):

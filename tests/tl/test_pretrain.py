@@ -1,4 +1,4 @@
-"""``ep.tl.pretrain``: planted truth is found, the same seed gives the same model, bad input is refused, Ctrl-C is survived."""
+"""``ep.tl.pretrain``: planted truth, the same model for the same seed, bad input, Ctrl-C."""
 
 import signal
 import textwrap
@@ -84,7 +84,7 @@ def test_validation_by_batch_is_what_it_says(simulated, options):
     model = ep.tl.pretrain(simulated, **options, batch_key="batch", validation="batch1")
     n = int((simulated["atac"].obs["batch"] == "batch0").sum())
     assert (model.training["cells"], model.training["validation_cells"]) == (n, simulated.n_obs - n)
-    # A set encoder is measured on all cells in the end, those of the batch that was held out among them
+    # In the end, a set encoder is measured on all cells, with those of the held-out batch
     assert model.training["batches"] == (["batch0"] if options is TRAINED else ["batch0", "batch1"])
     assert model.training["validation"] == ["batch1"]
 
@@ -133,7 +133,7 @@ def test_a_transformer_goes_on_from_its_weights(simulated, trained):
     assert further.config == trained.config
     assert further.genes.names == trained.genes.names
     assert further.peaks.same_as(trained.peaks.intervals)
-    # A tiny step away is nearly the same; weights that are drawn anew would point anywhere
+    # A tiny step away is nearly the same; new random weights would point anywhere
     one, other = (
         ep.tl.embed(simulated["atac"], m, copy=True).obsm["X_epifoundation"]
         for m in (trained, further)
@@ -334,7 +334,7 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (
             {"objective": "mse"},
@@ -365,8 +365,8 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
         ({"device": "abacus"}, "`device` must be 'auto' or an available torch device"),
     ],
 )
-def test_impossible_options_are_refused(simulated, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_impossible_options_are_refused(simulated, options, message):
+    with pytest.raises(ValueError, match=message):
         ep.tl.pretrain(simulated, **(SMALL | options))
 
 
@@ -401,7 +401,7 @@ def test_bad_data_are_refused(mdata, model):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (
             {"training": ep.TrainingConfig(max_epochs=3)},
@@ -422,8 +422,8 @@ def test_bad_data_are_refused(mdata, model):
         ),
     ],
 )
-def test_options_of_the_other_encoder_are_refused(simulated, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_options_of_the_other_encoder_are_refused(simulated, options, message):
+    with pytest.raises(ValueError, match=message):
         ep.tl.pretrain(simulated, **(SMALL | options))
 
 
@@ -490,7 +490,8 @@ def test_a_real_signal_leaves_the_last_checkpoint_usable(simulated, tmp_path, fo
     code = textwrap.dedent(
         """
         import signal, sys, mudata, torch, epifoundation as ep
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs this in the background
+        # In the background of a shell, the signal is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
         ep.settings.progress = False
         data = mudata.read_h5mu(sys.argv[1])

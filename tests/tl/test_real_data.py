@@ -1,4 +1,4 @@
-"""Real data beside the checkout: peaks, names and types as they come, not as the simulator makes them."""
+"""Real data, next to the checkout: peaks, names and types that the simulator does not make."""
 
 import anndata
 import mudata

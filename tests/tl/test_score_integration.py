@@ -14,7 +14,7 @@ mpl.use("Agg")
 
 @pytest.fixture
 def exact_neighbors(monkeypatch):
-    """scib-metrics with an exact search for neighbours: the approximate one takes a minute to compile."""
+    """scib-metrics with exact nearest neighbours: the approximate search is slow to compile."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it imports
         from scib_metrics import nearest_neighbors
@@ -85,7 +85,7 @@ def test_bad_input(planted):
         ({"embeddings": ["X_none"]}, r"No embedding \['X_none'\] in `obsm`"),
         ({"embeddings": []}, "No embedding"),
         ({"key_added": "other"}, r"No embedding \['X_other'\]"),
-        ({"batch_key": "one"}, r"'one' holds 1 kind of cells \(\['a'\]\)"),
+        ({"batch_key": "one"}, r"'one' has 1 value \(\['a'\]\)"),
         ({"label_key": "one"}, "two are needed"),
         ({"label_key": "few"}, "50 cells can be scored"),
         ({"label_key": "nowhere"}, "not a column"),

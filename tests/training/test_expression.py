@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 import epifoundation as ep
-from epifoundation.nn import ExpressionHead, LinearMeasuredHead, ModelConfig, Sizes
+from epifoundation.nn import ExpressionHead, LinearMeasuredHead, ModelConfig
 from epifoundation.training.components import log_normalise
 from epifoundation.training.expression import (
     PSEUDO_CELLS,
     RIDGE,
     batch_offsets,
-    expression_tensors,
+    expression_weights,
+    measured_weights,
     ridge,
 )
 from epifoundation.training.statistics import Statistics, profile_units, whole_numbers
@@ -71,22 +72,16 @@ class Planted:
 
     def heads(self, *, n_batches=0):
         config = ModelConfig(dim=N_CLUSTERS, objective=self.objective)
-        sizes = Sizes(2, N_GENES, n_batches=n_batches)
         memberships = np.eye(N_CLUSTERS, dtype=np.float32)[self.code]
         batches = self.batch if n_batches else None
-        cells = memberships, self.expression, batches
-        tensors = expression_tensors(self.statistics(), config, sizes, *cells)
-        made = {
-            "expression": ExpressionHead(N_CLUSTERS, N_GENES, n_batches, self.objective),
-            "measured": LinearMeasuredHead(N_CLUSTERS, N_GENES),
-        }
-        for name, head in made.items():
-            keys = [key for key in tensors if key.startswith(name)]
-            of_head = {key.removeprefix(f"{name}."): tensors[key] for key in keys}
-            if of_head:
-                head.load_state_dict(of_head)
-                head.requires_grad_(False)
-        return made["expression"], made["measured"]
+        cells = memberships, self.expression, batches, n_batches
+        statistics = self.statistics()
+        expression = ExpressionHead(N_CLUSTERS, N_GENES, n_batches, self.objective)
+        expression.load_state_dict(expression_weights(statistics, config, *cells))
+        measured = LinearMeasuredHead(N_CLUSTERS, N_GENES)
+        if self.objective == "counts":
+            measured.load_state_dict(measured_weights(statistics))
+        return expression.requires_grad_(False), measured
 
 
 ONE_EACH = torch.eye(N_CLUSTERS)
@@ -209,15 +204,12 @@ def test_a_batch_without_cells_and_cells_without_a_batch(seed, objective):
     np.testing.assert_allclose(offsets(np.arange(20, 200)), found, atol=1e-9)
 
 
-def test_names_are_those_of_the_heads_of_a_network():
+def test_weights_are_float32():
     for objective in OBJECTIVES:
         config = ModelConfig(dim=N_CLUSTERS, objective=objective)
         planted = Planted(objective, n_cells=50)
         cells = np.eye(N_CLUSTERS, dtype=np.float32)[planted.code], planted.expression, None
-        found = expression_tensors(planted.statistics(), config, Sizes(2, N_GENES), *cells)
-        names = {"linear.weight", "linear.bias", "mean", "deviation"}
-        expected = {f"expression.{name}" for name in names}
-        assert found.keys() == expected | ({"measured.weight"} if objective == "counts" else set())
+        found = expression_weights(planted.statistics(), config, *cells, 0)
         assert all(tensor.dtype == torch.float32 for tensor in found.values())
 
 

@@ -172,10 +172,9 @@ def test_a_head_keeps_a_bounded_number_of_cells():
 def test_codes_of_labels():
     labels = pd.Series(["b", None, "a", "c", "b", np.nan, "a"])
     train, held = np.array([0, 1, 2, 4]), np.array([3, 5, 6])
-    names, codes, *rows = check_labels(labels, train, held)
+    names, codes = check_labels(labels, train, held)
     assert names == ["a", "b"]  # "c" is no label of a training cell
     assert codes.tolist() == [1, -1, 0, -1, 1, -1, 0]
-    assert [each.tolist() for each in rows] == [[0, 2, 4], [6]]
     numbers = check_labels(pd.Series([10, 2, 10, 2]), np.array([0, 1]), np.array([2, 3]))
     assert numbers[0] == ["10", "2"]
 
@@ -183,9 +182,9 @@ def test_codes_of_labels():
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (["a", "a", "a", "b"], r"there are \['a'\] and 1 such cells"),
-        (["a", "b", None, None], r"there are \['a', 'b'\] and 0 such cells"),
-        ([None, None, None, "a"], r"there are \[\] and 0 such cells"),
+        (["a", "a", "a", "b"], r"found labels \['a'\] and 1 such cells"),
+        (["a", "b", None, None], r"found labels \['a', 'b'\] and 0 such cells"),
+        ([None, None, None, "a"], r"found labels \[\] and 0 such cells"),
     ],
 )
 def test_too_few_labels(labels, said):

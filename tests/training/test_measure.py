@@ -288,7 +288,7 @@ def test_cells_mapped_otherwise_are_not_recognized(simulated, whole):
     """Their tokens are others: they are embedded like new cells, and nothing fails."""
     model, moved = whole[0], shifted(simulated, 3)
     atac = moved["atac"][:, ::3].copy()
-    ep.tl.embed(atac, model, expression=False, min_coverage=0)
+    ep.tl.embed(atac, model, expression=False, mapping=ep.PeakMapping(min_coverage=0))
     assert np.isfinite(atac.obsm["X_epifoundation"]).all()
 
 

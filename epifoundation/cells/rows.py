@@ -1,0 +1,59 @@
+"""Rows of a source, a chunk of cells at a time, with their values checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, override
+
+import pandas as pd
+import scipy.sparse as sp
+
+from .._validate import check_values
+from .matrix import row_reader
+from .source import Source
+
+CHUNK = 2048  # cells read at a time: enough to hide the overhead, few enough for the memory
+
+
+class LoadedRows(Source):
+    """Rows that were read before.
+
+    Parameters
+    ----------
+    matrix, names
+        Cells x features, and the names of the cells.
+    name
+        Name in errors.
+    """
+
+    def __init__(self, matrix: Any, names: pd.Index, name: str = "the data") -> None:
+        super().__init__(name)
+        self._matrix, self._names, self.n_obs = row_reader(matrix), names, len(names)
+
+    @override
+    def names(self, start: int, stop: int) -> pd.Index:
+        return self._names[start:stop]
+
+    @override
+    def matrix(self, layer: str | None) -> Any:
+        return self._matrix
+
+
+def iter_rows(
+    source: Source,
+    *,
+    chunk: int = CHUNK,
+    layer: str | None = None,
+    what: str = "`X` of the ATAC modality",
+) -> Iterator[tuple[slice, sp.csr_matrix]]:
+    """Read rows in chunks, as CSR with the stored values, which must be counts.
+
+    Yields
+    ------
+    The slice of rows, and the rows; read-only, since they may share memory with the data.
+    """
+    for start in range(0, source.n_obs, chunk):
+        stop = min(start + chunk, source.n_obs)
+        rows = source.read(start, stop, layer)
+        check_values(rows.data, rows.indptr, source.names(start, stop), what)
+        yield slice(start, stop), rows

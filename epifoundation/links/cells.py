@@ -1,0 +1,124 @@
+"""Cells whose peaks are linked to genes: open peaks, and measured expression if there is any."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+
+from .._memory import in_memory
+from .._validate import get_matrix
+from .._warn import warn
+from ..cells.rows import LoadedRows
+from ..cells.source import Source
+from ..inference.expression import batch_codes
+from ..models import EpiFoundation
+from ..nn import Folded
+from ..peaks.vocabulary import GeneVocabulary
+
+
+class LinkCells(NamedTuple):
+    """Open peaks of cells, how they map, the prepared encoder, and measured expression.
+
+    Attributes
+    ----------
+    matrix
+        Cells x peaks of the data.
+    projection
+        Peaks x vocabulary; None if they are the same.
+    folded
+        The encoder.
+    names
+        Names of the cells.
+    batch
+        Code of the batch of each cell, or None.
+    measured
+        Expression of the requested genes, (n_cells, n_genes), NaN in cells without RNA; or None.
+    total
+        Counts of all genes of the model, (n_cells,); or None.
+    """
+
+    matrix: sp.csr_matrix
+    projection: sp.csr_matrix | None
+    folded: Folded
+    names: pd.Index
+    batch: np.ndarray | None
+    measured: np.ndarray | None
+    total: np.ndarray | None
+
+    @property
+    def source(self) -> Source:
+        """The cells, for reading."""
+        return LoadedRows(self.matrix, self.names)
+
+    def take(self, rows: np.ndarray) -> LinkCells:
+        """Some of the cells."""
+        part = [
+            None if each is None else each[rows] for each in (self.batch, self.measured, self.total)
+        ]
+        return LinkCells(self.matrix[rows], self.projection, self.folded, self.names[rows], *part)
+
+    def n_open(self) -> np.ndarray:
+        """Number of cells in which each peak is open, (n_peaks,)."""
+        return np.asarray((self.matrix > 0).sum(axis=0)).ravel()
+
+    def batch_on(self, model: EpiFoundation) -> torch.Tensor | None:
+        """The batches, on the device of the model."""
+        return None if self.batch is None else torch.from_numpy(self.batch).to(model.device)
+
+
+def family_of(model: EpiFoundation) -> str:
+    """The likelihood of predicted expression."""
+    return "gaussian" if model.config.values else model.config.objective
+
+
+def gather_cells(
+    source: Source,
+    rna: AnnData | None,
+    model: EpiFoundation,
+    projection: sp.csr_matrix | None,
+    genes: np.ndarray,
+    batch_key: str | None,
+    layer: str | None,
+) -> LinkCells:
+    """Read all cells; `genes` are positions in the model, `rna` their measured expression.
+
+    Raises
+    ------
+    ValueError
+        The model learned from counts, and the RNA modality does not hold counts.
+    """
+    matrix, names = source.read(0, source.n_obs), source.names(0, source.n_obs)
+    batch = None if batch_key is None else batch_codes(source, batch_key, model)
+    measured = total = None
+    if rna is not None:
+        found = GeneVocabulary.from_var(rna.var).match(model.genes)
+        n_missing = int((found[genes] < 0).sum())
+        if n_missing:
+            msg = (
+                f"The RNA modality lacks {n_missing:,} of the {len(genes):,} genes, so measured "
+                "expression is not used."
+            )
+            warn(msg)
+        else:
+            counts = in_memory(get_matrix(rna, layer))
+            columns = counts[:, found[genes]]
+            dense = columns.todense() if sp.issparse(columns) else columns
+            measured = np.asarray(dense, dtype=np.float64)
+            is_counts = not ((measured < 0).any() or (measured % 1 != 0).any())
+            if family_of(model) == "counts" and not is_counts:
+                msg = (
+                    "The RNA modality does not hold counts, and the model learned from counts: "
+                    "name a layer of raw counts with `layer=`, or pass `measured=False` to use "
+                    "the model alone."
+                )
+                raise ValueError(msg)
+            total = np.asarray(counts[:, found[found >= 0]].sum(axis=1), np.float64).ravel()
+            row = rna.obs_names.get_indexer(names)
+            measured = np.where((row >= 0)[:, None], measured[row], np.nan)
+            total = np.where(row >= 0, total[row], 0.0)
+    return LinkCells(matrix, projection, model.network.folded(), names, batch, measured, total)

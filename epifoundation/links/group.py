@@ -1,0 +1,126 @@
+"""Links in one group of cells: effects, p-values, and the table of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..genome import transcription_start
+from ..models import EpiFoundation
+from ..nn import ExpressionHead, QueryHead
+from .cells import LinkCells
+from .effects import gene_directions, measured_effects, model_effects
+from .pairs import Pairs
+from .pvalues import bonferroni_min, embedding_pvalues, measured_pvalues, stratified_qvalues
+
+MIN_GROUP_CELLS = 10  # of a group that is tested
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Genes and peaks that may be linked.
+
+    Parameters
+    ----------
+    names, positions, places
+        Genes: names, positions in the model, and positions on the genome (DataFrame).
+    peaks, peak_names
+        Intervals of the peaks of the data, and their names.
+    pairs
+        Pairs of a gene and a peak, and controls.
+    max_distance
+        Bases between transcription start site and peak.
+    """
+
+    names: list[str]
+    positions: np.ndarray
+    places: pd.DataFrame
+    peaks: pd.DataFrame
+    peak_names: pd.Index
+    pairs: Pairs
+    max_distance: int
+
+
+def link_group(
+    model: EpiFoundation,
+    head: ExpressionHead | QueryHead,
+    cells: LinkCells,
+    candidates: Candidates,
+    *,
+    group: str,
+    max_cells: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Effects and p-values of all pairs, NaN in a group of fewer than `MIN_GROUP_CELLS` cells."""
+    pairs, positions = candidates.pairs, candidates.positions
+    n_cells, sample = len(cells.names), cells
+    if n_cells > max_cells:
+        sample = cells.take(np.sort(rng.choice(n_cells, max_cells, replace=False)))
+    by_embedding, moved = model_effects(model, head, sample, positions, pairs)
+    by_measurement, pvalue = np.zeros(len(by_embedding)), np.full(len(by_embedding), np.nan)
+    in_cells = cells.n_open()
+    n_open = in_cells[pairs.peak]
+    tested = np.flatnonzero(~pairs.is_control)
+    if n_cells >= MIN_GROUP_CELLS:
+        places, peaks = candidates.places, candidates.peaks
+        sites = pd.DataFrame(
+            {"chrom": places["chrom"].to_numpy(), "start": transcription_start(places)}
+        )
+        near = np.zeros(len(peaks), dtype=bool)
+        near[pairs.peak] = True
+        pvalue[tested] = embedding_pvalues(
+            moved,
+            gene_directions(model, head, sample)[positions],
+            (pairs.gene[tested], pairs.peak[tested]),
+            sites,
+            peaks,
+            near,
+            in_cells,
+            candidates.max_distance,
+            rng,
+        )
+        if cells.measured is not None:
+            by_measurement = measured_effects(model, head, cells, positions, pairs)
+            second = measured_pvalues(by_measurement, pairs.gene, n_open, pairs.is_control)
+            pvalue = bonferroni_min(pvalue, second)
+    effects = pd.DataFrame(
+        {
+            "by_embedding": by_embedding,
+            "by_measurement": by_measurement,
+            "n_cells": n_open,
+            "pvalue": pvalue,
+        }
+    )
+    return _links(candidates, tested, group, effects.iloc[tested])
+
+
+def _links(
+    candidates: Candidates, tested: np.ndarray, group: str, effects: pd.DataFrame
+) -> pd.DataFrame:
+    gene, peak = candidates.pairs.gene[tested], candidates.pairs.peak[tested]
+    distance = candidates.pairs.distance[tested]
+    columns = {name: effects[name].to_numpy() for name in effects}
+    effect = columns["by_embedding"] + columns["by_measurement"]
+    intervals = {
+        name: candidates.peaks[name].to_numpy()[peak] for name in ("chrom", "start", "end")
+    }
+    table = pd.DataFrame(
+        {
+            "gene": np.asarray(candidates.names, dtype=object)[gene],
+            "peak": candidates.peak_names.to_numpy()[peak],
+            **intervals,
+            "tss": transcription_start(candidates.places)[gene],
+            "distance": distance,
+            "group": group,
+            "effect": effect,
+            "by_embedding": columns["by_embedding"],
+            "by_measurement": columns["by_measurement"],
+            "direction": np.select([effect > 0, effect < 0], ["activating", "repressing"], "none"),
+            "n_cells": columns["n_cells"],
+            "pvalue": columns["pvalue"],
+            "qvalue": stratified_qvalues(columns["pvalue"], distance),
+        }
+    )
+    return table.sort_values(["gene", "pvalue"], kind="stable")

@@ -1,0 +1,51 @@
+"""Checks of configurations: options, numbers, presets, and options of earlier versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any
+
+# Options of version 0.1, and what to use instead
+REMOVED = {
+    "n_seeds": "attention over seeds is gone; `encoder='transformer'` attends",
+    "adversarial": "pass `batch_key=`: batch effects are projected out of the embedding",
+}
+
+
+class NamesRemoved:
+    """Refuses options of version 0.1."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        for name in REMOVED.keys() & options.keys():
+            msg = f"`{name}` is not an option of {cls.__name__} any more: {REMOVED[name]}."
+            raise ValueError(msg)
+        return super().__new__(cls)
+
+
+def check_option(config: Any, name: str, options: Sequence[str]) -> None:
+    """Raise ValueError unless an attribute of a configuration is one of the options."""
+    if getattr(config, name) not in options:
+        msg = f"Unknown {name} {getattr(config, name)!r}; choose one of {list(options)}."
+        raise ValueError(msg)
+
+
+def check_number(config: Any, name: str, kind: type, low: float, high: float) -> None:
+    """Raise ValueError unless an attribute is a number in a range; None may be its default."""
+    value = getattr(config, name)
+    if value is None and type(config).__dataclass_fields__[name].default is None:
+        return
+    is_number = isinstance(value, int if kind is int else (int, float))
+    if isinstance(value, bool) or not is_number or not low <= value <= high:
+        what = "an integer" if kind is int else "a number"
+        bounds = f"of at least {low}" if high == inf else f"between {low} and {high}"
+        msg = f"`{name}` must be {what} {bounds}, got {value!r}."
+        raise ValueError(msg)
+
+
+def preset(name: str, presets: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The options of a preset."""
+    if name not in presets:
+        msg = f"Unknown preset {name!r}; choose one of {list(presets)}."
+        raise ValueError(msg)
+    return presets[name]
