@@ -178,12 +178,13 @@ def messages():
         for node in ast.walk(ast.parse(path.read_text())):
             if (text := string_of(node)) is not None:
                 yield text
-            parts = []
             body = getattr(node, "body", None)
-            for statement in body if isinstance(body, list) else []:
-                if isinstance(statement, ast.Assign | ast.AugAssign):
-                    parts.append(string_of(statement.value) or "")
-            yield "".join(parts)
+            statements = body if isinstance(body, list) else []
+            yield "".join(
+                string_of(statement.value) or ""
+                for statement in statements
+                if isinstance(statement, ast.Assign | ast.AugAssign)
+            )
 
 
 def test_errors_are_quoted_as_they_are_raised():
