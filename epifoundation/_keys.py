@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 DEFAULT_KEY = "epifoundation"
-UNKNOWN = "unknown"  # label of cells that resemble no cell of the reference
+UNKNOWN_LABEL = "unknown"  # label of cells that resemble no cell of the reference
 SEPARATOR = " | "  # between the labels of a prediction set
 
 

@@ -154,10 +154,10 @@ def one_of(value: Any, options: Iterable[Any], option: str) -> None:
         raise ValueError(msg)
 
 
-def integer(value: Any, option: str, *, least: int) -> int:
-    """`value` as int; ValueError unless it is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        msg = f"`{option}` must be an integer of at least {least}, got {value!r}."
+def integer(value: Any, option: str, *, minimum: int) -> int:
+    """`value` as int; ValueError unless it is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        msg = f"`{option}` must be an integer of at least {minimum}, got {value!r}."
         raise ValueError(msg)
     return int(value)
 

@@ -12,7 +12,7 @@ from .._validate import check_values
 from .matrix import row_reader
 from .source import Source
 
-CHUNK = 2048  # cells read at a time: enough to hide the overhead, few enough for the memory
+CELLS_PER_READ = 2048  # enough to hide the overhead, few enough for the memory
 
 
 class LoadedRows(Source):
@@ -42,7 +42,7 @@ class LoadedRows(Source):
 def iter_rows(
     source: Source,
     *,
-    chunk: int = CHUNK,
+    chunk: int = CELLS_PER_READ,
     layer: str | None = None,
     what: str = "`X` of the ATAC modality",
 ) -> Iterator[tuple[slice, sp.csr_matrix]]:

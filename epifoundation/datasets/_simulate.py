@@ -100,10 +100,10 @@ def simulate_multiome(
         ("n_batches", n_batches),
         ("median_counts", median_counts),
     ):
-        integer(value, name, least=1)
+        integer(value, name, minimum=1)
     if median_fragments is None:
         median_fragments = max(n_peaks // 10, 20)
-    integer(median_fragments, "median_fragments", least=1)
+    integer(median_fragments, "median_fragments", minimum=1)
     weights = None if type_weights is None else np.array(type_weights, dtype=float)
     if weights is not None:
         if weights.shape != (n_types,) or not (np.isfinite(weights) & (weights > 0)).all():

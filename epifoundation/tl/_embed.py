@@ -116,7 +116,7 @@ def embed(
     True
     """
     keys = Keys.of(key_added)
-    chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
+    chunk = None if batch_size is None else integer(batch_size, "batch_size", minimum=1)
     one_of(dtype, ("auto", *DTYPES), "dtype")
     model = resolve_model(model, device)
     check_batches(model, batch_key)

@@ -133,7 +133,7 @@ def finetune(
             "continue pretraining, use `ep.tl.pretrain(data, init=model)`."
         )
         raise ValueError(msg)
-    rank = None if rank is None else integer(rank, "rank", least=1)
+    rank = None if rank is None else integer(rank, "rank", minimum=1)
     device = resolve_device(device)
     base = resolve_model(model, None)
     by_gradient = base.config.is_trained

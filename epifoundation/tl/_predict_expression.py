@@ -94,7 +94,7 @@ def predict_expression(
     """
     keys = Keys.of(key_added)
     one_of(scale, ("mean", "measured"), "scale")
-    chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
+    chunk = None if batch_size is None else integer(batch_size, "batch_size", minimum=1)
     model = resolve_model(model, device)
     is_measured = scale == "measured"
     head: AnyExpressionHead = (

@@ -151,7 +151,7 @@ def pretrain(
     >>> model.config.dim, len(model.genes)
     (16, 20)
     """
-    min_cells = integer(min_cells, "min_cells", least=1)
+    min_cells = integer(min_cells, "min_cells", minimum=1)
     if training is None:
         training = config if isinstance(config, str) else "default"
     training = TrainingConfig.preset(training) if isinstance(training, str) else training
