@@ -22,7 +22,6 @@ from page_text import (
     REASONS,
     SCVI,
     TITLES,
-    TRAINING,
 )
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -88,8 +87,8 @@ def first_page(results):
     """Methods and settings, and the tables of `FIRST`."""
     meta = results["meta"]
     versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
-    methods = header(["method", "description", "training"])
-    methods += [row([name, about, TRAINING.get(name, "–")]) for name, about in METHODS.items()]
+    methods = header(["method", "description and training"])
+    methods += [row([name, about]) for name, about in METHODS.items()]
     text = f"""# Benchmarks
 
 EpiFoundation and other methods on held-out cells: annotation, clustering, expression, integration,
@@ -105,13 +104,10 @@ Values are means ± standard deviations of three folds. The best value of a colu
 
 **{CORTEX}.** {DATA[CORTEX]}
 
-## Methods
-
-{chr(10).join(methods)}
-
-PeakVI, PoissonVI and MultiVI are far from convergence after these epochs. Their rows show what they
-reach in about 200 seconds on one thread, not what they reach with their default options, which
-would take hours per fold on this machine.
+PeakVI, PoissonVI and MultiVI are not trained to convergence: the number of epochs is given with
+their names, and the default is 500. Their rows show what they reach in about 200 seconds on one
+thread. Training with their default options would take hours per fold on this machine.
+[Methods](#methods) describes each row.
 
 """
     parts = [text]
@@ -124,6 +120,10 @@ would take hours per fold on this machine.
     return (
         "\n".join(parts)
         + f"""
+## Methods
+
+{chr(10).join(methods)}
+
 ## How it was measured
 
 {meta["machine"]}; {meta["threads"]}; {meta["minutes"]:.0f} minutes in total, on {meta["date"]}.
@@ -253,11 +253,11 @@ def better(mean, spread, data):
             continue
         names = [f"{shown(name, data)} {mean.loc[name, metric]:.3f}" for name in gaps.index[:3]]
         names += [f"{len(gaps) - 3} more"] * (len(gaps) > 3)
-        text = f"* {metric}: {', '.join(names)}; {default} {mean.loc[default, metric]:.3f}"
+        text = f"* {metric} ({default} {mean.loc[default, metric]:.3f}): {'; '.join(names)}"
         noise = spread.loc[[gaps.index[0], default], metric].max()
         text += " (within one standard deviation)" if gaps.iloc[0] <= noise else ""
         why = REASONS.get((data, metric)) or REASONS.get(gaps.index[0], "")
-        lines.append(f"{text}. {why}".rstrip())
+        lines.append(f"{text}. {why}".rstrip() if why not in "".join(lines) else f"{text}.")
     return f"\nBetter than {default}:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 

@@ -70,40 +70,31 @@ COLUMNS = {
     "cells can be embedded, and the label head. All cells are embedded; speed depends on the "
     "number of open peaks per cell.",
 }
+# Description and training of each method
 METHODS = {
-    OURS: "`ep.tl.pretrain` on ATAC, RNA and labels, with default options",
-    "EpiFoundation, 64 clusters": "the same with `ModelConfig(dim=64)`",
-    "EpiFoundation, ATAC alone": '`objective="peaks"`, labels, no RNA',
+    OURS: "`ep.tl.pretrain` on ATAC, RNA and labels, with default options; one pass",
+    "EpiFoundation, 64 clusters": "the same with `ModelConfig(dim=64)`; one pass",
+    "EpiFoundation, ATAC alone": '`objective="peaks"`, labels, no RNA; one pass',
     "EpiFoundation, ATAC and labels": "the previous model after `ep.tl.finetune` with the same "
-    "labels",
+    "labels; two passes",
     "EpiFoundation, transformer": "the encoder of the paper in a small version: width 64, two "
-    "layers",
-    "EpiFoundation, measured scale": "the first model with "
-    '`predict_expression(scale="measured")`, the mean of `log1p`',
+    "layers; gradient descent, about 80,000 cells seen",
+    "EpiFoundation, measured scale": 'the first model with `predict_expression(scale="measured")`, '
+    "the mean of `log1p`",
     "label mean, EpiFoundation": "mean expression of each label, weighted by the predicted "
     "probabilities",
     "15-NN mean": "mean expression of the 15 nearest training cells",
     "LSI": "latent semantic indexing with muon: TF-IDF, 51 components without the first; ridge "
     "regression for expression",
-    "Harmony on LSI": "harmonypy on the LSI of all cells, including the held-out ones",
-    "linear SVM, logistic regression": "on binary peaks, with the penalty chosen on the "
-    "validation cells",
-    "PeakVI, PoissonVI, MultiVI": "scvi-tools with default options except the number of epochs, "
-    "on the ATAC of all cells, including the held-out ones; PeakVI and PoissonVI also get the "
-    "batches",
+    "Harmony on LSI": "harmonypy on the LSI of all cells, including the held-out ones; default "
+    "options",
+    "linear SVM, logistic regression": "on binary peaks, with the penalty chosen on the validation "
+    "cells; one fit per penalty (4 and 3)",
+    "PeakVI, PoissonVI, MultiVI": "scvi-tools with default options except the number of epochs, on "
+    "the ATAC of all cells, including the held-out ones; PeakVI and PoissonVI also get the "
+    "batches; 100,000 cells seen, 14 epochs of the cortex",
     "gene activity": "`ep.tl.gene_activity`: counts over and near each gene",
     "gene mean": "the mean of each gene in the training cells",
-}
-TRAINING = {
-    OURS: "one pass",
-    "EpiFoundation, 64 clusters": "one pass",
-    "EpiFoundation, ATAC alone": "one pass",
-    "EpiFoundation, ATAC and labels": "two passes",
-    "EpiFoundation, transformer": "gradient descent, about 80,000 cells seen",
-    "LSI": "SVD",
-    "Harmony on LSI": "SVD, then Harmony with default options",
-    "linear SVM, logistic regression": "one fit per penalty (4 and 3)",
-    "PeakVI, PoissonVI, MultiVI": "100,000 cells seen: 14 epochs of the cortex (default: 500)",
 }
 # Epochs of the scvi-tools models, which are shown with their name
 EPOCHS = {CORTEX: 14, "bone marrow": 10, SIMULATED: 50}
@@ -124,7 +115,7 @@ REASONS: dict[tuple[str, str] | str, str] = {
     "confidence to match.",
     **{
         (data, metric): "The default is the logarithm of the mean count, which is above the mean "
-        'of logarithms that is measured here; see the row for `scale="measured"`.'
+        "of logarithms that is measured here. *Measured scale* predicts the latter."
         for data in (CORTEX, *(f"simulated, {depth} fragments" for depth in (50, 200, 800)))
         for metric in ("per cell", "pooled")
     },

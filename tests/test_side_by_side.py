@@ -189,9 +189,9 @@ def test_where_ours_is_not_first_the_page_says_so():
     assert "Better than" not in first
     assert "| EpiFoundation | **0.720\u00a0±\u00a00.020** |" in first
     within = page.tables({"rows": results([0.70, 0.72, 0.74], [0.71, 0.73, 0.75])})
-    assert "accuracy: LSI 0.730; EpiFoundation 0.720 (within one standard deviation)" in within
+    assert "accuracy (EpiFoundation 0.720): LSI 0.730 (within one standard deviation)" in within
     outside = page.tables({"rows": results([0.70, 0.72, 0.74], [0.90, 0.92, 0.94])})
-    assert "accuracy: LSI 0.920; EpiFoundation 0.720.\n" in outside
+    assert "accuracy (EpiFoundation 0.720): LSI 0.920.\n" in outside
 
 
 def test_two_runs_are_compared(capsys):
