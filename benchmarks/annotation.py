@@ -1,10 +1,12 @@
-"""What is told to be unknown, and what sets of labels hold: a held-out batch of SNARE-seq cortex, from ATAC alone.
+"""Unknown cell types and prediction sets on a held-out batch of SNARE-seq cortex, from ATAC.
 
     python benchmarks/annotation.py --folds 09A 09C 09G
 
-The encoder learns from seven batches with their RNA, and its penalties are chosen on another one (`splits.py`). `ep.tl.annotate` learns the labels from the seven,
-and calibrates on that other one. Each of the most frequent labels is left out of the reference (training and calibration) in turn; the area under the
-ROC curve of "not in the reference" by the novelty score, and by the maximum softmax of the same head. The encoder saw these cells, without labels.
+The encoder is fitted to seven batches with RNA, and its penalties are chosen on another one
+(`splits.py`). `ep.tl.annotate` uses the labels of the seven batches and calibrates on the other
+one. In turn, each of the most frequent labels is left out of the reference (training and
+calibration). The score is the area under the ROC curve of "not in the reference", by novelty and by
+the maximum softmax of the same head. The encoder was fitted to these cells without labels.
 """
 
 import argparse
@@ -20,12 +22,14 @@ import epifoundation as ep
 
 
 def main():
-    """Read arguments, run, print."""
+    """Run all folds and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folds", nargs="+", default=["09A", "09C", "09G"])
-    parser.add_argument("--left-out", type=int, default=5, help="labels that are left out in turn")
+    parser.add_argument(
+        "--left-out", type=int, default=5, help="number of labels to leave out, one by one"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -41,7 +45,7 @@ def main():
 
 
 def run(split, n_left_out):
-    """Sets and what is called unknown with all labels in the reference, and the unknown without each of some, as two tables."""
+    """Prediction sets with all labels in the reference, and detection of each left-out label."""
     query, reference = split.atac[split.test].copy(), split.atac[split.known].copy()
     model = ep.tl.pretrain(
         split.known_data(),
@@ -58,24 +62,24 @@ def run(split, n_left_out):
         "copy": True,
     }
     ep.tl.embed(reference, model, expression=False)
-    told = ep.tl.annotate(query, model, reference=reference, **options).obs
-    covered, size = ep.metrics.conformal_coverage(true, told["epifoundation_set"].to_numpy())
-    unknown = (told["epifoundation_cell_type"] == "unknown").mean()
+    obs = ep.tl.annotate(query, model, reference=reference, **options).obs
+    covered, size = ep.metrics.conformal_coverage(true, obs["epifoundation_set"].to_numpy())
+    unknown = (obs["epifoundation_cell_type"] == "unknown").mean()
     sets = pd.Series(
-        {"sets hold the truth": covered, "labels a set": size, "called unknown": unknown}
+        {"coverage of sets": covered, "labels per set": size, "labelled unknown": unknown}
     )
 
     left_out = {}
     for label in pd.Series(labels).value_counts().index[:n_left_out]:
-        told = ep.tl.annotate(
+        obs = ep.tl.annotate(
             query, model, reference=reference[labels != label].copy(), **options
         ).obs
-        flagged = told["epifoundation_cell_type"] == "unknown"
+        flagged = obs["epifoundation_cell_type"] == "unknown"
         left_out[label] = {
-            "novelty": roc_auc_score(true == label, told["epifoundation_novelty"]),
-            "maximum softmax": roc_auc_score(true == label, -told["epifoundation_confidence"]),
-            "called unknown": flagged[true == label].mean(),
-            "others called unknown": flagged[true != label].mean(),
+            "novelty": roc_auc_score(true == label, obs["epifoundation_novelty"]),
+            "maximum softmax": roc_auc_score(true == label, -obs["epifoundation_confidence"]),
+            "labelled unknown": flagged[true == label].mean(),
+            "others labelled unknown": flagged[true != label].mean(),
         }
     table = pd.DataFrame(left_out).T
     table.loc["mean"] = table.mean()

@@ -1,4 +1,4 @@
-"""What people would use instead, fitted on training cells only."""
+"""Baselines, fitted to training cells only."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 
 def lsi(matrix, train, n_components=50, seed=0):
-    """Latent semantic indexing of cells x peaks: TF-IDF, SVD of the training cells, without the first component."""
+    """Latent semantic indexing: TF-IDF and SVD of training cells, without the first component."""
     pattern = sp.csr_matrix(
         (np.ones_like(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape
     )
@@ -24,12 +24,12 @@ def lsi(matrix, train, n_components=50, seed=0):
 
 
 def standardise(embedding, train):
-    """Zero mean and unit variance over the training cells."""
+    """Scale to zero mean and unit variance in the training cells."""
     return (embedding - embedding[train].mean(axis=0)) / embedding[train].std(axis=0)
 
 
 def logistic(embedding, labels, train):
-    """Labels of the other cells by logistic regression."""
+    """Predict the labels of the other cells by logistic regression."""
     return (
         LogisticRegression(max_iter=1000)
         .fit(embedding[train], labels[train])
@@ -38,12 +38,12 @@ def logistic(embedding, labels, train):
 
 
 def ridge(embedding, expression, train, penalty=10.0):
-    """Expression of the other cells by ridge regression."""
+    """Predict the expression of the other cells by ridge regression."""
     return Ridge(penalty).fit(embedding[train], expression[train]).predict(embedding[~train])
 
 
 def harmony(embedding, obs, batch_key, seed=0):
-    """Harmony of an embedding. Needs harmonypy."""
+    """Harmony on an embedding. Requires harmonypy."""
     import harmonypy
 
     corrected = np.asarray(
@@ -56,7 +56,10 @@ STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def tempered_logistic(embedding, labels, train, held):
-    """Classes, and a function of embeddings that gives their probabilities: penalty and temperature are the best on the held cells."""
+    """Logistic regression with the penalty and temperature that are best on the held cells.
+
+    Returns the classes, and a function from embeddings to their probabilities.
+    """
     codes_of = np.unique(labels[train])
     known = held & np.isin(labels, codes_of)
     codes = np.searchsorted(codes_of, labels[known])

@@ -1,11 +1,14 @@
-"""Data as deep as a 10x multiome: what training takes, and whether cells that a model learned from lie apart from new ones.
+"""Training time on data as deep as a 10x multiome, and separation of training from new cells.
 
-    python benchmarks/deep.py                 # 8,000 cells x 120,000 peaks x 20,000 genes, 14 types of unequal size, 4 donors, one held out
-    python benchmarks/deep.py --cells 1000    # fewer, to try it
-    python benchmarks/deep.py --jobs svd rna  # of: svd, rna (ATAC and RNA), atac (ATAC alone)
+    python benchmarks/deep.py                 # all jobs, 8,000 cells
+    python benchmarks/deep.py --cells 1000    # fewer cells, for a test
+    python benchmarks/deep.py --jobs svd rna  # some of: svd, rna (ATAC and RNA), atac (ATAC alone)
 
-Each job is a process of its own. Seconds are also given in units of scikit-learn's randomised SVD (50 components) of the TF-IDF of the same matrix
-in the same run. Labels, unknown cells and the random forest are of all cells together, embedded and annotated in one call.
+Simulated cells: 120,000 peaks, 20,000 genes, 14 types of unequal size, four donors, one held out.
+Each job runs in a separate process. Times are also given relative to scikit-learn's randomized SVD
+(50 components) of the TF-IDF of the same matrix in the same run. All cells are embedded and
+annotated in one call; a random forest then predicts from the embedding whether a cell was used for
+training.
 """
 
 import argparse
@@ -30,14 +33,14 @@ from scaling import peak_memory  # noqa: E402
 FOLDER = Path(__file__).parents[1] / "build"
 N_PEAKS, N_GENES, N_TYPES, N_DONORS = 120_000, 20_000, 14, 4
 HELD, VALIDATION = "batch3", "batch2"
-JUDGED = 3_000  # cells that the random forest sees
+FOREST_CELLS = 3_000  # of the random forest
 JOBS = ("svd", "rna", "atac")
 
 
 def simulate(n_cells, path):
-    """Types whose sizes fall as one over their rank."""
+    """Simulate cells; the size of a type is proportional to one over its rank."""
     import epifoundation as ep
-    import epifoundation.tl  # before a clock starts
+    import epifoundation.tl  # imported before timing
 
     weights = 1 / np.arange(1, N_TYPES + 1)
     options = {"n_types": N_TYPES, "n_batches": N_DONORS, "type_weights": weights}
@@ -45,14 +48,14 @@ def simulate(n_cells, path):
     ep.datasets.simulate_multiome(n_cells, N_PEAKS, N_GENES, **options, **depth, rng=0).write(path)
 
 
-def learned_from(mdata):
+def is_training(mdata):
     return (mdata["atac"].obs["batch"] != HELD).to_numpy()
 
 
 def svd(mdata):
     from sklearn.utils.extmath import randomized_svd
 
-    X = sp.csr_matrix(mdata["atac"].X[learned_from(mdata)] > 0, dtype=np.float32)
+    X = sp.csr_matrix(mdata["atac"].X[is_training(mdata)] > 0, dtype=np.float32)
     began = time.perf_counter()
     frequency = np.asarray(X.mean(axis=0)).ravel()
     scaled = (
@@ -69,9 +72,9 @@ def train(mdata, device, *, with_rna):
     from sklearn.model_selection import cross_val_score
 
     import epifoundation as ep
-    import epifoundation.tl  # before a clock starts
+    import epifoundation.tl  # imported before timing
 
-    known = learned_from(mdata)
+    known = is_training(mdata)
     data = mdata[known].copy() if with_rna else mdata["atac"][known].copy()
     options = {} if with_rna else {"objective": "peaks"}
     began = time.perf_counter()
@@ -89,14 +92,14 @@ def train(mdata, device, *, with_rna):
     atac = mdata["atac"]
     ep.tl.annotate(atac, model)
     ep.tl.embed(atac, model, expression=False)
-    called, true = (
+    predicted, true = (
         atac.obs[name].astype(str).to_numpy() for name in ("epifoundation_cell_type", "cell_type")
     )
-    for name, cells in (("learned from", known), ("held out", ~known)):
-        found[f"accuracy, {name}"] = float((called == true)[cells].mean())
-        found[f"unknown, {name}"] = float((called == "unknown")[cells].mean())
+    for name, cells in (("training", known), ("held out", ~known)):
+        found[f"accuracy, {name}"] = float((predicted == true)[cells].mean())
+        found[f"unknown, {name}"] = float((predicted == "unknown")[cells].mean())
     rng = np.random.default_rng(0)
-    n_each = min(JUDGED // 2, known.sum(), (~known).sum())
+    n_each = min(FOREST_CELLS // 2, known.sum(), (~known).sum())
     rows = np.concatenate(
         [rng.choice(np.flatnonzero(side), n_each, replace=False) for side in (known, ~known)]
     )
@@ -104,12 +107,12 @@ def train(mdata, device, *, with_rna):
     scores = cross_val_score(
         forest, atac.obsm["X_epifoundation"][rows], known[rows], cv=5, scoring="roc_auc"
     )
-    return found | {"AUROC, learned from": float(scores.mean())}
+    return found | {"AUROC, training cells": float(scores.mean())}
 
 
 def work(job, path, device):
     import epifoundation as ep
-    import epifoundation.tl  # before a clock starts
+    import epifoundation.tl  # imported before timing
 
     ep.settings.progress = False
     mdata = mudata.read_h5mu(path)
@@ -123,11 +126,11 @@ def main():
     )
     parser.add_argument("--cells", type=int, default=8_000)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
-    parser.add_argument("--minutes", type=float, default=45, help="after which a job is ended")
+    parser.add_argument("--minutes", type=float, default=45, help="time limit of a job")
     parser.add_argument(
         "--device",
         default="cpu",
-        help="that the models are measured on; the SVD is always of the CPU",
+        help="device for pretraining and annotation; the SVD uses the CPU",
     )
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -151,10 +154,9 @@ def main():
         print(job, rows[job], flush=True)
     table = pd.DataFrame(rows).T
     if "svd" in rows:
-        table.insert(1, "in SVDs", table["seconds"] / rows["svd"]["seconds"])
-    print(
-        f"\n{options.cells:,} cells; {THREADS} threads, {options.device}\n{table.round(3).to_string()}"
-    )
+        table.insert(1, "relative to SVD", table["seconds"] / rows["svd"]["seconds"])
+    print(f"\n{options.cells:,} cells; {THREADS} threads, {options.device}")
+    print(table.round(3).to_string())
 
 
 if __name__ == "__main__":

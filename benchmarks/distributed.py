@@ -1,4 +1,4 @@
-"""One process and two on real data: whether both give the same model and the same embedding, to the last bit.
+"""Check on real data that one process and two give the same model and embedding to the last bit.
 
 python benchmarks/distributed.py ../shared/data/snare_cortex_mm10.h5mu
 """
@@ -27,7 +27,7 @@ def main():
         work(options.data, Path(options.worker))
         return
     with tempfile.TemporaryDirectory() as folder:
-        told = {}
+        results = {}
         for processes in (1, 2):
             command = [sys.executable]
             if processes > 1:
@@ -42,18 +42,19 @@ def main():
             subprocess.run(
                 [*command, __file__, options.data, "--worker", folder], check=True, env=environment
             )
-            told[processes] = [
+            results[processes] = [
                 json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))
             ]
             for path in Path(folder).glob("*.json"):
                 path.unlink()
-    one, *_ = told[1]
-    for processes, each in told.items():
+    one, *_ = results[1]
+    for processes, each in results.items():
         same = {(rank["revision"], rank["embedding"]) for rank in each} == {
             (one["revision"], one["embedding"])
         }
         print(
-            f"{processes} process(es): {each[0]['seconds']:.0f} s, model and embedding of {HELD_OUT} the same bytes as of one: {same}"
+            f"{processes} process(es): {each[0]['seconds']:.0f} s, same model and embedding of "
+            f"{HELD_OUT} as one process: {same}"
         )
 
 
@@ -62,7 +63,7 @@ def work(data, folder):
     import torch
 
     import epifoundation as ep
-    import epifoundation.tl  # before a clock starts
+    import epifoundation.tl  # imported before timing
 
     ep.settings.progress = False
     torch.set_num_threads(1)
@@ -76,12 +77,12 @@ def work(data, folder):
     model = ep.tl.pretrain(known, batch_key="batch", validation=[VALIDATION], genome="mm10")
     seconds = time.perf_counter() - started
     ep.tl.embed(query, model, expression=False)
-    told = {
+    result = {
         "revision": model.revision,
         "seconds": seconds,
         "embedding": hashlib.sha256(query.obsm["X_epifoundation"].tobytes()).hexdigest(),
     }
-    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(told))
+    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

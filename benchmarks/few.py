@@ -1,10 +1,11 @@
-"""Labels from few cells: bone marrow, ATAC alone, some cells learned from and all others judged on.
+"""Annotation with few labelled cells: bone marrow, ATAC alone.
 
-    python benchmarks/few.py                       # 100, 300, 1,000 and 3,000 cells, three draws each
+    python benchmarks/few.py                       # 100, 300, 1,000 and 3,000 cells, three draws
     python benchmarks/few.py --sizes 100 --seeds 5
 
-Ours against LSI with logistic regression and a linear SVM on open peaks, as in the comparison of methods (`methods.py`). Each method chooses its
-penalty on the same tenth of the cells that are learned from. A random draw of cells, so not a held-out batch.
+EpiFoundation, LSI with logistic regression, and a linear SVM on open peaks, as in `methods.py`, are
+trained on some cells and tested on all others. Each method chooses its penalty on the same tenth of
+the training cells. Cells are drawn at random, so there is no held-out batch.
 """
 
 import argparse
@@ -27,7 +28,7 @@ SHOWN = {"epifoundation_peaks": "EpiFoundation, ATAC alone", "lsi": "LSI", "svm"
 
 
 def split_of(whole: Split, size: int, seed: int) -> Split:
-    """Some cells to learn from, a tenth of them to choose with."""
+    """Random training cells, a tenth of them for validation."""
     order = np.random.default_rng(seed).permutation(whole.atac.n_obs)
     test, held = np.ones(len(order), bool), np.zeros(len(order), bool)
     test[order[:size]] = False

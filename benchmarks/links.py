@@ -1,13 +1,16 @@
-"""Links between peaks and genes: against planted truth, and on real data; and the price of knock-outs.
+"""Peak-gene links on simulated and real data, and the cost of knock-outs.
 
     python benchmarks/links.py --simulate 0 1 2
-    python benchmarks/links.py --snare ../shared/data/snare_cortex_mm10.h5mu --annotation ../shared/annotation/mm10_genes.bed.gz
+    python benchmarks/links.py --snare ../shared/data/snare_cortex_mm10.h5mu \
+        --annotation ../shared/annotation/mm10_genes.bed.gz
     python benchmarks/links.py --pbmc --annotation ../shared/annotation/hg38_genes.bed.gz
     python benchmarks/links.py --knock-outs
 
-Simulated: 2,000 cells, 2,000 peaks, 100 genes with one to four linked peaks each; area under the precision-recall curve by p-value and by size of
-the effect, for ours, for the correlation of peak and gene (as Signac has it, on binary and on normalised counts), and for distance. The share of
-links at q <= 0.1 that were not planted; and, with RNA shuffled among the cells of a type and batch, the share of genes that have any link.
+Simulated: 2,000 cells, 2,000 peaks, 100 genes with one to four planted links each. Scores are the
+area under the precision-recall curve of our p-values and effect sizes, of the correlation of peak
+and gene (as in Signac, on binary and on normalized counts), and of distance; the fraction of links
+at q <= 0.1 that were not planted; and, with RNA shuffled among the cells of a type and batch, the
+fraction of genes that have a link.
 """
 
 import argparse
@@ -23,12 +26,12 @@ import torch
 from sklearn.metrics import average_precision_score
 
 import epifoundation as ep
-import epifoundation.tl  # before a clock starts
+import epifoundation.tl  # imported before timing
 from epifoundation.nn import Network, Sizes
 
 
 def main():
-    """Read arguments, run, print."""
+    """Run the selected benchmarks and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,14 +63,14 @@ def main():
 
 
 def simulated(seed, distances):
-    """Scores of one simulation, a row for each distance within which peaks are candidates."""
+    """Scores of one simulation, one row per maximum distance of candidate peaks."""
     mdata = ep.datasets.simulate_multiome(2000, 2000, 100, rng=1000 + seed)
     model = ep.tl.pretrain(mdata, batch_key="batch", genome="simulated", rng=seed)
     shuffled = mdata.copy()
     shuffled["rna"].X = shuffled["rna"].X[within(mdata["rna"].obs, np.random.default_rng(seed))]
     by_chance = ep.tl.pretrain(shuffled, batch_key="batch", genome="simulated", rng=seed)
     planted = pd.MultiIndex.from_frame(mdata.uns["truth"]["links"][["gene", "peak"]])
-    share, is_open = normalised(mdata["atac"].X), (mdata["atac"].X > 0).astype(float)
+    fraction, is_open = normalised(mdata["atac"].X), (mdata["atac"].X > 0).astype(float)
     expression = np.log1p(1e4 * normalised(mdata["rna"].X).toarray())
     rows = []
     for distance in distances:
@@ -94,7 +97,7 @@ def simulated(seed, distances):
                 "by effect": average_precision_score(true, links["effect"].abs()),
                 "model alone": average_precision_score(true, links["by_embedding"].abs()),
                 "correlation": average_precision_score(
-                    true, np.abs(correlation(expression, share)[gene, peak])
+                    true, np.abs(correlation(expression, fraction)[gene, peak])
                 ),
                 "corr. binary": average_precision_score(
                     true, np.abs(correlation(expression, is_open)[gene, peak])
@@ -112,7 +115,7 @@ def simulated(seed, distances):
 
 
 def within(obs, rng):
-    """Rows in an order that is random among cells of one type and batch."""
+    """Permutation of rows within each cell type and batch."""
     order = np.arange(len(obs))
     for rows in obs.groupby(["cell_type", "batch"], observed=True).indices.values():
         order[rows] = rng.permutation(rows)
@@ -120,7 +123,7 @@ def within(obs, rng):
 
 
 def normalised(matrix):
-    """Counts as a share of those of the cell."""
+    """Counts divided by the total of the cell."""
     return sp.csr_matrix(
         sp.diags(1 / np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1)) @ matrix
     )
@@ -141,7 +144,7 @@ def correlation(expression, accessibility):
 
 
 def snare(path, annotation):
-    """How much nearer than by chance linked peaks lie to the transcription start site."""
+    """Print the enrichment of linked peaks near the transcription start site."""
     mdata = mudata.read_h5mu(path)
     obs = mdata["atac"].obs
     mdata = mdata[
@@ -163,11 +166,13 @@ def snare(path, annotation):
         links = links[links["n_cells"] > 0]
         found = (links["qvalue"] < 0.1).to_numpy()
         print(
-            f"\nSNARE-seq, {'with measured expression' if measured else 'model alone'}: {len(links):,} pairs within 250 kb, {found.sum():,} links at "
-            f"q < 0.1 of {links.loc[found, 'gene'].nunique():,} genes, {np.mean(links.loc[found, 'effect'] > 0):.2f} of them activating; "
+            f"\nSNARE-seq, {'with measured expression' if measured else 'model alone'}: "
+            f"{len(links):,} pairs within 250 kb, {found.sum():,} links at q < 0.1 of "
+            f"{links.loc[found, 'gene'].nunique():,} genes, "
+            f"{np.mean(links.loc[found, 'effect'] > 0):.2f} of them activating; "
             f"{time.perf_counter() - began:.0f} s"
         )
-        # q-values are told by distance, so the enrichment of p-values, which are not, is printed as well
+        # q-values depend on the distance, p-values do not
         for name, linked in (
             ("q < 0.1", found),
             ("p < 0.001", (links["pvalue"] < 0.001).to_numpy()),
@@ -179,19 +184,20 @@ def snare(path, annotation):
 
 
 def enrichment(links, linked, near):
-    """How many times as often linked peaks are near as other candidates are that are open in as many cells."""
+    """Enrichment of nearby peaks among links, compared with candidates open in as many cells."""
     level = pd.qcut(links["n_cells"].rank(method="first"), 10, labels=False).to_numpy()
     size = np.bincount(level[~linked], minlength=10)
     weights = (np.bincount(level[linked], minlength=10) / size)[level[~linked]]
     is_near = (links["distance"] <= near).to_numpy()
     if not linked.any():
         return f"within {near // 1000} kb -"
-    share, control = is_near[linked].mean(), np.average(is_near[~linked], weights=weights)
-    return f"within {near // 1000} kb {share:.2f} against {control:.2f}, {share / control:.2f} x"
+    fraction, control = is_near[linked].mean(), np.average(is_near[~linked], weights=weights)
+    kb = near // 1000
+    return f"within {kb} kb {fraction:.2f} against {control:.2f}, {fraction / control:.2f} x"
 
 
 def pbmc(annotation):
-    """Whether effects have the sign of the correlation of peak and expression across labels."""
+    """Print how often effects agree in sign with the correlation across cell types."""
     mdata = ep.datasets.pbmc_multiome()
     for name, options in {
         "with measured expression": {},
@@ -219,27 +225,26 @@ def pbmc(annotation):
         size = links["effect"].abs()
         large = ok & (size >= size[ok].quantile(0.9)).to_numpy()
         likely = ok & (links["pvalue"] < 0.01).to_numpy()
-        shares = {
+        subsets = {
             "links at q < 0.1": found,
             "p < 0.01": likely,
-            "the largest tenth of effects": large,
+            "largest 10 % of effects": large,
             "all pairs": ok,
         }
-        print(f"\nPBMC, 51 loci, {name}: sign of effect and of correlation across labels agree for")
-        for what, which in shares.items():
-            print(
-                f"  {what}: {agrees[which].mean() if which.any() else np.nan:.3f} of {which.sum():,}"
-            )
+        print(f"\nPBMC, 51 loci, {name}: fraction of effects with the sign of the correlation")
+        for subset, rows in subsets.items():
+            fraction = agrees[rows].mean() if rows.any() else np.nan
+            print(f"  {subset}: {fraction:.3f} of {rows.sum():,}")
 
 
 def knock_outs(n_cells=1000, n_peaks=200_000, n_open=4000, n_genes=50, n_model=50):
-    """Every single-peak knock-out of cells with a median of 4,000 open peaks, read out on 50 genes of a model."""
+    """Time all single-peak knock-outs of cells with a median of 4,000 open peaks, on 50 genes."""
     rng = np.random.default_rng(0)
-    sizes = np.minimum(rng.lognormal(np.log(n_open), 0.4, n_cells).astype(int), n_peaks // 4)
-    rows = [np.sort(rng.choice(n_peaks, size, replace=False)) for size in sizes]
+    open_peaks = np.minimum(rng.lognormal(np.log(n_open), 0.4, n_cells).astype(int), n_peaks // 4)
+    rows = [np.sort(rng.choice(n_peaks, size, replace=False)) for size in open_peaks]
+    indptr = np.append(0, np.cumsum(open_peaks))
     matrix = sp.csr_matrix(
-        (np.ones(sizes.sum(), np.float32), np.concatenate(rows), np.append(0, np.cumsum(sizes))),
-        shape=(n_cells, n_peaks),
+        (np.ones(indptr[-1], np.float32), np.concatenate(rows), indptr), shape=(n_cells, n_peaks)
     )
     peaks = pd.DataFrame(
         {
@@ -264,8 +269,11 @@ def knock_outs(n_cells=1000, n_peaks=200_000, n_open=4000, n_genes=50, n_model=5
     ep.tl.predict_expression(atac, model, genes=model.genes.names[:n_genes])
     once = time.perf_counter() - began
     print(
-        f"\n{total:,} single-peak knock-outs of {n_cells:,} cells (median {np.median(sizes):,.0f} open of {n_peaks:,} peaks), {n_genes} of the model's {n_model:,} genes: "
-        f"{seconds:.1f} s, {total / seconds:,.0f} a second, {seconds / once:.0f} x predicting the cells once ({once:.2f} s), "
+        f"\n{total:,} single-peak knock-outs of {n_cells:,} cells "
+        f"(median {np.median(open_peaks):,.0f} open of {n_peaks:,} peaks), "
+        f"{n_genes} of the model's {n_model:,} genes: {seconds:.1f} s, "
+        f"{total / seconds:,.0f} per second, {seconds / once:.0f} x one prediction of the cells "
+        f"({once:.2f} s), "
         f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
     )
 

@@ -1,6 +1,7 @@
-"""What is compared: each method learns from the known cells of a split and gives functions of other cells.
+"""The compared methods. Each is fitted to the known cells of a split and applied to other cells.
 
-`METHODS` maps a name to a function ``(split, seed) -> {name of a row: Fitted}``: one training may be read off in several ways.
+`METHODS` maps a name to a function ``(split, seed) -> {name of a row: Fitted}``; one training can
+give several rows.
 """
 
 import tempfile
@@ -21,14 +22,15 @@ from sklearn.svm import LinearSVC
 from splits import Split, log_scale
 
 import epifoundation as ep
-import epifoundation.tl  # before a clock starts
+import epifoundation.tl  # imported before timing
 
 
 @dataclass
 class Fitted:
-    """Functions of ATAC of any cells with the peaks of the split, or of peaks moved a little; None for what a method does not give.
+    """Functions of the ATAC of any cells, with the peaks of the split or shifted ones.
 
-    `labels` gives names and probabilities of all of `classes` (None where there are no probabilities).
+    A function is None if a method does not provide it. `labels` returns names and the probabilities
+    of all `classes` (or None).
     """
 
     embed: Callable[[AnnData], np.ndarray] | None = None
@@ -51,10 +53,10 @@ def ours(
     label_key: str | None = "cell_type",
     cells: bool = True,
 ) -> tuple[Fitted, ep.EpiFoundation]:
-    """One call of `ep.tl.pretrain`, and what its model says of other cells.
+    """One call of `ep.tl.pretrain`, and the functions of its model.
 
-    Without `label_key`, labels are read off the embedding by logistic regression, as for other methods. Without `cells`, the
-    model does not recognize those that it was measured on.
+    Without `label_key`, labels are predicted from the embedding by logistic regression, as for
+    other methods. Without `cells`, the model does not recognize its training cells.
     """
     data = split.known_data()
     alone = not (rna and isinstance(data, MuData))
@@ -85,15 +87,15 @@ def of_model(model: ep.EpiFoundation, split: Split) -> Fitted:
         ]
 
     def labels(atac: AnnData) -> tuple[np.ndarray, np.ndarray]:
-        told = ep.tl.annotate(bare(atac), model, unknown=0, copy=True)
-        table = told.obsm["epifoundation_probabilities"]
-        return told.obs["epifoundation_cell_type"].astype(str).to_numpy(), table.to_numpy()
+        result = ep.tl.annotate(bare(atac), model, unknown=0, copy=True)
+        table = result.obsm["epifoundation_probabilities"]
+        return result.obs["epifoundation_cell_type"].astype(str).to_numpy(), table.to_numpy()
 
     def expression(atac: AnnData, scale: str = "mean") -> np.ndarray:
-        told = bare(atac)
-        ep.tl.predict_expression(told, model, scale=scale)
+        result = bare(atac)
+        ep.tl.predict_expression(result, model, scale=scale)
         return (
-            told.obsm["epifoundation_expression"]
+            result.obsm["epifoundation_expression"]
             .reindex(columns=split.rna.var_names)
             .fillna(0)
             .to_numpy()
@@ -108,7 +110,7 @@ def of_model(model: ep.EpiFoundation, split: Split) -> Fitted:
 
 
 def epifoundation(split: Split, seed: int) -> dict[str, Fitted]:
-    """The default; on the side, its second scale, and means of training cells that are found by its embedding."""
+    """The default, its second scale, and means of training cells found by its embedding."""
     needs_rna(split)
     fitted, _ = ours(split, seed)
     rows = {"EpiFoundation": fitted}
@@ -120,7 +122,7 @@ def epifoundation(split: Split, seed: int) -> dict[str, Fitted]:
 
 
 def epifoundation_peaks(split: Split, seed: int) -> dict[str, Fitted]:
-    """The same encoder without RNA; and columns for the labels measured anew by `ep.tl.finetune`."""
+    """The same encoder without RNA, before and after `ep.tl.finetune`."""
     fitted, model = ours(split, seed, rna=False)
     options = {
         "label_key": "cell_type",
@@ -136,7 +138,7 @@ def epifoundation_peaks(split: Split, seed: int) -> dict[str, Fitted]:
 
 
 def epifoundation_transformer(split: Split, seed: int) -> dict[str, Fitted]:
-    """The paper's kind of encoder, small, trained by gradient."""
+    """A small version of the encoder of the paper, trained by gradient descent."""
     needs_rna(split)
     config = ep.ModelConfig(
         encoder="transformer",
@@ -148,17 +150,17 @@ def epifoundation_transformer(split: Split, seed: int) -> dict[str, Fitted]:
 
 
 def epifoundation_bundled(split: Split, seed: int) -> dict[str, Fitted]:
-    """As the bundled model was made (`bundle.py`)."""
+    """With 64 clusters, as the bundled model (`scripts/bundle.py`)."""
     needs_rna(split)
     fitted, _ = ours(split, seed, config=ep.ModelConfig(dim=64))
-    return {"EpiFoundation, bundled recipe": fitted}
+    return {"EpiFoundation, 64 clusters": fitted}
 
 
-# --- what people would use instead
+# --- other methods
 
 
 def lsi(split: Split, seed: int) -> dict[str, Fitted]:
-    """Latent semantic indexing by muon, of which the loadings embed other cells; ridge regression for expression."""
+    """Latent semantic indexing by muon, with the loadings applied to other cells."""
     import muon
 
     known = split.atac[split.train].copy()
@@ -173,8 +175,8 @@ def lsi(split: Split, seed: int) -> dict[str, Fitted]:
 
     def embed(atac: AnnData) -> np.ndarray:
         counts = onto(atac, split)
-        share = sp.diags(1 / np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)) @ counts
-        weighted = sp.csr_matrix(share * 1e4).log1p() @ sp.diags(idf)
+        fraction = sp.diags(1 / np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)) @ counts
+        weighted = sp.csr_matrix(fraction * 1e4).log1p() @ sp.diags(idf)
         return (weighted @ loadings - mean) / deviation
 
     fitted = with_probes(Fitted(embed, n_bytes=4 * (loadings.size + len(idf))), split)
@@ -184,16 +186,16 @@ def lsi(split: Split, seed: int) -> dict[str, Fitted]:
 
 
 def harmony(split: Split, seed: int) -> dict[str, Fitted]:
-    """Harmony of the LSI of all cells, those that are judged on among them: it has no function of new cells."""
+    """Harmony on the LSI of all cells, including the test cells: it cannot embed new cells."""
     if split.batch_key is None:
-        raise UnfitError("there are no batches")
+        raise UnfitError("no batches")
     components = lsi(split, seed)["LSI"].embed(split.atac)
     corrected = corrected_by_harmony(components, split.atac.obs, split.batch_key, seed)
     return {"Harmony on LSI": with_probes(Fitted(looked_up(split, corrected)), split)}
 
 
 def svm(split: Split, seed: int) -> dict[str, Fitted]:
-    """Linear SVM on open peaks, its penalty the best on the held cells."""
+    """Linear SVM on open peaks, with the best penalty on the held cells."""
     del seed
     return {
         "linear SVM": _linear(
@@ -203,7 +205,7 @@ def svm(split: Split, seed: int) -> dict[str, Fitted]:
 
 
 def logistic(split: Split, seed: int) -> dict[str, Fitted]:
-    """Logistic regression on open peaks, its penalty the best on the held cells."""
+    """Logistic regression on open peaks, with the best penalty on the held cells."""
     del seed
 
     def make(strength: float) -> LogisticRegression:
@@ -219,13 +221,13 @@ def _linear(split: Split, make: Callable, strengths: tuple[float, ...]) -> Fitte
         fitted, key=lambda model: np.mean(model.predict(X[split.held]) == labels[split.held])
     )
 
-    def told(atac: AnnData) -> tuple[np.ndarray, np.ndarray | None]:
+    def predict(atac: AnnData) -> tuple[np.ndarray, np.ndarray | None]:
         rows = binary(onto(atac, split))
         return best.predict(rows), best.predict_proba(rows) if hasattr(
             best, "predict_proba"
         ) else None
 
-    return Fitted(labels=told, classes=best.classes_, n_bytes=4 * best.coef_.size)
+    return Fitted(labels=predict, classes=best.classes_, n_bytes=4 * best.coef_.size)
 
 
 def peakvi(split: Split, seed: int) -> dict[str, Fitted]:
@@ -234,17 +236,17 @@ def peakvi(split: Split, seed: int) -> dict[str, Fitted]:
 
 
 def poissonvi(split: Split, seed: int) -> dict[str, Fitted]:
-    """PoissonVI (Martens et al. 2024), on fragments: half the insertions."""
+    """PoissonVI (Martens et al. 2024) on fragment counts, half of the insertions."""
     return {"PoissonVI": _scvi(split, seed, "POISSONVI")}
 
 
 def epochs(data: AnnData | MuData) -> int:
-    """As many as see 100,000 cells: all of it has to end within an hour."""
+    """Number of epochs in which 100,000 cells are seen, so that everything takes about an hour."""
     return round(100_000 / data.n_obs)
 
 
 def _scvi(split: Split, seed: int, name: str) -> Fitted:
-    """Trained on the ATAC of all cells, those that are judged on among them, with their batches."""
+    """Train on the ATAC of all cells, including the test cells, with their batches."""
     import scvi
 
     scvi.settings.seed = seed
@@ -268,10 +270,10 @@ def _scvi(split: Split, seed: int, name: str) -> Fitted:
 
 
 def multivi(split: Split, seed: int) -> dict[str, Fitted]:
-    """MultiVI (Ashuach et al. 2023) on known cells with both and on the others with ATAC alone."""
+    """MultiVI (Ashuach et al. 2023) on paired known cells and the ATAC of the others."""
     needs_rna(split)
     if not split.counts:
-        raise UnfitError("it models counts, and this RNA is smoothed log values")
+        raise UnfitError("needs counts, but this RNA is smoothed log values")
     import scvi
 
     scvi.settings.seed = seed
@@ -284,7 +286,7 @@ def multivi(split: Split, seed: int) -> dict[str, Fitted]:
         )
         empty = sp.csr_matrix(
             (atac.n_obs, split.rna.n_vars), dtype=np.float32
-        )  # taken for cells without RNA
+        )  # MultiVI treats these as cells without RNA
         rna = AnnData(
             empty if expression is None else expression,
             obs=pd.DataFrame(index=atac.obs_names),
@@ -293,7 +295,7 @@ def multivi(split: Split, seed: int) -> dict[str, Fitted]:
         both = MuData({"rna": rna, "atac": cells})
         both.obs["_indices"] = np.arange(
             both.n_obs
-        )  # a field of its set-up, which it does not make for new cells
+        )  # required by MultiVI, which does not add it for new cells
         return both
 
     shown = sp.csr_matrix(
@@ -305,10 +307,10 @@ def multivi(split: Split, seed: int) -> dict[str, Fitted]:
     model.train(max_epochs=epochs(data), accelerator="cpu", enable_progress_bar=False)
 
     def expression(atac: AnnData) -> np.ndarray:
-        share = np.asarray(model.get_normalized_expression(ready(atac), return_numpy=True))
+        mean = np.asarray(model.get_normalized_expression(ready(atac), return_numpy=True))
         depths = np.asarray(split.rna.X[split.train].sum(axis=1)).ravel()
         return ep.metrics.expected_log1p(
-            np.log1p(1e4 * share / share.sum(axis=1, keepdims=True)), depths
+            np.log1p(1e4 * mean / mean.sum(axis=1, keepdims=True)), depths
         )
 
     n_bytes = sum(4 * tensor.numel() for tensor in model.module.state_dict().values())
@@ -319,35 +321,35 @@ def multivi(split: Split, seed: int) -> dict[str, Fitted]:
 
 
 def gene_activity(split: Split, seed: int) -> dict[str, Fitted]:
-    """Counts of the peaks over and near each gene."""
+    """Sums of counts over and near each gene."""
     del seed
     needs_rna(split)
     annotation = split.annotation if split.annotation is not None else split.rna.var
 
     def expression(atac: AnnData) -> np.ndarray:
-        told = ep.tl.gene_activity(bare(atac), annotation=annotation)
-        there = told.var_names.get_indexer(split.rna.var_names)
-        values = told.X.toarray()[:, there] * (there >= 0)
+        activity = ep.tl.gene_activity(bare(atac), annotation=annotation)
+        place = activity.var_names.get_indexer(split.rna.var_names)
+        values = activity.X.toarray()[:, place] * (place >= 0)
         return log_scale(values)
 
     return {"gene activity": Fitted(expression=expression)}
 
 
 def gene_mean(split: Split, seed: int) -> dict[str, Fitted]:
-    """Every cell has the mean of the training cells."""
+    """Predict the mean of the training cells."""
     del seed
     needs_rna(split)
     mean = split.expression[split.train].mean(axis=0)
-    return {"mean of the gene": Fitted(expression=lambda atac: np.tile(mean, (atac.n_obs, 1)))}
+    return {"gene mean": Fitted(expression=lambda atac: np.tile(mean, (atac.n_obs, 1)))}
 
 
 class UnfitError(Exception):
-    """A method that cannot do what a data set asks for: told in a row, not hidden."""
+    """A method is not applicable to a data set; reported with the reason."""
 
 
 def needs_rna(split: Split) -> None:
     if split.rna is None:
-        raise UnfitError("there is no RNA")
+        raise UnfitError("no RNA")
 
 
 METHODS: dict[str, Callable[[Split, int], dict[str, Fitted]]] = {
@@ -366,27 +368,27 @@ METHODS: dict[str, Callable[[Split, int], dict[str, Fitted]]] = {
     "gene_mean": gene_mean,
 }
 
-# Each is the default with one choice made otherwise: options of `ours`, after a change of the package where there is no
-# option. A process of its own runs it
+# The default with one change: options of `ours`, or a change of the package if there is no option.
+# Each runs in a separate process
 ABLATIONS: dict[str, Callable[[], dict]] = {
     "EpiFoundation, default": dict,
-    "cells stay in the vectors of their peaks": lambda: left_in(),
+    "without leave-one-out": lambda: left_in(),
     "32 clusters": lambda: {"config": ep.ModelConfig(dim=32)},
     "64 clusters": lambda: {"config": ep.ModelConfig(dim=64)},
     "256 clusters": lambda: {"config": ep.ModelConfig(dim=256)},
-    "memberships twice as soft": lambda: {"training": ep.TrainingConfig(softness=1.0)},
-    "pseudocount 15 instead of 5": lambda: {"training": ep.TrainingConfig(pseudocount=15.0)},
+    "memberships with twice the temperature": lambda: {"training": ep.TrainingConfig(softness=1.0)},
+    "pseudocount 15": lambda: {"training": ep.TrainingConfig(pseudocount=15.0)},
     "200 landmarks": lambda: {"training": ep.TrainingConfig(landmarks=200)},
-    "2,000 landmarks, up to every second cell": lambda: many_landmarks(),
-    "2,000 cells sampled": lambda: {"training": ep.TrainingConfig(sample=2_000)},
-    "expressed or not, instead of counts": lambda: {"config": ep.ModelConfig(objective="binary")},
-    "no columns for labels": lambda: {"label_key": None},
-    "label head: each cell counts the same": lambda: unweighted(),
+    "2,000 landmarks": lambda: many_landmarks(),
+    "sample of 2,000 cells": lambda: {"training": ep.TrainingConfig(sample=2_000)},
+    "binary objective": lambda: {"config": ep.ModelConfig(objective="binary")},
+    "without label columns": lambda: {"label_key": None},
+    "label head without class weights": lambda: unweighted(),
 }
 
 
 def left_in() -> dict:
-    """No cell is left out of the vectors of its own peaks, neither in fitting nor afterwards."""
+    """Training cells contribute to the vectors of their peaks, in fitting and afterwards."""
     from epifoundation.training import stages
 
     columns_of = stages.columns_of
@@ -399,7 +401,7 @@ def left_in() -> dict:
 
 
 def many_landmarks() -> dict:
-    """More cells to compare with than a tenth of those that a regression is fitted to."""
+    """More landmarks than a tenth of the cells that a regression is fitted to."""
     from epifoundation.training import kernel_ridge
 
     kernel_ridge.CELLS_PER_LANDMARK = 2
@@ -407,23 +409,23 @@ def many_landmarks() -> dict:
 
 
 def unweighted() -> dict:
-    """A label head for which labels are as frequent as they are."""
+    """A label head without class weights."""
     from epifoundation.training import label_head
 
     label_head.BALANCE = 0.0
     return {}
 
 
-# --- what they share
+# --- shared
 
 
 def bare(atac: AnnData) -> AnnData:
-    """Cells without what others wrote."""
+    """A copy with only the matrix, `obs` and `var`."""
     return AnnData(atac.X, obs=atac.obs.copy(), var=atac.var.copy())
 
 
 def onto(atac: AnnData, split: Split) -> sp.csr_matrix:
-    """Counts in the peaks of the split: methods that read columns need the same ones, so others are brought to them by overlap."""
+    """Counts in the peaks of the split; other peaks are mapped by overlap."""
     if atac.var_names.equals(split.atac.var_names):
         return sp.csr_matrix(atac.X)
     projection = ep.PeakVocabulary.from_names(split.atac.var_names, genome=split.genome).projection(
@@ -433,24 +435,27 @@ def onto(atac: AnnData, split: Split) -> sp.csr_matrix:
 
 
 def binary(X: sp.csr_matrix) -> sp.csr_matrix:
-    """Open or not."""
+    """Binarize counts."""
     return sp.csr_matrix(X > 0, dtype=np.float32)
 
 
 def looked_up(split: Split, embedding: np.ndarray) -> Callable[[AnnData], np.ndarray]:
-    """An embedding of the cells of the split, for methods that have it of no others."""
+    """The embedding of the cells of the split, for methods that cannot embed other cells."""
     table = pd.DataFrame(embedding, index=split.atac.obs_names)
 
     def embed(atac: AnnData) -> np.ndarray:
         if "changed" in atac.uns:
-            raise UnfitError("it has no function of new cells")
+            raise UnfitError("cannot embed new cells")
         return table.loc[atac.obs_names].to_numpy()
 
     return embed
 
 
 def with_probes(fitted: Fitted, split: Split, *, ridge: bool = True) -> Fitted:
-    """Labels by logistic regression on the embedding of the training cells, penalty and temperature from the held ones; expression by ridge regression."""
+    """Add labels by logistic regression and expression by ridge regression on the embedding.
+
+    Penalty and temperature of the labels are the best on the held cells.
+    """
     inner = fitted.embed(split.atac)
     mean, deviation = inner[split.train].mean(axis=0), inner[split.train].std(axis=0) + 1e-9
 
@@ -477,11 +482,11 @@ def with_probes(fitted: Fitted, split: Split, *, ridge: bool = True) -> Fitted:
 def means_of(
     split: Split, fitted: Fitted, name: str, *, by_label: bool = True
 ) -> dict[str, Fitted]:
-    """Expression as the mean of the 15 nearest training cells, and of those of the predicted label."""
+    """Expression as the mean of the 15 nearest training cells, or of the predicted label."""
     inner, measured = fitted.embed(split.atac)[split.train], split.expression[split.train]
     neighbours = NearestNeighbors(n_neighbors=15).fit(inner)
     rows = {
-        f"mean of 15 nearest by {name}": Fitted(
+        f"15-NN mean, {name}": Fitted(
             expression=lambda atac: measured[
                 neighbours.kneighbors(fitted.embed(atac), return_distance=False)
             ].mean(axis=1)
@@ -490,7 +495,5 @@ def means_of(
     if by_label:
         labels = split.labels[split.train]
         means = np.stack([measured[labels == label].mean(axis=0) for label in fitted.classes])
-        rows[f"mean of the label by {name}"] = Fitted(
-            expression=lambda atac: fitted.labels(atac)[1] @ means
-        )
+        rows[f"label mean, {name}"] = Fitted(expression=lambda atac: fitted.labels(atac)[1] @ means)
     return rows

@@ -1,9 +1,10 @@
-"""How fast rows of a sparse matrix are read from a file, by format and reader, as a ratio to h5ad in the same run.
+"""Time to read rows of a sparse matrix by format and reader, relative to h5ad in the same run.
 
-    python benchmarks/reading.py [cells] [open peaks a cell]
+    python benchmarks/reading.py [cells] [open peaks per cell]
 
-zarr v3 is sharded, as anndata 0.13 writes it. Readers: this package's (`epifoundation/cells/zarr_csr.py`), zarr's own through anndata, and the Rust
-codecs of `zarrs`, where that is installed.
+zarr v3 is sharded, as anndata 0.13 writes it. Readers: this package
+(`epifoundation/cells/zarr_csr.py`), zarr through anndata, and the Rust codecs of `zarrs`, if
+installed.
 """
 
 import contextlib
@@ -15,9 +16,9 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-# Before numpy is imported: as many threads for all of them
+# Set before numpy is imported
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "2"))
-warnings.filterwarnings("ignore")  # what anndata and pandas say of their next versions
+warnings.filterwarnings("ignore")  # deprecations in anndata and pandas
 
 import anndata as ad  # noqa: E402
 import h5py  # noqa: E402
@@ -58,7 +59,7 @@ def write(X, folder):
 
 
 def readers(folder):
-    """Matrices to read rows of, by format and reader."""
+    """Format, reader, settings, and a function that opens the matrix."""
     yield (
         "h5ad",
         "anndata",
@@ -108,13 +109,14 @@ def main():
         found = {}
         for _ in range(
             REPEATS
-        ):  # in turn, so that a machine that is busy for a while is so for all of them
+        ):  # readers take turns, so that other load on the machine affects all
             for stored, reader, configured, open_matrix in readers(Path(name)):
                 with configured:
                     found.setdefault((stored, reader), []).append(seconds(open_matrix()))
     base = np.median(found["h5ad", "anndata"])
     print(
-        f"{n_cells:,} cells, {X.nnz / n_cells:,.0f} of {N_PEAKS:,} peaks open in each; {THREADS} threads; median of {REPEATS}"
+        f"{n_cells:,} cells, mean of {X.nnz / n_cells:,.0f} of {N_PEAKS:,} peaks open; "
+        f"{THREADS} threads; median of {REPEATS}"
     )
     print("| stored as | read by | s | ratio to h5ad |\n|---|---|---|---|")
     for (stored, reader), values in found.items():

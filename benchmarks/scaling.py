@@ -1,13 +1,12 @@
-"""Speed and memory of cells that are read by blocks, on simulated cells in a zarr store.
+"""Speed and memory of embedding and pretraining from a zarr store of simulated cells.
 
-    python benchmarks/scaling.py                       # curves of cells, open peaks, vocabulary, d, encoder, processes
-    python benchmarks/scaling.py --million             # a million cells x 200,000 peaks, and 100,000 of them: pretrained on, then embedded
-    python benchmarks/scaling.py --page                # tables and figure of docs/scaling.md, from what was measured
+    python benchmarks/scaling.py            # by cells, open peaks, peaks, width, encoder, processes
+    python benchmarks/scaling.py --million  # pretrain on and embed 100,000 and a million cells
+    python benchmarks/scaling.py --page     # write tables and figure of docs/scaling.md
 
-What is measured is kept in benchmarks/results/scaling.json.
-
-Each run is a process of its own, so that its peak memory is its own. Speed is told beside that of the bare `embedding_bag` on the tokens of the
-same cells, in the same process: the machine is shared.
+Results are stored in benchmarks/results/scaling.json. Each run is a separate process, so its peak
+memory is measured alone. Since the machine is shared, speed is also given relative to
+`embedding_bag` on the tokens of the same cells in the same process.
 """
 
 import argparse
@@ -34,13 +33,13 @@ def main():
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--page", action="store_true")
     parser.add_argument(
-        "--folder", help="where simulated cells are kept and found again; default: a temporary one"
+        "--folder", help="folder that keeps the simulated cells; default: temporary"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        told = json.loads(options.worker)
-        print(json.dumps(WORKERS[told.pop("task")](**told)))
+        task = json.loads(options.worker)
+        print(json.dumps(WORKERS[task.pop("task")](**task)))
         return
     if options.page:
         page()
@@ -59,22 +58,23 @@ def million(folder):
     for n_cells in (100_000, 1_000_000):
         cells = simulated(folder, n_cells)
         trained = measure("pretrain", cells=str(cells), output=str(folder / f"model_{n_cells}"))
-        told = measure("embed", cells=str(cells), model=str(folder / f"model_{n_cells}"))
-        told |= {"pretrain_seconds": trained["seconds"], "pretrain_peak_gb": trained["peak_gb"]}
-        told["pretrain_ratio"] = trained["seconds"] / told["seconds"]
-        found.append(told)
+        run = measure("embed", cells=str(cells), model=str(folder / f"model_{n_cells}"))
+        run |= {"pretrain_seconds": trained["seconds"], "pretrain_peak_gb": trained["peak_gb"]}
+        run["pretrain_ratio"] = trained["seconds"] / run["seconds"]
+        found.append(run)
         print(
-            f"{n_cells:,} cells x 200,000 peaks, median {told['median_open']:,} open: pretrained in {trained['seconds']:.0f} s, peak memory "
-            f"{trained['peak_gb']:.2f} GB; embedded in {told['seconds']:.0f} s, {told['cells_per_s']:,.0f} cells/s, {told['peak_gb']:.2f} GB; "
-            f"{told['pretrain_ratio']:.2f} times the time of embedding. Bare embedding_bag on tokens in memory {told['bare_cells_per_s']:,.0f} "
-            f"cells/s, ratio {told['ratio']:.2f}",
+            f"{n_cells:,} cells x 200,000 peaks, median {run['median_open']:,} open: pretrained in "
+            f"{trained['seconds']:.0f} s, peak memory {trained['peak_gb']:.2f} GB; embedded in "
+            f"{run['seconds']:.0f} s, {run['cells_per_s']:,.0f} cells/s, {run['peak_gb']:.2f} GB; "
+            f"pretraining takes {run['pretrain_ratio']:.2f} times as long as embedding. "
+            f"embedding_bag: {run['bare_cells_per_s']:,.0f} cells/s, ratio {run['ratio']:.2f}",
             flush=True,
         )
     save("million", found)
 
 
 def curves(folder):
-    """Cells, open peaks, vocabulary, width, encoder and processes, one at a time."""
+    """Vary cells, open peaks, peaks of the model, width, encoder and processes, one at a time."""
     cells = simulated(folder, 100_000)
     runs = [{"cells": str(cells)}]
     runs += [{"cells": str(simulated(folder, n))} for n in (12_500, 25_000, 50_000, 200_000)]
@@ -85,24 +85,24 @@ def curves(folder):
     runs += [{"cells": str(cells), "threads": 1}]
     runs += [{"cells": str(cells), "threads": 1, "processes": 2}]
     runs += [{"cells": str(simulated(folder, 128)), "encoder": "transformer"}]
-    told = []
+    found = []
     for run in runs:
-        told.append(measure("embed", **run))
+        found.append(measure("embed", **run))
         print(
             {
                 name: round(value, 2) if isinstance(value, float) else value
-                for name, value in told[-1].items()
+                for name, value in found[-1].items()
             },
             flush=True,
         )
-    save("embed", told)
+    save("embed", found)
 
 
-def save(name, told):
-    """Into the file that `page` reads."""
+def save(name, runs):
+    """Add runs to the file of results."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "scaling.json"
-    there = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text()) if path.exists() else {}
     about = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
@@ -110,12 +110,12 @@ def save(name, told):
     about |= {
         each: version(each) for each in ("epifoundation", "torch", "numpy", "anndata", "zarr")
     }
-    path.write_text(json.dumps(there | {name: told, "about": about}, indent=1) + "\n")
+    path.write_text(json.dumps(results | {name: runs, "about": about}, indent=1) + "\n")
 
 
 def page():
-    """Tables and a figure out of what was measured."""
-    told = json.loads((RESULTS / "scaling.json").read_text())
+    """Write the tables and the figure from the results."""
+    results = json.loads((RESULTS / "scaling.json").read_text())
     columns = {
         "cells": ("cells", ",.0f"),
         "peaks": ("peaks", ",.0f"),
@@ -124,21 +124,22 @@ def page():
         "genes": ("genes", ",.0f"),
         "encoder": ("encoder", "s"),
         "processes": ("processes", ".0f"),
-        "threads": ("threads each", ".0f"),
+        "threads": ("threads per process", ".0f"),
         "seconds": ("seconds", ".1f"),
         "cells_per_s": ("cells/s", ",.0f"),
         "peak_gb": ("peak memory, GB", ".2f"),
-        "ratio": ("share of the bare sum", ".2f"),
-        "pretrain_seconds": ("pretraining, seconds", ".0f"),
-        "pretrain_peak_gb": ("its peak memory, GB", ".2f"),
-        "pretrain_ratio": ("in times of embedding", ".2f"),
+        "ratio": ("relative to embedding_bag", ".2f"),
+        "pretrain_seconds": ("pretraining, s", ".0f"),
+        "pretrain_peak_gb": ("pretraining, peak GB", ".2f"),
+        "pretrain_ratio": ("pretraining / embedding", ".2f"),
     }
     docs = Path(__file__).parents[1] / "docs"
     for name in ("million", "embed"):
-        kept = [key for key in columns if any(key in run for run in told[name])]
+        kept = [key for key in columns if any(key in run for run in results[name])]
         if name == "million":
             kept = [
                 "cells",
+                "dim",
                 "pretrain_seconds",
                 "pretrain_peak_gb",
                 "pretrain_ratio",
@@ -151,21 +152,21 @@ def page():
         lines = [heads, ["---"] * len(kept)]
         lines += [
             [format(run[key], columns.get(key, ("", ""))[1]) if key in run else "–" for key in kept]
-            for run in told[name]
+            for run in results[name]
         ]
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         (docs / "measured" / f"scaling_{name}.md").write_text(text + "\n")
-    draw(told, docs / "_static" / "scaling.png")
+    draw(results, docs / "_static" / "scaling.png")
 
 
-def draw(told, path):
-    """Curves: seconds and memory against cells; seconds a cell against what else differs."""
+def draw(results, path):
+    """Draw seconds and memory against cells, open peaks, peaks of the model, and width."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    runs = told["embed"]
+    runs = results["embed"]
     base = next(run for run in runs if run["cells"] == 25_000)
 
     def like(key):
@@ -198,7 +199,7 @@ def draw(told, path):
         "dim": "d",
     }
     for (upper, lower), (key, title) in zip(axes.T, titles.items(), strict=True):
-        some = like(key) + (told["million"][1:] if key == "cells" else [])
+        some = like(key) + (results["million"][1:] if key == "cells" else [])
         x = [run[key] for run in some]
         upper.plot(x, [run["seconds"] for run in some], "o-", color="C0")
         lower.plot(x, [run["peak_gb"] for run in some], "o-", color="C1")
@@ -227,7 +228,7 @@ def simulated(folder, n_cells, n_peaks=200_000, median_open=1_500):
 
 
 def simulate(path, n_cells, n_peaks, median_open, seed=0):
-    """Cells x peaks by chunks; peaks differ in how often they are open, cells in depth (log-normal)."""
+    """Write cells x peaks by chunks; peaks differ in frequency, cells in (log-normal) depth."""
     import pandas as pd
     import scipy.sparse as sp
     import zarr
@@ -239,7 +240,7 @@ def simulate(path, n_cells, n_peaks, median_open, seed=0):
     guide = np.searchsorted(
         np.cumsum(often) / often.sum(), (np.arange(2**22) + 0.5) / 2**22
     ).astype(np.int32)
-    drawn = median_open * 1.08  # a peak that is drawn twice counts once
+    drawn = median_open * 1.08  # duplicate draws of a peak count once
 
     def chunk(k):
         size = np.clip(rng.lognormal(np.log(drawn), 0.5, k), 50, 20 * drawn).astype(np.int64)
@@ -262,12 +263,12 @@ def simulate(path, n_cells, n_peaks, median_open, seed=0):
             (np.ones(new.sum(), np.float32), peak[new], indptr), shape=(k, n_peaks)
         )
 
-    beside = path.with_suffix(".tmp")
-    root = zarr.open_group(beside, mode="w", zarr_format=2)
+    part = path.with_suffix(".tmp")
+    root = zarr.open_group(part, mode="w", zarr_format=2)
     var = pd.DataFrame(index=[f"chr1:{i * 1000}-{i * 1000 + 500}" for i in range(n_peaks)])
     first = chunk(min(BLOCK, n_cells))
     write_elem(root, "/", AnnData(var=var))
-    # In chunks as large as zarr makes them for a matrix that is written at once.
+    # Chunks as large as in a matrix that is written at once
     expected = n_cells * median_open * 9 // 8
     like = zarr.create_array(
         zarr.storage.MemoryStore(), shape=(expected,), dtype="float32", chunks="auto", zarr_format=2
@@ -277,15 +278,15 @@ def simulate(path, n_cells, n_peaks, median_open, seed=0):
     for start in range(BLOCK, n_cells, BLOCK):
         matrix.append(chunk(min(BLOCK, n_cells - start)))
     write_elem(root, "obs", pd.DataFrame(index=pd.RangeIndex(n_cells).astype(str)))
-    beside.rename(path)
+    part.rename(path)
 
 
 def a_model(n_peaks, dim=128, n_genes=0, encoder="set"):
-    """Of random weights: speed does not ask for more."""
+    """A model with random weights."""
     import torch
 
     import epifoundation as ep
-    import epifoundation.tl  # before a clock starts
+    import epifoundation.tl  # imported before timing
     from epifoundation.nn import ModelConfig, Network, Sizes
 
     torch.manual_seed(0)
@@ -310,7 +311,7 @@ def embed(
     import torch
 
     import epifoundation as ep
-    import epifoundation.tl  # before a clock starts
+    import epifoundation.tl  # imported before timing
 
     ep.settings.progress = False
     torch.set_num_threads(threads)
@@ -325,9 +326,10 @@ def embed(
     rows = sparse_dataset(root["X"])[:n_bare]
     before = bare(model, rows) if encoder == "set" else []
     with tempfile.TemporaryDirectory(dir=Path(cells).parent) as folder:
-        if processes > 1:  # each with its own model and threads, on the same results
+        if processes > 1:  # separate models, shared results
             model.save_pretrained(f"{folder}/model")
-            command = f"import epifoundation as ep; ep.settings.progress = False; ep.tl.embed({cells!r}, {folder + '/model'!r}, output={folder + '/results.zarr'!r})"
+            command = "import epifoundation as ep; ep.settings.progress = False; ep.tl.embed("
+            command += f"{cells!r}, {folder + '/model'!r}, output={folder + '/results.zarr'!r})"
             with ThreadPoolExecutor(processes) as pool:
                 started = time.perf_counter()
                 list(
@@ -341,18 +343,18 @@ def embed(
             ep.tl.embed(cells, model, output=f"{folder}/results.zarr")
         seconds = time.perf_counter() - started
     peak = peak_memory()
-    told = {"cells": n_cells, "peaks": shape[1], "dim": dim, "genes": n_genes, "encoder": encoder}
-    told |= {"threads": threads, "processes": processes}
-    told |= {"seconds": seconds, "cells_per_s": n_cells / seconds, "peak_gb": peak}
-    told["median_open"] = int(np.median(np.diff(rows.indptr)))
+    run = {"cells": n_cells, "peaks": shape[1], "dim": dim, "genes": n_genes, "encoder": encoder}
+    run |= {"threads": threads, "processes": processes}
+    run |= {"seconds": seconds, "cells_per_s": n_cells / seconds, "peak_gb": peak}
+    run["median_open"] = int(np.median(np.diff(rows.indptr)))
     if encoder == "set":
-        told["bare_cells_per_s"] = float(np.median(before + bare(model, rows)))
-        told["ratio"] = told["cells_per_s"] / told["bare_cells_per_s"]
-    return told
+        run["bare_cells_per_s"] = float(np.median(before + bare(model, rows)))
+        run["ratio"] = run["cells_per_s"] / run["bare_cells_per_s"]
+    return run
 
 
 def bare(model, rows):
-    """Cells a second of the sum alone, on tokens in memory; several times, since the machine is shared."""
+    """Cells per second of `embedding_bag` on tokens in memory, for several runs."""
     import torch
 
     table = torch.rand(rows.shape[1], model.config.dim)
@@ -372,11 +374,11 @@ def bare(model, rows):
 
 
 def pretrain(cells, output, threads=2):
-    """Measure a model from a store, ATAC alone."""
+    """Pretrain from a store, on ATAC alone."""
     import torch
 
     import epifoundation as ep
-    import epifoundation.tl  # before a clock starts
+    import epifoundation.tl  # imported before timing
 
     ep.settings.progress = False
     torch.set_num_threads(threads)
@@ -389,7 +391,7 @@ def pretrain(cells, output, threads=2):
 
 
 def peak_memory():
-    """Largest resident memory of this process, in GB; `ru_maxrss` would tell that of the parent, too."""
+    """Peak resident memory of this process in GB; `ru_maxrss` would include the parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
 

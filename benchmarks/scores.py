@@ -1,4 +1,4 @@
-"""What is asked of each method: tasks, each a function of a split and of what was fitted, to ``{metric: value}``."""
+"""The tasks: functions of a split and a fitted method that return ``{metric: value}``."""
 
 import time
 import warnings
@@ -17,12 +17,12 @@ from splits import Split
 
 import epifoundation as ep
 
-MIN_CELLS = 30  # in which a gene is expressed, to be scored
-MOST = 1_200  # cells that integration is scored on: of all, it takes up to eleven minutes a fold
+MIN_CELLS = 30  # genes expressed in fewer cells are not scored
+INTEGRATION_CELLS = 1_200  # all cells would take up to eleven minutes per fold
 
 
 def annotation(split: Split, fitted: Fitted) -> dict[str, float]:
-    """Labels of the cells that are judged on, and whether their probabilities can be trusted."""
+    """Accuracy and calibration of the labels of the test cells."""
     true = split.labels[split.test]
     guess, probabilities = fitted.labels(split.atac[split.test].copy())
     row = {
@@ -37,7 +37,7 @@ def annotation(split: Split, fitted: Fitted) -> dict[str, float]:
 
 
 def risk_curve(split: Split, fitted: Fitted) -> list[float] | None:
-    """Share of wrong labels among the surest 5, 10, ..., 100 % of the cells."""
+    """Error among the most confident 5, 10, ..., 100 % of the cells."""
     true = split.labels[split.test]
     guess, probabilities = fitted.labels(split.atac[split.test].copy())
     if probabilities is None:
@@ -49,7 +49,7 @@ def risk_curve(split: Split, fitted: Fitted) -> list[float] | None:
 
 
 def clustering(split: Split, fitted: Fitted) -> dict[str, float]:
-    """Clusters of the cells that are judged on, without labels: Leiden at resolution 1 on 15 nearest neighbours, for all methods."""
+    """Leiden clusters of the test cells (resolution 1, 15 neighbours) against the labels."""
     cells = AnnData(obs=split.atac.obs[split.test].copy())
     cells.obsm["X"] = np.nan_to_num(fitted.embed(split.atac[split.test].copy())).astype(np.float32)
     sc.pp.neighbors(cells, use_rep="X", n_neighbors=15, random_state=0)
@@ -63,10 +63,11 @@ def clustering(split: Split, fitted: Fitted) -> dict[str, float]:
 
 
 def neighbours(split: Split, embedding: np.ndarray) -> dict[str, float]:
-    """Labels by the 15 nearest known cells; and whether known cells lie apart from those that are judged on.
+    """Labels by the 15 nearest known cells, and separation of known from test cells.
 
-    The share of known cells among the 15 nearest of those judged on, over their share of all cells; and the area under the curve of a random forest that
-    tells either from the other within a type, mean over the four types with most cells to judge on.
+    Separation is the fraction of known cells among the 15 nearest neighbours of test cells,
+    relative to their fraction of all cells; and the AUROC of a random forest that distinguishes
+    them within a type, averaged over the four types with most test cells.
     """
     known, test, labels = split.known, split.test, split.labels
     guess = KNeighborsClassifier(15).fit(embedding[known], labels[known]).predict(embedding[test])
@@ -90,16 +91,16 @@ def neighbours(split: Split, embedding: np.ndarray) -> dict[str, float]:
     return {
         "15-NN accuracy": ep.metrics.accuracy(labels[test], guess),
         "15-NN macro-F1": ep.metrics.macro_f1(labels[test], guess),
-        "known among neighbours": float(known[near].mean() / known.mean()),
-        "known against new, AUC": float(np.mean(areas)),
+        "training cells among neighbours": float(known[near].mean() / known.mean()),
+        "training vs. test, AUROC": float(np.mean(areas)),
     }
 
 
 def expression(split: Split, fitted: Fitted) -> dict[str, float]:
-    """Predicted against measured, on the scale of `Split.expression`."""
+    """Predicted against measured expression, on the scale of `Split.expression`."""
     true = split.expression[split.test]
     predicted = fitted.expression(split.atac[split.test].copy())
-    lowest = true.min(axis=0)  # of smoothed values, none is 0: expressed is above the median
+    lowest = true.min(axis=0)  # smoothed values are never 0: expressed means above the median
     is_on = true > lowest if split.counts else true > np.median(true, axis=0)
     scored = (is_on.sum(axis=0) >= MIN_CELLS) & (is_on.sum(axis=0) < len(true))
     return {
@@ -114,10 +115,10 @@ def expression(split: Split, fitted: Fitted) -> dict[str, float]:
 
 
 def robustness(split: Split, fitted: Fitted) -> dict[str, float]:
-    """Accuracy when fragments of the cells that are judged on are thinned away, or their peaks moved by up to 100 bases."""
+    """Accuracy if test cells have fewer fragments, or peaks shifted by up to 100 bp."""
     cells, true, row = split.atac[split.test].copy(), split.labels[split.test], {}
-    changed = {f"{share:.0%} fewer fragments": thinned(cells, share) for share in (0.5, 0.75, 0.9)}
-    changed["peaks moved"] = moved(cells, 100)
+    changed = {f"{lost:.0%} fewer fragments": thinned(cells, lost) for lost in (0.5, 0.75, 0.9)}
+    changed["shifted peaks"] = shifted(cells, 100)
     for name, others in changed.items():
         others.uns["changed"] = name
         row[name] = ep.metrics.accuracy(true, fitted.labels(others)[0])
@@ -125,7 +126,7 @@ def robustness(split: Split, fitted: Fitted) -> dict[str, float]:
 
 
 def cost(split: Split, fitted: Fitted) -> dict[str, float]:
-    """Cells embedded a second (of all cells, the best of three), and bytes of what was learned."""
+    """Size of the model, and cells embedded per second (all cells, the best of three runs)."""
     row = {"model MB": fitted.n_bytes / 1e6}
     if fitted.embed is not None and fitted.n_bytes:
         seconds = []
@@ -138,8 +139,8 @@ def cost(split: Split, fitted: Fitted) -> dict[str, float]:
 
 
 def integration(split: Split, embeddings: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Scores of scib-metrics, for all methods at once on the same cells; how much of the variance is of batches is held against LSI."""
-    drawn = np.sort(np.random.default_rng(0).permutation(split.atac.n_obs)[:MOST])
+    """Scores of scib-metrics on the same cells for all methods, with LSI as unintegrated."""
+    drawn = np.sort(np.random.default_rng(0).permutation(split.atac.n_obs)[:INTEGRATION_CELLS])
     cells = bare(split.atac[drawn].copy())
     names = {f"method {i}": name for i, name in enumerate(embeddings)}
     for key, name in names.items():
@@ -160,18 +161,18 @@ def integration(split: Split, embeddings: dict[str, np.ndarray]) -> dict[str, di
     return {names[key]: {column: float(table.loc[key, column]) for column in kept} for key in names}
 
 
-def thinned(atac: AnnData, share: float) -> AnnData:
-    """Each fragment lost with probability `share`."""
+def thinned(atac: AnnData, lost: float) -> AnnData:
+    """Remove each fragment with probability `lost`."""
     X = sp.csr_matrix(atac.X).copy()
-    X.data = np.random.default_rng(0).binomial(X.data.astype(int), 1 - share).astype(np.float32)
+    X.data = np.random.default_rng(0).binomial(X.data.astype(int), 1 - lost).astype(np.float32)
     X.eliminate_zeros()
     return AnnData(X, obs=atac.obs.copy(), var=atac.var.copy())
 
 
-def moved(atac: AnnData, most: int) -> AnnData:
-    """Each peak shifted by itself, by up to `most` bases."""
+def shifted(atac: AnnData, bases: int) -> AnnData:
+    """Shift each peak independently by up to `bases`."""
     frame = ep.genome.parse_intervals(atac.var_names)
-    shift = np.random.default_rng(0).integers(-most, most + 1, len(frame))
+    shift = np.random.default_rng(0).integers(-bases, bases + 1, len(frame))
     start, end = (
         np.maximum(frame[side].to_numpy() + shift, at) for side, at in (("start", 0), ("end", 1))
     )

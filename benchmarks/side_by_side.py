@@ -1,13 +1,14 @@
-"""Every method on every data set and task, and what the parts of ours are worth; results as JSON, of which `docs/benchmarks.md` is made.
+"""Compare all methods on all data sets and tasks, and run the ablations.
 
-    python benchmarks/side_by_side.py                     # all of it: `make bench`
-    python benchmarks/side_by_side.py --quick             # a fold of each data set, the methods that take seconds: `make bench-quick`
-    python benchmarks/side_by_side.py --only lsi svm      # these methods anew; the other results stay
-    python benchmarks/side_by_side.py --against FILE      # then: by how much the scores differ from those of another run
-    python benchmarks/side_by_side.py --page              # only the page, from the results that are there
+    python benchmarks/side_by_side.py                 # everything: `make bench`
+    python benchmarks/side_by_side.py --quick         # one fold, fast methods: `make bench-quick`
+    python benchmarks/side_by_side.py --only lsi svm  # rerun these methods, keep other results
+    python benchmarks/side_by_side.py --against FILE  # also compare the scores with another run
+    python benchmarks/side_by_side.py --page          # only write the pages from the results
 
-Each method on each fold is a process of its own with one thread; two run side by side. `splits.py` has the data, `methods.py` the methods, `scores.py`
-the tasks, `page.py` the page. The seed is the number of the fold.
+Each method and fold runs in a separate process with one thread; two processes run at a time. The
+seed is the number of the fold. `splits.py` has the data, `methods.py` the methods, `scores.py` the
+tasks, and `page.py` writes `docs/benchmarks.md` from the results, which are stored as JSON.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
-os.environ |= dict.fromkeys(THREADS, "1")  # before anything reads them; the processes inherit it
+os.environ |= dict.fromkeys(THREADS, "1")  # before numpy is imported; child processes inherit it
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
 )
@@ -33,13 +34,16 @@ PROCESSES = 2
 RESULTS = Path(__file__).parent / "results" / "side_by_side.json"
 BUILD = Path(__file__).parents[1] / "build"
 QUICK = BUILD / "bench_quick.json"
-EMBEDDINGS = (
-    BUILD / "embeddings"
-)  # kept, so that methods that are measured anew can be scored beside the others
+EMBEDDINGS = BUILD / "embeddings"  # kept, so that `--only` can score integration of all methods
 QUICK_METHODS = ("epifoundation", "lsi", "svm", "gene_mean")
 QUICK_DATA = ("SNARE-seq cortex", "PBMC 51 loci", "simulated, 200 fragments")
-HEAVY = ("peakvi", "poissonvi", "multivi", "epifoundation_transformer")  # minutes each: first
-# Methods that are run on some data only, so that all of it takes an hour; those that cannot be run say why
+HEAVY = (
+    "peakvi",
+    "poissonvi",
+    "multivi",
+    "epifoundation_transformer",
+)  # take minutes, so they run first
+# Data of methods that do not run on all, so that everything takes about an hour
 SOME = {
     "peakvi": ("SNARE-seq cortex", "bone marrow", "simulated, 200 fragments"),
     "poissonvi": ("SNARE-seq cortex", "simulated, 200 fragments"),
@@ -56,8 +60,19 @@ SOME = {
 }
 ROBUSTNESS_DATA = INTEGRATION_DATA = ("SNARE-seq cortex", "simulated, 200 fragments")
 ABLATED = "SNARE-seq cortex"
-PACKAGES = ("epifoundation", "torch", "numpy", "scipy", "scikit-learn", "scanpy", "muon", "scvi-tools", "scib-metrics", "harmonypy")  # fmt: skip
-NOT_SCORES = ("cost",)  # what no seed settles
+PACKAGES = (
+    "epifoundation",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scanpy",
+    "muon",
+    "scvi-tools",
+    "scib-metrics",
+    "harmonypy",
+)
+NOT_SCORES = ("cost",)  # not determined by the seed
 
 
 def main():
@@ -78,19 +93,20 @@ def main():
         if not is_part and not options.quick:
             shutil.rmtree(EMBEDDINGS, ignore_errors=True)
         rows, seconds = run(plan(options), with_integration=not options.quick)
-        told = {"meta": meta(), "seconds": seconds, "rows": rows}
+        results = {"meta": meta(), "seconds": seconds, "rows": rows}
         if is_part:
             before = json.loads(path.read_text())
-            told["rows"] = merged(before["rows"], rows)
-            told["seconds"] = before["seconds"] | seconds
+            results["rows"] = merged(before["rows"], rows)
+            results["seconds"] = before["seconds"] | seconds
             again = sorted(
                 {*before["meta"].get("measured again", []), *(options.only or options.data)}
             )
-            told["meta"]["measured again"] = again
-        told["meta"]["minutes"] = sum(told["seconds"].values()) / 60 / PROCESSES
+            results["meta"]["measured again"] = again
+        results["meta"]["minutes"] = sum(results["seconds"].values()) / 60 / PROCESSES
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(told, indent=0, ensure_ascii=False) + "\n")
-        print(f"{path}: {len(told['rows']):,} figures in {told['meta']['minutes']:.1f} minutes")
+        path.write_text(json.dumps(results, indent=0, ensure_ascii=False) + "\n")
+        minutes = results["meta"]["minutes"]
+        print(f"{path}: {len(results['rows']):,} values in {minutes:.1f} minutes")
     if options.against:
         compare(
             json.loads(path.read_text())["rows"], json.loads(options.against.read_text())["rows"]
@@ -104,7 +120,7 @@ def main():
 
 
 def plan(options):
-    """Jobs, those that take longest first: (kind, data, fold, method)."""
+    """Jobs ``(kind, data, fold, method)``, slow methods first."""
     from methods import ABLATIONS, METHODS
     from splits import DATA
 
@@ -138,7 +154,7 @@ def plan(options):
 
 
 def run(jobs, *, with_integration):
-    """Rows of all jobs, and seconds of each; those that compare embeddings come last."""
+    """Run all jobs, integration last; return their rows and seconds."""
     rows, seconds = in_two_processes(jobs)
     whole = {job[1:3] for job in jobs if job[0] == "method" and job[1] in INTEGRATION_DATA}
     compared = [
@@ -152,7 +168,7 @@ def in_two_processes(jobs):
     rows = []
     context = mp.get_context("forkserver")
     seconds = {}
-    context.set_forkserver_preload(["methods", "scores"])  # imported once for all processes
+    context.set_forkserver_preload(["methods", "scores"])  # imported once
     with context.Pool(PROCESSES, maxtasksperchild=1) as pool:
         for done, (job, took, found) in enumerate(
             pool.imap_unordered(work, jobs, chunksize=1), start=1
@@ -167,7 +183,7 @@ def in_two_processes(jobs):
 
 
 def work(job):
-    """One job, in a process of its own."""
+    """Run a job; a failure becomes a row with the reason."""
     import warnings
 
     import torch
@@ -183,7 +199,7 @@ def work(job):
         found = {"method": fit, "ablation": ablate, "links": links, "integration": integrate}[kind](
             data, fold, method
         )
-    except Exception as error:  # noqa: BLE001 # a method that fails is a row that says why
+    except Exception as error:  # noqa: BLE001 # recorded as a row
         from methods import UnfitError
 
         if not isinstance(error, UnfitError):
@@ -196,7 +212,7 @@ def work(job):
 
 
 def fit(data, fold, method):
-    """Train a method, and score what it gives."""
+    """Train and score a method."""
     import scores
     from methods import METHODS, UnfitError
     from scaling import peak_memory
@@ -209,15 +225,15 @@ def fit(data, fold, method):
     seconds, rows = time.perf_counter() - began, []
     peak = peak_memory()
     for name, fitted in fitted_rows.items():
-        asked = []
+        tasks = []
         if fitted.labels is not None:
-            asked += ["annotation"] + ["robustness"] * (data in ROBUSTNESS_DATA)
+            tasks += ["annotation"] + ["robustness"] * (data in ROBUSTNESS_DATA)
         if fitted.embed is not None:
-            asked += ["clustering"]
+            tasks += ["clustering"]
         if fitted.expression is not None and split.rna is not None:
-            asked += ["expression"]
+            tasks += ["expression"]
         is_first = name == next(iter(fitted_rows))
-        for task in asked + ["cost"] * is_first:
+        for task in tasks + ["cost"] * is_first:
             try:
                 found = getattr(scores, task)(split, fitted)
             except UnfitError as error:
@@ -237,7 +253,7 @@ def fit(data, fold, method):
 
 
 def ablate(data, fold, name):
-    """Ours with one choice made otherwise."""
+    """Score the default with one change."""
     import scores
     from methods import ABLATIONS, ours
     from splits import DATA
@@ -255,26 +271,21 @@ def ablate(data, fold, name):
 
 
 def links(data, fold, method):
-    """Planted links, found among peaks within 100 kb."""
+    """Score planted links among peaks within 100 kb."""
     del data, method
     import links as benchmark
 
     table = benchmark.simulated(int(fold), [100_000]).iloc[0]
     names = {
         "by p-value": "EpiFoundation",
-        "by effect": "EpiFoundation, by size of effect",
-        "model alone": "EpiFoundation, ATAC alone",
+        "by effect": "EpiFoundation, by effect size",
+        "model alone": "EpiFoundation, model alone",
         "correlation": "correlation",
-        "corr. binary": "correlation, open or not",
+        "corr. binary": "correlation, binary peaks",
         "distance": "distance",
     }
     rows = [
-        {
-            "method": name,
-            "task": "links",
-            "metric": "area under precision–recall",
-            "value": float(table[column]),
-        }
+        {"method": name, "task": "links", "metric": "AUPRC", "value": float(table[column])}
         for column, name in names.items()
     ]
     return rows + [
@@ -284,12 +295,12 @@ def links(data, fold, method):
             "metric": metric,
             "value": float(table[column]),
         }
-        for column, metric in (("false", "false among q ≤ 0.1"), ("recall", "planted ones found"))
+        for column, metric in (("false", "FDR at q ≤ 0.1"), ("recall", "recall at q ≤ 0.1"))
     ]
 
 
 def integrate(data, fold, method):
-    """Batches and cell types in all embeddings at once."""
+    """Score the integration of all embeddings."""
     del method
     import numpy as np
     import scores
@@ -311,9 +322,9 @@ def integrate(data, fold, method):
 def save(data, fold, name, embedding):
     import numpy as np
 
-    there = EMBEDDINGS / data / fold
-    there.mkdir(parents=True, exist_ok=True)
-    np.savez(there / f"{name}.npz", name=name, embedding=embedding)
+    folder = EMBEDDINGS / data / fold
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{name}.npz", name=name, embedding=embedding)
 
 
 def meta():
@@ -330,12 +341,12 @@ def meta():
         "machine": f"{processor}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "threads": "one a process, two processes side by side",
+        "threads": "one thread per process, two processes at a time",
     }
 
 
 def merged(before, now):
-    """Rows of before, but for those of what was measured again, or is no longer there."""
+    """Replace rows of `before` that were measured again; drop those of unknown methods."""
     from methods import ABLATIONS, METHODS
 
     def job(row):
@@ -359,7 +370,11 @@ def compare(ours, theirs):
     both = sorted(set(ours) & set(theirs))
     differ = sorted(((abs(ours[key] - theirs[key]), key) for key in both), reverse=True)
     over = sum(gap > 1e-4 for gap, _ in differ)
-    print(f"{len(both):,} scores in both runs; {over} differ by more than 1e-4; largest difference {differ[0][0]:.1e}: {', '.join(differ[0][1])}")  # fmt: skip
+    gap, key = differ[0]
+    print(
+        f"{len(both):,} scores in both runs; {over} differ by more than 1e-4; "
+        f"largest difference {gap:.1e}: {', '.join(key)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""Speed and memory: `ep.tl.embed` end to end on simulated cells, and the paper's transformer against a plain one.
+"""Speed and memory of `ep.tl.embed`, and of the transformer against a plain implementation.
 
-    PYTHONPATH=tests python benchmarks/speed.py                      # 20,000 cells x 200,000 peaks, median 4,000 open; then the transformer
+    PYTHONPATH=tests python benchmarks/speed.py  # both
     PYTHONPATH=tests python benchmarks/speed.py --cells 2000 --peaks 50000
     PYTHONPATH=tests python benchmarks/speed.py --only transformer --device cuda
 
-**Set encoder.** Cells are simulated once, written, and each size is read and embedded in a process of its own, whose peak resident
-memory is given (everything included: Python, torch, the cells, the results). Beside it, in the same process, the bare
-`embedding_bag` on the same tokens: what share of the hardware's speed is left. The model has random weights, d = 64,
-1,000 landmarks and 2,000 genes; speed does not depend on what it learned.
+**Set encoder.** 20,000 simulated cells (200,000 peaks, median of 4,000 open) are written once. A
+quarter, a half and all of them are read and embedded, each in a separate process, whose peak
+resident memory is reported (Python, torch, cells and results included). For comparison, the same
+process runs `embedding_bag` on the same tokens. The model has random weights, width 64, 1,000
+landmarks and 2,000 genes.
 
-**Transformer.** Eight cells with a median of 4,000 open peaks at the paper's size, through `tests/oracles/original.py` (every
-cell padded to 12,000 tokens, all layers, the full decoder on 8,000 genes) and through a converted copy of the same weights,
-each in a process of its own. `padded` masks the padding in the attention; `padded, attention unpadded` is the harder
-comparison: attention skips the padding, as flash-attn lets the original do, and the rest does not. Memory is the peak while
-cells are embedded, of the process and above what it held with the model loaded.
+**Transformer.** Eight cells with a median of 4,000 open peaks and the model size of the paper, in
+separate processes: `tests/oracles/original.py` (every cell padded to 12,000 tokens, all layers, the
+full decoder on 8,000 genes) and a converted copy of the same weights. `padded` masks the padding in
+the attention. In `padded, attention unpadded`, the attention skips the padding, as flash-attn does
+in the original. Memory is the peak while cells are embedded, in total and above the loaded model.
 """
 
 import argparse
@@ -30,12 +31,12 @@ import torch
 from oracles.original import SPECIAL, Original, pad
 
 import epifoundation as ep
-import epifoundation.tl  # before a clock starts
+import epifoundation.tl  # imported before timing
 from epifoundation.nn import Network, Sizes, add_up
 
 
 def main():
-    """Measure what was asked for."""
+    """Run the selected benchmarks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,9 +49,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--transformer-cells", type=int, default=8)
-    parser.add_argument(
-        "--length", type=int, default=12_000, help="tokens that a cell is padded to"
-    )
+    parser.add_argument("--length", type=int, default=12_000, help="number of tokens after padding")
     parser.add_argument("--preset", default="paper")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +60,7 @@ def main():
 
 
 def apart(function, *args):
-    """Call in a process of its own, so that memory is that of the call."""
+    """Call a function in a separate process, to measure its memory."""
     with mp.get_context("spawn").Pool(1) as process:
         return process.apply(function, args)
 
@@ -75,18 +74,19 @@ def measure_set(folder, args):
     ]
     table = pd.DataFrame(rows).set_index("cells")
     print(
-        f"{args.peaks:,} peaks, {args.genes:,} genes, d = {args.dim}, {args.threads} threads, {args.device}"
+        f"{args.peaks:,} peaks, {args.genes:,} genes, d = {args.dim}, {args.threads} threads, "
+        f"{args.device}"
     )
     print(table.to_string(float_format="{:,.2f}".format))
-    print("linear: seconds a cell, largest size over smallest:", end=" ")
+    print("seconds per cell, largest size over smallest:", end=" ")
     per_cell = table["embed s"] / table.index
     print(f"{per_cell.iloc[-1] / per_cell.iloc[0]:.2f}")
 
 
 def prepare(folder, args):
-    """Write the cells and a model."""
+    """Write cells and a model."""
     warnings.filterwarnings("ignore", category=FutureWarning)
-    # A cell's fragments fall on somewhat fewer peaks than there are fragments.
+    # Some fragments fall on the same peak
     mdata = ep.datasets.simulate_multiome(
         args.cells, args.peaks, 2, median_fragments=int(1.05 * args.open)
     )
@@ -99,20 +99,18 @@ def prepare(folder, args):
 
 
 def random_model(peaks, genes, dim):
-    """A set encoder of random weights, with as many landmarks as one of 10,000 cells has."""
+    """A set encoder with random weights, and landmarks as for 10,000 cells."""
     sizes = Sizes(len(peaks), len(genes), n_encoder_landmarks=1_000, has_measured=True)
     network = Network(ep.ModelConfig(dim=dim), sizes)
     generator = torch.Generator().manual_seed(0)
     for name in ("vectors.weight", "readout.landmarks", "readout.weight"):
         network.encoder.get_buffer(name).normal_(generator=generator)
-    network.encoder.readout.width.fill_(
-        2 * dim
-    )  # the mean squared distance of such cells and landmarks
+    network.encoder.readout.width.fill_(2 * dim)  # mean squared distance of cells and landmarks
     return ep.EpiFoundation(network.eval(), peaks, genes)
 
 
 def measure(folder, n_cells, args):
-    """Embed the first cells: seconds, cells/s, memory, and the bare sum over the same tokens."""
+    """Embed the first cells: time, memory, and time of `embedding_bag` on the same tokens."""
     import anndata
 
     torch.set_num_threads(args.threads)
@@ -137,24 +135,25 @@ def measure(folder, n_cells, args):
             torch.cuda.synchronize()
         bare += time.perf_counter() - began
 
-    some = slice(0, 64)  # the training path on a few cells
+    some = slice(0, 64)  # compare with the training path on a few cells
     ids = torch.from_numpy(atac.X.indices[: tokens[64]].astype(np.int64)).to(args.device)
     offsets = torch.from_numpy(tokens[:65].astype(np.int64)).to(args.device)
     with torch.inference_mode():
         unfolded = model.network.encode(ids, offsets).cpu().numpy()
+    difference = np.abs(unfolded - atac.obsm["X_epifoundation"][some]).max()
     return {
         "cells": n_cells,
         "median open": float(np.median(np.diff(tokens))),
         "embed s": seconds,
         "cells/s": n_cells / seconds,
-        "bare cells/s": n_cells / bare,
-        "share of bare": bare / seconds,
+        "embedding_bag cells/s": n_cells / bare,
+        "relative to embedding_bag": bare / seconds,
         "peak GB": memory,
-        "folded - training path": f"{np.abs(unfolded - atac.obsm['X_epifoundation'][some]).max():.1e}",
+        "folded - training path": f"{difference:.1e}",
     }
 
 
-GENES = 8_000  # of the paper's decoder
+GENES = 8_000  # of the decoder of the paper
 PADDED, UNPADDED, OURS, SET = (
     "padded",
     "padded, attention unpadded",
@@ -164,7 +163,7 @@ PADDED, UNPADDED, OURS, SET = (
 
 
 def measure_transformer(folder, args):
-    """The same cells and weights through each implementation, in both precisions."""
+    """Run the same cells and weights in each implementation and precision."""
     apart(prepare_transformer, folder, args)
     rows, results = [], {}
     for dtype in ("float32", "bfloat16"):
@@ -174,8 +173,9 @@ def measure_transformer(folder, args):
     table = pd.DataFrame(rows).set_index(["dtype", "implementation"])
     lengths = torch.load(Path(folder) / "cells.pt")["offsets"].diff()
     print(
-        f"\n{len(lengths)} cells, {lengths.min():,} to {lengths.max():,} open peaks (median {lengths.float().quantile(0.5):,.0f}), "
-        f"preset {args.preset!r}, {GENES:,} genes, {args.threads} threads, {args.device}"
+        f"\n{len(lengths)} cells, {lengths.min():,} to {lengths.max():,} open peaks "
+        f"(median {lengths.float().quantile(0.5):,.0f}), preset {args.preset!r}, {GENES:,} genes, "
+        f"{args.threads} threads, {args.device}"
     )
     print(table.to_string(float_format="{:,.2f}".format))
     for dtype in ("float32", "bfloat16"):
@@ -193,16 +193,16 @@ def measure_transformer(folder, args):
         cosine = torch.cosine_similarity(results[key][0], embedding).min()
         print(
             f"{key[0]}, {key[1]}, against padded float32: largest difference of embeddings "
-            f"{(results[key][0] - embedding).abs().max():.1e} (least cosine {cosine:.6f}), of expressed probabilities "
-            f"{(results[key][1] - expression).abs().max():.1e}"
+            f"{(results[key][0] - embedding).abs().max():.1e} (lowest cosine {cosine:.6f}), of "
+            f"probabilities {(results[key][1] - expression).abs().max():.1e}"
         )
 
 
 def prepare_transformer(folder, args):
-    """Write cells, the weights of the plain model, and its conversion."""
+    """Write cells, the weights of the plain model, and the converted model."""
     generator = torch.Generator().manual_seed(0)
     config = ep.ModelConfig.preset(args.preset)
-    # Their median is what was asked for; the largest still fits the padding.
+    # The median is `--open`; the largest still fits the padding
     spread = torch.linspace(-1, 1, args.transformer_cells).mul(0.6).exp()
     lengths = (spread * args.open).long().clamp(max=args.length - 1)
     cells = [
@@ -227,14 +227,14 @@ def prepare_transformer(folder, args):
 
 
 def plain(args, *, unpad):
-    """The paper's architecture, plainly."""
+    """A plain implementation of the architecture of the paper."""
     config = ep.ModelConfig.preset(args.preset)
     sizes = {"dim": config.dim, "n_heads": config.n_heads, "n_layers": config.n_layers}
     return Original(args.peaks, GENES, **sizes, feedforward=config.feedforward, unpad=unpad)
 
 
 def run_transformer(folder, kind, dtype, args):
-    """Embed the cells and predict all genes: seconds, memory, embeddings and expression."""
+    """Embed the cells and predict all genes: time, memory, embeddings and expression."""
     torch.set_num_threads(args.threads)
     device, precision = torch.device(args.device), getattr(torch, dtype)
     cells = torch.load(Path(folder) / "cells.pt")
@@ -262,7 +262,7 @@ def run_transformer(folder, kind, dtype, args):
             return outputs["cell_emb"].float(), outputs["mvc_pred"].float().softmax(-1)[..., 1]
 
     with torch.inference_mode():
-        call(ids[: offsets[1]], offsets[:2])  # whatever is made on the first call
+        call(ids[: offsets[1]], offsets[:2])  # warm-up
         before = reset_peak(device)
         times = []
         for _ in range(3 if kind in (OURS, SET) else 1):
@@ -283,7 +283,7 @@ def run_transformer(folder, kind, dtype, args):
 
 
 def reset_peak(device):
-    """Gigabytes in use, from which on the peak is counted."""
+    """Reset the peak and return the memory in use, in GB."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 1e9
@@ -292,12 +292,12 @@ def reset_peak(device):
 
 
 def peak_of(device):
-    """Largest number of gigabytes in use since then."""
+    """Peak memory since the reset, in GB."""
     return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else status_of("VmHWM")
 
 
 def status_of(field):
-    """A size that Linux tells of this process, in GB."""
+    """A field of `/proc/self/status` in GB."""
     line = next(
         line
         for line in Path("/proc/self/status").read_text().splitlines()

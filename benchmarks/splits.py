@@ -1,4 +1,4 @@
-"""The data sets of the comparison, each with what may be learned from, what chooses, and what is judged on."""
+"""The data sets of the comparison, split into training, held (validation) and test cells."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @dataclass
 class Split:
-    """Cells of which some are known, some of these held out to choose and to calibrate with, and the others judged on.
+    """A data set with masks of the cells.
 
-    `atac` and `rna` (or None) are of all cells, `known`, `held` and `test` masks over them. `validation` and `batch_key` are what a user would tell
-    `ep.tl.pretrain`; `counts` is whether the RNA are counts.
+    Methods are fitted to `known` cells, of which the `held` cells are for validation and
+    calibration, and tested on `test` cells. `validation` and `batch_key` are options of
+    `ep.tl.pretrain`; `counts` says whether the RNA consists of counts.
     """
 
     atac: AnnData
@@ -35,12 +36,12 @@ class Split:
 
     @property
     def known(self) -> np.ndarray:
-        """Cells that may be learned from or chosen with."""
+        """Cells for training and validation."""
         return ~self.test
 
     @property
     def train(self) -> np.ndarray:
-        """Cells that are learned from."""
+        """Cells for training."""
         return ~self.test & ~self.held
 
     @property
@@ -50,12 +51,12 @@ class Split:
 
     @property
     def expression(self) -> np.ndarray:
-        """As it is scored: log1p of counts per 10,000, or the values of data that are on a log scale already."""
+        """Expression for scoring: log1p of counts per 10,000, unless already transformed."""
         values = self.rna.X.toarray() if hasattr(self.rna.X, "toarray") else np.asarray(self.rna.X)
         return log_scale(values) if self.counts else values
 
     def known_data(self) -> MuData | AnnData:
-        """What is learned from."""
+        """The known cells."""
         atac = self.atac[self.known].copy()
         return (
             atac if self.rna is None else MuData({"atac": atac, "rna": self.rna[self.known].copy()})
@@ -68,25 +69,25 @@ def log_scale(counts: np.ndarray) -> np.ndarray:
 
 
 def snare(fold: str) -> Split:
-    """SNARE-seq mouse cortex with the batch `fold` held out; the one after it chooses. Without the junk class."""
+    """SNARE-seq mouse cortex: `fold` is the test batch, the next one is for validation."""
     mdata = mudata.read_h5mu(SHARED / "data" / "snare_cortex_mm10.h5mu")
     keep = (mdata["atac"].obs["cell_type"] != "Mis") & (mdata["atac"].X.getnnz(axis=1) > 0)
     mdata = mdata[keep.to_numpy()].copy()
     batch = mdata["atac"].obs["batch"].astype(str).to_numpy()
     names = sorted(set(batch))
-    chooses = names[(names.index(fold) + 1) % len(names)]
+    validation = names[(names.index(fold) + 1) % len(names)]
     return Split(
         *(mdata["atac"], mdata["rna"]),
-        *(batch == fold, batch == chooses),
+        *(batch == fold, batch == validation),
         genome="mm10",
         batch_key="batch",
-        validation=[chooses],
+        validation=[validation],
         annotation=SHARED / "annotation" / "mm10_genes.bed.gz",
     )
 
 
 def pbmc(fold: str) -> Split:
-    """The bundled blood cells with their fixed split; `fold` is a seed. RNA is smoothed log values, not counts."""
+    """The bundled blood cells with their fixed split; `fold` is a seed. RNA is smoothed."""
     mdata = ep.datasets.pbmc_multiome()
     test = (mdata.obs["split"] == "test").to_numpy()
     annotation = SHARED / "annotation" / "hg38_genes.bed.gz"
@@ -102,7 +103,7 @@ def pbmc(fold: str) -> Split:
 
 
 def granja(fold: str) -> Split:
-    """Bone marrow of one donor, ATAC alone; a random 30 % of the cells is judged on, drawn with the seed `fold`: not a held-out batch."""
+    """Bone marrow of one donor, ATAC alone; `fold` is the seed of a random 30 % test cells."""
     atac = anndata.read_h5ad(SHARED / "data" / "granja_bmmc_atac_hg19.h5ad")
     atac = atac[atac.X.getnnz(axis=1) > 0].copy()
     test = np.random.default_rng(int(fold)).random(atac.n_obs) < 0.3
@@ -110,7 +111,7 @@ def granja(fold: str) -> Split:
 
 
 def simulated(median_fragments: int) -> Callable[[str], Split]:
-    """Cells of known truth at some depth, one of four batches held out; `fold` is a seed."""
+    """Simulated cells, one of four batches for testing; `fold` is a seed."""
 
     def of(fold: str) -> Split:
         mdata = ep.datasets.simulate_multiome(
@@ -143,7 +144,7 @@ def _tenth(known: np.ndarray, seed: int) -> np.ndarray:
     return held
 
 
-# Folds of SNARE-seq on which no choice was made; the package was developed on 09B, 09E and 09H
+# The package was developed on the SNARE-seq batches 09B, 09E and 09H, which are not test batches
 DATA: dict[str, tuple[Callable[[str], Split], tuple[str, ...]]] = {
     "SNARE-seq cortex": (snare, ("09A", "09C", "09G")),
     "PBMC 51 loci": (pbmc, ("0", "1", "2")),

@@ -1,15 +1,16 @@
-"""Speed and memory of the way in: fragments onto peaks, and peaks onto other peaks.
+"""Speed and memory of preprocessing: counting fragments on peaks, and mapping peaks.
 
-    python benchmarks/way_in.py                      # 10 million fragments; 10,000 cells x 200,000 peaks
+    python benchmarks/way_in.py                 # 10 million fragments; 10,000 cells x 200,000 peaks
     python benchmarks/way_in.py --only mapping
 
-**Fragments.** A file of simulated fragments (gzip, sorted by position) is counted on the peaks, in a process of its own, whose peak
-resident memory is given. Beside it, in the same process, the bare reading of the same file: decompressed, then parsed by pandas all
-at once, nothing counted.
+**Fragments.** A file of simulated fragments (gzip, sorted by position) is counted on the peaks, in
+a separate process, whose peak resident memory is reported. For comparison, the same process then
+decompresses the file and parses it with pandas at once, without counting.
 
-**Mapping.** Cells with a median of `--open` open peaks are mapped onto a quarter more peaks: theirs, each moved by up to 200 bp, and
-others far away. `projection` is the overlap of the two sets of peaks, `map_peaks` all of it: overlap, cells, and report. Beside it,
-in the same process, embedding the same cells with a model of d = 64.
+**Mapping.** Cells with a median of `--open` open peaks are mapped onto a quarter more peaks: their
+peaks, each shifted by up to 200 bp, and peaks far away. `projection` is the overlap of the two peak
+sets, `map_peaks` the whole call: overlap, cells, and report. For comparison, the same process then
+embeds the cells with a model of width 64.
 """
 
 import argparse
@@ -28,12 +29,12 @@ from anndata import AnnData
 from speed import apart, random_model
 
 import epifoundation as ep
-import epifoundation.tl  # before a clock starts
+import epifoundation.tl  # imported before timing
 from epifoundation.peaks.mapping import map_onto
 
 
 def main():
-    """Measure what was asked for."""
+    """Run the selected benchmarks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,19 +56,21 @@ def main():
                 for how in ("insertion", "fragment", "insertion, no list")
             ]
         print(
-            f"{args.fragments:,} fragments, {args.cells:,} cells, {args.peaks:,} peaks, {args.threads} threads"
+            f"{args.fragments:,} fragments, {args.cells:,} cells, {args.peaks:,} peaks, "
+            f"{args.threads} threads"
         )
         print(pd.DataFrame(rows).set_index("counting").to_string(float_format="{:,.2f}".format))
     if args.only != "fragments":
         row = apart(map_cells, args)
         print(
-            f"{args.cells:,} cells x {args.peaks:,} peaks onto {args.peaks * 5 // 4:,}, {args.threads} threads"
+            f"{args.cells:,} cells x {args.peaks:,} peaks onto {args.peaks * 5 // 4:,}, "
+            f"{args.threads} threads"
         )
         print(pd.DataFrame([row]).to_string(float_format="{:,.2f}".format, index=False))
 
 
 def write_fragments(folder, args):
-    """Fragments of random cells, a fifth of them outside the peaks, a tenth of them in empty droplets."""
+    """Write fragments of random cells: a fifth outside of peaks, a tenth in empty droplets."""
     rng = np.random.default_rng(0)
     n_inside, n_empty = int(0.735 * args.fragments), args.fragments // 100
     cells, peaks = rng.integers(args.cells, size=n_inside), rng.integers(args.peaks, size=n_inside)
@@ -84,7 +87,7 @@ def write_fragments(folder, args):
 
 
 def lay_out(n_peaks, rng):
-    """Peaks of 200 to 900 bases, one in each 12 kb, on 20 chromosomes."""
+    """Peaks of 200 to 900 bp on 20 chromosomes, one per 12 kb."""
     per = -(-n_peaks // 20)
     place = np.arange(n_peaks)
     start = 12_000 * (place % per) + rng.integers(5_000, size=n_peaks)
@@ -97,7 +100,7 @@ def lay_out(n_peaks, rng):
 
 
 def count(folder, how, args):
-    """Seconds and memory of one count, and seconds of the bare reading."""
+    """Time and memory of counting, and time of reading alone."""
     torch.set_num_threads(args.threads)
     ep.settings.progress = False
     folder = Path(folder)
@@ -124,14 +127,14 @@ def count(folder, how, args):
         "s": seconds,
         "million/s": n_fragments / seconds / 1e6,
         "peak GB": memory,
-        "bare reading s": bare,
-        "over bare reading": seconds / bare,
-        "fragments a cell": len(frame) / args.cells,
+        "reading s": bare,
+        "relative to reading": seconds / bare,
+        "fragments per cell": len(frame) / args.cells,
     }
 
 
 def map_cells(args):
-    """Seconds of the projection and of all, memory, and seconds of embedding."""
+    """Time of the projection and of the whole mapping, memory, and time of embedding."""
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", category=FutureWarning)
     ep.settings.progress = False
@@ -139,15 +142,15 @@ def map_cells(args):
     atac = ep.datasets.simulate_multiome(
         args.cells, args.peaks, 2, median_fragments=int(1.05 * args.open)
     )["atac"]
-    own = lay_out(args.peaks, rng)
-    atac.var = pd.DataFrame(index=own.names)
-    shift = rng.integers(-200, 201, len(own))
-    moved = own.intervals.assign(
-        start=(own.intervals["start"] + shift).clip(lower=0),
-        end=own.intervals["end"] + shift.clip(0),
+    data = lay_out(args.peaks, rng)
+    atac.var = pd.DataFrame(index=data.names)
+    shift = rng.integers(-200, 201, len(data))
+    shifted = data.intervals.assign(
+        start=(data.intervals["start"] + shift).clip(lower=0),
+        end=data.intervals["end"] + shift.clip(0),
     )
-    far = own.intervals.iloc[: args.peaks // 4].assign(chrom="chrX")
-    peaks = ep.PeakVocabulary(pd.concat([moved, far], ignore_index=True))
+    far = data.intervals.iloc[: args.peaks // 4].assign(chrom="chrX")
+    peaks = ep.PeakVocabulary(pd.concat([shifted, far], ignore_index=True))
     model = random_model(peaks, ep.GeneVocabulary([]), 64)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     began = time.perf_counter()
@@ -169,7 +172,7 @@ def map_cells(args):
         "peak GB": memory,
         "before GB": before,
         "embed s": embed,
-        "map_peaks over embed": seconds / embed,
+        "map_peaks relative to embed": seconds / embed,
     }
 
 

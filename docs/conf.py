@@ -21,7 +21,7 @@ from sphinx.ext.napoleon import NumpyDocstring
 import epifoundation as ep
 
 HERE = Path(__file__).parent
-# Tutorials lie next to the package, where tests execute them. Sphinx reads only files in docs/.
+# Sphinx reads only files in docs/
 shutil.copytree(
     HERE.parent / "tutorials",
     HERE / "tutorials",
@@ -31,7 +31,7 @@ shutil.copytree(
 
 
 def prose_returns(self: NumpyDocstring, section: str) -> list[str]:
-    """Read "Returns" as prose, where napoleon would expect pairs of name and type."""
+    """Render "Returns" as prose; napoleon expects pairs of name and type."""
     header, *lines = self._parse_generic_section("Returns", use_admonition=False)
     # sphinx-autodoc-typehints puts a colon above the first paragraph and indents it
     lines = [line.removeprefix(": ") for line in lines if line.strip() != ":"]
@@ -51,16 +51,17 @@ KINDS = {
 
 
 def inventory(name: str, pages: dict[str, str]) -> str:
-    """Write an inventory of types, so that Sphinx links them without a network."""
+    """Write an inventory of types, to link them without network access."""
     path = HERE / "_build" / "inventories" / f"{name}.inv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n# The remainder of this file is compressed using zlib.\n"
+    head = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n"
+    head += "# The remainder of this file is compressed using zlib.\n"
     lines = [f"{each} py:{KINDS.get(each, 'class')} 1 {page} -\n" for each, page in pages.items()]
     path.write_bytes(head.encode() + zlib.compress("".join(lines).encode()))
     return str(path)
 
 
-PUBLIC = {  # public names of types that are defined in private modules
+PUBLIC = {  # public names of types from private modules
     AnnData: "anndata.AnnData",
     MuData: "mudata.MuData",
     pd.DataFrame: "pandas.DataFrame",
@@ -82,13 +83,13 @@ NAME = re.compile(r"(?<!`)`ep\.((?:pp|tl|pl|models|datasets|metrics|genome)\.\w+
 
 
 def link_names(_: Sphinx, docname: str, source: list[str]) -> None:
-    """Link every such name to its page in the API, in pages that are written in Markdown."""
+    """Link function names to their API pages, in Markdown pages."""
     if not docname.startswith(("generated/", "tutorials/")):
         source[0] = NAME.sub(r"{py:obj}`ep.\1 <epifoundation.\1>`", source[0])
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the above."""
+    """Register `link_names`."""
     app.connect("source-read", link_names)
 
 
@@ -111,7 +112,7 @@ suppress_warnings = ["config.cache"]  # functions in this file cannot be cached
 exclude_patterns = ["measured", "_build", "jupyter_execute"]
 templates_path = ["_templates"]
 autosummary_generate = True
-# Fields of dataclasses are described among the parameters
+# Fields of dataclasses are documented as parameters
 autosummary_context = {
     "fields": {
         f"epifoundation.{name}": [field.name for field in dataclasses.fields(getattr(ep, name))]

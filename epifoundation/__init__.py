@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from . import datasets, genome, metrics, models, pl, pp, tl
     from .models import EpiFoundation
     from .nn import ModelConfig, TrainingConfig
-    from .peaks.mapping import PeakMapping
+    from .peaks.options import PeakMapping
     from .peaks.vocabulary import GeneVocabulary, PeakVocabulary
     from .training.engine import Engine
 
@@ -37,7 +37,7 @@ _MODULES = {
     "EpiFoundation": "models",
     "GeneVocabulary": "peaks.vocabulary",
     "ModelConfig": "nn",
-    "PeakMapping": "peaks.mapping",
+    "PeakMapping": "peaks.options",
     "PeakVocabulary": "peaks.vocabulary",
     "TrainingConfig": "nn",
 }
@@ -47,10 +47,10 @@ def __dir__() -> list[str]:
     return __all__
 
 
-if not TYPE_CHECKING:  # where a name that is wrong would pass
+if not TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Import a part on first use: a help does without torch and anndata, which take seconds."""
+        """Import on first use: torch and anndata take seconds, and ``--help`` needs neither."""
         if name not in __all__:
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)

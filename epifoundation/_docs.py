@@ -37,8 +37,8 @@ PARAMETERS = {
             Replaces ``epifoundation`` in the names of all results.""",
     "model_batch_key": """
         batch_key
-            Column of ``obs`` with batches that the model was trained on: expression is predicted for
-            the batch of each cell. None: for the mean over the batches.""",
+            Column of ``obs`` with batches that the model was trained on: expression is predicted
+            for the batch of each cell. None: for the mean over the batches.""",
     "mapping": """
         mapping
             How peaks of the data are mapped onto those of the model. None: with the options that

@@ -1,8 +1,9 @@
-"""Read text files, whether bgzip, gzip or plain: the content decides, not the name."""
+"""Read text files (bgzip, gzip or plain, recognized by content) and compute checksums."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import zlib
 from pathlib import Path
@@ -31,8 +32,8 @@ def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
     if is_bgzip:
         raw.seek(-min(len(BGZIP_END), path.stat().st_size), io.SEEK_END)
         if raw.read() != BGZIP_END:
-            msg = f"{str(path)!r} is truncated: it lacks the end mark of bgzip. "
-            msg += "Copy it again, or compress it anew."
+            msg = f"{str(path)!r} is truncated: the end mark of bgzip is missing. "
+            msg += "Copy or compress it again."
             raise ValueError(msg)
     raw.seek(0)
     return cast("IO[bytes]", READER.open(raw)) if head[:2] == BGZIP_END[:2] else raw
@@ -41,7 +42,7 @@ def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
 def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[list[str]]:
     """The first `n_columns` tab-separated columns of all lines except comments.
 
-    Up to `at_most` columns are returned where a line has more than `n_columns`.
+    Longer lines are returned up to `at_most` columns.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[
         with path.open("rb") as raw:
             lines = open_text(raw, path).read().decode().splitlines()
     except READ_ERRORS as error:
-        msg = f"{str(path)!r} is no text, or is truncated: {error}."
+        msg = f"{str(path)!r} is not text, or is truncated: {error}."
         raise ValueError(msg) from error
     rows = []
     for i, line in enumerate(lines, start=1):
@@ -71,3 +72,9 @@ def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[
             raise ValueError(msg)
         rows.append(fields)
     return rows
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

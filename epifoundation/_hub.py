@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ._files import sha256
 from ._settings import settings
 
 type Choose = Callable[[list[str]], list[str]]
 
 
 def folder_of(repo_id: str, revision: str | None = None) -> Path:
-    """Where files of a repository may be put by hand."""
+    """Folder for files of a repository that users download themselves."""
     name = repo_id.replace("/", "--") + (f"@{revision.replace('/', '--')}" if revision else "")
     return settings.cache_dir / "hub" / name
 
@@ -28,20 +28,20 @@ def fetch(
     repo_type: str = "model",
     revision: str | None = None,
 ) -> dict[str, Path]:
-    """Get files of a repository, by their paths in it.
+    """Local copies of files of a repository, by their paths in it.
 
-    Files in :func:`folder_of` come first. Others are downloaded by huggingface_hub, into its cache
-    and with its settings (``HF_HOME``, ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``); without
-    a network, those in that cache are used. `choose` takes the paths that exist and returns those
-    that are wanted, or raises `ValueError` or `FileNotFoundError` if they are missing; `needed`
-    describes them to users who have to put them into the folder.
+    Files in :func:`folder_of` take precedence. Others are downloaded by huggingface_hub, into its
+    cache and with its settings (``HF_HOME``, ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``);
+    without a network, files in that cache are used. `choose` selects from the paths in the
+    repository, or raises `ValueError` or `FileNotFoundError`; `needed` describes the selection for
+    users who have to put the files into the folder.
 
     Raises
     ------
     ConnectionError
         The hub cannot be reached and the files are not in the cache, or a download failed.
     ValueError
-        There is no such repository or revision, it is gated, or a file arrived damaged.
+        The repository or revision does not exist, it is gated, or a file is damaged.
     """
     by_hand = folder_of(repo_id, revision)
     if by_hand.is_dir():
@@ -64,19 +64,21 @@ def fetch(
             cached = snapshot_download(**repo, local_files_only=True, allow_patterns=[])
             return _choose(Path(cached), choose)
         raise
-    sha256 = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs}
+    checksums = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs}
     paths = choose(sorted(file.rfilename for file in info.siblings))
     repo_at = {"repo_id": repo_id, "repo_type": repo_type, "revision": info.sha}
     new = [path for path in paths if try_to_load_from_cache(filename=path, **repo_at) is None]
     with _errors(name, cure):
         folder = Path(snapshot_download(**repo, allow_patterns=[*map(glob.escape, paths)]))
-    # huggingface_hub compares sizes, and checksums only where a file comes by way of Xet.
-    damaged = [path for path in new if path in sha256 and _sha256(folder / path) != sha256[path]]
-    for path in damaged:  # the file itself: in the cache there are links to it
+    # huggingface_hub compares sizes, and checksums only of files that come through Xet
+    damaged = [
+        path for path in new if path in checksums and sha256(folder / path) != checksums[path]
+    ]
+    for path in damaged:  # the cache contains links to the files
         (folder / path).resolve().unlink(missing_ok=True)
     if damaged:
         msg = (
-            f"{damaged} of the Hugging Face {name} arrived damaged (wrong sha256) and were removed; "
+            f"{damaged} of the Hugging Face {name} are damaged (wrong sha256) and were removed; "
             "call again to download them."
         )
         raise ValueError(msg)
@@ -89,14 +91,9 @@ def _choose(folder: Path, choose: Choose) -> dict[str, Path]:
     return {path: folder / path for path in paths}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def _errors(name: str, cure: str) -> Iterator[None]:
-    """Errors of huggingface_hub in one line each."""
+    """Turn errors of huggingface_hub into one line."""
     from huggingface_hub import errors
 
     try:
@@ -108,11 +105,11 @@ def _errors(name: str, cure: str) -> Iterator[None]:
         msg = f"There is no Hugging Face {name}, or it is private: check the name, or set HF_TOKEN."
         raise ValueError(msg) from error
     except errors.RevisionNotFoundError as error:
-        msg = f"The Hugging Face {name} has no such revision; without `revision` it is main."
+        msg = f"The Hugging Face {name} does not have this revision; the default is main."
         raise ValueError(msg) from error
-    except Exception as error:  # of requests, httpx or httpx2, depending on the version
+    except Exception as error:  # of requests or httpx, depending on the version
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk, not of the network
+            raise  # an error of the disk
         reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
         msg = f"Could not download from the Hugging Face {name} ({reason}). {cure}"
         raise ConnectionError(msg) from error

@@ -1,9 +1,9 @@
-"""The names of everything that is written into the data, shared by tools and plots."""
+"""Names of all results that are written into the data, shared by tools and plots."""
 
 from dataclasses import dataclass
 
-DEFAULT = "epifoundation"
-UNKNOWN = "unknown"  # the label of cells that resemble no cell of the reference
+DEFAULT_KEY = "epifoundation"
+UNKNOWN_LABEL = "unknown"  # label of cells that resemble no cell of the reference
 SEPARATOR = " | "  # between the labels of a prediction set
 
 
@@ -11,14 +11,14 @@ SEPARATOR = " | "  # between the labels of a prediction set
 class Keys:
     """Names derived from ``key_added``; ``None`` means ``"epifoundation"``."""
 
-    key: str = DEFAULT
+    key: str = DEFAULT_KEY
 
     @classmethod
     def of(cls, key_added: str | None) -> "Keys":
         if key_added is not None and (not isinstance(key_added, str) or not key_added):
             msg = f"`key_added` must be a non-empty string or None, got {key_added!r}."
             raise ValueError(msg)
-        return cls(key_added or DEFAULT)
+        return cls(key_added or DEFAULT_KEY)
 
     @property
     def embedding(self) -> str:
@@ -97,7 +97,7 @@ class Keys:
 
     @property
     def file(self) -> str:
-        """``obs`` of results of several files: the file that a cell is from."""
+        """``obs`` of results of several files: the file of each cell."""
         return f"{self.key}_file"
 
     @property
@@ -107,7 +107,7 @@ class Keys:
 
     @property
     def run(self) -> str:
-        """``uns`` of a file of results: fingerprint of the call that wrote it."""
+        """``uns`` of a result file: fingerprint of the call that wrote it."""
         return f"{self.key}_run"
 
     @property

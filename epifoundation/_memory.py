@@ -1,4 +1,4 @@
-"""Data read into memory, backed or not."""
+"""Copy data into memory, backed or not."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def copy_of(data: Any) -> Any:
 
 
 def in_memory(matrix: Any) -> Any:
-    """A matrix that is backed, sparse or dense, as one in memory."""
+    """A backed matrix, sparse or dense, in memory."""
     return matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]

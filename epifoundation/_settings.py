@@ -19,9 +19,9 @@ class Settings:
     progress
         Show progress bars on long work.
     cache_dir
-        Where converted models are kept, and files of Hugging Face that you put there by hand. Defaults
-        to ``$XDG_CACHE_HOME/epifoundation`` or ``~/.cache/epifoundation``. Downloads are in the cache
-        of huggingface_hub, which ``HF_HOME`` moves.
+        Folder of converted models, and of files of Hugging Face that you put there yourself;
+        default: ``$XDG_CACHE_HOME/epifoundation`` or ``~/.cache/epifoundation``. Downloads are in
+        the cache of huggingface_hub, whose folder is set with ``HF_HOME``.
     """
 
     progress: bool = True

@@ -1,4 +1,4 @@
-"""Signatures of the package with their texts, read from its source: a help imports none of it."""
+"""Signatures and docstrings, read from source: ``--help`` imports neither torch nor anndata."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from ._docs import fill
 
 PACKAGE = Path(__file__).parent
-SECTION = r"\n\n\w+\n-{3,}\n"
+HEADING = r"\n\n\w+\n-{3,}\n"
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a function or a field of a dataclass, the `owner`; `kind` has no None."""
+    """A parameter of a function or field of a dataclass (`owner`); `kind`: annotation, not None."""
 
     owner: str
     name: str
@@ -31,7 +31,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a function or dataclass takes and returns, and what its docstring begins with."""
+    """Parameters and return type of a function or dataclass, and the text above them."""
 
     parameters: dict[str, Parameter]
     returns: str
@@ -40,13 +40,13 @@ class Signature:
 
 @cache
 def read_signature(owner: str) -> Signature:
-    """The signature of ``"tl.embed"``, ``"training/engine.Engine"``, ``"models.EpiFoundation.embed"``..."""
+    """The signature of ``"tl.embed"``, ``"training/engine.Engine"`` or another name."""
     module, *names = owner.split(".")
     file, node = _find(_file(PACKAGE / module), names[0])
     for each in names[1:]:
         node = next(inner for inner in node.body if getattr(inner, "name", None) == each)
     text, _, rest = fill(ast.get_docstring(node) or "").partition("\n\nParameters\n----------\n")
-    texts = _texts(re.split(SECTION, rest)[0])
+    texts = _texts(re.split(HEADING, rest)[0])
     parameters = {}
     for name, annotation, value in _arguments(node):
         kind = ast.unparse(annotation)
@@ -60,7 +60,7 @@ def read_signature(owner: str) -> Signature:
             text=texts.get(name, ""),
         )
     returns = ast.unparse(node.returns) if hasattr(node, "returns") else ""
-    return Signature(parameters, returns, re.split(SECTION, text)[0])
+    return Signature(parameters, returns, re.split(HEADING, text)[0])
 
 
 @cache
@@ -73,7 +73,7 @@ def _file(module: Path) -> Path:
 
 
 def _find(file: Path, name: str) -> tuple[Path, Any]:
-    """The statement that defines a name, in this file or in the one that it is imported from."""
+    """The statement that defines a name, in this file or the one it is imported from."""
     for node in _parse(file).body:
         if isinstance(node, ast.ImportFrom) and name in {each.name for each in node.names}:
             folder = file.parents[node.level - 1]
@@ -81,12 +81,12 @@ def _find(file: Path, name: str) -> tuple[Path, Any]:
         is_constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
         if is_constant or getattr(node, "name", None) == name:
             return file, node
-    msg = f"{file} defines no {name!r}."
+    msg = f"{file} does not define {name!r}."
     raise ValueError(msg)
 
 
 def _arguments(node: Any) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
-    """Name, annotation and default of each; `self` has no annotation."""
+    """Name, annotation and default of each argument but `self`."""
     if isinstance(node, ast.ClassDef):
         for field in node.body:
             if not isinstance(field, ast.AnnAssign):
@@ -111,7 +111,7 @@ def _literal(file: Path, node: ast.expr) -> Any:
 
 
 def _texts(section: str) -> dict[str, str]:
-    """The text of each parameter; of several that another function describes, what it says."""
+    """Text by parameter; that of another function if a shared entry refers to it."""
     texts = {}
     for names, lines in re.findall(r"^(\w.*)\n((?: .*\n|\n)+)", section + "\n", flags=re.MULTILINE):
         text = " ".join(lines.split())

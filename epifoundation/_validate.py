@@ -17,7 +17,7 @@ RNG: TypeAlias = int | np.random.Generator | None
 def get_atac(data: Any, modality: str = "atac", *, peaks: bool = True) -> AnnData:
     """The ATAC modality, or `data` itself when it is an AnnData.
 
-    Use ``peaks=False`` for files of results, which hold no peaks.
+    Use ``peaks=False`` for result files, which have no peaks.
     """
     if isinstance(data, AnnData):
         atac = data
@@ -35,7 +35,7 @@ def get_atac(data: Any, modality: str = "atac", *, peaks: bool = True) -> AnnDat
 
 
 def get_modality(data: MuData, modality: str, *, option: str) -> AnnData:
-    """The modality of that name; `option` is the argument that the error names."""
+    """A modality by name; `option` is the argument named in the error."""
     if modality not in data.mod:
         msg = f"No modality {modality!r} in the MuData; it has {list(data.mod)}. "
         msg += f"Name one with `{option}=`."
@@ -44,7 +44,7 @@ def get_modality(data: MuData, modality: str, *, option: str) -> AnnData:
 
 
 def get_matrix(adata: AnnData, layer: str | None) -> Any:
-    """``adata.X`` or the layer of that name."""
+    """``adata.X``, or a layer by name."""
     if layer is None:
         if adata.X is None:
             msg = f"The object has no `X` (layers: {layer_names(adata)}): "
@@ -71,7 +71,7 @@ def check_unique(names: pd.Index, what: str, cure: str) -> None:
 
 
 def check_paired(atac: AnnData, rna: AnnData) -> None:
-    """Raise ValueError unless both modalities hold the same cells in the same order."""
+    """Raise ValueError unless both modalities have the same cells in the same order."""
     if atac.n_obs == rna.n_obs and (atac.obs_names == rna.obs_names).all():
         return
     shared = atac.obs_names.intersection(rna.obs_names)
@@ -104,7 +104,7 @@ def check_values(
     cell = names[int(np.searchsorted(indptr, first, side="right")) - 1]
     expected = "finite numbers" if signed else "non-negative counts"
     msg = (
-        f"{what} must hold {expected}: found {values[first]} in cell {cell!r} "
+        f"{what} must contain {expected}: found {values[first]} in cell {cell!r} "
         f"({int(bad.sum()):,} such values in this block of cells). Pass the raw counts."
     )
     raise ValueError(msg)
@@ -136,13 +136,13 @@ def missing_column(
     modalities: Mapping[str, Iterable[str]],
     name: str = "",
 ) -> ValueError:
-    """The error for a column that is in no table; it lists those that are."""
+    """The error for a missing column; it lists the available ones."""
     known = set(map(str, columns))
     known |= {f"{each}:{column}" for each in modalities for column in set(modalities[each]) - known}
     similar = next((each for each in sorted(known) if each.endswith(f":{key}")), None)
     hint = "" if similar is None else f" Did you mean `{option}={similar!r}`?"
     of = f" of {name}" if name else ""
-    msg = f"`{option}={key!r}` is no column of `obs`{of}; there are {sorted(known)}.{hint}"
+    msg = f"`{option}={key!r}` is not a column of `obs`{of}; available: {sorted(known)}.{hint}"
     return ValueError(msg)
 
 
@@ -154,10 +154,10 @@ def one_of(value: Any, options: Iterable[Any], option: str) -> None:
         raise ValueError(msg)
 
 
-def integer(value: Any, option: str, *, least: int) -> int:
-    """`value` as int; ValueError unless it is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        msg = f"`{option}` must be an integer of at least {least}, got {value!r}."
+def integer(value: Any, option: str, *, minimum: int) -> int:
+    """`value` as int; ValueError unless it is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        msg = f"`{option}` must be an integer of at least {minimum}, got {value!r}."
         raise ValueError(msg)
     return int(value)
 

@@ -1,6 +1,6 @@
-"""The command line: functions of the package, for batch systems.
+"""The command line: public functions, for batch systems.
 
-Options, defaults and texts are those of the functions: a new parameter is a new option.
+Options, defaults and help are read from the functions: a new parameter is a new option.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ABOUT = "Cell embeddings, gene expression and cell types from single-cell ATAC-s
 EXIT_CODES = """\
 Exit codes: 0 done, 1 an error in data or files (one line says which), 2 an error in the options,
 130 interrupted, 143 terminated."""
-COMMANDS = {  # a function, and an example
+COMMANDS = {  # function and example
     "embed": ("tl.embed", "donor1.h5ad donor2.zarr -m models/atlas -o embedding.zarr"),
     "annotate": ("tl.annotate", "query.h5ad --reference atlas.h5mu --label-key cell_type"),
     "pretrain": ("tl.pretrain", "*.h5mu -o models/mine --batch-key donor --validation donor3"),
@@ -34,11 +34,11 @@ COMMANDS = {  # a function, and an example
     "report": ("pl.report", "annotated.h5mu -o report.html --gene CD79A --gene CD8A"),
     "models": ("models.available", ""),
 }
-# Fields of these are options of a command whose function has such a parameter
-FIELDS_OF = {"engine": "training/engine.Engine", "mapping": "peaks/mapping.PeakMapping"}
-SAVE = "models.EpiFoundation.save_pretrained"  # so are its parameters, where one makes a model
-LEFT_OUT = {"checkpoint", "copy", *FIELDS_OF}  # unless they are required
-NAMES = {  # of options that are not called like their parameter
+# Their fields are options of functions with such a parameter
+FIELDS_OF = {"engine": "training/engine.Engine", "mapping": "peaks/options.PeakMapping"}
+SAVE = "models.EpiFoundation.save_pretrained"  # its parameters, of functions that make models
+OMITTED = {"checkpoint", "copy", *FIELDS_OF}  # unless required
+NAMES = {  # options with another name than their parameter
     "config": "preset",
     "directory": "output",
     "genes": "gene",
@@ -47,19 +47,19 @@ NAMES = {  # of options that are not called like their parameter
     "rng": "seed",
 }
 SHORT = {"model": ["-m"], "output": ["-o"]}
-FILES = {  # what stands for an object, by annotation
+FILES = {  # help for files in place of objects, by annotation
     "Inputs": "Files of cells (.h5ad, .h5mu, .zarr).",
-    "Data": "File of cells (.h5ad, .h5mu, .zarr), which is read whole.",
+    "Data": "File of cells (.h5ad, .h5mu, .zarr), which is read into memory.",
     "PeakVocabulary": "BED file.",
 }
 KINDS = {"bool": bool, "int": int, "RNG": int, "float": float}
 CONFIG = """\
-TOML file with a table of options for this command; options on the line come first. Tables
-`architecture` and `training` in it hold fields of ModelConfig and TrainingConfig."""
+TOML file with a table of options for this command; the command line takes precedence. Its tables
+`architecture` and `training` have fields of ModelConfig and TrainingConfig."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors take one line, and whose paragraphs stay apart."""
+    """A parser with errors in one line and paragraphs in the description."""
 
     def __init__(self, prog: str, usage: str, text: str, epilog: str) -> None:
         paragraphs = [textwrap.fill(each, 90) for each in text.split("\n\n")]
@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
             description="\n\n".join(paragraphs),
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            argument_default=argparse.SUPPRESS,  # defaults are the function's
+            argument_default=argparse.SUPPRESS,  # the defaults are those of the function
             allow_abbrev=False,
         )
 
@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
 
 @cache
 def options_of(command: str) -> dict[str, Parameter]:
-    """Parameters by the names of their options, which have ``-`` for ``_`` on the line."""
+    """Parameters by name of the option, with ``_`` for ``-``."""
     function = read_signature(COMMANDS[command][0])
     signatures = [function]
     fields_of = [owner for name, owner in FIELDS_OF.items() if name in function.parameters]
@@ -92,13 +92,13 @@ def options_of(command: str) -> dict[str, Parameter]:
         name = NAMES.get(parameter.name, parameter.name)
         if name == "data":
             name = "files" if parameter.kind == "Inputs" else "file"
-        if parameter.is_required or name not in LEFT_OUT:
+        if parameter.is_required or name not in OMITTED:
             options[name] = parameter
     return options
 
 
 def command_parser() -> Parser:
-    """The parser of the name of a command."""
+    """The parser of the command name."""
     lines = ["commands:"]
     for command, (function, _) in COMMANDS.items():
         summary = read_signature(function).text.split("\n")[0]
@@ -110,7 +110,7 @@ def command_parser() -> Parser:
 
 
 def option_parser(command: str) -> Parser:
-    """The parser of what follows the name of a command."""
+    """The parser of the arguments of a command."""
     prog, options = f"epifoundation {command}", options_of(command)
     required = [_shown(name, each) for name, each in options.items() if each.is_required]
     usage = " ".join([*required, "[OPTIONS]"]).replace("--output", "-o OUTPUT")
@@ -131,7 +131,7 @@ def option_parser(command: str) -> Parser:
             how["metavar"] = "|".join(ast.literal_eval(kind.removeprefix("Literal")))
         if shown.startswith("--"):
             parser.add_argument(*SHORT.get(name, []), shown, dest=name, **how)
-        else:  # may be missing here: a file of options may have it
+        else:  # may be missing: it can be in the file of options
             n_values = "*" if kind == "Inputs" else "?"
             parser.add_argument(name, metavar=shown, nargs=n_values, **how)
     parser.add_argument("--config", help=CONFIG)
@@ -140,7 +140,7 @@ def option_parser(command: str) -> Parser:
 
 
 def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """What was given, by option: on the line, or else in a file of options."""
+    """Values by option, from the command line or else a file of options."""
     parser = option_parser(command)
     parsed = vars(parser.parse_intermixed_args(arguments))
     given = {name: value for name, value in parsed.items() if value not in (None, [])}
@@ -153,7 +153,7 @@ def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def run(command: str, given: dict[str, Any]) -> Any:
-    """Call the function of a command; its result, or where that is saved."""
+    """Call the function of a command; returns its result, or the path of the saved model."""
     from . import settings
     from .models._directory import check_target
     from .training.processes import World
@@ -184,7 +184,7 @@ def run(command: str, given: dict[str, Any]) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an error is one line, with ``EPIFOUNDATION_DEBUG=1`` a traceback."""
+    """Run a command; errors are one line, or a traceback with ``EPIFOUNDATION_DEBUG=1``."""
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
         command_parser().print_help(sys.stderr)
@@ -207,13 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _shown(name: str, parameter: Parameter) -> str:
-    """An option as it is typed; required ones, but for the output, have no flag."""
+    """An option as typed; required ones have no flag, except the output."""
     is_flag = name == "output" or not parameter.is_required
     return f"--{name.replace('_', '-')}" if is_flag else name.upper()
 
 
 def _plain(text: str, options: dict[str, Parameter]) -> str:
-    """Text of a docstring without its markup, and with options for parameters."""
+    """Text of a docstring without markup, with options in place of parameters."""
     shown = {parameter.name: _shown(name, parameter) for name, parameter in options.items()}
     text = re.sub(r":\w+:`(?:~[\w.]*\.)?(.+?)`", r"\1", text)
     text = re.sub(r"(?<!`)`(\w+)`(?!`)", lambda found: shown.get(found[1], found[1]), text)
@@ -231,7 +231,7 @@ def _help(parameter: Parameter, options: dict[str, Parameter]) -> str:
 
 
 def _has_none(parameter: Parameter) -> bool:
-    """Whether 0 stands for None, which a shell cannot say."""
+    """Whether 0 on the command line means None."""
     return parameter.kind == "int" and parameter.may_be_none and parameter.default is not None
 
 
@@ -248,7 +248,7 @@ def _read_table(path: str, command: str, parser: Parser) -> dict[str, Any]:
     unknown = sorted(set(table) - known)
     if unknown or command not in content:
         wrong = f"unknown options {unknown}" if unknown else f"no table [{command}]"
-        parser.error(f"{path!r} has {wrong}; `{command}` knows {sorted(known)}.")
+        parser.error(f"{path!r} has {wrong}; options of `{command}`: {sorted(known)}.")
     for name, value in table.items():
         kind = KINDS.get(options[name].kind) if name in options else None
         if kind and not isinstance(value, int | float if kind is float else kind):
@@ -259,7 +259,7 @@ def _read_table(path: str, command: str, parser: Parser) -> dict[str, Any]:
 
 
 def _object(parameter: Parameter, value: Any, given: dict[str, Any]) -> Any:
-    """What a function takes, made of what a shell can say."""
+    """The argument of the function from a value of the command line or file."""
     kind = parameter.kind
     if kind == "Data":
         from .cells.formats import read_cells
@@ -280,7 +280,7 @@ def _object(parameter: Parameter, value: Any, given: dict[str, Any]) -> Any:
 
 
 def _configuration(kind: str, table: dict[str, Any], owner: str, given: dict[str, Any]) -> Any:
-    """A configuration from a table of a file, on the defaults of the function."""
+    """A configuration from a table of a file, and the defaults of the function."""
     from . import nn
     from .models._registry import resolve_model
 
@@ -291,6 +291,7 @@ def _configuration(kind: str, table: dict[str, Any], owner: str, given: dict[str
     made = getattr(nn, kind).preset(preset)
     unknown = sorted(set(table) - {each.name for each in fields(made)})
     if unknown:
-        msg = f"{kind} has no {unknown}; it has {[each.name for each in fields(made)]}."
+        msg = f"{kind} has no fields {unknown}; "
+        msg += f"available: {[each.name for each in fields(made)]}."
         raise ValueError(msg)
     return replace(made, **table)

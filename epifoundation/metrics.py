@@ -105,7 +105,7 @@ def pearson_per_cell(true: ArrayLike, predicted: ArrayLike) -> float:
     """Mean over cells of the correlation across genes of true and predicted expression.
 
     Predicting the mean of each gene already scores high, since genes differ more than cells do;
-    read it beside :func:`pearson_per_gene`.
+    compare with :func:`pearson_per_gene`.
 
     Parameters
     ----------
@@ -336,18 +336,18 @@ def expected_log1p(predicted: ArrayLike, totals: ArrayLike) -> np.ndarray:
         msg = "Expected totals above 0 and `predicted` as log1p of counts per 10,000, at least 0; "
         msg += f"got {len(depths)} such totals and values from {np.nanmin(values, initial=0):.3g}."
         raise ValueError(msg)
-    share = np.concatenate([[0.0], np.geomspace(1e-8, 1, 400)])
+    fraction = np.concatenate([[0.0], np.geomspace(1e-8, 1, 400)])
     # Above 1,000 expected counts, log of the mean and mean of the log agree to a thousandth
     count = np.arange(1_400)
-    curve = np.zeros(len(share))
+    curve = np.zeros(len(fraction))
     quantiles = np.quantile(depths, np.linspace(0.05, 0.95, 7))
     quantiles, n = np.unique(quantiles, return_counts=True)
     for depth, weight in zip(quantiles, n / n.sum(), strict=True):
-        few = share * depth < 1_000
-        mean = poisson.pmf(count, share[few, None] * depth) @ np.log1p(1e4 * count / depth)
+        few = fraction * depth < 1_000
+        mean = poisson.pmf(count, fraction[few, None] * depth) @ np.log1p(1e4 * count / depth)
         curve[few] += weight * mean
-        curve[~few] += weight * np.log1p(1e4 * share[~few])
-    return np.interp(values, np.log1p(1e4 * share), curve)
+        curve[~few] += weight * np.log1p(1e4 * fraction[~few])
+    return np.interp(values, np.log1p(1e4 * fraction), curve)
 
 
 def _group_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:

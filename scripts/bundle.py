@@ -1,10 +1,10 @@
-"""Make the bundled data and model again, from a seed.
+"""Make the bundled data and model from a seed.
 
     PYTHONPATH=benchmarks python scripts/bundle.py ../shared/data/pbmc10k_51loci_hg38.h5mu
 
-The source is 10x Genomics' PBMC granulocyte-sorted 10k multiome (CC BY 4.0) as distributed with chromatinhd
-0.4.3 (MIT). Writes `epifoundation/datasets/pbmc_multiome.h5mu` and `epifoundation/models/bundled/pbmc-51loci`,
-and prints the figures that go into the model card.
+The source is the PBMC granulocyte-sorted 10k multiome by 10x Genomics (CC BY 4.0), as distributed
+with chromatinhd 0.4.3 (MIT). Writes `epifoundation/datasets/pbmc_multiome.h5mu` and
+`epifoundation/models/bundled/pbmc-51loci`, and prints the model card.
 """
 
 import argparse
@@ -26,21 +26,20 @@ DATA = PACKAGE / "datasets" / "pbmc_multiome.h5mu"
 MODEL = PACKAGE / "models" / "bundled" / "pbmc-51loci"
 N_CELLS, TEST_FRACTION, SEED = 5000, 0.25, 0
 PROVENANCE = (
-    "PBMC from a Healthy Donor - Granulocytes Removed Through Cell Sorting (10k), Single Cell Multiome ATAC + Gene "
-    "Expression, by 10x Genomics (10xgenomics.com/datasets), CC BY 4.0; 51 windows of 200 kb, tiles of 500 bp, "
-    "smoothed log expression and labels as distributed with chromatinhd 0.4.3 (MIT). A random part of the cells with an open peak, "
-    "expression rounded to three decimals."
+    "PBMC from a Healthy Donor - Granulocytes Removed Through Cell Sorting (10k), Single Cell "
+    "Multiome ATAC + Gene Expression, by 10x Genomics (10xgenomics.com/datasets), CC BY 4.0; 51 "
+    "windows of 200 kb, tiles of 500 bp, smoothed log expression and labels as distributed with "
+    "chromatinhd 0.4.3 (MIT). A random part of the cells with an open peak, expression rounded to "
+    "three decimals."
 )
 
 
 def main():
-    """Read arguments and make both."""
+    """Make the data, if a source is given, and the model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "source", nargs="?", help="without it, the data stay and the model is made anew"
-    )
+    parser.add_argument("source", nargs="?", help="source data; without it, only the model is made")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -53,7 +52,7 @@ def main():
 
 
 def make_data(source):
-    """A part of the cells with a fixed split, as small as it gets."""
+    """Write a random subset of the cells, with a fixed split."""
     rng = np.random.default_rng(SEED)
     covered = np.flatnonzero(source["atac"].X.getnnz(axis=1) > 0)
     keep = np.sort(rng.permutation(covered)[:N_CELLS])
@@ -75,7 +74,7 @@ def make_data(source):
 
 
 def make_model(mdata):
-    """Measure on the training cells, score on the others, write model and card."""
+    """Fit the model to the training cells, score it on the test cells, write model and card."""
     is_test = (mdata.obs["split"] == "test").to_numpy()
     model = ep.tl.pretrain(
         mdata[~is_test].copy(),
@@ -112,7 +111,8 @@ def make_model(mdata):
             if predicted is None
             else f"{ep.metrics.pearson_per_gene(expression[is_test], predicted):.3f}"
         )
-        table += f"| {name} | {ep.metrics.accuracy(true, guess):.3f} | {ep.metrics.macro_f1(true, guess):.3f} | {pearson} |\n"
+        accuracy, macro_f1 = ep.metrics.accuracy(true, guess), ep.metrics.macro_f1(true, guess)
+        table += f"| {name} | {accuracy:.3f} | {macro_f1:.3f} | {pearson} |\n"
     error = ep.metrics.expected_calibration_error(true, head, confidence)
     model.card = CARD.format(
         table=table, error=error, train=int((~is_test).sum()), test=int(is_test.sum())
@@ -125,26 +125,30 @@ def make_model(mdata):
 
 CARD = """# pbmc-51loci
 
-A small EpiFoundation model for demonstration: human blood, 51 windows of 200 kb (hg38), 5,724 tiles of 500 bp.
-It reads scATAC-seq and gives an embedding (expected memberships in 64 clusters, and of 13 labels), the expression of 51 genes and one of 13 cell
-types. It recognizes the cells that it was measured on by a hash of their open peaks, and leaves each out of the vectors of its own peaks.
+A small EpiFoundation model for demonstration: human blood, 51 windows of 200 kb (hg38), 5,724
+tiles of 500 bp. It reads scATAC-seq and predicts an embedding (memberships in 64 clusters and 13
+labels), the expression of 51 genes, and one of 13 cell types. It recognizes its training cells by a
+hash of their open peaks, and excludes each of them from the vectors of its open peaks.
 
 ## Training
 
-{train:,} cells of `epifoundation.datasets.pbmc_multiome()` (10x Genomics PBMC 10k multiome, CC BY 4.0, as distributed with
-chromatinhd 0.4.3, MIT), by `scripts/bundle.py` with seed 0. Weights: BSD-3-Clause, like the package.
+{train:,} cells of `epifoundation.datasets.pbmc_multiome()` (10x Genomics PBMC 10k multiome, CC BY
+4.0, as distributed with chromatinhd 0.4.3, MIT), by `scripts/bundle.py` with seed 0. Weights:
+BSD-3-Clause, like the package.
 
-## Figures
+## Evaluation
 
-{test:,} cells of the same sample that it was not measured on; a random split of one donor, so **not** a held-out batch.
-Expected calibration error of the label head: {error:.3f}.
+{test:,} test cells of the same sample: a random split of one donor, so **not** a held-out batch.
+The expected calibration error of the label head is {error:.3f}.
 
 {table}
 ## Limits
 
-- 51 loci are about 0.3 % of the genome. Embeddings tell apart the main blood cell types and little more.
-- One healthy donor, one technology. Do not annotate other tissues, species, or diseased blood with it.
-- Naive, memory and activated T cells are mixed up often; plasma cells (20 in the source) are too few to judge.
+- 51 loci are about 0.3 % of the genome. Embeddings distinguish the main blood cell types, and
+  little more.
+- One healthy donor, one technology. Do not use it for other tissues, species, or diseased blood.
+- Naive, memory and activated T cells are often confused; plasma cells (20 in the source) are too
+  few to judge.
 - Expression is on the smoothed log scale of the source, not counts.
 
 For your own data, pretrain on your own peaks with `epifoundation.tl.pretrain`.

@@ -1,7 +1,7 @@
-"""`make demo`: the bundled multiome through the bundled model, and a picture.
+"""`make demo`: embed the bundled multiome with the bundled model, score and plot the results.
 
-Annotation is scored on the cells that the model never saw, beside LSI (50) + logistic regression fitted on the
-same training cells. Writes `demo/umap.png`, `demo/report.html` and
+Scores are computed on the test cells of the model, and compared with LSI (50) and logistic
+regression fitted to the same training cells. Writes `demo/umap.png`, `demo/report.html` and
 `demo/pbmc_annotated.h5mu`.
 """
 
@@ -17,7 +17,7 @@ from baselines import logistic, lsi, ridge
 from threadpoolctl import threadpool_limits
 
 mpl.use("Agg")
-# What scanpy and mudata say about their own next versions is not for a newcomer.
+# Deprecations within scanpy and mudata
 warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", category=PendingDeprecationWarning)
 
@@ -26,13 +26,13 @@ import numpy as np  # noqa: E402
 import scanpy as sc  # noqa: E402
 
 import epifoundation as ep  # noqa: E402
-import epifoundation.tl  # noqa: E402 # before a clock starts
+import epifoundation.tl  # noqa: E402 # imported before timing
 
 FOLDER = Path("demo")
 
 
 def main():
-    """Embed, cluster, score, draw."""
+    """Embed, cluster, score and plot."""
     mdata = ep.datasets.pbmc_multiome()
     began = time.perf_counter()
     ep.tl.embed(mdata)
@@ -44,7 +44,7 @@ def main():
     sc.tl.umap(atac, random_state=0)
     sc.tl.leiden(atac, flavor="igraph", n_iterations=2, random_state=0)
 
-    print("LSI and logistic regression, for comparison ...", flush=True)
+    print("LSI and logistic regression for comparison ...", flush=True)
     train = (mdata.obs["split"] == "train").to_numpy()
     labels, expression = atac.obs["cell_type"].astype(str).to_numpy(), np.asarray(mdata["rna"].X)
     with threadpool_limits(1, user_api="blas"):
@@ -71,15 +71,13 @@ def main():
         f"\nPython {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in packages)
     )
-    print(f"\ncells            {atac.n_obs:,} ({int((~train).sum()):,} that the model never saw)")
+    print(f"\ncells            {atac.n_obs:,} ({int((~train).sum()):,} test cells)")
     print(f"peaks matched    {peaks['matched']:,} of {peaks['data']:,}")
-    print(
-        f"embedding        {seconds:.2f} s, {atac.n_obs / seconds:,.0f} cells/s (loading the model included)"
-    )
+    speed = f"{seconds:.2f} s, {atac.n_obs / seconds:,.0f} cells/s, including loading the model"
+    print(f"embedding        {speed}")
     print(f"Leiden clusters  {atac.obs['leiden'].nunique()}")
-    print(
-        f"\non the cells never seen (a random quarter of the same sample):\n{scores.round(3).to_string()}\n"
-    )
+    print("\ntest cells (a random quarter of the same sample):")
+    print(f"{scores.round(3).to_string()}\n")
 
     FOLDER.mkdir(exist_ok=True)
     draw(atac, FOLDER / "umap.png")
@@ -87,13 +85,12 @@ def main():
     report = ep.pl.report(
         mdata, FOLDER / "report.html", label_key="cell_type", title="Blood cells", overwrite=True
     )
-    print(
-        f"wrote {FOLDER / 'umap.png'}, {FOLDER / 'pbmc_annotated.h5mu'} and {report}, which a browser opens"
-    )
+    print(f"wrote {FOLDER / 'umap.png'}, {FOLDER / 'pbmc_annotated.h5mu'} and {report}")
+    print("open the report in a browser")
 
 
 def draw(atac, path):
-    """Measured labels, annotation, confidence and clusters, side by side."""
+    """UMAPs of cell types from RNA, annotation, confidence and clusters."""
     titles = {
         "cell_type": "cell type (from RNA)",
         "epifoundation_cell_type": "annotation (from ATAC)",
@@ -105,7 +102,7 @@ def draw(atac, path):
     figure, axes = plt.subplots(2, 2, figsize=(12, 8.4), layout="constrained")
     for ax, (column, title) in zip(axes.flat, titles.items(), strict=True):
         options = {"palette": palette} if "cell_type" in column else {}
-        if column == "cell_type":  # the same colours: one legend, beside the annotation
+        if column == "cell_type":  # same colours as the annotation: one legend
             options["legend_loc"] = None
         sc.pl.umap(
             atac, color=column, ax=ax, show=False, title=title, frameon=False, size=14, **options

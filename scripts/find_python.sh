@@ -1,7 +1,7 @@
 #!/bin/sh
-# Print a Python that this package supports, or one of the versions that are given, such as `find_python.sh 3.12`; on standard error, which one.
-# The order is that of how well each is tested, not of their numbers.
-# A command that exists may be a shim of pyenv that fails, so each candidate is run.
+# Print the path of a supported Python, or of one of the given versions: `find_python.sh 3.12`.
+# Its version is printed to standard error. Versions are ordered by how well they are tested.
+# Each candidate is run, because a command may be a pyenv shim that fails.
 works() {
   "$1" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != ($2))" >/dev/null 2>&1
 }
@@ -26,5 +26,7 @@ for version in ${*:-3.13 3.12 3.14}; do
     fi
   done
 done
-echo "No Python of ${*:-3.13 3.12 3.14} was found. Install one, for example with 'pyenv install 3.13', 'uv python install 3.13' or 'apt-get install python3.13-venv', or name yours: make PYTHON=/path/to/python3.13" >&2
+echo "No Python ${*:-3.13 3.12 3.14} was found. Install one, for example with" \
+  "'pyenv install 3.13', 'uv python install 3.13' or 'apt-get install python3.13-venv'," \
+  "or pass its path: make PYTHON=/path/to/python3.13" >&2
 exit 1

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install packages into an environment, `install.sh VENV ARGUMENTS OF PIP`, and say how long that took.
+# Install packages into an environment and report the time: `install.sh VENV PIP_ARGUMENTS`
 set -e
 environment=$1
 shift

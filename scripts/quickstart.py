@@ -1,4 +1,4 @@
-"""What the README begins with, by an installed package: cells in, embedding, labels, expression and a report out."""
+"""Check an installed package: the first example of the README, and a report."""
 
 import tempfile
 import warnings
@@ -11,7 +11,7 @@ import epifoundation as ep
 
 
 def main():
-    with warnings.catch_warnings(record=True) as shown:  # as Python shows them by default
+    with warnings.catch_warnings(record=True) as shown:  # with the default filters of Python
         run()
     assert not shown, [str(each.message) for each in shown]
 
@@ -25,15 +25,14 @@ def run():
     with tempfile.TemporaryDirectory() as folder:
         report = ep.pl.report(mdata, Path(folder) / "report.html", label_key="cell_type")
         size = report.stat().st_size
-    right = (atac.obs["epifoundation_cell_type"].astype(str) == mdata.obs["cell_type"].astype(str))[
-        mdata.obs["split"] == "test"
-    ].mean()
+    accuracy = (
+        atac.obs["epifoundation_cell_type"].astype(str) == mdata.obs["cell_type"].astype(str)
+    )[mdata.obs["split"] == "test"].mean()
     assert np.isfinite(atac.obsm["X_epifoundation"]).all()
-    assert right > 0.6
+    assert accuracy > 0.6
     assert size < 3e6
-    print(
-        f"{ep.__file__}: {atac.n_obs:,} cells, {right:.0%} of those held out are right; a report of {size / 1e6:.1f} MB"
-    )
+    print(f"{ep.__file__}: {atac.n_obs:,} cells, accuracy on test cells {accuracy:.0%}")
+    print(f"report: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

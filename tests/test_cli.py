@@ -243,10 +243,9 @@ def test_embed_and_annotate(folder, mdata, model, run):
         found.obsm["X_epifoundation"], mdata["atac"].obsm["X_epifoundation"], atol=1e-5
     )
     assert "epifoundation_cell_type" not in found.obs
-    done = run(
-        "annotate", folder / "a.h5ad", "-m", folder / "model", "-o", folder / "labels.zarr",
-        "--reference", folder / "m.h5mu", "--label-key", "cell_type", "-q",
-    )  # fmt: skip
+    options = ["--reference", folder / "m.h5mu", "--label-key", "cell_type", "-q"]
+    files = ["-m", folder / "model", "-o", folder / "labels.zarr"]
+    done = run("annotate", folder / "a.h5ad", *files, *options)
     assert done.code == 0, done.error
     assert (
         ad.read_zarr(folder / "labels.zarr").uns["epifoundation_annotation"]["calibration"] == 0.2
@@ -260,10 +259,9 @@ def test_pretrain_with_a_configuration(folder, run):
         "[pretrain.architecture]\ndim = 16\n[pretrain.training]\npseudocount = 3\n"
         '[finetune]\nlabel_key = "cell_type"\n[finetune.training]\nlandmarks = 30\n'
     )
-    done = run(
-        "pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml",
-        "--seed", 3, "-q", "--state", folder / "run.state",
-    )  # fmt: skip
+    config = ["--config", folder / "run.toml", "-q"]
+    options = ["--seed", 3, "--state", folder / "run.state"]
+    done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", *config, *options)
     assert done.code == 0, done.error
     model = ep.models.from_pretrained(folder / "new")
     same = ep.tl.pretrain(
@@ -277,10 +275,8 @@ def test_pretrain_with_a_configuration(folder, run):
     )
     assert model.revision == same.revision
     assert not (folder / "run.state").exists()  # the run is done
-    done = run(
-        "finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned",
-        "--config", folder / "run.toml", "-q",
-    )  # fmt: skip
+    files = ["-m", folder / "new", "-o", folder / "tuned"]
+    done = run("finetune", folder / "m.h5mu", *files, *config)
     assert done.code == 0, done.error
     tuned = ep.models.from_pretrained(folder / "tuned")
     assert tuned.labels == model.labels
@@ -295,7 +291,7 @@ def test_pretrain_with_a_configuration(folder, run):
             "training]\nmax_epochs = 2",
             "`max_epochs=2` has no meaning here: the set encoder is measured in closed form",
         ),
-        ("training]\nadversarial = 1.0", "TrainingConfig has no ['adversarial']"),
+        ("training]\nadversarial = 1.0", "TrainingConfig has no fields ['adversarial']"),
     ],
 )
 def test_options_of_a_transformer_are_refused(folder, table, message, run):
@@ -318,10 +314,9 @@ def test_a_transformer_is_trained_and_tuned(folder, run):
     done = run("pretrain", folder / "m.h5mu", "-o", folder / "new", *options)
     assert done.code == 0, done.error
     assert (folder / "run.state").exists()  # goes on from there, with more epochs
-    done = run(
-        "finetune", folder / "m.h5mu", "-m", folder / "new", "-o", folder / "tuned",
-        "--label-key", "cell_type", *options[:2], "--rank", 0, "-q",
-    )  # fmt: skip
+    files = ["-m", folder / "new", "-o", folder / "tuned"]
+    options = ["--label-key", "cell_type", "--rank", 0, *options[:2], "-q"]
+    done = run("finetune", folder / "m.h5mu", *files, *options)
     assert done.code == 0, done.error
     options = ep.models.from_pretrained(folder / "tuned").training["options"]
     recipe = ep.TrainingConfig.preset("finetune")
@@ -355,7 +350,7 @@ def test_unknown_fields_of_a_table(folder, run):
         "pretrain", folder / "m.h5mu", "-o", folder / "new", "--config", folder / "run.toml", "-q"
     )
     assert done.code == 1
-    assert "ValueError: TrainingConfig has no ['epochs']" in done.error
+    assert "ValueError: TrainingConfig has no fields ['epochs']" in done.error
 
 
 def test_report(folder, run):
@@ -385,10 +380,10 @@ def test_exit_codes(folder, run):
     done = run("models")
     assert done.code == 0
     assert set(ep.models.available().index) <= set(done.output.split())
-    status, output = code("embed", folder / "nowhere.h5ad")
+    status, message = code("embed", folder / "nowhere.h5ad")
     assert status == 1
     assert (
-        output.strip()
+        message.strip()
         == f"epifoundation: FileNotFoundError: The file '{folder}/nowhere.h5ad' does not exist."
     )
 

@@ -1,4 +1,4 @@
-"""The documentation: names exist, links lead somewhere, errors are quoted as they are raised."""
+"""The documentation: names exist, links lead somewhere, errors are quoted as raised."""
 
 import ast
 import inspect
@@ -85,12 +85,9 @@ def test_the_test_above_can_fail():
 def parameters_of_all():
     """Of public functions, configurations, and methods of models."""
     things = [getattr(module, name) for module in (ep.pp, ep.tl, ep.pl) for name in module.__all__]
-    things += [
-        value
-        for module in (ep.models, ep.datasets, ep.metrics, ep.genome)
-        for value in vars(module).values()
-        if inspect.isfunction(value) and value.__module__.startswith(PACKAGE.name)
-    ]
+    for module in (ep.models, ep.datasets, ep.metrics, ep.genome):
+        functions = filter(inspect.isfunction, vars(module).values())
+        things += [each for each in functions if each.__module__.startswith(PACKAGE.name)]
     things += [ep.ModelConfig, ep.TrainingConfig, ep.Engine]
     things += [
         value for _, value in inspect.getmembers(ep.EpiFoundation) if inspect.isroutine(value)
@@ -166,16 +163,27 @@ def test_tutorials_begin_with_a_question_and_end_with_what_is_next():
         assert "## What next" in "".join(cells[-1]["source"])
 
 
+def string_of(node):
+    """Text of a string, with ``...`` for what is filled in; None if it is not a string."""
+    if isinstance(node, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "" for part in node.values)
+        return "...".join(parts)
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return node.value if is_text else None
+
+
 def messages():
-    """Every text of the package, with ``...`` for what is filled in."""
+    """Every text of the package, and those that are put together by ``msg += ...``."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                yield "...".join(
-                    part.value if isinstance(part, ast.Constant) else "" for part in node.values
-                )
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+            if (text := string_of(node)) is not None:
+                yield text
+            body = getattr(node, "body", None)
+            statements = body if isinstance(body, list) else []
+            values = [
+                each.value for each in statements if isinstance(each, ast.Assign | ast.AugAssign)
+            ]
+            yield "".join(string_of(value) or "" for value in values)
 
 
 def test_errors_are_quoted_as_they_are_raised():
@@ -228,10 +236,8 @@ def test_what_others_read_about_the_package_is_true():
     assert "10.1101/2025.02.05.636688" in citation["preferred-citation"]["doi"]
 
     entry = yaml.safe_load((ROOT / "meta.yaml").read_text())
-    needed = {
-        "name", "description", "project_home", "documentation_home", "tutorials_home", "install",
-        "license", "language", "test_command", "tags", "category",
-    }  # fmt: skip
+    needed = {"name", "description", "project_home", "documentation_home", "tutorials_home"}
+    needed |= {"install", "license", "language", "test_command", "tags", "category"}
     assert needed <= set(entry)
     assert entry["license"] == project["license"]
 

@@ -61,7 +61,7 @@ def read(kind, path, cells, simulated):
         both = (sc.read_10x_h5 if kind == "10x h5" else sc.read_10x_mtx)(path, gex_only=False)
         with pytest.raises(
             ValueError,
-            match="holds Gene Expression and Peaks: 40 of its 640 columns are genes.*== 'Peaks'",
+            match="contains Gene Expression and Peaks: 40 of its 640 columns are genes.*== 'Peaks'",
         ):
             ep.pp.map_peaks(both)
         return both[:, both.var["feature_types"] == "Peaks"].copy()

@@ -1,4 +1,4 @@
-"""The entry for the list of scverse packages: permitted values, agreement with pyproject.toml."""
+"""The entry for the scverse ecosystem: permitted values, agreement with pyproject.toml."""
 
 import tomllib
 from pathlib import Path

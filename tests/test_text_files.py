@@ -41,5 +41,5 @@ def altered(at):
 )
 def test_damaged_files_are_refused(path, content):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"'.*lines.tsv.gz' is no text, or is truncated"):
+    with pytest.raises(ValueError, match=r"'.*lines.tsv.gz' is not text, or is truncated"):
         _files.read_columns(path, 2)

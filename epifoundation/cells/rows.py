@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, override
 
 import pandas as pd
 import scipy.sparse as sp
@@ -12,7 +12,7 @@ from .._validate import check_values
 from .matrix import row_reader
 from .source import Source
 
-CHUNK = 2048  # cells read at a time: enough to hide the overhead, few enough for the memory
+CELLS_PER_READ = 2048  # enough to hide the overhead, few enough for the memory
 
 
 class LoadedRows(Source):
@@ -30,19 +30,19 @@ class LoadedRows(Source):
         super().__init__(name)
         self._matrix, self._names, self.n_obs = row_reader(matrix), names, len(names)
 
+    @override
     def names(self, start: int, stop: int) -> pd.Index:
-        """See :class:`.Source`."""
         return self._names[start:stop]
 
+    @override
     def matrix(self, layer: str | None) -> Any:
-        """See :class:`.Source`."""
         return self._matrix
 
 
 def iter_rows(
     source: Source,
     *,
-    chunk: int = CHUNK,
+    chunk: int = CELLS_PER_READ,
     layer: str | None = None,
     what: str = "`X` of the ATAC modality",
 ) -> Iterator[tuple[slice, sp.csr_matrix]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, override
 
 import numpy as np
 import pandas as pd
@@ -82,8 +82,8 @@ class Source:
             "Was it moved, cut off or written over?"
         )
 
-    def bounds(self, most_cells: int, most_entries: int) -> np.ndarray:
-        """Row offsets of blocks with at most `most_cells` cells and `most_entries` entries.
+    def bounds(self, max_cells: int, max_entries: int) -> np.ndarray:
+        """Row offsets of blocks with at most `max_cells` cells and `max_entries` entries.
 
         A single cell with more entries is a block of one.
         """
@@ -96,9 +96,9 @@ class Source:
         offsets = [0]
         while offsets[-1] < self.n_obs:
             start = offsets[-1]
-            limit = entries[start] + most_entries
+            limit = entries[start] + max_entries
             last = int(np.searchsorted(entries, limit, side="right")) - 1
-            offsets.append(min(max(last, start + 1), start + most_cells, self.n_obs))
+            offsets.append(min(max(last, start + 1), start + max_cells, self.n_obs))
         return np.array(offsets)
 
     def close(self) -> None:
@@ -116,34 +116,34 @@ class InMemory(Source):
         self.var, self.n_obs = self.adata.var, self.adata.n_obs
         self._matrices: dict[str | None, Any] = {}
 
+    @override
     def names(self, start: int, stop: int) -> pd.Index:
-        """See :class:`Source`."""
         return self.adata.obs_names[start:stop]
 
+    @override
     def column(self, key: str, option: str) -> pd.Series:
-        """See :class:`Source`."""
         values = obs_column(self.data, self.adata, key, option, name=self.name)
         return values.reset_index(drop=True)
 
+    @override
     def matrix(self, layer: str | None) -> Any:
-        """See :class:`Source`."""
         if layer not in self._matrices:
             self._matrices[layer] = row_reader(get_matrix(self.adata, layer))
         return self._matrices[layer]
 
+    @override
     def uns(self, key: str) -> Any:
-        """See :class:`Source`."""
         return self.adata.uns.get(key)
 
+    @override
     def other(self, modality: str) -> Source | None:
-        """See :class:`Source`."""
         if not isinstance(self.data, MuData) or modality not in self.data.mod:
             return None
         return InMemory(self.data, modality, self.name)
 
     @property
+    @override
     def identity(self) -> dict[str, Any]:
-        """See :class:`Source`."""
         names = int(hash_names(self.adata.obs_names).sum(dtype=np.uint64))
         return {"cells": self.n_obs, "names": names}
 

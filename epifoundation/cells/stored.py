@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import mudata
 import numpy as np
@@ -46,8 +46,8 @@ class OnDisk(Source):
             raise
 
     @cached_property
+    @override
     def n_obs(self) -> int:  # type: ignore[override]
-        """See :class:`Source`."""
         return int(self._index.shape[0])
 
     @property
@@ -61,8 +61,8 @@ class OnDisk(Source):
             raise ValueError(msg)
         return _sliceable(obs[obs.attrs["_index"]])
 
+    @override
     def names(self, start: int, stop: int) -> pd.Index:
-        """See :class:`Source`."""
         low, high, names = self._names
         if low <= start and stop <= high:
             return pd.Index(names[start - low : stop - low])
@@ -76,8 +76,8 @@ class OnDisk(Source):
         self._names = (low, high, names)
         return pd.Index(names[start - low : stop - low])
 
+    @override
     def column(self, key: str, option: str) -> pd.Series:
-        """See :class:`Source`."""
         modalities = {} if self.root is self.group else self.root["mod"]
         modality, _, column = key.partition(":")
         if modality in modalities and column in modalities[modality]["obs"]:
@@ -113,8 +113,8 @@ class OnDisk(Source):
         values = pd.Series(self._element(table, key), index=names)
         return values.reindex(self.names(0, self.n_obs)).reset_index(drop=True)
 
+    @override
     def matrix(self, layer: str | None) -> Any:
-        """See :class:`Source`."""
         if layer not in self._matrices:
             where = self.group if layer is None else self.group.get("layers", {})
             name = "X" if layer is None else layer
@@ -133,8 +133,8 @@ class OnDisk(Source):
             self.check_whole(0, self.n_obs)
         return self._matrices[layer]
 
+    @override
     def check_whole(self, start: int, stop: int) -> None:
-        """See :class:`Source`."""
         for matrix in self._matrices.values():
             if not hasattr(matrix, "group"):
                 continue
@@ -151,20 +151,20 @@ class OnDisk(Source):
                     )
                     raise OSError(msg)
 
+    @override
     def uns(self, key: str) -> Any:
-        """See :class:`.Source`."""
         entries = self.group.get("uns", {})
         return self._element(entries, key) if key in entries else None
 
+    @override
     def other(self, modality: str) -> Source | None:
-        """See :class:`Source`."""
         if self.root is self.group or modality not in self.root["mod"]:
             return None
         return OnDisk(self.path, self.root, self.root["mod"][modality])
 
     @property
+    @override
     def identity(self) -> dict[str, Any]:
-        """See :class:`Source`."""
         file = self.path if self.path.is_file() else _newest(self.path)
         status = file.stat()
         return {
@@ -174,8 +174,8 @@ class OnDisk(Source):
             "changed": status.st_mtime_ns,
         }
 
+    @override
     def close(self) -> None:
-        """See :class:`Source`."""
         _close(self.root)
 
 

@@ -6,15 +6,12 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 
-from .rows import CHUNK, iter_rows
+from .rows import CELLS_PER_READ, iter_rows
 from .source import Source
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def ahead[T](items: Iterator[T], n: int = 1) -> Generator[T, None, None]:
 
 
 def iter_tokens(
-    source: Source, projection: sp.csr_matrix | None, *, chunk: int = CHUNK
+    source: Source, projection: sp.csr_matrix | None, *, chunk: int = CELLS_PER_READ
 ) -> Iterator[tuple[slice, Tokens]]:
     """Read the tokens of cells in chunks; sparse matrices stay sparse.
 

@@ -60,7 +60,7 @@ class StoredArray:
     Parameters
     ----------
     array
-        Numeric array in a local store; each file holds one chunk, or one shard of chunks.
+        Numeric array in a local store; each file is one chunk, or one shard of chunks.
     codec
         Decompresses a chunk (numcodecs); None if chunks are not compressed.
     """
@@ -115,7 +115,7 @@ class StoredArray:
     def _decode(self, number: int, out: np.ndarray) -> None:
         path = self._path(number // self.per_shard if self.per_shard else number)
         raw = self._read(path, number)
-        if raw is None:  # zarr does not store chunks that hold the fill value only
+        if raw is None:  # zarr does not store chunks of the fill value
             out[:] = self.array.fill_value
             return
         if self.codec is None:
@@ -123,7 +123,7 @@ class StoredArray:
             _check(len(stored) == len(out), path)
             out[:] = stored
             return
-        # The codec would read past the end of a truncated file; the header holds both sizes
+        # The codec would read past the end of a truncated file; the header has both sizes
         if self.codec.codec_id == "blosc":
             sizes = (out.nbytes, len(raw))
             _check(len(raw) >= 16 and struct.unpack("<4xI4xI", raw[:16]) == sizes, path)

@@ -158,7 +158,8 @@ def _read(path: Path, *, in_memory: bool) -> AnnData:
     try:
         adata = anndata.read_h5ad(path, backed=None if in_memory else "r")
     except (OSError, KeyError) as error:
-        msg = f"{path.name!r} of MiniAtlas cannot be read ({error}); remove {str(path.resolve())!r} to download it again."
+        msg = f"{path.name!r} of MiniAtlas cannot be read ({error}); "
+        msg += f"remove {str(path.resolve())!r} to download it again."
         raise ValueError(msg) from error
     if "features" in adata.var:  # the original code prefers these names
         adata.var_names = adata.var["features"].astype(str).to_numpy()

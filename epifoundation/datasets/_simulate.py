@@ -13,7 +13,7 @@ from mudata import MuData
 
 from .._validate import RNG, integer
 
-CHUNK = 2048  # cells drawn at a time
+CELLS_PER_DRAW = 2048
 PEAK_SPACING = 2_000  # bases between peak starts
 PEAK_WIDTH = 500
 # Linked peaks are open if a cell of this many times the median depth would have a fragment in them
@@ -100,10 +100,10 @@ def simulate_multiome(
         ("n_batches", n_batches),
         ("median_counts", median_counts),
     ):
-        integer(value, name, least=1)
+        integer(value, name, minimum=1)
     if median_fragments is None:
         median_fragments = max(n_peaks // 10, 20)
-    integer(median_fragments, "median_fragments", least=1)
+    integer(median_fragments, "median_fragments", minimum=1)
     weights = None if type_weights is None else np.array(type_weights, dtype=float)
     if weights is not None:
         if weights.shape != (n_types,) or not (np.isfinite(weights) & (weights > 0)).all():
@@ -126,8 +126,8 @@ def simulate_multiome(
     n_counts = np.maximum(rng.lognormal(np.log(median_counts), 0.4, n_cells).astype(int), 1)
 
     atac, rna = [], []
-    for start in range(0, n_cells, CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, n_cells, CELLS_PER_DRAW):
+        part = slice(start, start + CELLS_PER_DRAW)
         mixture = _Mixture(
             kind[part] * n_batches + batch[part],
             second[part] * n_batches + batch[part],

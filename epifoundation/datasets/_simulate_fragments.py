@@ -64,7 +64,7 @@ def simulate_fragments(
     if not background >= 0:
         msg = f"`background` must not be negative, got {background!r}."
         raise ValueError(msg)
-    integer(n_empty, "n_empty", least=0)
+    integer(n_empty, "n_empty", minimum=0)
     atac = get_atac(data, modality)
     rng, path = np.random.default_rng(rng), Path(path)
     counts = sp.csr_matrix(get_matrix(atac.to_memory() if atac.isbacked else atac, None))

@@ -112,10 +112,10 @@ def count_misplaced(intervals: pd.DataFrame) -> dict[str, int]:
 
 
 def detect_build(intervals: pd.DataFrame) -> list[str]:
-    """List the genome builds that intervals can be of, by the lengths of the chromosomes.
+    """List the genome builds that fit intervals, by the lengths of the chromosomes.
 
-    Only the right build has a place for peaks near the ends of its chromosomes, so a few thousand
-    peaks that cover the genome usually leave one build.
+    Peaks near the ends of chromosomes fit no other build, so a few thousand peaks that cover the
+    genome usually leave one build.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def detect_build(intervals: pd.DataFrame) -> list[str]:
 
     Returns
     -------
-    Those of ``BUILDS`` that have a place for nearly all intervals; empty if there is none.
+    Those of ``BUILDS`` in which nearly all intervals lie on a chromosome; may be empty.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def detect_build(intervals: pd.DataFrame) -> list[str]:
     """
     wrong = count_misplaced(intervals)
     allowed = min(wrong.values()) + MAX_MISPLACED * len(intervals)
-    if min(wrong.values()) > 0.01 * len(intervals):  # of no known build
+    if min(wrong.values()) > 0.01 * len(intervals):  # not a known build
         return []
     return [build for build, n in wrong.items() if n <= allowed]
 
@@ -156,8 +156,8 @@ def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame,
     Returns
     -------
     The lifted intervals, indexed as in `intervals`; and the status of each given interval:
-    ``"lifted"``, ``"split"`` (the ends are separated or map to several places) or ``"lost"`` (an
-    end has no place).
+    ``"lifted"``, ``"split"`` (the ends are separated or map to several positions) or ``"lost"``
+    (an end does not map).
 
     Raises
     ------
@@ -189,7 +189,7 @@ def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame,
         names = list(lifter.keys())
     except Exception as error:  # liftover raises many types on other files
         reason = str(error).split("\n")[0]
-        msg = f"{str(path)!r} is no chain file, or is truncated: {reason}"
+        msg = f"{str(path)!r} is not a chain file, or is truncated: {reason}"
         raise ValueError(msg) from error
     prefixed = with_prefix(pd.Series(names, dtype=object))  # chains of Ensembl have no "chr"
     name_in_chain = dict(zip(prefixed, names, strict=True)) | {name: name for name in names}

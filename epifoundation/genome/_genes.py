@@ -54,7 +54,7 @@ def read_genes(source: str | Path | pd.DataFrame) -> pd.DataFrame:
         genes = _from_gtf(source) if is_gtf else _from_bed(source)
     if not len(genes):
         name = "The table" if isinstance(source, pd.DataFrame) else repr(str(source))
-        msg = f"{name} holds no gene with a position."
+        msg = f"{name} has no gene with a position."
         raise ValueError(msg)
     length = (genes["end"] - genes["start"]).to_numpy()
     longest = np.zeros(len(genes), dtype=bool)

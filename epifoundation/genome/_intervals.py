@@ -11,7 +11,7 @@ import pandas as pd
 COLUMNS = ["chrom", "start", "end"]
 NAME_STYLES = "chr1:100-200, chr1-100-200, chr1_100_200 or 1:100-200"
 RNA_TYPES = ("Gene Expression", "GEX")  # values of `feature_types` by 10x and others
-# Chromosomes may hold the separators (chr1_KI270706v1_random): all but the last two numbers match
+# Chromosomes may contain the separators (chr1_KI270706v1_random): all but the last two numbers
 _PARTS = re.compile(r"^(.*[^:_-])[:_-]([\d,]+)[_-]([\d,]+)$")
 
 
@@ -46,7 +46,7 @@ def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
     if None in found:
         first = all_names[found.index(None)]
         msg = (
-            f"{found.count(None):,} of {len(all_names):,} peak names are no genomic intervals, "
+            f"{found.count(None):,} of {len(all_names):,} peak names are not genomic intervals, "
             f"first {first!r}. "
             f"Expected {NAME_STYLES}; rename `var_names` or give `var` the columns {COLUMNS}."
         )
@@ -72,7 +72,7 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        Neither the columns nor the names hold intervals.
+        Neither the columns nor the names are intervals.
 
     Examples
     --------
@@ -93,8 +93,8 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
             column = "adata.var['feature_types']"
             advice = f"keep the others: `adata[:, {column} == {others[0]!r}].copy()`"
         msg = (
-            f"The matrix holds {' and '.join(sorted(set(kinds)))}: {int(is_gene.sum()):,} of its "
-            f"{len(var):,} columns are genes, not peaks; {advice}, or read the file with muon, "
+            f"The matrix contains {' and '.join(sorted(set(kinds)))}: {int(is_gene.sum()):,} of "
+            f"its {len(var):,} columns are genes, not peaks; {advice}, or read the file with muon, "
             "which separates them."
         )
         raise ValueError(msg)
@@ -186,8 +186,8 @@ def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.D
     if wrong.any():
         i = int(np.flatnonzero(wrong)[0])
         msg = (
-            f"{int(wrong.sum()):,} of {len(wrong):,} intervals are empty, reversed, negative or no "
-            f"numbers, first {chrom[i]}:{start[i]}-{end[i]}. "
+            f"{int(wrong.sum()):,} of {len(wrong):,} intervals are empty, reversed, negative or "
+            f"not numbers, first {chrom[i]}:{start[i]}-{end[i]}. "
             "Expected 0 <= start < end (0-based, half-open)."
         )
         raise ValueError(msg)

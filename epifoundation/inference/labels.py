@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from .._keys import SEPARATOR, UNKNOWN, Keys
+from .._keys import SEPARATOR, UNKNOWN_LABEL, Keys
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..nn import Folded, LabelHead, conformal_scores
@@ -182,8 +182,10 @@ def write_labels(
     codes = np.where(known, np.argmax(probabilities, axis=1), -1)
     names = list(labels)
     if is_unknown is not None:
-        names = list(dict.fromkeys([*labels, UNKNOWN]))  # a reference may have that label itself
-        codes = np.where(is_unknown, names.index(UNKNOWN), codes)
+        names = list(
+            dict.fromkeys([*labels, UNKNOWN_LABEL])
+        )  # a reference may have that label itself
+        codes = np.where(is_unknown, names.index(UNKNOWN_LABEL), codes)
     cell_type = pd.Categorical.from_codes(codes, categories=names)
     atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
     atac.obs[keys.confidence] = probabilities.max(axis=1)

@@ -14,7 +14,8 @@ from .._version import __version__
 from .._warn import naming
 from ..cells.formats import opened
 from ..cells.source import Located, Source, hash_names
-from ..peaks.mapping import PeakMap, PeakMapping
+from ..peaks.mapping import PeakMap
+from ..peaks.options import PeakMapping
 from ..pp._map_peaks import map_source
 from .reader import Reader
 from .tally import Tally

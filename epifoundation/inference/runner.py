@@ -27,7 +27,7 @@ from .._warn import show_again
 from ..cells.rows import LoadedRows
 from ..cells.source import Inputs, Source, as_sources
 from ..cells.tokens import ahead
-from ..peaks.mapping import PeakMapping
+from ..peaks.options import PeakMapping
 from .block_store import BlockStore
 from .encode import threads
 from .plan import Plan

@@ -41,7 +41,7 @@ def embedding_pvalues(
     max_distance: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Two-sided p-values of the change of the embedding along a gene, (n_pairs,); NaN if not tested.
+    """Two-sided p-values of changes of the embedding along a gene, (n_pairs,); NaN if untested.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def _by_level(
     null_level: np.ndarray,
     weight: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Tested entries of each level, and their controls, ascending: of all levels if there are few."""
+    """Tested entries of each level, and their controls, ascending; of all levels if few."""
     for one in np.unique(level[tested]):
         here = np.flatnonzero(tested & (level == one))
         like = null_level == one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,6 +83,15 @@ class Adapter:
             raise ValueError(msg)
         network.load_state_dict(state)
         return network
+
+
+def adapted(
+    base: EpiFoundation, tuned: EpiFoundation, factors: dict[str, tuple[Tensor, Tensor]]
+) -> EpiFoundation:
+    """`tuned` with its adapter, and with the network that will be read, to the last bit."""
+    adapter = Adapter.between(base, tuned.network, factors)
+    network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
+    return replace(tuned, network=network, adapter=adapter)
 
 
 def _is_same(before: Tensor | None, after: Tensor) -> bool:

@@ -11,6 +11,7 @@ from uuid import uuid4
 import torch
 from safetensors.torch import save
 
+from .._files import sha256
 from .._version import __version__
 from ..nn import ModelConfig, Network, Sizes
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
@@ -28,11 +29,10 @@ from ._model_files import (
     WEIGHTS,
     check_file,
     load_weights,
-    read_cells,
     read_config,
+    read_counted_cells,
     read_tensors,
     revision_in,
-    sha256,
 )
 
 
@@ -106,7 +106,7 @@ def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> Ep
         raise ValueError(msg)
     version = config["format_version"]
     model_config, adapter = ModelConfig.from_dict(config["model"], format_version=version), None
-    cells = read_cells(directory / CELLS) if CELLS in config["sha256"] else {}
+    cells = read_counted_cells(directory / CELLS) if CELLS in config["sha256"] else {}
     if base is None:
         with torch.random.fork_rng():
             network = Network(model_config, sizes)

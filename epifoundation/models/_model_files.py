@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,6 +13,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from .._files import sha256
 from .._version import __version__
 from ..nn import Network, Sizes
 from ..peaks.counted import CountedCells
@@ -61,8 +61,9 @@ def read_config(directory: Path) -> dict[str, Any]:
         )
         raise ValueError(msg)
     if wrong := _damaged_keys(config):
-        msg = f"{str(path)!r} is damaged: missing or wrong {wrong}; "
-        msg += "download or save the model again."
+        msg = (
+            f"{str(path)!r} is damaged: missing or wrong {wrong}; download or save the model again."
+        )
         raise ValueError(msg)
     return config
 
@@ -103,12 +104,6 @@ def check_file(directory: Path, file: str, expected: str) -> None:
         raise ValueError(msg)
 
 
-def sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _load[T](path: Path, load: Callable[[bytes], T]) -> T:
     try:
         return load(path.read_bytes())
@@ -134,14 +129,14 @@ def load_weights(network: Network, path: Path) -> None:
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     if problems:
-        msg = f"The weights in {str(path)!r} do not fit {CONFIG}: {'; '.join(problems)}."
+        msg = f"The weights in {str(path)!r} do not fit config.json: {'; '.join(problems)}."
         raise ValueError(msg)
     network.load_state_dict(
         {name: part.float() if part.is_floating_point() else part for name, part in tensors.items()}
     )
 
 
-def read_cells(path: Path) -> dict[str, CountedCells]:
+def read_counted_cells(path: Path) -> dict[str, CountedCells]:
     """The cells that a model recognizes, by block of columns."""
     arrays = _load(path, load_arrays)
     blocks, parts = sorted({name.split(".")[0] for name in arrays}), ("hashes", "codes", "weights")

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..nn.query_head import WIDTH
 from ._original_files import SPECIAL
 
-BLOCK = "encoder.transformer_encoder.layers."
+LAYERS = "encoder.transformer_encoder.layers."
 Shape = tuple[int | None, ...]  # None: any size
 
 
@@ -37,7 +37,7 @@ class Architecture:
         """Raise ValueError if tensors that every checkpoint has are missing."""
         required = (
             "atac_emb.embedding.weight",
-            f"{BLOCK}0.linear1.weight",
+            f"{LAYERS}0.linear1.weight",
             "mvc_decoder.fc2.weight",
         )
         missing = [
@@ -50,7 +50,7 @@ class Architecture:
             msg += f"its {len(state)} tensors are {sorted(state)[:3]}, ..."
             raise ValueError(msg)
         embedding, linear, output = (state[name] for name in required)
-        layers = [re.match(rf"{re.escape(BLOCK)}(\d+)\.", name) for name in state]
+        layers = [re.match(rf"{re.escape(LAYERS)}(\d+)\.", name) for name in state]
         label_layer = re.compile(r"cls_decoder\._decoder\.\d+\.weight")
         prefixes = {name.split(".")[0] for name in state}
         return cls(
@@ -108,7 +108,7 @@ class Architecture:
             table["batch_emb.embedding.weight"] = ("expression.batch.weight", (None, d))
             norm("batch_emb.enc_norm", "expression.batch_norm")
         for i in range(self.n_layers):
-            theirs, ours = f"{BLOCK}{i}", f"encoder.blocks.{i}"
+            theirs, ours = f"{LAYERS}{i}", f"encoder.blocks.{i}"
             linear(f"{theirs}.self_attn.Wqkv", f"{ours}.qkv", 3 * d, d)
             linear(f"{theirs}.self_attn.out_proj", f"{ours}.out", d, d)
             linear(f"{theirs}.linear1", f"{ours}.linear1", self.feedforward, d)

@@ -16,7 +16,7 @@ from ._model import EpiFoundation
 from ._model_files import CONFIG, FILES
 from ._original_hub import fetch_original
 
-DEFAULT = "pbmc-51loci"
+DEFAULT_MODEL = "pbmc-51loci"
 PAPER = "UCSC-VLAA/EpiFoundation"
 
 _MODELS = pd.DataFrame(
@@ -179,7 +179,7 @@ def resolve_model(
     if isinstance(model, EpiFoundation):
         return model if device is None else model.to(resolve_device(device))
     if model is None or isinstance(model, str | Path):
-        return from_pretrained(DEFAULT if model is None else model, device=device or "cpu")
+        return from_pretrained(DEFAULT_MODEL if model is None else model, device=device or "cpu")
     msg = f"`model` must be an EpiFoundation, a name, a path or None, got {type(model).__name__}."
     raise TypeError(msg)
 

@@ -1,4 +1,4 @@
-"""Small updates of a network: of low rank for its matrices (Hu et al. 2021), in full for its vectors."""
+"""Small updates of a network: low-rank ones of matrices (Hu et al. 2021), full ones of vectors."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from torch.nn.utils import parametrize
 from .model import Network
 from .transformer_encoder import TransformerEncoder
 
-SMALL = 65_536  # numbers of a matrix that is learned in full
-GAIN = 10.0  # of the factor that is drawn, over the matrix; so the other learns at the rate of everything else
+SMALL = 65_536  # entries of a matrix that is trained in full
+# Scale of the random factor, relative to the matrix; the other factor then has the usual rate
+GAIN = 10.0
 
 
 class LowRank(nn.Module):
-    """Adds ``left @ right`` to a matrix; `left` begins with zeros, so nothing changes at first."""
+    """Adds ``left @ right`` to a matrix; `left` is initialised with zeros."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
         self.left = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
-        self.right = nn.Parameter(
-            GAIN * weight.std() * torch.randn(rank, weight.shape[1], device=weight.device)
-        )
+        noise = torch.randn(rank, weight.shape[1], device=weight.device)
+        self.right = nn.Parameter(GAIN * weight.std() * noise)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.left @ self.right
 
     @property
     def factors(self) -> tuple[Tensor, Tensor]:
-        """What is added, as two matrices."""
+        """The two factors."""
         return self.left.detach(), self.right.detach()
 
 
 class AdaptedEmbedding(nn.Module):
-    """A table with a :class:`LowRank` update of which only the rows that are asked for are made."""
+    """A table with a :class:`LowRank` update, computed for the rows that are looked up."""
 
     def __init__(self, table: nn.Embedding, rank: int) -> None:
         super().__init__()
@@ -54,10 +54,11 @@ class AdaptedEmbedding(nn.Module):
 
 
 def adapt(network: Network, rank: int) -> None:
-    """Leave so few numbers of a network to learn that they make a small file; in place.
+    """Restrict training to few parameters, which make a small file; in place.
 
-    Matrices get a :class:`LowRank` update, the table of peaks among them; batches, small matrices and vectors are learned in full. What
-    else has a row for each peak (priors, the head for held-out peaks) stays: that head keeps the embedding in its place.
+    Large matrices, such as the table of peaks, get a :class:`LowRank` update; batches, small
+    matrices and vectors are trained in full. Anything else with a row for each peak (priors, the
+    head for held-out peaks) is frozen: that head keeps the embedding in place.
     """
     network.requires_grad_(False)
     table = network.get_submodule(_table_of(network))
@@ -68,9 +69,8 @@ def adapt(network: Network, rank: int) -> None:
         if module in frozen:
             continue
         for name, parameter in [*module.named_parameters(recurse=False)]:
-            is_large = parameter.ndim == 2 and parameter.numel() > max(
-                SMALL, 2 * rank * sum(parameter.shape)
-            )
+            min_size = max(SMALL, 2 * rank * sum(parameter.shape))
+            is_large = parameter.ndim == 2 and parameter.numel() > min_size
             if is_large and id(parameter) not in batches:
                 parametrize.register_parametrization(module, name, LowRank(parameter, rank))
             elif parameter.shape[0] != n_peaks:
@@ -80,9 +80,9 @@ def adapt(network: Network, rank: int) -> None:
 
 @torch.no_grad()
 def merge(network: Network) -> dict[str, tuple[Tensor, Tensor]]:
-    """Add the updates to what they update, in place, and give back their factors by the name of the matrix.
+    """Add the updates to their matrices, in place, and return their factors by matrix name.
 
-    The factors are rounded to half precision first, so that they can be kept in it.
+    The factors are rounded to half precision first, in which they are saved.
     """
     for module in network.modules():
         if isinstance(module, LowRank):
@@ -102,25 +102,19 @@ def merge(network: Network) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def batch_tables(network: Network) -> list[Tensor]:
-    """What has a row for each batch."""
-    heads = [
-        head
-        for head in (network.peaks, network.expression)
-        if head is not None and head.batch is not None
-    ]
+    """Tensors with a row for each batch."""
+    both = (network.peaks, network.expression)
+    heads = [head for head in both if head is not None and head.batch is not None]
     return [cast("Tensor", getattr(head.batch, "weight", head.batch)) for head in heads]
 
 
-def blend(before: Network, after: Network, share: float) -> Network:
-    """A network a `share` of the way from one to the other, which differ in their weights alone."""
+def blend(before: Network, after: Network, fraction: float) -> Network:
+    """Interpolate the weights of two networks of the same configuration."""
     blended, start = copy.deepcopy(after), before.state_dict()
-    state = {}
-    for name, tensor in after.state_dict().items():
-        state[name] = (
-            torch.lerp(start[name].to(tensor), tensor, share)
-            if tensor.is_floating_point()
-            else tensor
-        )
+    state = after.state_dict()
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            state[name] = torch.lerp(start[name].to(tensor), tensor, fraction)
     blended.load_state_dict(state)
     return blended
 

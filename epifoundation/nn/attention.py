@@ -1,4 +1,4 @@
-"""Softmax attention inside each of many packed sequences, without padding where there is a kernel for that."""
+"""Softmax attention within packed sequences, without padding if there is a kernel for that."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_LOGIT = 60.0  # exp() of this, summed over a million keys, stays far below the largest float32
-BLOCKED_FROM = 512  # tokens, from which on products in blocks are faster than the fused kernel
-MAX_BUCKET = 4096  # tokens that are padded together, pads counted: longer sequences keep a processor busy alone
+BLOCKED_FROM = 512  # tokens from which products in blocks are faster than the fused kernel
+MAX_BUCKET = 4096  # tokens that are padded together, with pads; longer sequences are run alone
 
 
 class PackedAttention:
@@ -19,15 +19,16 @@ class PackedAttention:
 
     Three kernels compute the same function:
 
-    - CUDA, half precision: :func:`torch.nn.attention.varlen.varlen_attn` on the packed tokens, where torch has it;
+    - CUDA, half precision: :func:`torch.nn.attention.varlen.varlen_attn` on the packed tokens, if
+      torch has it;
     - CPU, bfloat16, inference, long sequences: products in blocks of queries, see :func:`blocked`;
-    - else :func:`torch.nn.functional.scaled_dot_product_attention` on sequences of about the same length, padded and
-      masked to the longest of them. A sequence that finds no like is alone and has no padding.
+    - else :func:`torch.nn.functional.scaled_dot_product_attention` on sequences of similar length,
+      padded and masked to the longest of them. A sequence without similar ones is not padded.
 
     Parameters
     ----------
     offsets
-        Where each sequence begins, and the end of the last, (n_sequences + 1,).
+        Start of each sequence, and the end of the last, (n_sequences + 1,).
     """
 
     def __init__(self, offsets: Tensor) -> None:
@@ -42,7 +43,7 @@ class PackedAttention:
         Parameters
         ----------
         query
-            (n_tokens, n_heads, width), or (n_sequences, n_heads, width) for one query a sequence.
+            (n_tokens, n_heads, width), or (n_sequences, n_heads, width) for one query per sequence.
         key, value
             (n_tokens, n_heads, width).
 
@@ -79,12 +80,11 @@ class PackedAttention:
         for cells in self.buckets:
             rows, mask = self._rows(cells)
             if in_blocks and rows.shape[1] >= BLOCKED_FROM:
-                for own in (
-                    rows[i, :length] for i, length in enumerate(self.lengths[cells].tolist())
-                ):
-                    part = slice(int(own[0]), int(own[-1]) + 1)
+                for i, length in enumerate(self.lengths[cells].tolist()):
+                    tokens = rows[i, :length]
+                    part = slice(int(tokens[0]), int(tokens[-1]) + 1)
                     parts.append(_alone(query[part], key[part], value[part], in_blocks=True))
-                    places.append(own)
+                    places.append(tokens)
                 continue
             q, k, v = (tensor[rows].transpose(1, 2) for tensor in (query, key, value))
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
@@ -98,23 +98,21 @@ class PackedAttention:
         for cells in self.buckets:
             rows, mask = self._rows(cells)
             k, v = (tensor[rows].transpose(1, 2) for tensor in (key, value))
-            attended = F.scaled_dot_product_attention(
-                query[cells].unsqueeze(2), k, v, attn_mask=mask
-            )
-            parts.append(attended.squeeze(2))
+            q = query[cells].unsqueeze(2)
+            parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).squeeze(2))
         return torch.cat(parts)[torch.cat(self.buckets).argsort()]
 
     @property
     def buckets(self) -> list[Tensor]:
-        """Sequences by length, at most an eighth of a bucket being padding."""
+        """Sequences grouped by length, with at most an eighth of padding."""
         if self._buckets is None:
             lengths = self.lengths.tolist()
             groups: list[list[int]] = []
             for cell in sorted(range(len(lengths)), key=lengths.__getitem__):
-                # A pad costs as much as a token, a bucket of its own a few calls.
+                # A pad costs as much as a token, another bucket a few calls
                 shortest = lengths[groups[-1][0]] if groups else 0
                 fits = groups and lengths[cell] <= 1.125 * shortest + 4
-                # Which kernel a sequence gets, it gets whatever is beside it.
+                # The kernel of a sequence must not depend on the others
                 fits = fits and (shortest < BLOCKED_FROM) == (lengths[cell] < BLOCKED_FROM)
                 if fits and (len(groups[-1]) + 1) * lengths[cell] <= MAX_BUCKET:
                     groups[-1].append(cell)
@@ -124,7 +122,7 @@ class PackedAttention:
         return self._buckets
 
     def _rows(self, cells: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Row of each token of the padded sequences `cells`, (n, longest), and which of them are real."""
+        """Row of each token of padded sequences, (n, longest), and mask of those that are real."""
         lengths = self.lengths[cells]
         places = torch.arange(int(lengths.max()), device=cells.device)
         rows = self.offsets[cells, None] + places
@@ -135,10 +133,10 @@ class PackedAttention:
 
 
 def has_varlen(tensor: Tensor) -> bool:
-    """Whether the kernel for packed sequences takes this tensor."""
+    """Whether the kernel for packed sequences supports this tensor."""
     if not tensor.is_cuda or tensor.dtype not in (torch.float16, torch.bfloat16):
         return False
-    if tensor.shape[-1] % 8 or tensor.shape[-1] > 256:  # the kernel's widths of a head
+    if tensor.shape[-1] % 8 or tensor.shape[-1] > 256:  # widths of the kernel
         return False
     if find_spec("torch.nn.attention.varlen") is None:  # torch < 2.10
         return False
@@ -146,7 +144,7 @@ def has_varlen(tensor: Tensor) -> bool:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 faster than in float32: NVIDIA's do from Ampere on."""
+    """Whether bfloat16 is faster than float32 on a device: on NVIDIA from Ampere on."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
@@ -161,9 +159,9 @@ def _alone(query: Tensor, key: Tensor, value: Tensor, *, in_blocks: bool) -> Ten
 def blocked(query: Tensor, key: Tensor, value: Tensor, block: int = 256, heads: int = 2) -> Tensor:
     """Attention in blocks of queries and pairs of heads, (n_tokens, n_heads, width).
 
-    In bfloat16 on a CPU, matrix products of this size run at twice the speed of torch's fused kernel. Where the
-    longest query and key bound all logits (Cauchy-Schwarz), exp() needs no maximum taken off and the sum is
-    divided out after the second product.
+    In bfloat16 on a CPU, matrix products of this size are twice as fast as torch's fused kernel. If
+    the longest query and key bound all logits (Cauchy-Schwarz), exp() needs no maximum subtracted
+    and the sum is divided out after the second product.
     """
     scale = query.shape[-1] ** -0.5
     query, key, value = (tensor.transpose(0, 1) for tensor in (query * scale, key, value))
@@ -178,9 +176,8 @@ def blocked(query: Tensor, key: Tensor, value: Tensor, block: int = 256, heads: 
             weights = torch.bmm(query[some, rows], transposed[some])
             if bound < MAX_LOGIT:
                 weights.exp_()
-                result[some, rows] = torch.bmm(weights, value[some]) / weights.sum(
-                    dim=-1, keepdim=True
-                )
+                total = weights.sum(dim=-1, keepdim=True)
+                result[some, rows] = torch.bmm(weights, value[some]) / total
             else:
                 result[some, rows] = torch.bmm(weights.softmax(dim=-1), value[some])
     return result.transpose(0, 1)

@@ -107,6 +107,11 @@ class ModelConfig(NamesRemoved):
         return self.dim or DIM
 
     @property
+    def heads(self) -> int:
+        """Number of attention heads."""
+        return self.n_heads or 0
+
+    @property
     def is_measured(self) -> bool:
         """Whether the encoder is fitted in closed form."""
         return ENCODERS[self.encoder].is_measured
@@ -183,7 +188,7 @@ class Sizes:
     n_removed
         Directions that are projected out because batches differ along them.
     n_landmarks
-        Landmarks of the kernel head for the measured scale; 0 for no such head.
+        Landmarks of the kernel head for the measured scale; 0 for none.
     n_encoder_landmarks, n_label_landmarks
         Landmarks of the readouts of the set encoder and of the label columns; 0 for none.
     has_measured

@@ -12,10 +12,11 @@ PER_CELL = 1e4  # predicted counts are per this many counts of a cell, as in `sc
 
 
 class Expression(nn.Module):
-    """What expression heads share: the likelihood of the target, and the scale of what is predicted.
+    """Base class of expression heads: likelihood of the target, and scale of predictions.
 
-    A head gives logits (standardised means, for ``"gaussian"``) by its `forward`. The batch enters here and not in the
-    encoder, so that the embedding need not carry it; prediction without one is for the mean over the training batches.
+    `forward` returns logits (standardised means for ``"gaussian"``). Batches are inputs of the head
+    and not of the encoder, so that the embedding need not encode them; without one, predictions are
+    for the mean over the training batches.
     """
 
     mean: Tensor
@@ -24,7 +25,7 @@ class Expression(nn.Module):
     def __init__(self, n_genes: int, objective: str) -> None:
         super().__init__()
         self.objective = objective
-        # Mean and deviation of each gene in the training cells; only `gaussian` has others than 0 and 1.
+        # Mean and standard deviation of each gene in training cells; 0 and 1, except in `gaussian`
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("deviation", torch.ones(n_genes))
 
@@ -37,11 +38,11 @@ class Expression(nn.Module):
         genes: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Negative log-likelihood: a count, for ``"counts"``; a gene of a cell, otherwise.
+        """Negative log-likelihood, per count for ``"counts"``, else per gene and cell.
 
-        The target is counts, for ``"binary"`` 0, 1 or a share of cells between, for ``"gaussian"`` any numbers.
-        `genes` (positions) says which genes the columns of `target` are, when they are not all. `weight` of each entry
-        is for ``"binary"``, see :func:`balance`.
+        The target is counts; for ``"binary"`` 0, 1 or a fraction of cells; for ``"gaussian"`` any
+        numbers. `genes` are the positions of the columns of `target`, if these are not all genes.
+        `weight` of each entry is for ``"binary"``, see :func:`balance`.
         """
         logits = self(embedding, batch)
         logits = logits if genes is None else logits[:, genes]
@@ -60,18 +61,19 @@ class Expression(nn.Module):
     ) -> Tensor:
         """Expression, (n_cells, n_genes) or (n_cells, len(genes)).
 
-        ``log1p`` of counts per 10,000 for ``"counts"``, a probability for ``"binary"``, the measured scale for
-        ``"gaussian"``.
+        ``log1p`` of counts per 10,000 for ``"counts"``, a probability for ``"binary"``, the
+        measured scale for ``"gaussian"``.
         """
         return self.scaled(self(embedding, batch), genes)
 
     def scaled(self, logits: Tensor, genes: Tensor | None, *, link: bool = False) -> Tensor:
-        """From logits of all genes to the scale that is predicted, for some; the logits are overwritten.
+        """Predictions of some genes from logits of all genes, which are overwritten.
 
-        With `link` to the scale on which effects add up: the logarithm of the share of counts for ``"counts"``, log odds for ``"binary"``.
+        With `link`, on the scale on which effects are additive: the logarithm of the fraction of
+        counts for ``"counts"``, log odds for ``"binary"``.
         """
         if self.objective == "counts":
-            # In place: this is the largest array of an inference.
+            # In place: this is the largest array of inference
             total = logits.logsumexp(dim=-1, keepdim=True)
             logits = (logits if genes is None else logits[:, genes]).sub_(total)
             return logits if link else logits.exp_().mul_(PER_CELL).log1p_()
@@ -83,12 +85,12 @@ class Expression(nn.Module):
     def predictor(
         self, genes: Tensor | None = None, *, link: bool = False
     ) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """:meth:`predict` for the same genes time and again: a function of embedding and batch. `link`: see :meth:`scaled`."""
+        """A function of embedding and batch that predicts the same genes; see :meth:`scaled`."""
         return lambda embedding, batch: self.scaled(self(embedding, batch), genes, link=link)
 
 
 class ExpressionHead(Expression):
-    """Linear decoder, with one offset a gene and batch."""
+    """Linear decoder, with an offset for each gene and batch."""
 
     def __init__(self, dim: int, n_genes: int, n_batches: int, objective: str) -> None:
         super().__init__(n_genes, objective)
@@ -96,7 +98,7 @@ class ExpressionHead(Expression):
         self.batch = nn.Parameter(torch.zeros(n_batches, n_genes)) if n_batches else None
 
     def forward(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
-        """Logits (or standardised means, for ``"gaussian"``), (n_cells, n_genes); columns for labels are not read."""
+        """Logits (standardised means for ``"gaussian"``), (n_cells, n_genes)."""
         logits = self.linear(embedding[:, : self.linear.in_features])
         if self.batch is None:
             return logits
@@ -104,7 +106,7 @@ class ExpressionHead(Expression):
 
     @torch.no_grad()
     def start_from(self, other: ExpressionHead) -> None:
-        """Take over all but the batches; what is predicted for the mean batch stays what it was."""
+        """Copy all but the batches; predictions for the mean batch do not change."""
         self.linear.load_state_dict(other.linear.state_dict())
         self.mean.copy_(other.mean)
         self.deviation.copy_(other.deviation)
@@ -113,30 +115,29 @@ class ExpressionHead(Expression):
 
 
 def of_batch(table: Tensor, batch: Tensor | None) -> Tensor:
-    """Rows of a table of batches, (n_cells, d); their mean where the code is -1, and (1, d) without codes."""
+    """Rows of a table of batches, (n_cells, d); their mean for a code of -1, and without codes."""
     mean = table.mean(dim=0, keepdim=True)
     return mean if batch is None else torch.cat([table, mean])[batch]
 
 
-def balance(target: Tensor, most: int, *, draw: bool) -> Tensor:
-    """Weights with which as many silent as expressed genes of each cell enter a loss, (n_cells, n_genes).
+def balance(target: Tensor, max_genes: int, *, draw: bool) -> Tensor:
+    """Weights by which expressed and silent genes of each cell balance in a loss.
 
-    A cell has as many of either as the rarer kind has, `most` in all. With `draw` they are drawn: weights are 0 and 1
-    (Wu et al. 2025). Without, weights are the probabilities to be drawn, so that a loss can be compared between epochs.
+    Of each kind a cell has as many genes as of the rarer one, at most `max_genes` in all. With
+    `draw` they are sampled, with weights of 0 and 1 (Wu et al. 2025). Without, weights are the
+    sampling probabilities, so that losses can be compared between epochs. (n_cells, n_genes)
     """
     expressed = target > 0
     n_expressed = expressed.sum(dim=1, keepdim=True)
     n_silent = target.shape[1] - n_expressed
-    wanted = torch.minimum(n_expressed, n_silent).clamp(max=most // 2)
+    wanted = torch.minimum(n_expressed, n_silent).clamp(max=max_genes // 2)
     if not draw:
-        return torch.where(
-            expressed, wanted / n_expressed.clamp(min=1), wanted / n_silent.clamp(min=1)
-        )
-    # The `wanted` smallest of random numbers in either kind: sort all, expressed genes first.
+        rate, silent_rate = (wanted / n.clamp(min=1) for n in (n_expressed, n_silent))
+        return torch.where(expressed, rate, silent_rate)
+    # The `wanted` smallest random numbers of each kind: sort all, expressed genes first
     order = (torch.rand_like(target) + (~expressed)).argsort(dim=1)
-    rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(target.shape[1], device=target.device).expand_as(order)
-    )
+    places = torch.arange(target.shape[1], device=target.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places)
     return torch.where(expressed, rank < wanted, rank - n_expressed < wanted).to(target.dtype)
 
 

@@ -63,7 +63,7 @@ class FoldedSums:
 
     @torch.inference_mode()
     def sums(self, ids: Tensor, offsets: Tensor, known: Known | None = None) -> Tensor:
-        """Sums of peak vectors; the last column is the number of peaks, (n_cells, n_columns + 1)."""
+        """Sums of peak vectors, then the number of peaks, (n_cells, n_columns + 1)."""
         known = known or {}
         parts = [self._sums(ENCODER, self.encoder.vectors, ids, offsets, known)]
         if self.labels is not None:

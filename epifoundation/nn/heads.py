@@ -68,8 +68,8 @@ def _label(config: ModelConfig, sizes: Sizes) -> Head | None:
     return LabelHead(dim, sizes.n_labels, sizes.n_label_layers, *calibration)
 
 
-# By attribute of a network. A function returns None if `sizes` has no such head; the size of a head
-# that has no field of its own is in `Sizes.heads`.
+# By attribute of a network. A function returns None if there is no head for these sizes. The size
+# of a head without a field in `Sizes` is in `Sizes.heads`.
 HEADS: dict[str, Callable[[ModelConfig, Sizes], Head | None]] = {
     "peaks": _peaks,
     "expression": _expression,

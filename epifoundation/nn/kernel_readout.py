@@ -1,4 +1,4 @@
-"""Kernel ridge regression with landmarks: what is read off the sums of a set encoder."""
+"""Kernel ridge regression with landmarks: the readout of a set encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class KernelReadout(nn.Module):
-    r"""``base + exp(-|u - landmark|^2 / width) @ weight`` of standardised inputs ``u = (x - center) / scale``.
+    r"""``base + exp(-|u - landmark|^2 / width) @ weight``, with ``u = (x - center) / scale``.
 
     The solution of a kernel ridge regression (Nyström approximation, Williams & Seeger 2001), which
     :func:`epifoundation.training.kernel_ridge.fit_kernel_ridge` computes in closed form.
@@ -15,9 +15,9 @@ class KernelReadout(nn.Module):
     Parameters
     ----------
     n_inputs, n_outputs
-        Columns of what is read and of what is given.
+        Columns of inputs and outputs.
     n_landmarks
-        Cells that others are compared with.
+        Number of landmarks, which cells are compared with.
     """
 
     center: Tensor
@@ -46,6 +46,6 @@ class KernelReadout(nn.Module):
 
 
 def kernel(inputs: Tensor, landmarks: Tensor, width: Tensor) -> Tensor:
-    """``exp(-|a - b|^2 / width)`` of each row of one with each row of the other; NaN rows stay NaN."""
+    """``exp(-|a - b|^2 / width)`` for all pairs of rows; NaN rows stay NaN."""
     square = inputs.square().sum(dim=1, keepdim=True) + landmarks.square().sum(dim=1)
     return square.addmm_(inputs, landmarks.T, alpha=-2).clamp_(min=0).div_(-width).exp_()

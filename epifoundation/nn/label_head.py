@@ -15,8 +15,8 @@ ALLOWANCE = 1.0
 class LabelHead(nn.Module):
     """Linear softmax with a temperature that is fitted on held-out cells (Guo et al. 2017).
 
-    The paper's has hidden layers (Linear, ReLU, LayerNorm) before it. With `n_calibration` held-out cells and `n_reference` others it
-    also knows how far to trust itself: which labels it cannot exclude, and which cells are like none that it learned from.
+    The paper's has hidden layers (Linear, ReLU, LayerNorm) before it. With `n_calibration`
+    validation cells and `n_reference` training cells, it also gives conformal sets and novelty.
     """
 
     temperature: Tensor
@@ -44,15 +44,13 @@ class LabelHead(nn.Module):
         self.linear = nn.Linear(dim, n_labels)
         self.register_buffer("temperature", torch.ones(()))
         if n_calibration:
-            self.register_buffer(
-                "conformal", torch.zeros(n_calibration)
-            )  # scores of held-out cells, ascending
-            self.register_buffer("novelty", torch.zeros(n_calibration))  # theirs, ascending
-            self.register_buffer(
-                "reference", torch.zeros(n_reference, dim)
-            )  # cells that were learned from, scaled
+            # Conformal scores and novelty of validation cells, both ascending
+            self.register_buffer("conformal", torch.zeros(n_calibration))
+            self.register_buffer("novelty", torch.zeros(n_calibration))
+            # Embedding of training cells, scaled
+            self.register_buffer("reference", torch.zeros(n_reference, dim))
             self.register_buffer("scaling", torch.ones(dim))
-            # Mean and deviation of energy and distance, of held-out cells
+            # Mean and standard deviation of energy and distance of validation cells
             self.register_buffer("moments", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
         self.sizes = {
             "n_labels": n_labels,
@@ -70,29 +68,25 @@ class LabelHead(nn.Module):
         """Before the temperature, (n_cells, n_labels)."""
         return self.linear(self.hidden(embedding))
 
-    def strangeness(self, embedding: Tensor) -> Tensor:
-        """Energy of the logits (Liu et al. 2020) and mean distance to the nearest reference cells, (n_cells, 2)."""
+    def ood_scores(self, embedding: Tensor) -> Tensor:
+        """Energy (Liu et al. 2020), mean distance to nearest reference cells, (n_cells, 2)."""
         energy = -self.logits(embedding).logsumexp(dim=-1)
-        nearest = min(N_NEAREST, len(self.reference))
-        distance = (
-            torch.cdist(embedding * self.scaling, self.reference)
-            .topk(nearest, largest=False)
-            .values.mean(dim=-1)
-        )
-        return torch.stack([energy, distance], dim=-1)
+        distances = torch.cdist(embedding * self.scaling, self.reference)
+        nearest = distances.topk(min(N_NEAREST, len(self.reference)), largest=False).values
+        return torch.stack([energy, nearest.mean(dim=-1)], dim=-1)
 
     def score_novelty(self, embedding: Tensor) -> Tensor:
-        """How unlike the reference cells are, (n_cells,): 0 is the mean of held-out reference cells."""
-        energy, distance = (
-            (self.strangeness(embedding) - self.moments[0]) / self.moments[1]
-        ).unbind(dim=1)
+        """Dissimilarity to reference cells, (n_cells,); about 0 on average in validation cells."""
+        scores = (self.ood_scores(embedding) - self.moments[0]) / self.moments[1]
+        energy, distance = scores.unbind(dim=1)
         return torch.maximum(torch.minimum(energy, distance + CREDIT), distance - ALLOWANCE)
 
 
 def conformal_scores(probabilities: Tensor) -> Tensor:
-    """How late each label comes: the probability of all likelier ones and half of its own, (n_cells, n_labels).
+    """Probability of all likelier labels plus half of that of each label, (n_cells, n_labels).
 
-    The adaptive score of Romano et al. 2020 with its random number at the mean, so that a cell gets the same set each time.
+    The adaptive score of Romano et al. 2020, with its random number replaced by the mean, so that
+    the set of a cell is always the same.
     """
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     return torch.empty_like(ordered).scatter_(-1, order, ordered.cumsum(dim=-1) - ordered / 2)

@@ -1,4 +1,4 @@
-"""Expression as shallow cells show it: the mean of ``log1p`` of counts per 10,000."""
+"""Expression on the measured scale: the mean of ``log1p`` of counts per 10,000."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 
 class LinearMeasuredHead(nn.Module):
-    """The mean of each cluster, weighed by the expected memberships of a cell; at least 0.
+    """The mean of each cluster, weighted by the expected memberships of a cell; at least 0.
 
-    A decoder of counts gives the logarithm of a mean. In cells of few counts the mean of the logarithm is another number.
+    A decoder of counts gives the logarithm of a mean. In cells of few counts, this differs from the
+    mean of the logarithm.
     """
 
     weight: Tensor
@@ -25,17 +26,15 @@ class LinearMeasuredHead(nn.Module):
         return self.predictor(genes)(embedding, None)
 
     def predictor(self, genes: Tensor | None = None) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """For the same genes time and again: a function of embedding and batch; batches make no difference."""
+        """A function of embedding and batch that predicts the same genes; batches are ignored."""
         weight = self.weight if genes is None else self.weight[:, genes]
         return lambda embedding, _: (embedding[:, : len(weight)] @ weight).clamp_(min=0)
 
 
 class MeasuredHead(nn.Module):
-    """The head of models of format 1, by kernel ridge regression.
+    """A kernel ridge regression: ``base + exp(-|z - landmark|^2 / width) @ weight``, at least 0.
 
-    Mean of ``log1p`` of counts per 10,000: ``base + exp(-|z - landmark|^2 / width) @ weight``, at least 0.
-
-    Far from all landmarks it says `base`, the mean of the training cells.
+    Far from all landmarks it predicts `base`, the mean of the training cells.
     """
 
     landmarks: Tensor
@@ -51,19 +50,17 @@ class MeasuredHead(nn.Module):
         self.register_buffer("base", torch.zeros(n_genes))
 
     def features(self, embedding: Tensor) -> Tensor:
-        """Likeness of cells to the landmarks, (n_cells, n_landmarks)."""
-        return torch.exp(
-            -torch.cdist(embedding[:, : self.landmarks.shape[1]], self.landmarks).square()
-            / self.width
-        )
+        """Kernel between cells and landmarks, (n_cells, n_landmarks)."""
+        distances = torch.cdist(embedding[:, : self.landmarks.shape[1]], self.landmarks)
+        return torch.exp(-distances.square() / self.width)
 
     def forward(self, embedding: Tensor, genes: Tensor | None = None) -> Tensor:
         """Expression, (n_cells, n_genes) or (n_cells, len(genes))."""
         return self.predictor(genes)(embedding, None)
 
     def predictor(self, genes: Tensor | None = None) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """For the same genes time and again: a function of embedding and batch, of which it knows nothing."""
-        weight, base = (
-            (self.weight, self.base) if genes is None else (self.weight[:, genes], self.base[genes])
-        )
+        """A function of embedding and batch that predicts the same genes; batches are ignored."""
+        weight, base = self.weight, self.base
+        if genes is not None:
+            weight, base = weight[:, genes], base[genes]
         return lambda embedding, _: (base + self.features(embedding) @ weight).clamp_(min=0)

@@ -1,4 +1,4 @@
-"""Directions along which batches differ, projected out of the columns that an encoder gives."""
+"""Batch effects projected out of the columns of an encoder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Projection(nn.Module):
     """``z - (z A) B + c``: an oblique projection, ``B A = I``.
 
-    What a cell has along the columns of A is removed along the rows of B, and the constant c put in its place, so that
-    what is read afterwards is what would be read of a cell in the middle of the batches.
+    The component of a cell along the columns of A is removed along the rows of B, and replaced by
+    the constant c, so that the result is that of a cell in the middle of the batches.
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ class Projection(nn.Module):
             self.register_buffer("shift", torch.zeros(dim))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Rows without what batches differ by, (n, dim)."""
+        """Rows without batch effects, (n, dim)."""
         return z - (z @ self.read.T) @ self.along + self.shift if self.n_removed else z
 
     @torch.no_grad()
     def followed_by(self, read: Tensor, along: Tensor, shift: Tensor) -> dict[str, Tensor]:
-        """Buffers of one projection that does what this one does and then another."""
+        """Buffers of the composition of this projection and another one."""
         if not self.n_removed:
             return {"read": read, "along": along, "shift": shift}
         return {
@@ -57,7 +57,7 @@ class Projection(nn.Module):
 
 
 class OutputNorm(Projection):
-    """A layer normalisation followed by a projection: the last step of encoders that are trained by gradient."""
+    """Layer normalisation, then projection: the last step of encoders trained by gradient."""
 
     def __init__(self, dim: int, n_removed: int = 0) -> None:
         super().__init__(dim, n_removed)

@@ -1,4 +1,4 @@
-"""Packed tokens: the open peaks of several cells one after the other, and where each cell begins."""
+"""Packed tokens: the open peaks of several cells, one after the other, and offsets of cells."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def add_up(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum the rows `ids` of a table, with a weight each, from each offset to the next, float32 (n_sums, width)."""
+    """Weighted sums of the rows `ids` of a table, between offsets, float32 (n_sums, width)."""
     if not len(ids):
         return table.new_zeros(len(offsets) - 1, table.shape[1], dtype=torch.float32)
     weights = None if weights is None else weights.to(table.dtype)

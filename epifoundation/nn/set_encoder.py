@@ -51,7 +51,7 @@ class SetEncoder(nn.Module):
 
 
 class LabelColumns(nn.Module):
-    """Columns for labels, next to any encoder: peak vectors of labels and a readout of all columns."""
+    """Columns for labels, for any encoder: peak vectors of labels, and a readout of all columns."""
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The paper's encoder: a transformer over a cell's open peaks, read off at a CLS token."""
+"""The paper's encoder: a transformer over a cell's open peaks, with a CLS token."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ N_SPECIAL = 2
 
 
 class TokenTable(nn.Module):
-    """Token vectors, of peaks or of genes: ``BatchNorm(Dropout(LayerNorm(E) + LayerNorm(E_chromosome)))``.
+    """Token vectors: ``BatchNorm(Dropout(LayerNorm(E) + LayerNorm(E_chromosome)))``.
 
-    The chromosome of each token is part of the table (`chromosome_of`); tokens without one have ``UNKNOWN``.
-    Without chromosomes (`n_chromosomes` 0) the second term is absent.
+    Tokens are peaks or genes.
+
+    The chromosome of each token is part of the table (`chromosome_of`); tokens without one have
+    ``UNKNOWN``. Without chromosomes (`n_chromosomes` 0) the second term is absent.
     """
 
     chromosome_of: Tensor
@@ -40,9 +42,8 @@ class TokenTable(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.chromosome = nn.Embedding(N_SPECIAL + n_chromosomes, dim) if n_chromosomes else None
         self.chromosome_norm = nn.LayerNorm(dim) if n_chromosomes else None
-        self.register_buffer(
-            "chromosome_of", torch.full((n_tokens,), UNKNOWN) if n_chromosomes else None
-        )
+        unknown = torch.full((n_tokens,), UNKNOWN) if n_chromosomes else None
+        self.register_buffer("chromosome_of", unknown)
         self.dropout = nn.Dropout(dropout)
         self.batch_norm = nn.BatchNorm1d(dim, eps=EPS)
 
@@ -52,34 +53,36 @@ class TokenTable(nn.Module):
         if self.chromosome is not None and self.chromosome_norm is not None:
             x = x + self.chromosome_norm(self.chromosome(self.chromosome_of[ids]))
         x = self.dropout(x)
-        if self.training and len(x) == 1:  # one token has no spread: the running statistics serve
-            norm = self.batch_norm
-            return F.batch_norm(
-                x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        return self.batch_norm(x)
+        norm = self.batch_norm
+        if self.training and len(x) == 1:  # one token has no variance: use running statistics
+            running = norm.running_mean, norm.running_var
+            return F.batch_norm(x, *running, norm.weight, norm.bias, eps=norm.eps)
+        return norm(x)
 
     @torch.no_grad()
     def fold(self) -> Callable[[Tensor], Tensor]:
         """The same function in evaluation mode, as one normalisation and one addition.
 
-        The batch normalisation is affine by channel, so it enters the LayerNorm's weights and the few chromosome vectors. A table
-        of all tokens would save that one normalisation, a hundredth of what the blocks cost, and hold the largest
-        tensor of the model twice.
+        Batch normalisation is affine by channel, so it is merged into the weights of the LayerNorm
+        and the chromosome vectors. A table of all tokens would save one more normalisation, a
+        hundredth of the cost of the blocks, but keep the largest tensor of the model twice.
         """
         norm = self.batch_norm
         assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018, S101
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
         weight, bias = self.norm.weight * scale, self.norm.bias * scale
-        embedding, of, dim = self.embedding.weight, self.chromosome_of, self.embedding.embedding_dim
+        has_chromosomes = self.chromosome is not None and self.chromosome_norm is not None
+        bias = bias if has_chromosomes else bias + shift
+
+        def normed(ids: Tensor) -> Tensor:
+            x = self.embedding.weight[ids]
+            return F.layer_norm(x, x.shape[1:], weight, bias, self.norm.eps)
+
         if self.chromosome is None or self.chromosome_norm is None:
-            bias = bias + shift
-            return lambda ids: F.layer_norm(embedding[ids], (dim,), weight, bias, self.norm.eps)
+            return normed
         chromosomes = self.chromosome_norm(self.chromosome.weight) * scale + shift
-        return lambda ids: F.layer_norm(embedding[ids], (dim,), weight, bias, self.norm.eps).add_(
-            chromosomes[of[ids]]
-        )
+        return lambda ids: normed(ids).add_(chromosomes[self.chromosome_of[ids]])
 
 
 class Block(nn.Module):
@@ -105,21 +108,19 @@ class Block(nn.Module):
         return self._after(x, attend(q, k, v))
 
     def first_rows(self, x: Tensor, attend: PackedAttention) -> Tensor:
-        """The first token of each cell alone, (n_cells, dim): nothing reads the others of the last block."""
+        """The first token of each cell, (n_cells, dim): the others of the last block are unused."""
         dim = x.shape[1]
         first = x[attend.offsets[:-1]]
-        q = F.linear(first, self.qkv.weight[:dim], self.qkv.bias[:dim]).view(
-            len(first), self.n_heads, -1
-        )
+        q = F.linear(first, self.qkv.weight[:dim], self.qkv.bias[:dim])
+        q = q.view(len(first), self.n_heads, -1)
         kv = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:])
         k, v = kv.view(len(x), 2, self.n_heads, -1).unbind(1)
         return self._after(first, attend(q, k, v))
 
     def _after(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.norm1(x + self.dropout(self.out(attended.flatten(1))))
-        return self.norm2(
-            x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True))))
-        )
+        hidden = self.dropout(F.relu(self.linear1(x), inplace=True))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 
 class FoldedTransformer:
@@ -199,12 +200,12 @@ class TransformerEncoder(nn.Module):
             self.tokens.chromosome_of[-1] = CLS
         hidden = config.feedforward or 2 * dim
         self.blocks = nn.ModuleList(
-            Block(dim, config.n_heads or 1, hidden, dropout) for _ in range(config.n_layers or 0)
+            Block(dim, config.heads, hidden, dropout) for _ in range(config.n_layers or 0)
         )
         self.norm = OutputNorm(dim, sizes.n_removed)
 
     def forward(self, ids: Tensor, offsets: Tensor, known: Tensor | None = None) -> Tensor:
-        """Embedding of packed tokens, (n_cells, dim); NaN for a cell without open peaks. `known` is not used."""
+        """Embedding of packed tokens, (n_cells, dim); NaN for a cell without open peaks."""
         empty = offsets.diff() == 0
         if not len(empty):
             return self.norm.weight.new_empty(0, len(self.norm.weight))
@@ -221,12 +222,12 @@ class TransformerEncoder(nn.Module):
         return tokens.masked_scatter(~is_cls, ids), shifted
 
     def embed(self, features: Tensor) -> Tensor:
-        """The embedding is what the encoder gives."""
+        """The embedding is the output of the encoder."""
         return features
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """Set the peak vectors, (n_peaks, dim), scaled to the size that they have at random."""
+        """Set the peak vectors, (n_peaks, dim), scaled as the random ones are."""
         table = self.tokens.embedding.weight
         table[:-1] = vectors * (table[:-1].std() / vectors.std().clamp(min=1e-12))
 
@@ -239,29 +240,30 @@ def run(blocks: nn.ModuleList, x: Tensor, offsets: Tensor) -> Tensor:
     return cast("Block", blocks[-1]).first_rows(x, attend)
 
 
-def limit(ids: Tensor, offsets: Tensor, most: int | None) -> tuple[Tensor, Tensor]:
-    """Keep at most `most` peaks of each cell: those that come first in one fixed, scattered order of all peaks.
+def limit(ids: Tensor, offsets: Tensor, max_peaks: int | None) -> tuple[Tensor, Tensor]:
+    """Keep at most `max_peaks` peaks of each cell, the first ones in a fixed, scattered order.
 
-    The order is that of a multiplicative hash of the position in the vocabulary. So the choice is the same each time
-    and in each cell, is spread over the genome, and changes by one peak where one peak of the cell changes.
+    Peaks are ordered by a multiplicative hash of their position in the vocabulary. So the choice is
+    the same each time and in each cell, is spread over the genome, and changes by one peak if one
+    peak of the cell changes.
     """
     lengths = offsets.diff()
-    if most is None or not len(lengths) or int(lengths.max()) <= most:
+    if max_peaks is None or not len(lengths) or int(lengths.max()) <= max_peaks:
         return ids, offsets
     cells = torch.repeat_interleave(lengths)
-    # 2**32 / golden ratio, odd: a bijection of 32-bit numbers that sends neighbours far apart
+    # 2**32 / golden ratio, odd: a bijection of 32-bit numbers that scatters neighbours
     rank = (cells << 32) | ((ids * 2_654_435_769) & 0xFFFFFFFF)
     order = rank.argsort()
     place = torch.arange(len(ids), device=ids.device) - offsets[:-1][cells]
-    kept = order[place < most].sort().values
-    return ids[kept], torch.cat([offsets[:1], lengths.clamp(max=most).cumsum(0)])
+    kept = order[place < max_peaks].sort().values
+    return ids[kept], torch.cat([offsets[:1], lengths.clamp(max=max_peaks).cumsum(0)])
 
 
-def _group_sizes(lengths: Tensor, most: int) -> list[int]:
-    """How many cells to take at a time, ascending in length, for at most `most` tokens or one cell."""
+def _group_sizes(lengths: Tensor, max_tokens: int) -> list[int]:
+    """Sizes of groups of cells, ascending in length, with at most `max_tokens` or one cell each."""
     sizes, tokens = [0], 0
     for length in lengths.tolist():
-        if sizes[-1] and tokens + length > most:
+        if sizes[-1] and tokens + length > max_tokens:
             sizes.append(0)
             tokens = 0
         sizes[-1] += 1

@@ -1,4 +1,4 @@
-"""What is kept while a transformer is trained: the best weights, and the state of training."""
+"""Callbacks of training: the best weights, and the state of training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,22 @@ from .pretraining import gathered
 
 
 class KeepBest(pl.Callback):
-    """Holds the weights of the best epoch, tells of them, and stops when it lies too far back."""
+    """Keeps the weights of the best epoch, reports them, and stops early.
+
+    Parameters
+    ----------
+    template
+        A network of the same configuration.
+    patience
+        Epochs without a better one after which training stops.
+    on_better
+        Called with network and number of each epoch that is the best so far.
+    """
 
     def __init__(
-        self, like: Network, patience: int, on_better: Callable[[Network, int], None]
+        self, template: Network, patience: int, on_better: Callable[[Network, int], None]
     ) -> None:
-        self.like = like
+        self.template = template
         self.patience = patience
         self.on_better = on_better
         self.best: dict[str, Tensor] | None = None
@@ -33,15 +43,14 @@ class KeepBest(pl.Callback):
     @property
     def network(self) -> Network:
         """The network of the best epoch."""
-        network = copy.deepcopy(self.like)
+        network = copy.deepcopy(self.template)
         network.load_state_dict(self.best or {})
         return network
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        """Compare the epoch that just ended; its validation has been run."""
-        total = trainer.strategy.reduce(
-            torch.tensor(module.summed, device=module.device), reduce_op="sum"
-        )
+        """Compare the epoch that just ended, which is validated already."""
+        summed = torch.tensor(module.summed, device=module.device)
+        total = trainer.strategy.reduce(summed, reduce_op="sum")
         module.summed = [0.0, 0.0]
         losses = {
             "train": float(total[0] / total[1]),
@@ -51,33 +60,31 @@ class KeepBest(pl.Callback):
             msg = f"Training diverged in epoch {len(self.history)}: losses {losses}. Lower `lr`."
             raise FloatingPointError(msg)
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {"train": losses["train"], "epoch": len(self.history)}, step=trainer.global_step
-            )
+            metrics = {"train": losses["train"], "epoch": len(self.history)}
+            logger.log_metrics(metrics, step=trainer.global_step)
         self.history.append(losses)
         validation = [epoch["validation"] for epoch in self.history]
         best = int(np.argmin(validation))
         if best == len(validation) - 1:
-            self.best = {
-                name: _whole(tensor) for name, tensor in module.network.state_dict().items()
-            }
+            state = module.network.state_dict()
+            self.best = {name: _whole(tensor) for name, tensor in state.items()}
             self.on_better(self.network, len(validation) - 1)
         elif len(validation) - 1 - best >= self.patience:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State for a checkpoint."""
         return {"history": self.history, "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a checkpoint."""
         self.history, self.best = state_dict["history"], state_dict["best"]
 
 
 class KeepState(pl.Callback):
-    """Keeps the state of training in a file, from time to time; comes after :class:`KeepBest`.
+    """Writes the state of training to a file periodically; comes after :class:`KeepBest`.
 
-    `run` identifies the run, in plain types. The state of another one is an error.
+    `run` identifies the run, in plain types. The state of another run is an error.
     """
 
     def __init__(self, path: Path, minutes: float, run: dict[str, Any]) -> None:
@@ -87,21 +94,21 @@ class KeepState(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep it where it is time.
+        """Write it if it is time.
 
-        Not between batches whose gradients are summed, nor before the last validation of an epoch.
+        Not between batches whose gradients are summed, nor before the validation of an epoch.
         """
         is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not is_step or batch_idx + 1 >= trainer.num_training_batches:
             return
         if trainer.strategy.broadcast(self.clock.is_due()):  # the first process decides for all
-            self._keep(trainer)
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        """Keep it."""
-        self._keep(trainer)
+        """Write it."""
+        self._save(trainer)
 
-    def _keep(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)
         self.clock.start()
 
@@ -115,28 +122,26 @@ class KeepState(pl.Callback):
         checkpoint["epifoundation"] = {"run": self.run, "processes": gathered(mine)}
 
     def check(self) -> None:
-        """Raise where there is the state of another run, or no state."""
+        """Raise ValueError if the file is the state of another run, or not a state."""
         if not self.path.exists():
             return
         try:
             content = torch.load(self.path, weights_only=True, mmap=True, map_location="cpu")
             there = content["epifoundation"]["run"]
         except (UnpicklingError, KeyError, EOFError, RuntimeError) as error:
-            msg = (
-                f"{str(self.path)!r} is no state of training, or is damaged ({str(error).splitlines()[0]}): delete it, "
-                "or name another `state`."
-            )
+            msg = f"{str(self.path)!r} is not a state of training, or is damaged "
+            msg += f"({str(error).splitlines()[0]}): delete it, or name another `state`."
             raise ValueError(msg) from error
         check_run(self.path, there, self.run)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        """Take what differs between processes."""
+        """Read what differs between processes."""
         self.found = checkpoint["epifoundation"]["processes"]
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        """Take up the random state, after all else that draws from it."""
+        """Set the random state, after all other draws."""
         self.clock.start()
         if self.found:
             mine = self.found[trainer.global_rank]
@@ -147,6 +152,6 @@ class KeepState(pl.Callback):
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """A copy on the CPU, of all its parts."""
-    full = getattr(tensor, "full_tensor", None)  # of FSDP
+    """A copy of a tensor on the CPU, gathered from all processes."""
+    full = getattr(tensor, "full_tensor", None)  # with FSDP
     return (tensor if full is None else full()).detach().cpu().clone()

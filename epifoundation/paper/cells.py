@@ -1,4 +1,4 @@
-"""Training data as gradient training reads them: all cells in memory, or a sample of them and the files of the rest."""
+"""Training data for gradient training: all cells in memory, or a sample and files of the rest."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from .._settings import settings
 from ..nn import TrainingConfig
-from ..training.data import TrainingData, check_split, is_among, warn_unusable
+from ..training.data import TrainingData
 from ..training.rows import in_blocks
+from ..training.split import check_split, is_among, warn_unusable
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Loaded(TrainingData):
     Attributes
     ----------
     stored
-        If these are a sample of the cells: the data with all training cells in their files.
+        The data with all training cells in their files, if these are a sample of them.
     """
 
     pattern: sp.csr_matrix
@@ -30,7 +31,7 @@ class Loaded(TrainingData):
 
     @property
     def n_train(self) -> int:
-        """Training cells, in memory or not."""
+        """Number of training cells, in memory or in files."""
         return len(self.train if self.stored is None else self.stored.train)
 
 
@@ -40,25 +41,23 @@ def load(
     training: TrainingConfig,
     *,
     min_cells: int,
-    keep_vocabulary: bool,
     rng: np.random.Generator,
 ) -> Loaded:
-    """Look over all cells, leave out those with nothing to learn from and rare peaks, and read what is held in memory."""
+    """Leave out unusable cells and rare peaks, and read the cells that are kept in memory.
+
+    `min_cells` is as in :func:`.training.measure.measure`.
+    """
     is_train = is_among(data.train, data.pattern.shape[0])
-    n_open, often, n_counts = _look(data, is_train)
-    least = (
-        2 if objective == "peaks" else 1
-    )  # one peak to read, and without RNA another one to predict
-    usable = n_open >= least
+    n_open, n_open_in, n_counts = _scan(data, is_train)
+    min_peaks = 2 if objective == "peaks" else 1  # without RNA, one to read and one to predict
+    usable = n_open >= min_peaks
     if n_counts is not None and objective == "counts":
         usable &= n_counts > 0
-    warn_unusable(usable, stacklevel=5)
+    warn_unusable(usable)
     train, held = data.train[usable[data.train]], data.held[usable[data.held]]
     check_split(train, held, len(usable))
-    if not keep_vocabulary and data.drop_rare_peaks(
-        often, min_cells, f"{len(train):,} training cells"
-    ):
-        still = _look(data, is_train)[0] >= least  # a cell may have lost its last peak
+    if data.drop_rare_peaks(n_open_in, min_cells, f"{len(train):,} training cells"):
+        still = _scan(data, is_train)[0] >= min_peaks  # a cell may have lost its last peak
         train, held = train[still[train]], held[still[held]]
         check_split(train, held, len(usable))
     stored, sample = None, train
@@ -78,20 +77,20 @@ def load(
     return Loaded(**(vars(data) | in_memory), stored=stored)
 
 
-def _look(
+def _scan(
     data: TrainingData, is_train: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Open peaks of each cell, training cells in which each peak is open, and the sum of each cell's expression."""
+    """Open peaks of each cell, training cells with each peak, and total expression of each cell."""
     n_cells, n_peaks = data.pattern.shape
-    n_open, often = np.zeros(n_cells, np.int64), np.zeros(n_peaks, np.int64)
+    n_open, n_open_in = np.zeros(n_cells, np.int64), np.zeros(n_peaks, np.int64)
     n_counts = None if data.target is None else np.zeros(n_cells)
     with tqdm(total=n_cells, desc="Reading", unit=" cells", disable=not settings.progress) as bar:
         for block in in_blocks(data.pattern):
             rows = np.arange(block.start, block.stop)
             part = data.pattern[rows]
             n_open[rows] = np.diff(part.indptr)
-            often += np.bincount(part[is_train[rows]].indices, minlength=n_peaks)
+            n_open_in += np.bincount(part[is_train[rows]].indices, minlength=n_peaks)
             if data.target is not None and n_counts is not None:
                 n_counts[rows] = np.asarray(data.target[rows].sum(axis=1)).ravel()
             bar.update(len(rows))
-    return n_open, often, n_counts
+    return n_open, n_open_in, n_counts

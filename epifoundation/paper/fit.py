@@ -1,4 +1,4 @@
-"""Training of a transformer by gradient, from loaded data to the network of the best epoch."""
+"""Training of a transformer by gradient: from loaded data to the network of the best epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .._settings import settings
 from .._version import __version__
 from ..models import EpiFoundation
 from ..nn import ENCODER, ModelConfig, Network, TrainingConfig, has_bfloat16
-from ..training.components import expression_components, log_normalise
+from ..training.components import expression_components, scored_expression
 from ..training.engine import Engine
 from ..training.processes import World, naming_lost_processes
 from .callbacks import KeepBest, KeepState
@@ -34,7 +34,7 @@ from .trainer import make_trainer, quiet
 
 @dataclass(frozen=True)
 class Fitted:
-    """What :func:`fit` returns: the best network, losses by epoch, whether it was interrupted."""
+    """Result of :func:`fit`: the best network, losses by epoch, whether it was interrupted."""
 
     network: Network
     history: list[dict[str, float]]
@@ -57,24 +57,24 @@ def fit(
 ) -> Fitted:
     """Build a network, train it, and return its best state on the validation cells.
 
-    The caller's random state is left as it was. An interruption (Ctrl-C) after the first epoch ends
-    training with the best network so far and a warning; before that it is raised.
+    The random state of the caller does not change. An interruption (Ctrl-C) after the first epoch
+    ends training with the best network so far and a warning; before that it is raised.
 
     Parameters
     ----------
     data, config, training, init
         Cells, architecture, options, and the model to begin with or None.
     device, rng, engine
-        Where, by which seed, and how it is run.
+        Device, seed, and engine.
     labels
         Codes of labels to learn, -1 for none, or None.
     prepare_network
-        Called with the network that training begins with.
+        Called with the initial network.
     on_better
         Called with network and number of each epoch that is the best so far.
     """
     seed = int(rng.integers(2**31))
-    if data.stored is not None:  # the neighbours of a cell may be anywhere
+    if data.stored is not None:  # neighbours of a cell may be in the files
         training = replace(training, n_neighbors=1)
     pooling = _pooling(data, config, training, rng)
     network = build(data, config, training, init, seed, rng)
@@ -82,15 +82,14 @@ def fit(
         torch.manual_seed(seed)
         prepare_network(network)
     engine, world = engine or Engine(), World.from_environment()
-    _check_shares(training, world, data)
+    _check_processes(training, world, data)
     keep = KeepBest(copy.deepcopy(network).cpu(), training.patience, on_better)
     callbacks: list[Any] = [keep]
     state = None if engine.state is None else Path(engine.state)
     if state is not None:
-        processes = {"processes": world.size, "strategy": engine.strategy}
-        keep_state = KeepState(
-            state, engine.minutes, _identity(data, config, training, seed) | processes
-        )
+        run = _identity(data, config, training, seed)
+        run |= {"processes": world.size, "strategy": engine.strategy}
+        keep_state = KeepState(state, engine.minutes, run)
         keep_state.check()
         callbacks.append(keep_state)
     loaders = _loaders(data, training, pooling, labels, seed, world)
@@ -116,15 +115,15 @@ def fit(
             enable_progress_bar=settings.progress and world.rank == 0,
         )
         module = Pretraining(network, training, data.gene_positions, counts)
-        # Lightning's own count of them would look at the loader before its position is restored.
+        # Lightning would count them before the position of the loader is restored
         module.steps = max(ceil(len(loaders[0]) / training.accumulate) * n_epochs, 2)
-        interrupted = _run(
-            trainer, module, loaders, state if state is not None and state.exists() else None
-        )
+        start = state if state is not None and state.exists() else None
+        interrupted = _run(trainer, module, loaders, start)
     if keep.best is None:
         raise KeyboardInterrupt
     if interrupted:
-        msg = f"Training was interrupted after {len(keep.history)} epochs; this is the best model so far."
+        msg = f"Training was interrupted after {len(keep.history)} epochs; "
+        msg += "this is the best model so far."
         warnings.warn(msg, RuntimeWarning, stacklevel=5)
     return Fitted(keep.network.eval().requires_grad_(False), keep.history, interrupted)
 
@@ -137,7 +136,7 @@ def _loaders(
     seed: int,
     world: World,
 ) -> tuple[Loader, Loader]:
-    """Batches of training cells, and of validation cells."""
+    """Loaders of training cells and of validation cells."""
     cells = MinibatchCells(data.pattern, data.target, data.batch_codes, labels)
     held = in_order(replace(cells.take(data.held), batch=None), training.batch_size, world)
     if data.stored is None:
@@ -151,13 +150,12 @@ def _loaders(
 def _pooling(
     data: Loaded, config: ModelConfig, training: TrainingConfig, rng: np.random.Generator
 ) -> sp.csr_matrix | None:
-    """Row-stochastic weights of the cells whose RNA is pooled, for each training cell; or None."""
+    """Row-stochastic weights that pool the RNA of each training cell with its neighbours."""
     from sklearn.neighbors import NearestNeighbors
 
     if data.target is None or training.n_neighbors == 1:
         return None
-    expression = data.target[data.train]
-    expression = log_normalise(expression) if config.objective == "counts" else expression
+    expression = scored_expression(data.target[data.train], config.objective)
     components = expression_components(expression, N_COMPONENTS, rng, torch.device("cpu"))
     scores = components.scores(expression)
     n_neighbors = min(training.n_neighbors, len(scores))
@@ -168,7 +166,7 @@ def _pooling(
 def _identity(
     data: Loaded, config: ModelConfig, training: TrainingConfig, seed: int
 ) -> dict[str, Any]:
-    """What identifies a run, for its state: plain types."""
+    """Identity of a run, for its state: plain types."""
     peaks = pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum()
     return {
         "package_version": __version__,
@@ -182,8 +180,8 @@ def _identity(
     }
 
 
-def _check_shares(training: TrainingConfig, world: World, data: Loaded) -> None:
-    """Raise where there are more processes than cells for them."""
+def _check_processes(training: TrainingConfig, world: World, data: Loaded) -> None:
+    """Raise ValueError if there are more processes than cells."""
     for what, n in (
         ("cells of a batch (`batch_size`)", training.batch_size),
         ("training cells", data.n_train),
@@ -197,9 +195,9 @@ def _check_shares(training: TrainingConfig, world: World, data: Loaded) -> None:
 def _run(
     trainer: pl.Trainer, module: Pretraining, loaders: tuple[Loader, Loader], state: Path | None
 ) -> bool:
-    """Fit; True when it was interrupted.
+    """Fit; return whether it was interrupted.
 
-    Lightning turns Ctrl-C into SystemExit and ignores any further one. Here the session goes on.
+    Lightning turns Ctrl-C into SystemExit and ignores another one. Here the session continues.
     """
     from lightning.pytorch.trainer.states import TrainerStatus
     from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -207,7 +205,7 @@ def _run(
     try:
         handler = signal.getsignal(signal.SIGINT)
         trainer.fit(module, *loaders, ckpt_path=state)
-    except SIGTERMException as error:  # which would end the process as if all were well
+    except SIGTERMException as error:  # would end the process without an error
         raise SystemExit(128 + signal.SIGTERM) from error
     except SystemExit:
         if trainer.state.status != TrainerStatus.INTERRUPTED:

@@ -1,4 +1,4 @@
-"""The network that training begins with."""
+"""The initial network of training."""
 
 from __future__ import annotations
 
@@ -25,13 +25,11 @@ from ..nn import (
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
 from ..peaks.counted import dense
 from ..training.clusters import find_clusters
-from ..training.components import expression_components, log_normalise, semantic_components
+from ..training.components import expression_components, scored_expression, semantic_components
 from .cells import Loaded
 
-N_COMPONENTS = 30  # by which cells are clustered, and neighbours found
-PSEUDOCOUNT = (
-    15.0  # cells of which nothing is known, for the vectors that a transformer begins with
-)
+N_COMPONENTS = 30  # for clusters and neighbours
+PSEUDOCOUNT = 15.0  # of cells, that initial peak vectors are shrunken by
 
 
 def build(
@@ -42,14 +40,13 @@ def build(
     seed: int,
     rng: np.random.Generator,
 ) -> Network:
-    """A network with measured peak vectors and the heads' base rates, or with the weights of `init`."""
-    # Where there is RNA, it is expression that tells what a batch changes.
-    sizes = Sizes(
-        len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=data.target is None
-    )
+    """A network with measured peak vectors and base rates, or with the weights of `init`."""
+    # With RNA, batch effects are terms of the expression head
+    by_batch = data.target is None
+    sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=by_batch)
     if init is not None:
-        theirs = init.network.sizes  # the labels and batches of `init` are not those of the data
-        kept = {name: getattr(theirs, name) for name in ("n_chromosomes", "n_bins", "n_removed")}
+        old = init.network.sizes  # the labels and batches of `init` are not those of the data
+        kept = {name: getattr(old, name) for name in ("n_chromosomes", "n_bins", "n_removed")}
         sizes = replace(sizes, **kept)
     else:
         sizes = replace(sizes, n_chromosomes=data.peaks.intervals["chrom"].nunique())
@@ -57,7 +54,7 @@ def build(
         torch.manual_seed(seed)
         network = Network(config, sizes)
     if init is not None:
-        _go_on(network, init.network)
+        _copy_weights(network, init.network)
         return network
     pattern = data.pattern[data.train]
     with torch.no_grad():
@@ -68,23 +65,22 @@ def build(
         if isinstance(network.peaks, PeakHead):
             network.peaks.linear.bias.copy_(log_frequency(pattern))
             if data.target is not None and not training.peak_weight:
-                network.peaks.linear.weight.zero_()  # base rates, until it is fitted
+                network.peaks.linear.weight.zero_()  # base rates, until the head is fitted
         if network.expression is not None and data.target is not None:
             _set_base_rate(network.expression, data.target[data.train], config.objective)
     return network
 
 
 def _vectors(data: Loaded, config: ModelConfig, rng: np.random.Generator) -> np.ndarray:
-    """Shrunken means of memberships in clusters over the cells in which a peak is open, float32 (n_peaks, dim).
+    """Shrunken mean memberships of the cells in which each peak is open, float32 (n_peaks, dim).
 
-    Columns that small data cannot fill are noise.
+    Small data have fewer clusters than columns: the others are noise.
     """
     pattern, cpu = data.pattern[data.train], torch.device("cpu")
     if data.target is None:
         scored, components = pattern, semantic_components(pattern, N_COMPONENTS, rng, cpu)
     else:
-        scored = data.target[data.train]
-        scored = log_normalise(scored) if config.objective == "counts" else scored
+        scored = scored_expression(data.target[data.train], config.objective)
         components = expression_components(scored, N_COMPONENTS, rng, cpu)
     scores = components.scores(scored)
     clusters = find_clusters(scores, config.width, 1.0, rng)
@@ -96,17 +92,17 @@ def _vectors(data: Loaded, config: ModelConfig, rng: np.random.Generator) -> np.
     return (vectors / (vectors.std(axis=0) + 1e-12)).astype(np.float32)
 
 
-def _go_on(network: Network, init: Network) -> None:
-    """Take over what `init` has learned, but for its labels and batches."""
+def _copy_weights(network: Network, init: Network) -> None:
+    """Copy the weights of `init`, except for labels and batches."""
     network.get_submodule(ENCODER).load_state_dict(init.get_submodule(ENCODER).state_dict())
     if isinstance(network.peaks, PeakHead) and isinstance(init.peaks, PeakHead):
         network.peaks.start_from(init.peaks)
     if network.expression is not None and init.expression is not None:
-        network.expression.start_from(init.expression)  # type: ignore[arg-type] # of the same configuration
+        network.expression.start_from(init.expression)  # type: ignore[arg-type] # of the same class
 
 
 def _set_chromosomes(network: Network, data: Loaded) -> None:
-    """Tell the token tables of peaks and genes where their tokens lie."""
+    """Set the chromosomes of peaks and genes in their token tables."""
     if not network.sizes.n_chromosomes:
         return
     names = pd.Index(sorted(data.peaks.intervals["chrom"].unique()))
@@ -122,13 +118,13 @@ def _set_chromosomes(network: Network, data: Loaded) -> None:
 
 
 def log_frequency(counts: sp.csr_matrix) -> torch.Tensor:
-    """Logarithm of the share of each column in all counts."""
+    """Logarithm of the fraction of each column in all counts."""
     total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() + 1
     return torch.from_numpy(np.log(total / total.sum()).astype(np.float32))
 
 
 def _set_base_rate(head: ExpressionHead | QueryHead, target: sp.csr_matrix, objective: str) -> None:
-    """Let a linear head of zero weights predict the mean cell; of values, any head has their scale."""
+    """Set the bias of a linear head to the mean cell; for values, mean and deviation."""
     if objective == "gaussian":
         values = target.toarray()
         deviation = values.std(axis=0)

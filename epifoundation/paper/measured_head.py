@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
 
 from ..nn import MeasuredHead
 from ..training.components import log_normalise
-from ..training.heads import HeadData
+from ..training.heads import HeadData, HeadWeights
 
 N_LANDMARKS = 400  # enough: on SNARE-seq, 300 and all cells agreed to the fourth digit
 WIDTHS = (0.1, 0.3, 1.0)  # of the kernel, in median squared distances of cells
@@ -19,7 +16,7 @@ PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 CHUNK = 4096
 
 
-def fit_measured_head(cells: HeadData) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def fit_measured_head(cells: HeadData) -> HeadWeights | None:
     """Head for the mean of ``log1p`` of counts per 10,000; None without counts of all genes.
 
     Fitted to the embedding of the training cells. Width of the kernel and penalty are those of the

@@ -1,4 +1,4 @@
-"""Minibatches of cells, in an order that seed and epoch determine: from memory, or from files."""
+"""Minibatches of cells from memory or files, in an order determined by seed and epoch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..cells.tokens import ahead
 from ..training.processes import World
 from ..training.rows import Rows
 
-RUN = 256  # cells that lie together are read together: chunks on disk hold about as many
+RUN = 256  # neighbouring cells that are read together, as many as in a chunk on disk
 
 
 class Batch(NamedTuple):
-    """Some cells: packed tokens, expression target, code of batch and of label (None where there is none)."""
+    """Some cells: packed tokens, expression target, codes of batches and labels, or None."""
 
     ids: Tensor
     offsets: Tensor
@@ -76,14 +76,14 @@ class MinibatchCells:
 
 
 class Loader:
-    """The batches of an epoch, from any of them on: what Lightning asks of a loader whose position is part of a checkpoint.
+    """The batches of an epoch, for Lightning; its position is part of a checkpoint.
 
     Parameters
     ----------
     batches
-        Of an epoch, from the one with that number on.
+        A function of epoch and batch number, which yields the batches from that one on.
     n_batches
-        How many an epoch has.
+        Number of batches of an epoch.
     """
 
     def __init__(self, batches: Callable[[int, int], Iterator[Batch]], n_batches: int) -> None:
@@ -100,17 +100,17 @@ class Loader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Which epoch it is, and how many of its batches are done."""
+        """Number of the epoch, and of batches that are done."""
         return {"epoch": self.epoch, "done": self.done % self.n_batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin after these batches."""
+        """Start after these batches."""
         self.epoch, self.start, self.done = state["epoch"], state["done"], state["done"]
 
 
 def shuffled(cells: MinibatchCells, batch_size: int, seed: int, world: World) -> Loader:
-    """All cells once an epoch, in random order; each process takes its part of each batch."""
-    # An incomplete last batch of very few cells would be a noisy step.
+    """All cells once per epoch, in random order; each process takes a part of each batch."""
+    # An incomplete last batch of few cells would be a noisy step
     n_batches = len(cells) // batch_size if len(cells) > batch_size else 1
 
     def batches(epoch: int, start: int) -> Iterator[Batch]:
@@ -123,7 +123,7 @@ def shuffled(cells: MinibatchCells, batch_size: int, seed: int, world: World) ->
 
 
 def in_order(cells: MinibatchCells, batch_size: int, world: World) -> Loader:
-    """All cells, of which each process takes its part."""
+    """All cells in order; each process takes a part of them."""
     rows = np.arange(world.rank, len(cells), world.size)
 
     def batches(epoch: int, start: int) -> Iterator[Batch]:
@@ -138,20 +138,19 @@ def from_files(
 ) -> Loader:
     """Runs of the ascending `rows` in random order, read and shuffled a `buffer` at a time.
 
-    Each process reads a part. Twice as many cells as a buffer holds are in memory.
+    Each process reads a part. Twice as many cells as a buffer are in memory.
     """
-    of_each = len(rows) // world.size
-    size = min(batch_size // world.size, of_each)
-    n_batches = of_each // size
+    n_rows = len(rows) // world.size
+    size = min(batch_size // world.size, n_rows)
+    n_batches = n_rows // size
     at_once = max(buffer // size, 1) * size
 
     def buffers(epoch: int, start: int) -> Iterator[tuple[MinibatchCells, np.ndarray]]:
-        # A buffer holds cells from everywhere
+        # A buffer has cells from all files
         runs = np.split(rows, np.arange(RUN, len(rows), RUN))
-        order = np.concatenate(
-            [runs[i] for i in np.random.default_rng([seed, epoch]).permutation(len(runs))]
-        )
-        order = order[world.rank * of_each :][: n_batches * size]
+        permuted = np.random.default_rng([seed, epoch]).permutation(len(runs))
+        order = np.concatenate([runs[i] for i in permuted])
+        order = order[world.rank * n_rows :][: n_batches * size]
         for first in range(start * size // at_once * at_once, len(order), at_once):
             some = order[first : first + at_once]
             rng = np.random.default_rng([seed + epoch, int(some[0]), len(some)])
@@ -168,7 +167,7 @@ def from_files(
 
 
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: the epochs before it are drawn again, so that any can be the first."""
+    """The order of an epoch; earlier ones are drawn again, so that a run can start at any."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epoch + 1):
         order = torch.randperm(n, generator=generator)

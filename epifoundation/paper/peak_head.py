@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
 
 from ..models import EpiFoundation
 from ..training.features import embedding_of
-from ..training.heads import HeadData
+from ..training.heads import HeadData, HeadWeights
 from ..training.label_head import spread
 from .initial_network import log_frequency
 
@@ -21,9 +18,7 @@ GAINS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 MAX_HELD = 64  # validation cells that the gain is chosen on
 
 
-def fit_peak_head(
-    model: EpiFoundation, cells: HeadData
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def fit_peak_head(model: EpiFoundation, cells: HeadData) -> HeadWeights:
     """Head that predicts which peaks are open, for a `model` trained on expression only.
 
     To first order around the mean cell, the log-rate of a peak changes with the embedding z as its
@@ -41,16 +36,16 @@ def fit_peak_head(
     count = pattern.getnnz(axis=0)
     rate = log_frequency(pattern).double().numpy()
     weight = np.linalg.solve(covariance, ((pattern.T @ around) / (count + PSEUDO)[:, None]).T).T
-    read, asked = _every_other(data.pattern[spread(data.held, MAX_HELD)])
-    change = (embedding_of(model, read) - mean) @ weight.T
+    shown, hidden = _every_other(data.pattern[spread(data.held, MAX_HELD)])
+    change = (embedding_of(model, shown) - mean) @ weight.T
 
     def loss(gain: float) -> float:
         logits = rate + gain * change
         top = logits.max(axis=1, keepdims=True)
         total = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
-        return float((asked.getnnz(axis=1) * total).sum() - asked.multiply(logits).sum())
+        return float((hidden.getnnz(axis=1) * total).sum() - hidden.multiply(logits).sum())
 
-    gain = min(GAINS, key=loss) if asked.nnz else 0.0
+    gain = min(GAINS, key=loss) if hidden.nnz else 0.0
     return {
         "linear.weight": torch.from_numpy((gain * weight).astype(np.float32)),
         "linear.bias": torch.from_numpy((rate - gain * (weight @ mean)).astype(np.float32)),

@@ -1,4 +1,4 @@
-"""The losses that a transformer is trained by, as a Lightning module."""
+"""The losses of a transformer, as a Lightning module."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ..training.label_head import balanced_weights
 from .minibatches import Batch, Loader
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # of the logits of labels
-PEAK_CELLS = 8  # of a batch, whose held-out peaks are predicted beside expression
+PEAK_CELLS = 8  # of a batch, whose held-out peaks are predicted in addition to expression
 
 
 class Pretraining(pl.LightningModule):
     """Expression from open peaks, held-out peaks from the others and, in fine-tuning, labels.
 
-    The classifier of labels serves in training only. With labels, the validation loss is theirs at
-    the best temperature: confidence is calibrated afterwards.
+    The classifier of labels is used in training only. With labels, the validation loss is their
+    cross-entropy at the best temperature: confidence is calibrated afterwards.
 
     Parameters
     ----------
     network, training
-        What learns, and how.
+        Network to train, and options.
     genes
-        Which of the genes of the network the data have; None for all.
+        Genes of the network that the data have; None for all.
     label_counts
         Training cells of each label; None without labels.
     """
@@ -51,12 +51,11 @@ class Pretraining(pl.LightningModule):
         self.network = network
         self.options = training
         self.steps = 2  # of the schedule
-        self.summed = [0.0, 0.0]  # loss of the cells of this epoch, and how many they are
+        self.summed = [0.0, 0.0]  # sum of losses over the cells of this epoch, and their number
         self.is_sharded = False
-        self.register_buffer(
-            "genes", None if genes is None else torch.from_numpy(genes), persistent=False
-        )
-        # What does not learn is known before processes share their gradients.
+        positions = None if genes is None else torch.from_numpy(genes)
+        self.register_buffer("genes", positions, persistent=False)
+        # Parameters are frozen before processes share their gradients
         self.peak_rate = training.peak_lr if training.peak_lr is not None else 0.05
         if not self.peak_rate:
             for weight in peak_tables(network):
@@ -64,9 +63,8 @@ class Pretraining(pl.LightningModule):
         self.classifier, weights = None, None
         if label_counts is not None:
             self.classifier = nn.Linear(network.config.width, len(label_counts))
-            weights = torch.from_numpy(
-                balanced_weights(label_counts, training.label_balance).astype(np.float32)
-            )
+            balanced = balanced_weights(label_counts, training.label_balance)
+            weights = torch.from_numpy(balanced.astype(np.float32))
         self.register_buffer("label_weights", weights, persistent=False)
         self.classified: list[tuple[Tensor, Tensor]] = []
 
@@ -80,11 +78,11 @@ class Pretraining(pl.LightningModule):
         return loss
 
     def on_train_epoch_start(self) -> None:
-        """Tell the loader, whose first batch is not read yet, which epoch it is."""
+        """Set the epoch of the loader, whose first batch is not read yet."""
         cast("Loader", self.trainer.train_dataloader).epoch = self.current_epoch
 
     def configure_model(self) -> None:
-        """Spread the weights over the processes, where the strategy wants that."""
+        """Shard the weights over the processes, if the strategy does."""
         mesh = self.device_mesh
         if mesh is None or self.is_sharded:
             return
@@ -97,13 +95,13 @@ class Pretraining(pl.LightningModule):
             register_fsdp_forward_method(self, name)
 
     def on_validation_start(self) -> None:
-        """Running statistics of the first process in all, which nothing else does where weights are spread."""
+        """With sharded weights, use the running statistics of the first process in all."""
         if self.is_sharded:
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """The loss of labels or expression of whole cells; without either, of every other peak."""
+        """The loss of labels or expression of whole cells; without both, of every other peak."""
         head = self.network.expression
         if self.classifier is not None and batch.label is not None:
             known = batch.label >= 0
@@ -111,7 +109,7 @@ class Pretraining(pl.LightningModule):
             self.classified.append((logits[known], batch.label[known]))
             return
         if batch.target is None or head is None:
-            # The same peaks each time, so that epochs can be compared.
+            # The same peaks each time, so that epochs can be compared
             every_other = torch.arange(len(batch.ids), device=batch.ids.device) % 2 == 0
             loss = self._loss(batch, keep_one(every_other, batch.offsets))
         else:
@@ -123,7 +121,7 @@ class Pretraining(pl.LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Negative log-likelihood of the labels at the best of some temperatures."""
+        """Cross-entropy of the labels at the best temperature."""
         if not self.classified:
             return
         parts = [torch.cat(each) for each in zip(*self.classified, strict=True)]
@@ -135,12 +133,11 @@ class Pretraining(pl.LightningModule):
         self.log("validation", loss, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW and a schedule; the peak vectors learn at another rate."""
+        """AdamW and a schedule; the peak vectors have another rate."""
         config, rate = self.options, self.peak_rate
         peaks = [weight for weight in peak_tables(self.network) if weight.requires_grad]
-        others = [
-            p for p in self.parameters() if p.requires_grad and not any(p is peak for peak in peaks)
-        ]
+        trained = [p for p in self.parameters() if p.requires_grad]
+        others = [p for p in trained if not any(p is peak for peak in peaks)]
         groups = [
             {"params": others, "weight_decay": config.weight_decay},
             {"params": peaks, "weight_decay": 0.0},
@@ -160,16 +157,12 @@ class Pretraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _loss(self, batch: Batch, keep: Tensor) -> Tensor:
-        """Loss of the cells given their peaks where `keep`; the other peaks are predicted."""
-        network = self.network
+        """Loss of the cells given the peaks in the mask `keep`; the other peaks are predicted."""
+        network, zero = self.network, batch.offsets.new_zeros(1)
         cells = torch.repeat_interleave(batch.offsets.diff())
-        kept = torch.cat(
-            [
-                batch.offsets.new_zeros(1),
-                torch.bincount(cells[keep], minlength=len(batch.offsets) - 1),
-            ]
-        )
-        embedding = network.dropout(network.encode(batch.ids[keep], kept.cumsum(0)))
+        counts = torch.bincount(cells[keep], minlength=len(batch.offsets) - 1)
+        offsets = torch.cat([zero, counts]).cumsum(0)
+        embedding = network.dropout(network.encode(batch.ids[keep], offsets))
         loss = self._loss_of_heads(embedding, batch, batch.ids[~keep], cells[~keep])
         return loss + self._loss_of_labels(embedding, batch.label)
 
@@ -177,7 +170,7 @@ class Pretraining(pl.LightningModule):
         if self.classifier is None or labels is None:
             return 0.0
         logits, known, options = self.classifier(embedding), labels >= 0, self.options
-        loss = 0 * logits.sum()  # so that there is a gradient where no cell has one
+        loss = 0 * logits.sum()  # a gradient is needed even if no cell has a label
         if known.any():
             loss = F.cross_entropy(
                 logits[known],
@@ -190,58 +183,56 @@ class Pretraining(pl.LightningModule):
     def _loss_of_heads(
         self, embedding: Tensor, batch: Batch, hidden: Tensor, cells: Tensor
     ) -> Tensor:
-        """Loss of what the heads say; `hidden` peaks are those of the rows `cells` of the embedding."""
+        """Loss of the heads; `hidden` are held-out peaks of the rows `cells` of the embedding."""
         network, peaks = self.network, cast("PeakHead | None", self.network.peaks)
         if batch.target is None or network.expression is None:
-            return (
-                embedding.sum() * 0
-                if peaks is None
-                else peaks.loss(embedding, hidden, cells, batch.batch)
-            )
+            if peaks is None:
+                return embedding.sum() * 0
+            return peaks.loss(embedding, hidden, cells, batch.batch)
         weight = self._balance(batch.target, draw=True)
         loss = network.expression.loss(
             embedding, batch.target, batch.batch, genes=self.genes, weight=weight
         )
         if peaks is None or not self.options.peak_weight:
             return loss
-        # Logits of all peaks cost more than all else together, and here they are not the main thing: some of the cells do.
+        # Logits of all peaks cost more than the rest of the step: some of the cells are enough
         some = cells < PEAK_CELLS
         of_batch = None if batch.batch is None else batch.batch[:PEAK_CELLS]
         peak_loss = peaks.loss(embedding[:PEAK_CELLS], hidden[some], cells[some], of_batch)
         return loss + self.options.peak_weight * peak_loss
 
     def _balance(self, target: Tensor, *, draw: bool) -> Tensor | None:
-        most = self.options.balanced_genes
-        return None if most is None else balance(target, most, draw=draw)
+        max_genes = self.options.balanced_genes
+        return None if max_genes is None else balance(target, max_genes, draw=draw)
 
 
 def warm_restarts(
-    epoch: int, first: int = 15, warm_up: int = 5, decay: float = 0.9, least: float = 0.01
+    epoch: int, first: int = 15, warm_up: int = 5, decay: float = 0.9, low: float = 0.01
 ) -> float:
-    """Learning rate in `epoch`, as a fraction of the largest: the paper's cosine with warm restarts.
+    """Learning rate, as a fraction of the largest: the paper's cosine with warm restarts.
 
-    A cycle rises from `least` in `warm_up` epochs and falls back along a cosine; the next one falls for twice as long from
-    `decay` of the height.
+    A cycle rises from `low` in `warm_up` epochs and falls back along a cosine; the next one falls
+    for twice as long, from `decay` of the height.
     """
     height, fall = 1.0, first - warm_up
     while epoch >= warm_up + fall:
         epoch, fall, height = epoch - warm_up - fall, 2 * fall, decay * height
     if epoch < warm_up:
-        return least + (height - least) * epoch / warm_up
-    return least + (height - least) * (1 + cos(pi * (epoch - warm_up) / fall)) / 2
+        return low + (height - low) * epoch / warm_up
+    return low + (height - low) * (1 + cos(pi * (epoch - warm_up) / fall)) / 2
 
 
 def peak_tables(network: Network) -> list[Tensor]:
-    """The vectors of peaks, where they are a table of numbers to learn."""
+    """The table of peak vectors, unless it is adapted."""
     encoder = cast("TransformerEncoder", network.encoder)
     table = encoder.get_submodule(encoder.table)
     return [table.weight] if isinstance(table, nn.Embedding) else []
 
 
-def hold_out(ids: Tensor, offsets: Tensor, most: float) -> Tensor:
-    """Draw for each cell a rate below `most` and hold its peaks out at that rate: a mask of those kept."""
+def hold_out(ids: Tensor, offsets: Tensor, max_rate: float) -> Tensor:
+    """Hold out peaks of each cell at a random rate below `max_rate`: a mask of those kept."""
     lengths = offsets.diff()
-    rates = torch.rand(len(lengths), device=ids.device) * most
+    rates = torch.rand(len(lengths), device=ids.device) * max_rate
     keep = torch.rand(len(ids), device=ids.device) >= torch.repeat_interleave(rates, lengths)
     return keep_one(keep, offsets)
 
@@ -257,7 +248,7 @@ def keep_one(keep: Tensor, offsets: Tensor) -> Tensor:
 
 
 def gathered(mine: Any) -> list[Any]:
-    """What each of the processes has, on the CPU."""
+    """The values of all processes, on the CPU."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]
     parts: list[Any] = [None] * dist.get_world_size()

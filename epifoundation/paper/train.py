@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..models import EpiFoundation
-from ..models._adapter import Adapter
+from ..models._adapter import adapted
 from ..nn import ModelConfig, Network, TrainingConfig, adapt, blend, merge
 from ..training.batch_effects import batch_directions, batch_means, project_out
 from ..training.data import TrainingData
@@ -48,10 +48,8 @@ def train_model(
     device: torch.device,
 ) -> EpiFoundation:
     """A pretrained transformer; see :func:`epifoundation.tl.pretrain`."""
-    keep = init is not None
-    loaded = load(
-        data, config.objective, training, min_cells=min_cells, keep_vocabulary=keep, rng=rng
-    )
+    min_cells = 0 if init is not None else min_cells
+    loaded = load(data, config.objective, training, min_cells=min_cells, rng=rng)
     labels, codes = loaded.label_codes()
     if training.balanced_genes is not None:
         _check_balance(loaded.target, loaded.train, loaded.held)
@@ -89,7 +87,7 @@ def finetune_model(
     device: torch.device,
 ) -> EpiFoundation:
     """A fine-tuned transformer; see :func:`epifoundation.tl.finetune`."""
-    loaded = load(data, summary["objective"], training, min_cells=1, keep_vocabulary=True, rng=rng)
+    loaded = load(data, summary["objective"], training, min_cells=0, rng=rng)
     summary = summary | {"cells": len(loaded.train), "validation_cells": len(loaded.held)}
     labels, codes = loaded.label_codes()
     start: list[Network] = []
@@ -131,12 +129,7 @@ def finetune_model(
     # The head for the measured scale is large: an adapter has none
     fits = {name: each for name, each in HEADS.items() if rank is None or name != "measured"}
     tuned = with_heads(tuned, loaded, fits, rng)
-    if rank is None:
-        return tuned
-    adapter = Adapter.between(base, tuned.network, factors)
-    # The model returned is the one that will be read, to the last bit
-    network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
-    return replace(tuned, network=network, adapter=adapter).to(device)
+    return tuned if rank is None else adapted(base, tuned, factors).to(device)
 
 
 def _with_labels(
@@ -146,7 +139,7 @@ def _with_labels(
     finish: Callable[[EpiFoundation], EpiFoundation],
     codes: np.ndarray,
 ) -> EpiFoundation:
-    """A model with a label head, between `start` and `tuned`, that best classifies validation cells.
+    """A model between `start` and `tuned`, with the label head of the least validation loss.
 
     What improves the training cells may harm others, and interpolating weights is a way back
     (Wortsman et al. 2022). Of fractions that are equally good, the smallest is taken.
@@ -196,7 +189,7 @@ def with_heads(
 def without_batches(
     model: EpiFoundation, data: Loaded, rng: np.random.Generator, groups: np.ndarray | None = None
 ) -> EpiFoundation:
-    """`model` with directions along which batches of similar training cells differ projected out, if there are any."""
+    """`model` with batch effects of similar training cells projected out, if there are any."""
     rows = np.sort(rng.permutation(data.train)[:MAX_CELLS])
     embedding = embedding_of(model, data.pattern[rows]).astype(np.float64)
     codes = np.asarray(data.batch_codes)[rows]
@@ -208,13 +201,12 @@ def without_batches(
 
 
 def _check_balance(expression: Any, train: np.ndarray, held: np.ndarray) -> None:
-    """Raise if no cell has a gene of either kind: the loss would be zero."""
+    """Raise ValueError if no cell has genes of both kinds: the loss would be zero."""
     for name, rows in (("training", train), ("validation", held)):
         target = expression[rows]
         n_expressed = np.asarray((target > 0).sum(axis=1)).ravel()
         if not ((n_expressed > 0) & (n_expressed < target.shape[1])).any():
-            msg = (
-                f"`balanced_genes` needs cells with expressed and with silent genes; none of the {len(rows):,} {name} cells has "
-                f"both among {target.shape[1]:,} genes. Leave it out, or pass more genes."
-            )
+            msg = "`balanced_genes` needs cells with expressed and silent genes; none of the "
+            msg += f"{len(rows):,} {name} cells has both among {target.shape[1]:,} genes. "
+            msg += "Leave it out, or pass more genes."
             raise ValueError(msg)

@@ -29,7 +29,7 @@ def make_trainer(
     callbacks: list[Any],
     **options: Any,
 ) -> Trainer:
-    """A Lightning trainer; `options` are its own."""
+    """A Lightning trainer with further `options`."""
     import lightning.pytorch as pl
     from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
@@ -77,12 +77,12 @@ def _strategy(engine: Engine, world: World, device: torch.device) -> Any:
             process_group_backend=backend,
             timeout=timeout,
         )
-    # Heads without a target in a batch, and the label head, get no gradient.
+    # Heads without a target in a batch, and the label head, get no gradient
     return DDPStrategy(process_group_backend=backend, find_unused_parameters=True, timeout=timeout)
 
 
 def _atomic_io() -> Any:
-    """Checkpoints that are there whole or not at all: Lightning's own are moved from another disk."""
+    """Checkpoints written atomically: Lightning's are moved from another disk."""
     import torch
     from lightning.fabric.plugins import TorchCheckpointIO
 
@@ -90,7 +90,7 @@ def _atomic_io() -> Any:
         def save_checkpoint(
             self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
         ) -> None:
-            with replaced(Path(path)) as beside, beside.open("wb") as file:
+            with replaced(Path(path)) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
 
     return Atomic()
@@ -100,29 +100,25 @@ def _loggers(engine: Engine) -> list[Any]:
     from lightning.pytorch import loggers
 
     made: list[Any] = []
+    folder = str(engine.log)
     for name in engine.loggers:
         try:
             if name == "csv":
-                made.append(
-                    loggers.CSVLogger(
-                        str(engine.log), name=None, version="csv", flush_logs_every_n_steps=20
-                    )
-                )
+                made.append(loggers.CSVLogger(folder, None, name, flush_logs_every_n_steps=20))
             elif name == "tensorboard":
-                made.append(
-                    loggers.TensorBoardLogger(str(engine.log), name=None, version="tensorboard")
-                )
+                made.append(loggers.TensorBoardLogger(folder, name=None, version=name))
             else:
-                made.append(loggers.WandbLogger(save_dir=str(engine.log)))
+                made.append(loggers.WandbLogger(save_dir=folder))
         except ModuleNotFoundError as error:
-            msg = f"The logger {name!r} needs a package that is not installed ({error}): `pip install {name}`, or leave it out of `loggers`."
+            msg = f"The logger {name!r} needs a package that is not installed ({error}): "
+            msg += f"`pip install {name}`, or leave it out of `loggers`."
             raise ImportError(msg) from error
     return made
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back what Lightning says about hardware: one was chosen."""
+    """Silence Lightning's remarks about hardware."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -133,9 +129,9 @@ def quiet() -> Iterator[None]:
             ".*The number of training batches.*",
             ".*isinstance\\(treespec, LeafSpec\\).*",
             ".*`srun` command is available.*",
-            "Grad strides do not match bucket view strides.*",  # of DDP: costs a copy of a small tensor
-            ".*torch.jit.script_method.*",  # of torch.compile itself
-            ".*exists and is not empty.*",  # the folder of logs, when training goes on
+            "Grad strides do not match bucket view strides.*",  # DDP copies a small tensor
+            ".*torch.jit.script_method.*",  # from torch.compile
+            ".*exists and is not empty.*",  # the folder of logs, when training continues
         ):
             warnings.filterwarnings("ignore", message=message)
         try:

@@ -1,1 +1,1 @@
-"""Peaks of a model: the vocabulary, mapping peaks of data onto it, and cells recognized by their peaks."""
+"""Peaks of a model: vocabulary, mapping of the peaks of data, cells recognized by their peaks."""

@@ -1,4 +1,4 @@
-"""Cells that vectors of peaks were measured on, recognized by their open peaks when they come again."""
+"""Cells that peak vectors were measured on, recognized by their open peaks."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import pandas as pd
 
 from .vocabulary import PeakVocabulary
 
-WEIGHT = 255  # memberships are kept in units of 1 / 255
+WEIGHT = 255  # memberships are stored in units of 1 / 255
 
 
 @dataclass(frozen=True, eq=False)
 class CountedCells:
-    """What is kept of each cell that a block of columns was measured on: a hash of its tokens, and its few memberships.
+    """The cells that a block of columns was measured on: a hash of the tokens, few memberships.
 
     Attributes
     ----------
     hashes
-        Hash of the open peaks of each cell, ascending, uint64 (n_cells,). Of cells with the same open peaks one is kept.
+        Hash of the open peaks of each cell, ascending, uint64 (n_cells,). Of cells with the same
+        open peaks, one is kept.
     codes
         Columns in which a cell has a membership, uint8 or uint16 (n_cells, n_kept).
     weights
-        The memberships in units of 1 / 255 but for the first, uint8 (n_cells, n_kept - 1); all of them add up to 1.
+        All memberships except the first, in units of 1 / 255, uint8 (n_cells, n_kept - 1); the
+        memberships of a cell add up to 1.
     """
 
     hashes: np.ndarray
@@ -35,13 +37,13 @@ class CountedCells:
 
     @classmethod
     def of(cls, hashes: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> CountedCells:
-        """Cells in any order; of those with the same open peaks one is kept, whatever the order."""
+        """From cells in any order; one of those with the same open peaks is kept."""
         order = np.argsort(hashes, kind="stable")
         ordered = hashes[order]
         first = np.ones(len(order), bool)
         first[1:] = ordered[1:] != ordered[:-1]
         is_copy = ~first | np.append(~first[1:], False)[: len(first)]
-        if is_copy.any():  # of several, that with the least memberships by value
+        if is_copy.any():  # keep the first by memberships
             rows = order[is_copy]
             order[is_copy] = rows[
                 np.lexsort((*codes[rows].T[::-1], *weights[rows].T[::-1], hashes[rows]))
@@ -50,10 +52,7 @@ class CountedCells:
         return cls(hashes[kept], codes[kept], weights[kept])
 
     def find(self, hashes: np.ndarray, width: int) -> np.ndarray | None:
-        """Memberships of the cells with these hashes, float32 (n_cells, width), NaN for cells that were not counted.
-
-        None if no counted cell is among them.
-        """
+        """Memberships by hash, float32 (n_cells, width), NaN for unknown cells; None if all are."""
         if not len(self):
             return None
         place = np.minimum(np.searchsorted(self.hashes, hashes), len(self) - 1)
@@ -68,7 +67,7 @@ class CountedCells:
 def dense(
     codes: np.ndarray, weights: np.ndarray, width: int, *, unit: float = 1 / WEIGHT
 ) -> np.ndarray:
-    """Memberships as a matrix, float32 (n_cells, width); `weights` are those of all codes but the first."""
+    """Memberships as a matrix, float32 (n_cells, width); the first code has no weight."""
     known = np.zeros((len(codes), width), dtype=np.float32)
     if codes.shape[1]:
         rows = np.arange(len(codes))
@@ -78,19 +77,19 @@ def dense(
 
 
 def peak_keys(peaks: PeakVocabulary) -> np.ndarray:
-    """A number for each peak that depends on where it lies alone, uint64 (n_peaks,)."""
+    """A hash of the position of each peak, uint64 (n_peaks,)."""
     return pd.util.hash_pandas_object(
         peaks.intervals[["chrom", "start", "end"]].astype({"chrom": object}), index=False
     ).to_numpy(np.uint64)
 
 
 def hash_tokens(ids: np.ndarray, offsets: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Hash of the open peaks of each cell, whatever their order: the sum of their keys modulo 2^64, uint64 (n_cells,).
+    """Hash of the open peaks of each cell: sum of their keys modulo 2^64, uint64 (n_cells,).
 
-    Two cells with different open peaks have the same hash with a probability of about 2^-64.
+    Cells with different open peaks have the same hash with a probability of about 2^-64.
     """
     total = np.zeros(len(offsets) - 1, np.uint64)
-    there = np.flatnonzero(np.diff(offsets))
-    if len(there):
-        total[there] = np.add.reduceat(keys[ids], offsets[there], dtype=np.uint64)
+    is_filled = np.flatnonzero(np.diff(offsets))
+    if len(is_filled):
+        total[is_filled] = np.add.reduceat(keys[ids], offsets[is_filled], dtype=np.uint64)
     return total

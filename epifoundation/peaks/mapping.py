@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,15 +27,13 @@ from ..genome import (
 from ..genome._builds import count_misplaced
 from .vocabulary import PeakVocabulary
 
-# Peaks are shifted by this many bases to count overlaps by chance: farther than clusters of peaks
-# extend, nearer than the size of a chromosome band
+# Shift in bases to count overlaps by chance: beyond clusters of peaks, within a chromosome band
 SHIFT = 250_000
 # Ratio of overlaps to those by chance: at least 2.5 on the right build, 0.9 to 1.2 on a wrong one
 MAX_CHANCE_RATIO = 1.5
-MIN_CHANCE_OVERLAPS = 30  # with fewer overlaps by chance, there is no test
+MIN_CHANCE_OVERLAPS = 30  # fewer overlaps by chance are not tested
 WARN_BELOW = 0.5  # of the model's peaks; with less, cells look sparser than in training
 MIN_COVERAGE = 0.02
-OPTIONS = ("min_overlap", "genome", "liftover", "min_coverage")
 
 
 @dataclass
@@ -60,18 +56,18 @@ class PeakMap:
         self.report["open_fraction_matched"] = float(n_known / max(n_open, 1))
         self.report["counts_fraction_matched"] = float(matched / total) if total else 0.0
 
-    def check(self, least: float) -> None:
-        """Raise ValueError if less than `least` of the vocabulary is reached; warn if little is."""
-        fraction(least, "min_coverage")
+    def check(self, min_coverage: float) -> None:
+        """Raise ValueError if less of the vocabulary is reached; warn if little is."""
+        fraction(min_coverage, "min_coverage")
         reached, total = self.report["vocabulary_matched"], self.report["vocabulary"]
         summary = (
             f"the data's peaks reach {reached:,} of the {total:,} peaks of the model "
             f"({reached / total:.1%}), and {self.report['matched']:,} of the "
             f"{self.report['data']:,} peaks of the data are known to it"
         )
-        if reached < least * total:
+        if reached < min_coverage * total:
             msg = (
-                f"Too little in common: {summary}; at least {100 * least:.3g}% is required. "
+                f"Too little in common: {summary}; at least {100 * min_coverage:.3g}% is required. "
                 "Embeddings from so few peaks mean little: count the fragments on the model's "
                 "peaks, pretrain on your own data, or pass "
                 f"`min_coverage={reached / total / 2:.2g}`."
@@ -93,89 +89,6 @@ class PeakMap:
         if "counts_fraction_matched" in report:
             line += f"; {report['counts_fraction_matched']:.1%} of the counts in known peaks"
         tqdm.write(line, file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class PeakMapping:
-    """How the peaks of data are mapped onto those of a model.
-
-    Tools take it as ``mapping=``. Without it, they use the options of
-    :func:`epifoundation.pp.map_peaks`, or of the last tool, that was run on the data with the same
-    model.
-
-    Parameters
-    ----------
-    min_overlap
-        Minimal overlap, as a fraction of the shorter of two peaks; 0: one base.
-    genome
-        Build of the data's peaks, if known.
-    liftover
-        UCSC chain file to the model's build; peaks are lifted before they are compared.
-    min_coverage
-        Minimal fraction of the model's peaks that the data must reach.
-
-    Attributes
-    ----------
-    report
-        Coverage of each file, if :func:`epifoundation.pp.map_peaks` returned this for files.
-
-    Examples
-    --------
-    >>> import epifoundation as ep
-    >>> mdata = ep.datasets.pbmc_multiome()
-    >>> ep.tl.embed(mdata, mapping=ep.PeakMapping(genome="hg38", min_overlap=0.1))
-    """
-
-    min_overlap: float = 0.0
-    genome: str | None = None
-    liftover: str | Path | None = None
-    min_coverage: float = MIN_COVERAGE
-    report: ClassVar[pd.DataFrame | None] = None  # set by `pp.map_peaks` for files
-
-    def __post_init__(self) -> None:
-        for name in ("min_overlap", "min_coverage"):
-            fraction(getattr(self, name), name)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options that differ from the default, as numbers and strings."""
-        values = {name: getattr(self, name) for name in OPTIONS}
-        if self.liftover is not None:
-            values["liftover"] = str(Path(self.liftover).resolve())
-        default = PeakMapping()
-        return {key: value for key, value in values.items() if value != getattr(default, key)}
-
-    def map(self, peaks: PeakVocabulary, var: pd.DataFrame) -> PeakMap:
-        """Map the peaks of `var` onto a vocabulary; ValueError if they cover too little of it."""
-        found = map_onto(
-            peaks, var, min_overlap=self.min_overlap, genome=self.genome, liftover=self.liftover
-        )
-        found.check(self.min_coverage)
-        if self.options:
-            found.report["options"] = self.options
-        return found
-
-
-def takes_mapping[**P, R](tool: Callable[P, R]) -> Callable[P, R]:
-    """Accept the four options of :class:`PeakMapping`, which version 0.1 had, in place of it."""
-
-    @wraps(tool)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        options: dict[str, Any] = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
-        if options:
-            given = ", ".join(f"{name}={value!r}" for name, value in options.items())
-            if kwargs.get("mapping") is not None:
-                msg = f"Both `mapping` and {given}: pass these options in `mapping`."
-                raise TypeError(msg)
-            msg = (
-                f"`{tool.__name__}({given})` will be removed in version 0.3: pass "
-                f"`mapping=ep.PeakMapping({given})`, or run `ep.pp.map_peaks` with it first."
-            )
-            warn(msg, FutureWarning)
-            kwargs["mapping"] = PeakMapping(**options)
-        return tool(*args, **kwargs)
-
-    return wrapper
 
 
 def map_onto(
@@ -200,13 +113,13 @@ def map_onto(
     if stated is not None and build != "unknown" and stated != build and liftover is None:
         msg = (
             f"The peaks are of {stated} (`genome`), the model is of {build}. "
-            f"{_advice(build, lifted=False)} Builds are called {list(BUILDS)}."
+            f"{_advice(build, lifted=False)} Known builds: {list(BUILDS)}."
         )
         raise ValueError(msg)
     intervals, kept = given, np.arange(len(given))
     if liftover is not None:
         if report["data_genome"] == build != "unknown":
-            msg = f"The peaks are of {build} already, like the model: leave out `liftover`."
+            msg = f"The peaks are of {build}, like the model: omit `liftover`."
             raise ValueError(msg)
         intervals, status = lift_over(given, liftover)
         kept = np.flatnonzero(status == "lifted")
@@ -278,7 +191,7 @@ def _check_overlap(
 
 
 def _check_build(intervals: pd.DataFrame, model: str, *, lifted: bool) -> dict[str, Any]:
-    """Number of peaks without a place on the model's build; ValueError if they fit another one."""
+    """Number of peaks misplaced on the model's build; ValueError if they fit another one."""
     advice = _advice(model, lifted=lifted)
     found, wrong = incompatible_builds(intervals, model)
     if found:
@@ -296,7 +209,7 @@ def _check_build(intervals: pd.DataFrame, model: str, *, lifted: bool) -> dict[s
 
 
 def genome_build(peaks: PeakVocabulary) -> str:
-    """The build of a vocabulary: the stated one, or the only one with a place for all peaks."""
+    """The build of a vocabulary: the stated one, or the only one that fits all peaks."""
     if peaks.genome != "unknown":
         return peaks.genome
     fitting = [build for build, n in count_misplaced(peaks.intervals).items() if not n]
@@ -304,7 +217,7 @@ def genome_build(peaks: PeakVocabulary) -> str:
 
 
 def incompatible_builds(intervals: pd.DataFrame, build: str) -> tuple[list[str], np.ndarray]:
-    """Builds that intervals fit if they do not fit `build`; and which have no place on `build`."""
+    """Builds that fit if `build` does not, and a mask of intervals misplaced on `build`."""
     wrong = np.zeros(len(intervals), dtype=bool)
     if build in BUILDS:
         wrong = misplaced(intervals, build)

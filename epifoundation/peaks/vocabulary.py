@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .._files import read_columns
 from ..genome import COLUMNS, canonical_build, overlaps, parse_intervals, read_intervals
+from .bed import read_bed
 
 GENE_IDS = ("gene_ids", "gene_id")  # columns of `var` with identifiers: 10x, others
 
@@ -69,8 +69,7 @@ class PeakVocabulary:
     @classmethod
     def read_bed(cls, path: str | Path, *, genome: str = "unknown") -> PeakVocabulary:
         """From the first three columns of a BED file, plain or gzip; duplicates are dropped."""
-        frame = pd.DataFrame(read_columns(path, 3), columns=COLUMNS).drop_duplicates()
-        return cls(frame, genome)
+        return cls(read_bed(path)[COLUMNS].drop_duplicates(), genome)
 
     def write_bed(self, path: str | Path) -> None:
         """Write a gzip BED file; the same peaks give the same bytes."""
@@ -158,7 +157,7 @@ class GeneVocabulary:
         if self.ids is not None:
             object.__setattr__(self, "ids", [str(i) for i in self.ids])
             if len(self.ids) != len(self.names):
-                msg = f"Expected one identifier a gene ({len(self.names)}), got {len(self.ids)}."
+                msg = f"Expected one identifier per gene ({len(self.names)}), got {len(self.ids)}."
                 raise ValueError(msg)
 
     def __len__(self) -> int:

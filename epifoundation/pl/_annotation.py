@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import SEPARATOR, UNKNOWN, Keys
+from .._keys import SEPARATOR, UNKNOWN_LABEL, Keys
 from .._validate import Data, get_atac, integer, obs_column
 from ..metrics import area_under_risk_coverage, expected_calibration_error, risk_coverage
 
@@ -64,7 +64,7 @@ def annotation(
     import matplotlib.pyplot as plt
 
     atac, keys = get_atac(data, modality, peaks=False), Keys.of(key_added)
-    n_bins = integer(n_bins, "n_bins", least=2)
+    n_bins = integer(n_bins, "n_bins", minimum=2)
     missing = [name for name in (keys.cell_type, keys.confidence) if name not in atac.obs]
     if missing:
         msg = f"No {missing} in `obs`: run `epifoundation.tl.annotate` first, "
@@ -118,9 +118,9 @@ def _confusion(ax: Any, cells: pd.DataFrame) -> None:
     # Shared labels come first, in the same order: correct labels are on the diagonal
     shared = [label for label in table.index if label in table.columns]
     only_true = [label for label in table.index if label not in shared]
-    only_assigned = [label for label in table.columns if label not in (*shared, UNKNOWN)]
-    if UNKNOWN in table.columns and UNKNOWN not in shared:
-        only_assigned.append(UNKNOWN)
+    only_assigned = [label for label in table.columns if label not in (*shared, UNKNOWN_LABEL)]
+    if UNKNOWN_LABEL in table.columns and UNKNOWN_LABEL not in shared:
+        only_assigned.append(UNKNOWN_LABEL)
     table = table.reindex(index=shared + only_true, columns=shared + only_assigned)
     image = ax.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     ax.set_xticks(range(table.shape[1]), table.columns, rotation=90, fontsize="small")
@@ -159,7 +159,7 @@ def _confidence(ax: Any, cells: pd.DataFrame, n_bins: int) -> None:
         )
         ax.legend(frameon=False, fontsize="small", loc="upper left")
     ax.set(xlabel="confidence", ylabel="cells", xlim=(0, 1))
-    n_unknown = int((cells["assigned"].astype(str) == UNKNOWN).sum())
+    n_unknown = int((cells["assigned"].astype(str) == UNKNOWN_LABEL).sum())
     title = f"mean confidence {confidence.mean():.2f}, {n_unknown:,} unknown"
     ax.set_title(title, fontsize="medium")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._keys import UNKNOWN, Keys
+from .._keys import UNKNOWN_LABEL, Keys
 from .._validate import Data, get_atac, obs_column
 
 
@@ -70,8 +70,8 @@ def composition(
     labels, batch = (column[is_complete].astype(str) for column in (labels, batch))
     fractions = pd.crosstab(batch.to_numpy(), labels.to_numpy(), normalize="index")
     order = fractions.mean().sort_values(ascending=False).index
-    unknown = [UNKNOWN] if UNKNOWN in order else []
-    fractions = fractions[[*order.drop(UNKNOWN, errors="ignore"), *unknown]]
+    unknown = [UNKNOWN_LABEL] if UNKNOWN_LABEL in order else []
+    fractions = fractions[[*order.drop(UNKNOWN_LABEL, errors="ignore"), *unknown]]
     counts = batch.value_counts()
     if ax is None:
         height = 1.4 + 0.32 * max(len(fractions), 0.75 * fractions.shape[1])
@@ -87,7 +87,7 @@ def composition(
             left=left,
             height=0.8,
             label=name,
-            color="0.85" if name == UNKNOWN else palette[i % len(palette)],
+            color="0.85" if name == UNKNOWN_LABEL else palette[i % len(palette)],
         )
         left += values.to_numpy()
     ax.set_yticks(positions, [f"{name} ({counts[name]:,})" for name in fractions.index])

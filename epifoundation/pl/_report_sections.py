@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import UNKNOWN, Keys
+from .._keys import UNKNOWN_LABEL, Keys
 from .._validate import Data
 from ._annotation import annotation
 from ._composition import composition
@@ -165,10 +165,10 @@ def _labels(results: Results) -> list[Block]:
         if name in obs:
             rows[heading] = groups[name].median().to_numpy()
     rows = rows.sort_values("cells", ascending=False)
-    n_unknown = int((assigned == UNKNOWN).sum())
+    n_unknown = int((assigned == UNKNOWN_LABEL).sum())
     summary = f"{is_labelled.sum():,} cells have a label"
     if n_unknown:
-        summary += f", {n_unknown:,} of them {UNKNOWN!r} (unlike all cells of the reference)"
+        summary += f", {n_unknown:,} of them {UNKNOWN_LABEL!r} (unlike all cells of the reference)"
     blocks: list[Block] = [Paragraph(f"{summary}."), table(rows, "Annotated labels")]
     if batch_key is not None:
         bars = _plot(

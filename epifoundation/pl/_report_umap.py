@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import UNKNOWN
+from .._keys import UNKNOWN_LABEL
 from ._umap import find_basis
 
 
@@ -52,12 +52,14 @@ def palette(columns: pd.DataFrame) -> dict[str, str]:
     """A colour per category of the columns; beyond 102 categories, colours repeat."""
     import scanpy as sc
 
-    names = {name for column in columns for name in columns[column].cat.categories} - {UNKNOWN}
+    names = {name for column in columns for name in columns[column].cat.categories} - {
+        UNKNOWN_LABEL
+    }
     palettes = sc.pl.palettes
     is_few = len(names) <= len(palettes.default_20)
     colours = palettes.default_20 if is_few else palettes.default_102
     chosen = {name: colours[i % len(colours)] for i, name in enumerate(sorted(names))}
-    return chosen | {UNKNOWN: "lightgray"}
+    return chosen | {UNKNOWN_LABEL: "lightgray"}
 
 
 def _seeded(function: Callable[..., Any], seed: int) -> dict[str, int]:

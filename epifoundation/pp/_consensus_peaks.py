@@ -109,13 +109,13 @@ def consensus_peaks(
     5726
     """
     named = _named(sources)
-    if integer(min_sources, "min_sources", least=1) > len(named):
+    if integer(min_sources, "min_sources", minimum=1) > len(named):
         msg = (
             f"`min_sources` is {min_sources}, but the number of sources is {len(named)}; lower it."
         )
         raise ValueError(msg)
     if width is not None:
-        width = integer(width, "width", least=1)
+        width = integer(width, "width", minimum=1)
     elif score is not None:
         msg = f"`score={score!r}` ranks peaks of fixed width only: give `width=`, such as 501, "
         msg += "or leave `score` out."

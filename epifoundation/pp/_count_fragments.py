@@ -102,7 +102,7 @@ def count_fragments(
     one_of(counting, get_args(Counting), "counting")
     if min_fragments is None:
         min_fragments = MIN_FRAGMENTS if barcodes is None else 0
-    min_fragments = integer(min_fragments, "min_fragments", least=0)
+    min_fragments = integer(min_fragments, "min_fragments", minimum=0)
     files = _by_prefix(fragments, separator)
     vocabulary = _vocabulary(peaks)
     counter = FragmentCounter(vocabulary, _names(barcodes, files, separator), counting)

@@ -20,7 +20,8 @@ from ..cells.source import InMemory, Inputs, Source, as_sources
 from ..cells.tokens import iter_tokens
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..peaks.mapping import MIN_COVERAGE, PeakMap, PeakMapping
+from ..peaks.mapping import MIN_COVERAGE, PeakMap
+from ..peaks.options import PeakMapping
 
 
 def was_written_by(model: EpiFoundation, report: Any) -> bool:

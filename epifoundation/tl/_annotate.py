@@ -23,10 +23,12 @@ from ..inference.runner import apply, by_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import TrainingConfig
-from ..peaks.mapping import PeakMap, PeakMapping, takes_mapping
+from ..peaks.mapping import PeakMap
+from ..peaks.options import PeakMapping, takes_mapping
 from ..pp._map_peaks import map_source
-from ..training.data import held_out, prepare
+from ..training.data import DataKeys, prepare
 from ..training.labels import with_labels
+from ..training.split import parse_validation
 
 
 @documented
@@ -235,7 +237,7 @@ def _fit(
         raise ValueError(msg)
     if calibration is None:
         calibration = _batches_held_out(reference, model, batch_key, modality) or 0.2
-    kept = held_out(calibration)
+    kept = parse_validation(calibration)
     rng = np.random.default_rng(rng)
 
     def mapped(source: Source) -> PeakMap:
@@ -244,9 +246,7 @@ def _fit(
     data = prepare(
         reference,
         "peaks",
-        modality=modality,
-        label_key=label_key,
-        batch_key=batch_key,
+        DataKeys(modality, label_key=label_key, batch_key=batch_key),
         validation=kept,
         option="calibration",
         init=model,

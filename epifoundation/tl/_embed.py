@@ -19,7 +19,7 @@ from ..inference.reader import DTYPES, Reader, Readout
 from ..inference.runner import apply
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..peaks.mapping import PeakMapping, takes_mapping
+from ..peaks.options import PeakMapping, takes_mapping
 
 
 @documented
@@ -116,7 +116,7 @@ def embed(
     True
     """
     keys = Keys.of(key_added)
-    chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
+    chunk = None if batch_size is None else integer(batch_size, "batch_size", minimum=1)
     one_of(dtype, ("auto", *DTYPES), "dtype")
     model = resolve_model(model, device)
     check_batches(model, batch_key)

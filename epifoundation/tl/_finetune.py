@@ -19,15 +19,17 @@ from .._warn import warn
 from ..cells.formats import opened
 from ..cells.source import Inputs, Source, as_sources
 from ..models import EpiFoundation
-from ..models._adapter import Adapter
+from ..models._adapter import adapted
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
-from ..peaks.mapping import PeakMap, PeakMapping, takes_mapping
+from ..peaks.mapping import PeakMap
+from ..peaks.options import PeakMapping, takes_mapping
 from ..pp._map_peaks import map_source
 from ..training.batches import without_batches
-from ..training.data import held_out, prepare
+from ..training.data import DataKeys, prepare
 from ..training.engine import Engine
 from ..training.labels import with_labels, without_labels
+from ..training.split import parse_validation
 
 RANK = 8
 
@@ -131,7 +133,7 @@ def finetune(
             "continue pretraining, use `ep.tl.pretrain(data, init=model)`."
         )
         raise ValueError(msg)
-    rank = None if rank is None else integer(rank, "rank", least=1)
+    rank = None if rank is None else integer(rank, "rank", minimum=1)
     device = resolve_device(device)
     base = resolve_model(model, None)
     by_gradient = base.config.is_trained
@@ -167,7 +169,7 @@ def finetune(
     if by_gradient:
         _check_transformer(base, training, labels, learns_expression=learns_expression)
     rng = np.random.default_rng(rng)
-    held = held_out(validation)
+    held = parse_validation(validation)
 
     def mapped(source: Source) -> PeakMap:
         return map_source(source, base, mapping, Keys())
@@ -175,11 +177,7 @@ def finetune(
     prepared = prepare(
         data,
         base.config.objective if learns_expression else "peaks",
-        modality=modality,
-        rna_modality=rna_modality,
-        layer=layer,
-        batch_key=batch_key,
-        label_key=label_key,
+        DataKeys(modality, rna_modality, layer, batch_key, label_key),
         validation=held,
         init=base,
         map_peaks=mapped,
@@ -216,12 +214,7 @@ def finetune(
     elif tuned.labels:
         tuned = without_labels(tuned)
     tuned = replace(tuned, training=summary, name="unsaved", card="")
-    if rank is None:
-        return tuned.to(device)
-    adapter = Adapter.between(base, tuned.network, {})
-    # The returned model equals the saved one to the last bit
-    network = adapter.apply(base.network, tuned.config, tuned.network.sizes)
-    return replace(tuned, network=network, adapter=adapter).to(device)
+    return (tuned if rank is None else adapted(base, tuned, {})).to(device)
 
 
 def _read_obs(
@@ -273,7 +266,7 @@ def _check_batches(
     names = sorted(set(batch.dropna().astype(str)))
     if len(names) > 1 or batch.isna().any():  # missing batches are an error later
         return key
-    if labels is None or isinstance(held_out(validation), list):
+    if labels is None or isinstance(parse_validation(validation), list):
         msg = (
             f"`batch_key={key!r}` holds one batch, {names}: there is nothing to compare or to hold "
             "out. Name another column, or leave it out."

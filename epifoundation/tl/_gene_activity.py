@@ -77,12 +77,12 @@ def gene_activity(
     >>> ep.tl.gene_activity(mdata).shape
     (50, 10)
     """
-    for name, value, least in (
+    for name, value, minimum in (
         ("promoter", promoter, 0),
         ("max_distance", max_distance, 0),
         ("decay", decay, 1),
     ):
-        integer(value, name, least=least)
+        integer(value, name, minimum=minimum)
     with opened(data, modality, "the data") as source:
         rna = source.other(rna_modality)
         if rna is None and rna_modality != "rna":

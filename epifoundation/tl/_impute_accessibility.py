@@ -19,7 +19,7 @@ from ..inference.encode import encode_cells
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import MeasuredPeakHead, PeakHead
-from ..peaks.mapping import PeakMapping, takes_mapping
+from ..peaks.options import PeakMapping, takes_mapping
 from ..peaks.select import select_peaks
 from ..pp._map_peaks import map_source
 

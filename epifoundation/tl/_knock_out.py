@@ -27,7 +27,7 @@ from ..inference.removals import iter_removals
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import Known
-from ..peaks.mapping import PeakMapping, takes_mapping
+from ..peaks.options import PeakMapping, takes_mapping
 from ..peaks.select import select_peaks
 from ..pp._map_peaks import map_source
 
@@ -258,8 +258,7 @@ def _changes(
         of_cells = None if batch is None else batch[cells]
         nothing = torch.zeros(len(cells), 0)
         found = nothing if predict is None else predict(embedding, of_cells)
-        labels = nothing if label is None else label(embedding)
-        return [found.cpu().numpy(), labels.cpu().numpy()]
+        return [found.cpu().numpy(), (label(embedding) if label else nothing).cpu().numpy()]
 
     with tqdm(
         total=source.n_obs, desc="Knock-out", unit=" cells", disable=not settings.progress

@@ -25,7 +25,7 @@ from ..links.group import MIN_GROUP_CELLS, Candidates, link_group
 from ..links.pairs import find_pairs
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..peaks.mapping import PeakMapping, takes_mapping
+from ..peaks.options import PeakMapping, takes_mapping
 from ..pp._map_peaks import map_source
 
 EFFECTS = {
@@ -145,8 +145,8 @@ def link_peaks(
     ['gene3', 'gene4']
     """
     keys = Keys.of(key_added)
-    max_distance = integer(max_distance, "max_distance", least=1)
-    max_cells = integer(max_cells, "max_cells", least=1)
+    max_distance = integer(max_distance, "max_distance", minimum=1)
+    max_cells = integer(max_cells, "max_cells", minimum=1)
     atac = get_atac(data, modality)
     check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)

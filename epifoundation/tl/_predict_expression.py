@@ -19,7 +19,7 @@ from ..inference.runner import apply
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import LinearMeasuredHead, MeasuredHead
-from ..peaks.mapping import PeakMapping, takes_mapping
+from ..peaks.options import PeakMapping, takes_mapping
 
 
 @documented
@@ -94,7 +94,7 @@ def predict_expression(
     """
     keys = Keys.of(key_added)
     one_of(scale, ("mean", "measured"), "scale")
-    chunk = None if batch_size is None else integer(batch_size, "batch_size", least=1)
+    chunk = None if batch_size is None else integer(batch_size, "batch_size", minimum=1)
     model = resolve_model(model, device)
     is_measured = scale == "measured"
     head: AnyExpressionHead = (

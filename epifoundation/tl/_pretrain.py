@@ -22,10 +22,11 @@ from ..nn import ModelConfig, TrainingConfig
 from ..nn.config import OBJECTIVES
 from ..nn.encoders import FORMAT_1
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
-from ..training.data import TrainingData, held_out, prepare
+from ..training.data import DataKeys, TrainingData, prepare
 from ..training.engine import Engine
 from ..training.measure import measure
 from ..training.processes import World, connected
+from ..training.split import parse_validation
 from ..training.state import State
 
 
@@ -150,7 +151,7 @@ def pretrain(
     >>> model.config.dim, len(model.genes)
     (16, 20)
     """
-    min_cells = integer(min_cells, "min_cells", least=1)
+    min_cells = integer(min_cells, "min_cells", minimum=1)
     if training is None:
         training = config if isinstance(config, str) else "default"
     training = TrainingConfig.preset(training) if isinstance(training, str) else training
@@ -178,16 +179,12 @@ def pretrain(
     if config.is_measured:
         engine.check_measured()
     rng = np.random.default_rng(rng)
-    held = held_out(validation)
+    held = parse_validation(validation)
     prepared = prepare(
         data,
         likelihood,
+        DataKeys(modality, rna_modality, layer, batch_key, label_key),
         peaks=peaks,
-        modality=modality,
-        rna_modality=rna_modality,
-        layer=layer,
-        batch_key=batch_key,
-        label_key=label_key,
         validation=held,
         init=init,
         genome=genome,
@@ -279,8 +276,7 @@ def _measured(
             config,
             training,
             summary,
-            min_cells=min_cells,
-            keep_vocabulary=init is not None,
+            min_cells=0 if init is not None else min_cells,
             rng=rng,
             processes=processes,
             state=state,

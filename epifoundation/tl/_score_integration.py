@@ -101,7 +101,7 @@ def score_integration(
     keys = Keys.of(key_added)
     atac = get_atac(data, modality)
     check_writable(data, atac, copy=copy)
-    n_jobs = integer(n_jobs, "n_jobs", least=1)
+    n_jobs = integer(n_jobs, "n_jobs", minimum=1)
     names = (
         [keys.embedding]
         if embeddings is None

@@ -1,1 +1,1 @@
-"""Fitting models in closed form: one reader of training data, one pass of sums over cells, and readouts by regression."""
+"""Fitting models in closed form: training data, one pass of sums over cells, regressions."""

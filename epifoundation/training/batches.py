@@ -1,4 +1,4 @@
-"""Batches of new data projected out of a model that is there."""
+"""Batch effects of new data projected out of an existing model."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, TrainingConfig
 from .batch_effects import batch_means, project_out, scaled_directions
-from .data import TrainingData, draw
+from .data import TrainingData
 from .expression import batch_offsets
 from .features import features_of
 from .labels import without_labels
-from .measure import sample_size
+from .sample import sample_size
+from .split import draw
 
 
 def without_batches(
     model: EpiFoundation, data: TrainingData, training: TrainingConfig, rng: np.random.Generator
 ) -> EpiFoundation:
-    """`model` without what the batches of `data` differ by, and with what they change in expression; without labels."""
+    """`model` without labels and batch effects of `data`, with their offsets of expression."""
     base = without_labels(model)
     rows = draw(data.train, sample_size(data, training, rng), rng)
     pattern = data.pattern[rows]
     rows, pattern = rows[np.diff(pattern.indptr) > 0], pattern[np.diff(pattern.indptr) > 0]
-    columns, _ = features_of(base, pattern)
-    columns = columns.astype(np.float64)
+    columns = features_of(base, pattern)[0].astype(np.float64)
     batch = np.asarray(data.batch_codes)[rows]
     _, codes = data.label_codes()
     groups = None if codes is None else codes[rows]

@@ -22,7 +22,7 @@ class Clusters:
     centers
         (n_clusters, n_components).
     temperature
-        By how much farther than the nearest center, in squared distance, a membership falls to 1 / e.
+        Excess in squared distance over the nearest center at which a membership falls to 1 / e.
     """
 
     centers: np.ndarray
@@ -30,16 +30,13 @@ class Clusters:
 
     @property
     def n_kept(self) -> int:
-        """Memberships that a cell has."""
+        """Memberships per cell."""
         return min(N_KEPT, len(self.centers))
 
     def memberships(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Columns (n_cells, n_kept) and weights of the largest memberships, as in :class:`.counted.CountedCells`."""
-        square = (
-            (scores**2).sum(axis=1, keepdims=True)
-            + (self.centers**2).sum(axis=1)
-            - 2 * scores @ self.centers.T
-        )
+        """Columns and weights of the largest memberships, as in :class:`.counted.CountedCells`."""
+        square = (scores**2).sum(axis=1, keepdims=True) + (self.centers**2).sum(axis=1)
+        square -= 2 * scores @ self.centers.T
         codes = np.argsort(square, axis=1, kind="stable")[:, : self.n_kept]
         nearest = np.take_along_axis(square, codes, axis=1)
         weights = np.exp((nearest[:, :1] - nearest) / self.temperature)
@@ -51,13 +48,12 @@ class Clusters:
 def find_clusters(
     scores: np.ndarray, n_clusters: int, softness: float, rng: np.random.Generator
 ) -> Clusters:
-    """K-means clusters: as many as there are cells for, and one at least."""
+    """K-means clusters: at most `n_clusters`, with enough cells each, and at least one."""
     from sklearn.cluster import KMeans
 
     n_clusters = max(min(n_clusters, len(scores) // MIN_CELLS), 1)
-    n_clusters = min(
-        n_clusters, len(np.unique(scores, axis=0))
-    )  # cells of the same few genes may be equal
+    # Cells of the same few genes may be equal
+    n_clusters = min(n_clusters, len(np.unique(scores, axis=0)))
     seed = int(rng.integers(2**31))
     if n_clusters == 1 or not scores.shape[1]:
         return Clusters(scores.mean(axis=0, keepdims=True), 1.0)

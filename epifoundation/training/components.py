@@ -1,4 +1,4 @@
-"""Components of sparse matrices of cells: latent semantic indexing of open peaks, principal components of RNA."""
+"""Components of cells: latent semantic indexing of open peaks, principal components of RNA."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..nn import add_up
 
 N_OVERSAMPLED = 10
 N_ITERATIONS = 3
-PER_CELL = 1e4  # counts that a cell is scaled to
+PER_CELL = 1e4  # total counts that a cell is normalised to
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Components:
     Attributes
     ----------
     loadings
-        With the weight of each column in them, float32 (n_columns, n_components).
+        Including the weight of each column, float32 (n_columns, n_components).
     center, scale
-        Of the scores of the cells that they were learned from, (n_components,).
+        Of the scores of the cells that were fitted, (n_components,).
     is_pattern
-        Values are open peaks, of which a cell has ``log1p(1e4 / n)`` each; else values are taken as they are.
+        Values are open peaks, with a weight of ``log1p(1e4 / n)`` in a cell with n of them.
     """
 
     loadings: torch.Tensor
@@ -43,30 +43,28 @@ class Components:
 
     def _project(self, rows: sp.csr_matrix) -> np.ndarray:
         ids, offsets, values = packed(rows, self.loadings.device)
-        found = (
-            add_up(self.loadings, ids, offsets, None if self.is_pattern else values)
-            .double()
-            .cpu()
-            .numpy()
-        )
+        sums = add_up(self.loadings, ids, offsets, None if self.is_pattern else values)
+        found = sums.double().cpu().numpy()
         return found * cell_weights(rows)[:, None] if self.is_pattern else found
 
 
 def semantic_components(
     pattern: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device
 ) -> Components:
-    """Latent semantic indexing: ``log1p(1e4 / n_open) * idf`` of open peaks, without the first component, standardized.
+    """Latent semantic indexing of ``log1p(1e4 / n_open) * idf`` of open peaks, standardized.
+
+    The first component, which is depth, is dropped.
 
     Parameters
     ----------
     pattern
         Open peaks of cells, (n_cells, n_peaks).
     n
-        Components wanted; there are fewer in small data.
+        Number of components; small data give fewer.
     rng
         Source of randomness.
     device
-        Where the products are computed.
+        Device of the products.
     """
     idf = np.log1p(pattern.shape[0] / (1 + pattern.getnnz(axis=0)))
     matrix = Product(pattern, device, rows=cell_weights(pattern), columns=idf)
@@ -78,19 +76,16 @@ def semantic_components(
 def expression_components(
     values: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device
 ) -> Components:
-    """Principal components of expression, by an uncentered decomposition whose scores are centered."""
-    vectors = (
-        np.eye(values.shape[1])
-        if values.shape[1] < 3
-        else _right_vectors(Product(values, device), n + 1, rng)
-    )
-    return _centered(
-        torch.from_numpy(vectors.astype(np.float32)).to(device), values, is_pattern=False
-    )
+    """Principal components of expression: an uncentered decomposition with centered scores."""
+    vectors = np.eye(values.shape[1])
+    if values.shape[1] >= 3:
+        vectors = _right_vectors(Product(values, device), n + 1, rng)
+    loadings = torch.from_numpy(vectors.astype(np.float32)).to(device)
+    return _centered(loadings, values, is_pattern=False)
 
 
 def _centered(loadings: torch.Tensor, cells: sp.csr_matrix, *, is_pattern: bool) -> Components:
-    """Components whose scores of these cells have a mean of zero and, of open peaks, a variance of one."""
+    """Components whose scores of these cells have mean 0 and, for open peaks, variance 1."""
     n = loadings.shape[1]
     found = Components(loadings, np.zeros(n), np.ones(n), is_pattern)
     scores = found.scores(cells)
@@ -99,7 +94,7 @@ def _centered(loadings: torch.Tensor, cells: sp.csr_matrix, *, is_pattern: bool)
 
 
 class Product:
-    """Products with a sparse matrix of scaled rows and columns, by sums of rows of the other factor in float32."""
+    """Products of a sparse matrix, with scaled rows and columns, and a dense one, in float32."""
 
     def __init__(
         self,
@@ -142,7 +137,7 @@ class Product:
 
 
 def _right_vectors(matrix: Product, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Right singular vectors by randomized subspace iteration (Halko et al. 2011), (n_columns, n or less)."""
+    """Right singular vectors by randomized subspace iteration (Halko et al. 2011), at most `n`."""
     n = min(n, *(size - 1 for size in matrix.shape))
     if n < 1:
         return np.zeros((matrix.shape[1], 0))
@@ -165,16 +160,20 @@ def _orthonormal(columns: np.ndarray) -> np.ndarray:
 def log_normalise(counts: sp.csr_matrix) -> sp.csr_matrix:
     """``log1p`` of counts per 10,000, sparse float32."""
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    values = np.repeat(
-        (PER_CELL / np.maximum(totals, 1)).astype(np.float32), np.diff(counts.indptr)
-    )
+    factors = (PER_CELL / np.maximum(totals, 1)).astype(np.float32)
+    values = np.repeat(factors, np.diff(counts.indptr))
     values *= counts.data
     np.log1p(values, out=values)
     return with_values(counts, values)
 
 
+def scored_expression(rows: sp.csr_matrix, objective: str) -> sp.csr_matrix:
+    """Expression of which components are computed: normalised, if the objective is of counts."""
+    return log_normalise(rows) if objective == "counts" else rows
+
+
 def with_values(rows: sp.csr_matrix, values: np.ndarray) -> sp.csr_matrix:
-    """Other values in the same places, which are shared."""
+    """A matrix with other values in the same places; indices are not copied."""
     return sp.csr_matrix((values, rows.indices, rows.indptr), shape=rows.shape)
 
 
@@ -186,7 +185,7 @@ def cell_weights(pattern: sp.csr_matrix) -> np.ndarray:
 def packed(
     rows: sp.csr_matrix | sp.csc_matrix, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Column numbers, offsets and values of sparse rows, on a device; of CSC, of the rows of the transposed matrix."""
+    """Column numbers, offsets and values of sparse rows (of CSC: of its columns), on a device."""
     index = np.int32 if rows.nnz < 2**31 else np.int64
     ids, offsets = (
         torch.from_numpy(a.astype(index, copy=False)).to(device)
@@ -197,7 +196,7 @@ def packed(
 
 @contextmanager
 def same_bits() -> Iterator[None]:
-    """Dense linear algebra in one thread, whose results are the same, to the last bit, however many threads there are."""
+    """Run dense linear algebra in one thread, so that results do not depend on their number."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

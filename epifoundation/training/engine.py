@@ -1,12 +1,10 @@
-"""How training is run: on which processes, at which precision, what is kept of it.
-
-Lightning does it; its options are set here.
-"""
+"""How training is run: processes, precision, checkpoints and logs, which Lightning handles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .._validate import one_of
 
@@ -19,34 +17,35 @@ LOGGERS = ("csv", "tensorboard", "wandb")
 class Engine:
     """How :func:`epifoundation.tl.pretrain` and :func:`epifoundation.tl.finetune` run.
 
-    A set encoder, which is measured and not trained, has `state`, `minutes` and `timeout`; the other options are of
-    transformers. Its state is the sums over cells so far.
+    A set encoder, which is measured and not trained, has `state`, `minutes` and `timeout`; the
+    other options are for transformers. Its state is the sums over cells so far.
 
-    How many processes there are is told by what started them: ``torchrun`` (or ``python -m torch.distributed.run``) or Slurm's ``srun``
-    with ``--ntasks-per-node``; without either there is one.
+    The number of processes comes from the launcher: ``torchrun`` (or ``python -m
+    torch.distributed.run``) or Slurm's ``srun`` with ``--ntasks-per-node``; one without either.
 
     Parameters
     ----------
     strategy
-        ``"auto"``: ``"ddp"`` with several processes. ``"ddp"``: each process holds the whole model. ``"fsdp"``: each holds a part of it, for
-        vocabularies that are too large for one device.
+        ``"auto"``: ``"ddp"`` with several processes. ``"ddp"``: each process has the whole model.
+        ``"fsdp"``: each has a part of it, for vocabularies too large for one device.
     precision
-        ``"auto"``: float32 on a CPU and for the set encoder, bfloat16 for a transformer on a CUDA device that has it. ``"bfloat16"``: what
-        Lightning calls ``"bf16-mixed"``.
+        ``"auto"``: float32 on a CPU and for the set encoder, bfloat16 for a transformer on a CUDA
+        device that supports it. ``"bfloat16"``: Lightning's ``"bf16-mixed"``.
     compile
-        Compile the encoder (``torch.compile``): takes seconds to minutes first.
+        Compile the encoder (``torch.compile``), which takes seconds to minutes.
     state
-        A file that gets the whole state of training every `minutes` and after each epoch: weights, optimiser, schedule, position in the
-        data, random state. Where it is there already, training goes on from it, which gives the losses of a run without interruption;
-        data, options and seed must be the same. None: no file.
+        A file to which the whole state of training is written every `minutes` and after each epoch:
+        weights, optimiser, schedule, position in the data, random state. If it exists, training
+        continues from it, with the same losses as a run without interruption; data, options and
+        seed must be the same. None: no file.
     minutes
-        Between two states; 0 for one after each step.
+        Time between two states; 0 for one after each step.
     log
         A folder for `loggers`. None: no logs.
     loggers
-        What to log to: ``"csv"``, ``"tensorboard"``, ``"wandb"``; the last two must be installed.
+        ``"csv"``, ``"tensorboard"``, ``"wandb"``; the last two must be installed.
     timeout
-        Minutes after which a process gives up waiting for another one that does not answer.
+        Minutes after which a process stops waiting for another one that does not answer.
 
     Examples
     --------
@@ -67,12 +66,9 @@ class Engine:
     def __post_init__(self) -> None:
         one_of(self.strategy, STRATEGIES, "strategy")
         one_of(self.precision, PRECISIONS, "precision")
-        object.__setattr__(
-            self,
-            "loggers",
-            (self.loggers,) if isinstance(self.loggers, str) else tuple(self.loggers),
-        )
-        for name in self.loggers:
+        names = (self.loggers,) if isinstance(self.loggers, str) else tuple(self.loggers)
+        object.__setattr__(self, "loggers", names)
+        for name in names:
             one_of(name, LOGGERS, "loggers")
         for name in ("minutes", "timeout"):
             value = getattr(self, name)
@@ -81,16 +77,16 @@ class Engine:
                 raise ValueError(msg)
 
     def check_measured(self) -> None:
-        """Raise ValueError if an option was given that has no meaning for a set encoder, which is not trained by gradient."""
-        default = Engine()
-        for name in ("strategy", "precision", "compile", "log"):
-            value = getattr(self, name)
-            if value != getattr(default, name) and (name, value) not in (
-                ("strategy", "ddp"),
-                ("precision", "float32"),
-            ):
-                msg = (
-                    f"`Engine({name}={value!r})` has no meaning here: the set encoder is measured in closed form, in float32. Leave it out, "
-                    "or pass `encoder='transformer'`."
-                )
+        """Raise ValueError if an option was given that has no meaning for a set encoder."""
+        possible: dict[str, tuple[Any, ...]] = {
+            "strategy": ("auto", "ddp"),
+            "precision": ("auto", "float32"),
+            "compile": (False,),
+            "log": (None,),
+        }
+        for name, values in possible.items():
+            if getattr(self, name) not in values:
+                msg = f"`Engine({name}={getattr(self, name)!r})` has no meaning here: the set "
+                msg += "encoder is measured in closed form, in float32. Leave it out, or pass "
+                msg += "`encoder='transformer'`."
                 raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Decoders of expression in closed form: what clusters express, for a cell of known memberships in them."""
+"""Expression heads in closed form: profiles of clusters, weighted by memberships in them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..nn import ModelConfig
 from ..peaks.counted import WEIGHT
 from .statistics import FIXED, Statistics
 
-PSEUDO_CELLS = 5.0  # like the mean of all cells, that the profile of a cluster is shrunken by
+PSEUDO_CELLS = 5.0  # pseudocount of cells by which profiles are shrunken to the mean of all cells
 RIDGE = 0.1  # of the mean variance of a membership
-PSEUDO_BATCH = 20.0  # cells that show no effect, that the effect of a batch is shrunken by
+PSEUDO_BATCH = 20.0  # pseudocount of cells by which batch effects are shrunken to none
 
 
 def expression_weights(
@@ -89,11 +89,9 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def ridge(memberships: np.ndarray, expression: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge regression of expression on memberships: weights (dim, n_genes), and the constant (n_genes,)."""
-    center, level = (
-        memberships.mean(axis=0),
-        np.asarray(expression.mean(axis=0), dtype=np.float64).ravel(),
-    )
+    """Ridge regression of expression on memberships: weights (dim, n_genes), intercepts."""
+    center = memberships.mean(axis=0)
+    level = np.asarray(expression.mean(axis=0), dtype=np.float64).ravel()
     around = memberships - center
     inner = around.T @ around
     inner += (RIDGE * np.trace(inner) / len(inner) + 1e-12) * np.eye(len(inner))
@@ -111,18 +109,17 @@ def batch_offsets(
     objective: str,
     n_batches: int,
 ) -> np.ndarray:
-    """What a batch adds to the logits of each gene, beside the mean of the batches, (n_batches, n_genes).
+    """Offset of each batch in the logits of each gene, with mean 0 over batches.
 
-    The logarithm (log odds, difference) of what its cells express over what is predicted for their memberships.
+    The logarithm (log odds, difference) of the expression of its cells over that predicted from
+    their memberships, (n_batches, n_genes).
     """
     memberships = np.clip(embedding[:, : len(weight)].astype(np.float64), 0, None)
     observed, predicted = (np.zeros((n_batches, weight.shape[1])) for _ in range(2))
     size = np.bincount(codes[codes >= 0], minlength=n_batches)[:, None].astype(float)
-    depth = (
-        np.asarray(expression.sum(axis=1), dtype=np.float64).ravel()
-        if objective == "counts"
-        else np.ones(len(codes))
-    )
+    depth = np.ones(len(codes))
+    if objective == "counts":
+        depth = np.asarray(expression.sum(axis=1), dtype=np.float64).ravel()
     if objective == "gaussian":
         scale = weight + mean
     else:
@@ -136,18 +133,17 @@ def batch_offsets(
         offsets = (observed - predicted) / (size + PSEUDO_BATCH)
     else:
         total = observed.sum(axis=0) / max(size.sum(), 1)
-        expected = predicted * (
-            observed.sum(axis=1, keepdims=True)
-            / np.maximum(predicted.sum(axis=1, keepdims=True), 1e-12)
-        )
+        total_predicted = np.maximum(predicted.sum(axis=1, keepdims=True), 1e-12)
+        expected = predicted * (observed.sum(axis=1, keepdims=True) / total_predicted)
         seen, wanted = (array + PSEUDO_BATCH * total + 1e-9 for array in (observed, expected))
         offsets = np.log(seen) - np.log(wanted)
         if objective == "binary":
-            least = size + PSEUDO_BATCH
-            offsets -= np.log1p(-np.minimum(seen / least, 0.999)) - np.log1p(
-                -np.minimum(wanted / least, 0.999)
+            n_cells = size + PSEUDO_BATCH
+            silent, wanted_silent = (
+                np.log1p(-np.minimum(each / n_cells, 0.999)) for each in (seen, wanted)
             )
-    there = size[:, 0] > 0
-    offsets[there] -= offsets[there].mean(axis=0)
-    offsets[~there] = 0
+            offsets -= silent - wanted_silent
+    has_cells = size[:, 0] > 0
+    offsets[has_cells] -= offsets[has_cells].mean(axis=0)
+    offsets[~has_cells] = 0
     return offsets

@@ -1,4 +1,4 @@
-"""What a model makes of cells in memory, for what is fitted to it."""
+"""Columns and embeddings of cells in memory, for what is fitted to them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .components import packed
 
 @torch.inference_mode()
 def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of the encoder, and the embedding by these, of cells; float32.
+    """Columns of the encoder and the embedding of cells, without label columns; float32.
 
-    Cells that a set encoder was measured on are left out. The columns of an encoder that was trained
-    by gradient are the embedding.
+    Cells that a set encoder was measured on are left out of their own peak vectors. The columns of
+    an encoder trained by gradient are the embedding.
     """
     network = model.network
     folded = network.folded()
@@ -28,9 +28,8 @@ def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarra
         some = pattern[inside]
         ids, offsets, _ = packed(some, model.device)
         if network.config.is_measured:
-            columns = network.encoder(
-                ids, offsets, model.known(some.indices, some.indptr).get(ENCODER)
-            )
+            known = model.known(some.indices, some.indptr)
+            columns = network.encoder(ids, offsets, known.get(ENCODER))
             embedded = network.embed(columns, None)
         else:
             columns = embedded = folded.encode(ids, offsets)
@@ -39,5 +38,5 @@ def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarra
 
 
 def embedding_of(model: EpiFoundation, pattern: sp.csr_matrix) -> np.ndarray:
-    """Embedding of cells by their open peaks, float32 (n_cells, d)."""
+    """Embedding of cells, without label columns, float32 (n_cells, d)."""
     return features_of(model, pattern)[1]

@@ -1,4 +1,4 @@
-"""Heads in closed form: how each is fitted to the embedding of an encoder that is fitted already."""
+"""Heads in closed form: how each is fitted to the embedding of a fitted encoder."""
 
 from __future__ import annotations
 
@@ -61,14 +61,15 @@ class HeadData:
         return self.encode()
 
 
-# Tensors of a head by their name in it, and sizes; None if there is nothing to fit it to
-HeadFit: TypeAlias = Callable[[HeadData], tuple[Mapping[str, Tensor], dict[str, Any]] | None]
+# Tensors of a head by their name in it, and sizes for :meth:`.nn.Sizes.updated`
+HeadWeights: TypeAlias = tuple[Mapping[str, Tensor], dict[str, Any]]
+HeadFit: TypeAlias = Callable[[HeadData], HeadWeights | None]  # None: nothing to fit the head to
 
 
 def fit_heads(
     cells: HeadData, fits: Mapping[str, HeadFit]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of heads by their name in a network, and sizes for :meth:`.nn.Sizes.updated`."""
+    """Tensors of all heads by their names in a network, and sizes."""
     tensors: dict[str, Tensor] = {}
     sizes: dict[str, Any] = {}
     for name, fit in fits.items():
@@ -79,7 +80,7 @@ def fit_heads(
     return tensors, sizes
 
 
-def _expression(cells: HeadData) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _expression(cells: HeadData) -> HeadWeights | None:
     data = cells.data
     if data.target is None or cells.statistics is None:
         return None
@@ -98,13 +99,13 @@ def _expression(cells: HeadData) -> tuple[dict[str, Tensor], dict[str, Any]] | N
     return tensors, {"n_genes": len(data.genes), "n_batches": len(data.batches)}
 
 
-def _measured(cells: HeadData) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _measured(cells: HeadData) -> HeadWeights | None:
     if cells.statistics is None or "measured" not in cells.statistics.profiles:
         return None
     return measured_weights(cells.statistics), {"has_measured": True}
 
 
-def _label(cells: HeadData) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _label(cells: HeadData) -> HeadWeights | None:
     """Fitted to all cells; penalty and calibration are those of a head for training cells."""
     if cells.labels is None:
         return None

@@ -1,4 +1,4 @@
-"""Kernel ridge regression with landmarks (the Nyström method of Williams & Seeger 2001), in closed form."""
+"""Kernel ridge regression with landmarks (Nyström, Williams & Seeger 2001), in closed form."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from ..nn import KernelReadout, kernel
 from .components import same_bits
 
 CHUNK = 1024
-WIDTHS = (0.5, 1.0, 2.0)  # that are tried on validation cells
+WIDTHS = (0.5, 1.0, 2.0)  # tried on validation cells, as are penalties
 PENALTIES = (1.0, 3.0, 10.0, 30.0)
-DEFAULT = 1.0, 1.0  # width and penalty, where there are too few validation cells to choose
+DEFAULT = 1.0, 1.0  # width and penalty with too few validation cells to choose
 MIN_HELD = 10  # validation cells to choose on
-CELLS_PER_LANDMARK = (
-    10  # at least: with more landmarks, cells that were fitted lie apart from new ones
-)
+CELLS_PER_LANDMARK = 10  # at least: more landmarks would separate fitted cells from new ones
 MIN_LANDMARKS = 20
-TRIED = 3_000, 300  # cells and landmarks that serve for the choice
+MAX_TRIED = 3_000, 300  # cells and landmarks for the choice
 JITTER = 1e-8  # of the trace, so that landmarks may be equal
 
 
@@ -33,33 +31,33 @@ def choose(
     n_landmarks: int,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """Width and penalty of the least squared error on validation cells; `DEFAULT` for fewer than `MIN_HELD` of them.
+    """Width and penalty of the least squared error on validation cells, or `DEFAULT` for too few.
 
     Parameters
     ----------
     learned, held
         Inputs and targets of training and validation cells.
     n_landmarks
-        As for :func:`fit_kernel_ridge`; a few hundred serve for the choice.
+        As for :func:`fit_kernel_ridge`; at most a few hundred are used.
     rng
         Source of randomness.
     """
     if len(held[0]) < MIN_HELD:
         return DEFAULT
     seed, losses = int(rng.integers(2**31)), {}
-    n_cells, most = TRIED
+    n_cells, max_landmarks = MAX_TRIED
+    n_landmarks = min(n_landmarks, max_landmarks)
     (inputs, targets), (held_inputs, held_targets) = (
         [part[:: -(-len(part) // n_cells)] for part in parts] for parts in (learned, held)
     )
     for width in WIDTHS:
         rng = np.random.default_rng(seed)
         fits = fit_kernel_ridge(
-            inputs, targets, PENALTIES, n_landmarks=min(n_landmarks, most), width=width, rng=rng
+            inputs, targets, PENALTIES, n_landmarks=n_landmarks, width=width, rng=rng
         )
         for penalty, readout in zip(PENALTIES, fits, strict=True):
-            losses[width, penalty] = float(
-                (readout(held_inputs) - held_targets).double().square().sum()
-            )
+            error = readout(held_inputs) - held_targets
+            losses[width, penalty] = float(error.double().square().sum())
     return min(losses, key=losses.__getitem__)
 
 
@@ -75,8 +73,8 @@ def fit_kernel_ridge(
 ) -> list[KernelReadout]:
     r"""Fit ``targets`` by a radial kernel of the standardized ``inputs``, once for each penalty.
 
-    Minimizes :math:`|K W - (Y - \bar Y)|^2 + \lambda\, \mathrm{tr}(W^T K_{LL} W)` with the kernel K between cells and
-    landmarks.
+    Minimizes :math:`|K W - (Y - \bar Y)|^2 + \lambda\, \mathrm{tr}(W^T K_{LL} W)` with the kernel K
+    between cells and landmarks.
 
     Parameters
     ----------
@@ -85,9 +83,10 @@ def fit_kernel_ridge(
     penalties
         Weights of the norm of the solution.
     n_landmarks
-        Cells, drawn at random, that others are compared with; at most one of ten.
+        Number of landmarks, which are cells drawn at random; at most a tenth of the cells.
     width
-        Of the kernel, in units of the number of inputs, which is half the mean squared distance of two cells.
+        Width of the kernel, in units of the number of inputs, which is half the mean squared
+        distance of two cells.
     rng
         Source of randomness.
     """
@@ -108,20 +107,17 @@ def fit_kernel_ridge(
     found = []
     with same_bits():
         for some, wanted in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
-            similar = readout.similarities(
-                some
-            ).double()  # float32 products would change the solution by 1e-3
+            # Products in float32 would change the solution by 1e-3
+            similar = readout.similarities(some).double()
             inner += similar.T @ similar
             cross += similar.T @ (wanted - readout.base).double()
-        landmarks = (
-            readout.landmarks.double()
-        )  # rounded to float32, similarities may not be positive definite
+        # Rounded to float32, similarities may not be positive definite
+        landmarks = readout.landmarks.double()
         between = kernel(landmarks, landmarks, readout.width.double())
         inner.diagonal().add_(JITTER * float(inner.trace()))
         for penalty in penalties:
             fitted = copy.deepcopy(readout)
-            fitted.weight.copy_(
-                torch.cholesky_solve(cross, torch.linalg.cholesky(inner + penalty * between))
-            )
+            factor = torch.linalg.cholesky(inner + penalty * between)
+            fitted.weight.copy_(torch.cholesky_solve(cross, factor))
             found.append(fitted)
     return found

@@ -1,4 +1,4 @@
-"""The label head: regularised multinomial regression on the embedding, calibrated on cells that were held out."""
+"""The label head: regularised multinomial regression, calibrated on validation cells."""
 
 from __future__ import annotations
 
@@ -12,25 +12,17 @@ import torch
 from ..nn import LabelHead, conformal_scores
 from .components import same_bits
 
-STRENGTHS = (
-    0.001,
-    0.003,
-    0.01,
-    0.03,
-    0.1,
-    0.3,
-    1.0,
-)  # inverse penalties that are tried on the validation cells
-BALANCE = 0.25  # weight of a cell is the number of cells of its label to the power of minus this: rare labels are found more often
-NEVER = 20.0  # logits below all others, of a label without a cell
-MAX_CELLS = 2000  # cells that a head keeps of those held out, and of those learned from
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties tried on validation cells
+BALANCE = 0.25  # class weights are `n_label ** -BALANCE`, which finds more cells of rare labels
+NEVER = 20.0  # logit of a label without a cell, below the smallest of the others
+MAX_CELLS = 2000  # validation cells, and reference cells, that a head keeps
 
 
 @dataclass(frozen=True)
 class Regression:
     """A multinomial regression of standardized inputs."""
 
-    weight: np.ndarray  # (n_labels, d), of the inputs as they are
+    weight: np.ndarray  # (n_labels, d), of inputs that are not standardized
     bias: np.ndarray
     scale: np.ndarray  # standard deviation of the inputs, (d,)
 
@@ -44,10 +36,10 @@ def fit_label_head(
     held: tuple[np.ndarray, np.ndarray],
     final: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[LabelHead, float]:
-    """Fit a head, and give its loss on the validation cells.
+    """Fit a head, and return it with its loss on the validation cells.
 
-    The penalty and the temperature are those of the least negative log-likelihood on the validation cells, whose scores
-    the head keeps: for conformal sets, and to recognize cells that resemble none that it was fitted on.
+    Penalty and temperature are those of the least negative log-likelihood on the validation cells.
+    The head keeps their scores for conformal sets and novelty.
 
     Parameters
     ----------
@@ -56,10 +48,11 @@ def fit_label_head(
     held
         The same of the validation cells.
     final
-        The same of all cells, where the head is fitted once more on these after penalty and calibration are chosen.
+        The same of all cells, to which the head is fitted again once penalty and calibration are
+        chosen.
     """
     embedding, codes = learned
-    n_labels = int(max(codes.max(), codes.max() if final is None else final[1].max())) + 1
+    n_labels = int(max(each[1].max() for each in (learned, final or learned))) + 1
     tried = _regressions(embedding, codes, n_labels, STRENGTHS)
     losses = [_tempered_loss(regression.logits(held[0]), held[1]) for regression in tried]
     best = int(np.argmin([loss for loss, _ in losses]))
@@ -74,9 +67,8 @@ def fit_label_head(
         _calibrate(head, *held)
         if final is not None:
             every = spread(np.arange(len(final[1])), len(kept))
-            _set(
-                head, _regressions(*final, n_labels, STRENGTHS[best : best + 1])[0], final[0][every]
-            )
+            (regression,) = _regressions(*final, n_labels, STRENGTHS[best : best + 1])
+            _set(head, regression, final[0][every])
     return head.eval().requires_grad_(False), loss
 
 
@@ -88,29 +80,28 @@ def _set(head: LabelHead, regression: Regression, reference: np.ndarray) -> None
 
 
 def _calibrate(head: LabelHead, embedding: np.ndarray, codes: np.ndarray) -> None:
-    """Let the head keep what it needs of the validation cells."""
+    """Set moments and scores of the validation cells."""
     cells = torch.from_numpy(embedding.astype(np.float32))
-    strangeness = head.strangeness(cells)
-    head.moments.copy_(
-        torch.stack([strangeness.mean(dim=0), strangeness.std(dim=0, correction=0).clamp(min=1e-6)])
-    )
+    scores = head.ood_scores(cells)
+    deviation = scores.std(dim=0, correction=0).clamp(min=1e-6)
+    head.moments.copy_(torch.stack([scores.mean(dim=0), deviation]))
     scores = conformal_scores(head(cells))[torch.arange(len(codes)), torch.from_numpy(codes)]
     for buffer, values in ((head.conformal, scores), (head.novelty, head.score_novelty(cells))):
         ascending = values.sort().values
         buffer.copy_(ascending[spread(np.arange(len(ascending)), MAX_CELLS)])
 
 
-def spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most this many of the rows, evenly spaced, the last one among them."""
-    if len(rows) <= most:
+def spread(rows: np.ndarray, max_rows: int) -> np.ndarray:
+    """At most this many of the rows, evenly spaced, with the last one."""
+    if len(rows) <= max_rows:
         return rows
-    return rows[np.ceil(np.arange(1, most + 1) * len(rows) / most).astype(int) - 1]
+    return rows[np.ceil(np.arange(1, max_rows + 1) * len(rows) / max_rows).astype(int) - 1]
 
 
 def check_labels(
     labels: pd.Series, train: np.ndarray, held: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
-    """Names of the labels of training cells, and the code of each cell, -1 for none; or an error."""
+    """Names of the labels of training cells, and code of each cell, -1 for none; or an error."""
     known = labels.notna().to_numpy()
     names = sorted(set(labels.iloc[train[known[train]]].astype(str)))
     codes = pd.Index(names).get_indexer(labels.astype(str)).astype(np.int64)
@@ -126,7 +117,7 @@ def check_labels(
 def _regressions(
     embedding: np.ndarray, codes: np.ndarray, n_labels: int, strengths: Sequence[float]
 ) -> list[Regression]:
-    """One for each strength, ascending; each begins where the last one ended. Labels without a cell are never likely."""
+    """A regression for each strength, ascending; each is initialised with the previous one."""
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = embedding.mean(axis=0), embedding.std(axis=0) + 1e-6
@@ -138,21 +129,16 @@ def _regressions(
             fitted.set_params(C=strength).fit(scaled, codes, weights)
             weight, bias = fitted.coef_, fitted.intercept_
             if len(weight) == 1:  # two labels: one row of logits
-                weight, bias = (
-                    np.concatenate([-weight, weight]) / 2,
-                    np.concatenate([-bias, bias]) / 2,
-                )
+                weight, bias = (np.concatenate([-part, part]) / 2 for part in (weight, bias))
             every = np.zeros((n_labels, len(mean))), np.full(n_labels, bias.min() - NEVER)
-            every[0][fitted.classes_], every[1][fitted.classes_] = (
-                weight / scale,
-                bias - (weight / scale) @ mean,
-            )
+            weight = weight / scale
+            every[0][fitted.classes_], every[1][fitted.classes_] = weight, bias - weight @ mean
             found.append(Regression(*every, scale))
     return found
 
 
 def balanced_weights(counts: np.ndarray, power: float) -> np.ndarray:
-    """Weight of a cell of each label, the label's count to the power of -`power`; a cell has 1 on average."""
+    """Class weights ``counts ** -power``, scaled to a mean of 1 over cells."""
     weights = np.maximum(counts, 1) ** -float(power)
     return weights * counts.sum() / (weights * counts).sum()
 
@@ -164,9 +150,8 @@ def _tempered_loss(logits: np.ndarray, codes: np.ndarray) -> tuple[float, float]
     def loss(log_temperature: float) -> float:
         heated = logits / np.exp(log_temperature)
         heated -= heated.max(axis=1, keepdims=True)
-        return float(
-            np.mean(np.log(np.exp(heated).sum(axis=1)) - heated[np.arange(len(codes)), codes])
-        )
+        total = np.log(np.exp(heated).sum(axis=1))
+        return float(np.mean(total - heated[np.arange(len(codes)), codes]))
 
     found = minimize_scalar(loss, bounds=(-3, 3), method="bounded")
     return float(found.fun), float(np.exp(found.x))

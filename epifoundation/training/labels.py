@@ -1,4 +1,4 @@
-"""Labels for an existing model: columns measured beside those of its encoder, and a label head."""
+"""Labels for an existing model: columns measured for them, and a label head."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import numpy as np
 
 from ..models import EpiFoundation
 from ..nn import LABELS, TrainingConfig
-from .data import TrainingData, check_split, draw
+from .counting import count_labels, counted_labels
+from .data import TrainingData
 from .features import features_of
 from .heads import HEAD_FITS, HeadData, fit_heads
 from .label_head import check_labels
-from .measure import counted_labels, label_statistics, sample_size
-from .stages import Fit, Sample
+from .sample import Sample, sample_size
+from .split import check_split, draw
+from .stages import Fit
 
 
 def with_labels(
@@ -21,8 +23,8 @@ def with_labels(
 ) -> tuple[EpiFoundation, dict[str, int]]:
     """`model` with columns and a head for the labels of `data`, and numbers of cells.
 
-    Labels are measured on the data as clusters are in pretraining, whatever the encoder: each
-    labelled cell is left out of the vectors of its peaks. Columns for earlier labels are replaced.
+    Labels are measured on the data as clusters are in pretraining, for any encoder: each labelled
+    cell is left out of the vectors of its peaks. Columns for earlier labels are replaced.
 
     Raises
     ------
@@ -31,10 +33,10 @@ def with_labels(
     """
     names, codes = data.label_codes()
     if data.labels is None or codes is None:
-        msg = "There are no labels."
+        msg = "The data have no labels: pass `label_key=`."
         raise ValueError(msg)
     base = without_labels(model)
-    statistics = label_statistics(data, codes, len(names), base.device)
+    statistics = count_labels(data, codes, len(names), base.device)
     usable = statistics.usable
     train, held = (rows[usable[rows]] for rows in (data.train, data.held))
     check_split(train, held, len(codes))
@@ -43,15 +45,15 @@ def with_labels(
         "validation_cells": len(held),
         "unlabelled_cells": int((codes < 0).sum()),
     }
-    most = sample_size(data, training, rng)
-    train, held = draw(train, most, rng, codes), draw(held, max(most // 2, 1), rng)
+    n_cells = sample_size(data, training, rng)
+    train, held = draw(train, n_cells, rng, codes), draw(held, max(n_cells // 2, 1), rng)
     check_labels(data.labels, train, held)
     sample = Sample.of(data, train, held)
     encoded = features_of(base, sample.pattern)
     seed = int(rng.integers(2**31))
     fit = Fit(statistics, sample, training, seed, base.device, labels=codes, encoded=encoded)
     first, final = fit.fit()
-    of_cells = HeadData(
+    cells = HeadData(
         data,
         base.config,
         sample.rows,
@@ -61,11 +63,11 @@ def with_labels(
         labels=codes[sample.rows],
         first=first,
     )
-    tensors, sizes = fit_heads(of_cells, HEAD_FITS)
+    tensors, sizes = fit_heads(cells, HEAD_FITS)
     tensors |= {name: part.cpu() for name, part in final.tensors().items()}
     network = base.network.with_sizes(base.network.sizes.updated(final.sizes() | sizes), tensors)
-    cells = {**base.cells, LABELS: counted_labels(statistics.hashes, codes, usable)}
-    tuned = replace(base, network=network, labels=names, cells=cells, adapter=None)
+    counted = {**base.cells, LABELS: counted_labels(statistics.hashes, codes, usable)}
+    tuned = replace(base, network=network, labels=names, cells=counted, adapter=None)
     return tuned.to(base.device), numbers
 
 
@@ -73,14 +75,8 @@ def without_labels(model: EpiFoundation) -> EpiFoundation:
     """The model without labels."""
     if not model.labels:
         return model
-    sizes = replace(
-        model.network.sizes,
-        n_labels=0,
-        n_label_layers=0,
-        n_calibration=0,
-        n_reference=0,
-        n_label_landmarks=0,
-    )
-    cells = {name: there for name, there in model.cells.items() if name != LABELS}
+    names = ("n_labels", "n_label_layers", "n_calibration", "n_reference", "n_label_landmarks")
+    sizes = model.network.sizes.updated(dict.fromkeys(names, 0))
+    cells = {name: block for name, block in model.cells.items() if name != LABELS}
     network = model.network.with_sizes(sizes, {})
     return replace(model, network=network, labels=[], cells=cells, adapter=None).to(model.device)

@@ -1,4 +1,4 @@
-"""Work on blocks of cells divided among processes that were started together."""
+"""Blocks of cells divided among processes that were started together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together: which one this is, and how many there are, here and on all machines."""
+    """Rank of this process and number of processes, on this machine and on all of them."""
 
     rank: int = 0
     size: int = 1
@@ -30,7 +30,7 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """What the launcher put into the environment."""
+        """Read from the environment that the launcher has set."""
 
         def number(name: str, default: int) -> int:
             return int(os.environ.get(name, default))
@@ -38,31 +38,27 @@ class World:
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
             rank, size = number("RANK", 0), number("WORLD_SIZE", 1)
             return cls(rank, size, number("LOCAL_RANK", rank), number("LOCAL_WORLD_SIZE", size))
-        is_step = (
-            os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
-            and "SLURM_PROCID" in os.environ
-        )
-        if is_step and number("SLURM_NTASKS", 1) > 1:
-            size, nodes = number("SLURM_NTASKS", 1), number("SLURM_NNODES", 1)
-            local = number("SLURM_NTASKS_PER_NODE", size // nodes)
-            return cls(
-                number("SLURM_PROCID", 0), size, number("SLURM_LOCALID", 0), local, by_slurm=True
-            )
+        is_interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+        size, nodes = number("SLURM_NTASKS", 1), number("SLURM_NNODES", 1)
+        if "SLURM_PROCID" in os.environ and not is_interactive and size > 1:
+            rank, local_rank = number("SLURM_PROCID", 0), number("SLURM_LOCALID", 0)
+            local_size = number("SLURM_NTASKS_PER_NODE", size // nodes)
+            return cls(rank, size, local_rank, local_size, by_slurm=True)
         return cls()
 
 
 class Processes:
-    """Which of the processes this is, and how they put their results together."""
+    """Divides items among the processes, and combines their results."""
 
     def __init__(self, world: World) -> None:
         self.rank, self.size = world.rank, world.size
 
     def mine(self, items: Iterable[T]) -> list[T]:
-        """The items that this process works on."""
+        """The items of this process."""
         return [item for i, item in enumerate(items) if i % self.size == self.rank]
 
     def add_up(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Sums over all processes; sums of whole numbers, so their order makes no difference."""
+        """Sums over all processes; of integers, so their order makes no difference."""
         if self.size == 1:
             return dict(tensors)
         import torch.distributed as dist
@@ -76,7 +72,7 @@ class Processes:
         return found
 
     def same(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Those of the first process, in all."""
+        """Tensors of the first process, in all of them."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -96,7 +92,7 @@ def connected(engine: Engine, world: World) -> Iterator[Processes]:
         return
     begins = not dist.is_initialized()
     if begins:
-        where = None  # torchrun says it
+        where = None  # set by torchrun
         if world.by_slurm:
             from lightning.pytorch.plugins.environments import SLURMEnvironment
 
@@ -116,21 +112,20 @@ def connected(engine: Engine, world: World) -> Iterator[Processes]:
 
 @contextmanager
 def naming_lost_processes(engine: Engine) -> Iterator[None]:
-    """Say what happened where another process ended."""
+    """Raise ConnectionError with the reason if another process ended."""
     import torch.distributed as dist
 
     try:
         yield
     except RuntimeError as error:
-        of_peers = re.search(
-            r"gloo|NCCL|Connection (closed|reset) by peer|Timed out waiting", str(error)
-        )
-        if not (dist.is_available() and dist.is_initialized() and of_peers):
+        pattern = r"gloo|NCCL|Connection (closed|reset) by peer|Timed out waiting"
+        is_connected = dist.is_available() and dist.is_initialized()
+        if not is_connected or not re.search(pattern, str(error)):
             raise
-        kept = (
-            f"The state of training is kept in {str(engine.state)!r}: start all of them again to go on from it."
-            if engine.state is not None
-            else "Start all of them again; with `Engine(state=...)` they would go on from where they were."
-        )
-        msg = f"Another process of this training ended, was killed, or stopped answering: {str(error).splitlines()[0]}. {kept}"
+        msg = "Another process of this training ended, was killed, or stopped answering: "
+        msg += f"{str(error).splitlines()[0]}. Start all processes again"
+        if engine.state is None:
+            msg += "; with `Engine(state=...)` they would continue where they stopped."
+        else:
+            msg += f": they continue from the state of training in {str(engine.state)!r}."
         raise ConnectionError(msg) from error

@@ -1,4 +1,4 @@
-"""Rows of the matrices of one or several sources on common columns, in memory or in files."""
+"""Rows of the matrices of one or several sources, in memory or in files, on common columns."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..cells.formats import open_source
 from ..cells.source import Located, Source
 from ..cells.tokens import open_peaks
 
-MAX_GAP = 64  # rows that are read and dropped rather than begun anew behind them
-MAX_OPEN = 16  # files at a time
-RUN = 1024  # rows that are read at a time
+MAX_GAP = 64  # rows that are read and dropped, rather than starting another read
+MAX_OPEN = 16  # open files
+RUN = 1024  # rows per read
 BLOCK_CELLS = 16_384
 BLOCK_ENTRIES = 4_000_000
 
@@ -31,13 +31,13 @@ class Piece:
     place
         An object in memory or a path.
     name
-        What errors call it.
+        Name used in errors.
     modality
-        Which modality of a MuData.
+        Modality of a MuData.
     n_cells
-        Its rows.
+        Number of rows.
     projection
-        Its columns x the common ones; None where they are the same.
+        Its columns x the common ones; None if they are the same.
     layer
         Layer; None is ``X``.
     """
@@ -52,7 +52,7 @@ class Piece:
 
 @dataclass
 class Rows:
-    """Rows of several sources, one after the other, on common columns; read as CSR when they are asked for.
+    """Rows of several sources, one after the other, on common columns; read as CSR when indexed.
 
     Parameters
     ----------
@@ -61,10 +61,10 @@ class Rows:
     n_columns
         Columns.
     what
-        What errors call the values.
+        Name of the values in errors.
     change
-        Applied to rows as they are stored, before columns are brought to the common ones; None for open peaks, which are
-        ones (int8) on the common columns.
+        Applied to stored rows before they are projected onto the common columns; None for open
+        peaks, which are ones (int8) on the common columns.
     signed
         Negative values are allowed.
     """
@@ -90,13 +90,12 @@ class Rows:
         starts = np.cumsum([0, *(piece.n_cells for piece in self.pieces)])
         parts = []
         for i, (first, last) in enumerate(pairwise(starts)):
-            there = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)] - first
-            if len(there):
-                cuts = np.flatnonzero(np.diff(there) > MAX_GAP) + 1
-                for run in np.split(there, cuts):
-                    parts += [
-                        self._read(i, part) for part in np.split(run, np.arange(RUN, len(run), RUN))
-                    ]
+            inside = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)] - first
+            if len(inside):
+                cuts = np.flatnonzero(np.diff(inside) > MAX_GAP) + 1
+                for run in np.split(inside, cuts):
+                    pieces = np.split(run, np.arange(RUN, len(run), RUN))
+                    parts += [self._read(i, piece) for piece in pieces]
         read = parts[0] if len(parts) == 1 else _stacked(parts)
         if (order == np.arange(len(order))).all():
             return read
@@ -105,21 +104,20 @@ class Rows:
         return read[back]
 
     def mean_entries(self, rows: np.ndarray) -> float:
-        """Values that some rows have on average, other than zeros: the same in any format."""
+        """Mean number of non-zero values of some rows; independent of the file format."""
         return np.count_nonzero(self[rows].data) / max(len(rows), 1)
 
     def bounds(self) -> np.ndarray:
-        """Rows at which blocks begin that fit into memory, and the end; a block is of one source."""
+        """First rows of blocks of one source that fit into memory, and the end."""
         found, first = [0], 0
         for i, piece in enumerate(self.pieces):
-            found += [
-                first + int(at) for at in self._source(i).bounds(BLOCK_CELLS, BLOCK_ENTRIES)[1:]
-            ]
+            bounds = self._source(i).bounds(BLOCK_CELLS, BLOCK_ENTRIES)
+            found += [first + int(at) for at in bounds[1:]]
             first += piece.n_cells
         return np.unique(found)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         while self._opened:
             self._opened.popitem()[1].close()
 
@@ -132,7 +130,7 @@ class Rows:
         return self._opened[i]
 
     def _read(self, i: int, rows: np.ndarray) -> sp.csr_matrix:
-        """Rows of a source that lie close together, in ascending order; some may be asked for twice."""
+        """Neighbouring rows of a source, in ascending order, which may be repeated."""
         piece, source, start = self.pieces[i], self._source(i), int(rows[0])
         found = source.read(start, int(rows[-1]) + 1, piece.layer)
         what = self.what if len(self.pieces) == 1 else f"{self.what} of {source.name}"
@@ -142,16 +140,14 @@ class Rows:
         found = as_pattern(found) if self.change is None else self.change(found)
         if piece.projection is not None:
             found = (found @ piece.projection).tocsr()
-            if (
-                self.change is None
-            ):  # several open peaks of a source may lie in one of the vocabulary
+            if self.change is None:  # several peaks of a source may overlap one of the vocabulary
                 return as_pattern(found)
-        # Sums of values depend on their order in the last bit
+        # The last bit of sums depends on the order of values
         return found if found.has_sorted_indices else found.sorted_indices()
 
 
 def _stacked(parts: list[sp.csr_matrix]) -> sp.csr_matrix:
-    """Rows of one after those of the other; scipy's own looks at each index several times."""
+    """Stack matrices; scipy's function checks each index several times."""
     sizes = [np.diff(part.indptr) for part in parts]
     indptr = np.concatenate([[0], *sizes]).cumsum()
     indptr = indptr.astype(np.int32 if indptr[-1] < 2**31 else np.int64)
@@ -162,7 +158,7 @@ def _stacked(parts: list[sp.csr_matrix]) -> sp.csr_matrix:
 
 
 class _Names:
-    """Names of the cells of a run, which only an error reads."""
+    """Names of the cells of a run, read for errors only."""
 
     def __init__(self, source: Source, start: int) -> None:
         self.source, self.start = source, start
@@ -183,11 +179,11 @@ def as_pattern(rows: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def as_float(rows: sp.csr_matrix) -> sp.csr_matrix:
-    """Values as they are."""
+    """Values in float32."""
     return rows.astype(np.float32, copy=False)
 
 
 def in_blocks(rows: Rows) -> Iterator[slice]:
-    """Slices of rows, a block each."""
+    """Blocks, as slices of rows."""
     for start, stop in pairwise(rows.bounds()):
         yield slice(int(start), int(stop))

@@ -18,46 +18,14 @@ from ..nn import ENCODER, LABELS, KernelReadout, PeakVectors, SetEncoder, Traini
 from ..peaks.counted import WEIGHT, dense
 from .batch_effects import batch_means, scaled_directions
 from .components import packed
-from .data import TrainingData, check_split
 from .kernel_ridge import choose, fit_kernel_ridge
+from .sample import Sample
 from .statistics import CHUNK_PEAKS, HELD, TRAIN, Statistics
 
 CHUNK_TOKENS = 4_000_000
-BATCH_CELLS = 4_000  # that effects of batches are estimated with
+BATCH_CELLS = 4_000  # that batch effects are estimated with
 PARTS = {"train": [TRAIN], "all": [TRAIN, HELD]}
 MODULES = {ENCODER: "encoder", LABELS: "label_columns"}  # of a network, by block of columns
-
-
-@dataclass
-class Sample:
-    """Cells that readouts are fitted on: rows of the data, open peaks, which are validation cells.
-
-    Training cells come first; both are in ascending order.
-    """
-
-    rows: np.ndarray
-    pattern: sp.csr_matrix
-    is_held: np.ndarray
-
-    @classmethod
-    def of(cls, data: TrainingData, train: np.ndarray, held: np.ndarray) -> Sample:
-        """The cells of these rows."""
-        rows = np.concatenate([train, held])
-        return cls(rows, data.pattern[rows], np.arange(len(rows)) >= len(train))
-
-    @property
-    def train(self) -> Sample:
-        """The training cells."""
-        n = int((~self.is_held).sum())
-        return Sample(self.rows[:n], read_rows(self.pattern, 0, n), self.is_held[:n])
-
-    def keep(self, kept: np.ndarray) -> Sample:
-        """Some of the cells, boolean; an error if too few are left."""
-        found = (
-            self if kept.all() else Sample(self.rows[kept], self.pattern[kept], self.is_held[kept])
-        )
-        check_split(found.rows[~found.is_held], found.rows[found.is_held], len(kept))
-        return found
 
 
 @dataclass
@@ -69,11 +37,11 @@ class Stage:
 
     vectors: dict[str, PeakVectors]
     readouts: dict[str, KernelReadout]
-    projection: dict[str, np.ndarray]  # empty where no direction is projected out
+    projection: dict[str, np.ndarray]  # empty if no direction is projected out
     embedding: np.ndarray
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights by the names that a network has for them."""
+        """Weights by their names in a network."""
         modules: dict[str, nn.Module] = {
             f"{MODULES[block]}.vectors": module for block, module in self.vectors.items()
         }
@@ -88,7 +56,7 @@ class Stage:
         return found
 
     def sizes(self) -> dict[str, Any]:
-        """What :class:`..nn.Sizes` says of them."""
+        """Sizes of a network with these blocks."""
         names = {ENCODER: "n_encoder_landmarks", LABELS: "n_label_landmarks"}
         found: dict[str, Any] = {
             names[block]: len(readout.landmarks) for block, readout in self.readouts.items()
@@ -105,15 +73,15 @@ class Fit:
     Parameters
     ----------
     statistics
-        Sums over cells; of labels alone beside an existing encoder.
+        Sums over cells; of labels only, for an existing encoder.
     sample
         Cells that readouts are fitted on.
     training
         Options.
     seed
-        Of all that is drawn.
+        Seed of all random draws.
     device
-        Where readouts are computed.
+        Device for readouts.
     labels, batches
         Codes of all cells of the data, or None.
     encoded
@@ -135,7 +103,7 @@ class Fit:
 
     @cached_property
     def codes(self) -> np.ndarray:
-        """Codes of their labels, -1 for none."""
+        """Label codes of the sample, -1 for none."""
         rows = self.sample.rows
         return np.full(len(rows), -1) if self.labels is None else self.labels[rows]
 
@@ -146,15 +114,15 @@ class Fit:
         return first, final
 
     def stage(self, counted: str) -> Stage:
-        """What is measured on ``"train"`` cells, or on ``"all"`` cells."""
+        """A stage measured on ``"train"`` cells, or on ``"all"`` cells."""
         statistics, dim, rows = self.statistics, self.statistics.dim, self.sample.rows
         sums = statistics.sums(PARTS[counted])
-        if counted == "all":  # the last that is asked of them
+        if counted == "all":  # the last use of them
             statistics.forget()
         totals = statistics.totals[PARTS[counted]].sum(axis=0)
         learned = np.ones(len(rows), bool) if counted == "all" else ~self.sample.is_held
         inside: dict[str, slice] = {}
-        targets: dict[str, np.ndarray] = {}  # NaN for cells without any
+        targets: dict[str, np.ndarray] = {}  # NaN for cells without one
         if self.encoded is None:
             inside[ENCODER] = slice(0, dim)
             targets[ENCODER] = dense(statistics.codes[rows], statistics.weights[rows], dim)
@@ -194,20 +162,16 @@ class Fit:
     def _readout(
         self, name: str, inputs: np.ndarray, targets: np.ndarray, learned: np.ndarray
     ) -> tuple[KernelReadout, np.ndarray]:
-        """A readout with the width and the penalty that the first stage chose, and what it gives for all cells."""
+        """A readout with the width and penalty chosen in the first stage, and its output."""
         n_landmarks = self.training.landmarks
         seed = [self.seed, 2, len(name)] if self.encoded is None else [self.seed]
         cells, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
-        has_target = ~wanted[:, 0].isnan()
-        fitted, held = (
-            has_target & torch.from_numpy(learned),
-            has_target & torch.from_numpy(~learned),
-        )
+        has_target, is_learned = ~wanted[:, 0].isnan(), torch.from_numpy(learned)
+        fitted, held = has_target & is_learned, has_target & ~is_learned
         if name not in self.chosen:
             parts = ((cells[rows], wanted[rows]) for rows in (fitted, held))
-            self.chosen[name] = choose(
-                *parts, n_landmarks=n_landmarks, rng=np.random.default_rng(seed)
-            )
+            rng = np.random.default_rng(seed)
+            self.chosen[name] = choose(*parts, n_landmarks=n_landmarks, rng=rng)
         width, penalty = self.chosen[name]
         cells, wanted = cells.to(self.device), wanted[fitted].to(self.device)
         (readout,) = fit_kernel_ridge(
@@ -221,15 +185,14 @@ class Fit:
         return readout, torch.cat([readout(part) for part in cells.split(2048)]).cpu().numpy()
 
     def _projection(self, columns: np.ndarray, learned: np.ndarray) -> dict[str, np.ndarray]:
-        """Buffers of the projection of what batches differ by; empty for nothing."""
+        """Buffers of the projection that removes batch effects; empty if there are none."""
         batches = np.asarray(self.batches)[self.sample.rows]
         known = np.flatnonzero(learned & (batches >= 0))
         known = known[:: -(-len(known) // BATCH_CELLS)]
         columns, batches = columns[known].astype(np.float64), batches[known]
         groups = None if self.labels is None else self.codes[known]
-        read, along = scaled_directions(
-            columns, batches, np.random.default_rng([self.seed, 3]), groups
-        )
+        rng = np.random.default_rng([self.seed, 3])
+        read, along = scaled_directions(columns, batches, rng, groups)
         if not len(read):
             return {}
         means = batch_means(columns, batches, int(np.asarray(self.batches).max()) + 1)
@@ -244,19 +207,18 @@ def peak_vectors(
     Parameters
     ----------
     sums
-        Memberships of the cells in which each peak is open, (n_peaks, width).
+        Memberships summed over the cells in which each peak is open, (n_peaks, width).
     totals
-        Memberships of all cells, (width,).
+        Memberships summed over all cells, (width,).
     pseudocount
-        Cells of which nothing is known.
+        Pseudocount of cells.
     kind
         Class of the vectors.
     """
     vectors = kind(*sums.shape).to(sums.device)
     for count, part in zip(vectors.count.split(CHUNK_PEAKS), sums.split(CHUNK_PEAKS), strict=True):
-        count.copy_(
-            part.sum(dim=1, dtype=torch.float64) / WEIGHT
-        )  # the memberships of a cell add up to 255
+        # The memberships of a cell add up to 255
+        count.copy_(part.sum(dim=1, dtype=torch.float64) / WEIGHT)
     vectors.base.copy_(torch.from_numpy(totals / max(int(totals.sum()), 1)))
     vectors.pseudocount.fill_(pseudocount)
     around = torch.div(sums, WEIGHT, out=vectors.weight)
@@ -271,7 +233,7 @@ def columns_of(
 ) -> list[np.ndarray]:
     """Columns of cells for each block, float32 (n_cells, width), in one sum over tokens.
 
-    Cells of which something is known (not NaN) are left out of the vectors of that block.
+    Cells with a profile (not NaN) in `known` are left out of the vectors of that block.
     """
     found = [np.empty((pattern.shape[0], len(block.base)), np.float32) for block in blocks]
     is_known = np.stack([~np.isnan(each[:, 0]) for each in known], axis=1)
@@ -280,26 +242,27 @@ def columns_of(
         first, last = int(rows[0]), int(rows[-1]) + 1
         is_run = last - first == len(rows)  # training cells come first: a view instead of a copy
         cells = read_rows(pattern, first, last) if is_run else pattern[rows]
-        widths = [len(block.base) + int(there) for block, there in zip(blocks, kind, strict=True)]
+        widths = [len(block.base) + int(left) for block, left in zip(blocks, kind, strict=True)]
         table = torch.empty(pattern.shape[1], sum(widths), device=device)
-        for block, there, part in zip(blocks, kind, table.split(widths, dim=1), strict=True):
-            if there:
+        for block, left, part in zip(blocks, kind, table.split(widths, dim=1), strict=True):
+            if left:
                 block.left_out_table(out=part)
             else:
                 part.copy_(block.weight)
         sums = np.concatenate(
             [add_up(table, *part).cpu().numpy() for part in in_chunks(cells, device)]
         )
-        n_open, at = torch.from_numpy(np.diff(cells.indptr)), 0
-        for i, (block, there) in enumerate(zip(blocks, kind, strict=True)):
+        # Square roots in float64: those of torch in float32 differ from the correctly rounded ones
+        n_open, at = torch.from_numpy(np.diff(cells.indptr)).double(), 0
+        for i, (block, left) in enumerate(zip(blocks, kind, strict=True)):
             width = len(block.base)
-            columns = sums[:, at : at + width + there]
-            columns /= block.divisor(n_open).numpy()[:, None]
-            if there:
+            columns = sums[:, at : at + width + left]
+            columns /= block.divisor(n_open).float().numpy()[:, None]
+            if left:
                 around = known[i][rows] - block.base.cpu().numpy()
                 columns = columns[:, :width] - columns[:, width:] * around
             found[i][rows] = columns
-            at += width + there
+            at += width + left
     return found
 
 

@@ -1,7 +1,7 @@
-"""What a set encoder is measured from: sums over cells, in one pass over all of them.
+"""Sums over all cells that a set encoder is measured from.
 
-Memberships are whole numbers (units of 1 / 255) and expression is rounded to fixed point, so the sums are exact: the same, to
-the last bit, in whatever blocks, files and processes the cells come.
+Memberships are integers (units of 1 / 255) and expression is rounded to fixed point, so the sums
+are exact: the same, to the last bit, for any division of the cells into blocks, files or processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_RECENT = 2**24 // WEIGHT
 
 
 class Statistics:
-    """Sums over cells, of training cells and of validation cells apart, and what is kept of each cell.
+    """Sums over training cells and over validation cells, and a summary of each cell.
 
     Parameters
     ----------
@@ -36,24 +36,26 @@ class Statistics:
     n_labels
         Labels.
     n_kept
-        Memberships that a cell has.
+        Memberships per cell.
     n_genes
         Genes of each profile, by its name.
     device
-        Where sums over peaks are computed.
+        Device of sums over peaks.
 
     Attributes
     ----------
     memberships
-        Sum of the memberships of the cells in which each peak is open, int32 (2, n_peaks, dim + n_labels), in units of
-        1 / 255; of training cells and of validation cells. Recent cells are summed in float32 first, see `recent`.
+        Memberships summed over the cells in which each peak is open, int32 (2, n_peaks, dim +
+        n_labels), in units of 1 / 255; training cells, validation cells. Recent cells are summed in
+        float32 first, see `recent`.
     totals
-        Sum of the memberships of all cells, int64 (2, dim + n_labels).
+        Memberships summed over all cells, int64 (2, dim + n_labels).
     profiles
-        Sums of expression by cluster, float64 (dim, n_genes), in units of 1 / 255 and of the profile.
+        Sums of expression by cluster, float64 (dim, n_genes), in units of 1 / 255 and of the
+        profile.
     hashes, codes, weights, usable
-        Of each cell: hash of its tokens; its memberships, see :class:`epifoundation.counted.CountedCells`; whether it was
-        counted.
+        Of each cell: hash of its tokens; its memberships, see :class:`.counted.CountedCells`;
+        whether it was counted.
     """
 
     def __init__(
@@ -73,9 +75,8 @@ class Statistics:
         self.n_recent = 0
         self.totals = np.zeros((2, dim + n_labels), np.int64)
         # Of two profiles, one is the real part and one the imaginary
-        self._profiles = np.zeros(
-            (dim, max(n_genes.values(), default=0)), float if len(n_genes) < 2 else complex
-        )
+        dtype = float if len(n_genes) < 2 else complex
+        self._profiles = np.zeros((dim, max(n_genes.values(), default=0)), dtype)
         self.profiles = dict(zip(n_genes, (self._profiles.real, self._profiles.imag), strict=False))
         self.hashes = np.zeros(n_cells, np.uint64)
         self.codes = np.zeros((n_cells, n_kept), np.uint8 if dim <= 256 else np.uint16)
@@ -104,13 +105,13 @@ class Statistics:
         memberships
             Columns and weights of their memberships, each (n_cells, n_kept).
         keys
-            Of the peaks, for hashes.
+            Keys of the peaks, for hashes.
         is_held
             Which of them are validation cells.
         labels
             Codes of their labels, -1 for none.
         expression
-            What profiles are sums of, see :func:`whole_numbers`.
+            Expression in integers, see :func:`whole_numbers`.
         """
         if len(rows) > MAX_RECENT:
             msg = f"At most {MAX_RECENT:,} cells are counted at a time, got {len(rows):,}."
@@ -127,9 +128,9 @@ class Statistics:
         for part, inside in ((TRAIN, np.flatnonzero(~is_held)), (HELD, np.flatnonzero(is_held))):
             if len(inside):
                 whole = len(inside) == len(rows)
-                there = known if whole else known[inside]
-                self.totals[part] += there.sum(axis=0, dtype=np.float64).astype(np.int64)
-                _add_by_peak(self.recent[part], pattern if whole else pattern[inside], there)
+                values = known if whole else known[inside]
+                self.totals[part] += values.sum(axis=0, dtype=np.float64).astype(np.int64)
+                _add_by_peak(self.recent[part], pattern if whole else pattern[inside], values)
         self._add_profiles(known, expression)
 
     def _add_profiles(self, known: np.ndarray, expression: sp.csr_matrix | None) -> None:
@@ -144,8 +145,8 @@ class Statistics:
         return recent if self.older is None else recent.add_(self.older)
 
     def sums(self, parts: Sequence[int]) -> torch.Tensor:
-        """Sums of training cells, of validation cells or of both, whole numbers (n_peaks, dim + n_labels)."""
-        if self.older is None:  # exact in float32, without a copy where that is possible
+        """Sums of training cells, validation cells or both, integers (n_peaks, dim + n_labels)."""
+        if self.older is None:  # exact in float32, and without a copy of one part
             return self.recent[parts[0]] if len(parts) == 1 else self.recent.sum(dim=0)
         total = self.recent[parts[0]].int()
         for part in parts[1:]:
@@ -162,59 +163,56 @@ class Statistics:
         return found.cpu().numpy()
 
     def forget(self) -> None:
-        """Let go of the sums over peaks."""
+        """Free the sums over peaks."""
         self.recent, self.older = self.recent.new_zeros(2, 0, self.recent.shape[2]), None
 
     def _make_room(self, n_cells: int) -> None:
-        """Sums of at most 2^24 / 255 cells are exact in float32: move them to whole numbers before there are more."""
+        """Move sums to int32 if needed: those of at most 2^24 / 255 cells are exact in float32."""
         if self.n_recent + n_cells > MAX_RECENT:
             self.older, self.n_recent = self.memberships, 0
             self.recent.zero_()
         self.n_recent += n_cells
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All sums by name, which add up over parts of the data.
+        """All sums by name, which are additive over parts of the data.
 
-        In signed types, which processes can add up. All but the memberships are views.
+        In signed types, which processes can sum. All but the memberships are views.
         """
         arrays = {f"profiles/{name}": values for name, values in self.profiles.items()}
-        arrays |= {
-            name: getattr(self, name) for name in ("totals", "hashes", "codes", "weights", "usable")
-        }
+        names = ("totals", "hashes", "codes", "weights", "usable")
+        arrays |= {name: getattr(self, name) for name in names}
         signed = {"b1": "u1", "u2": "i2", "u8": "i8"}
-        views = {
-            name: each.view(signed.get(each.dtype.str[1:], each.dtype))
-            for name, each in arrays.items()
-        }
-        return {"memberships": self.memberships} | {
-            name: torch.from_numpy(view) for name, view in views.items()
-        }
+        found = {"memberships": self.memberships}
+        for name, array in arrays.items():
+            view = array.view(signed.get(array.dtype.str[1:], array.dtype))
+            found[name] = torch.from_numpy(view)
+        return found
 
     def set(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take over what :meth:`tensors` gave."""
+        """Set the sums to the output of :meth:`tensors`."""
         self.older, self.n_recent = tensors["memberships"].to(self.recent.device), 0
         self.recent.zero_()
-        for name, there in self.tensors().items():
+        for name, tensor in self.tensors().items():
             if name != "memberships":
-                there.copy_(tensors[name])
+                tensor.copy_(tensors[name])
 
 
 def whole_numbers(
     rows: sp.csr_matrix, normalised: sp.csr_matrix, objective: str
 ) -> sp.csr_matrix | None:
-    """Expression of cells as what profiles are sums of, in whole numbers; None where there are no profiles.
+    """Expression of cells in integers, of which profiles are sums; None without profiles.
 
-    Two profiles have their values in the same places. One product sums both where one is the real part and one the
-    imaginary part of complex numbers.
+    Two profiles have their non-zero values in the same places, and are real and imaginary part of
+    complex numbers, so that one product sums both.
 
     Parameters
     ----------
     rows
-        Expression as the objective has it.
+        Target of the objective.
     normalised
         For counts, ``log1p`` of counts per 10,000.
     objective
-        What expression is.
+        Likelihood of expression.
     """
     units = list(profile_units(objective).values())
     if not units:
@@ -229,14 +227,14 @@ def whole_numbers(
 
 
 def profile_units(objective: str) -> dict[str, float]:
-    """Units of the profiles that there are for an objective, by name."""
+    """Units of the profiles of an objective, by name."""
     return {"counts": {"counts": 1.0, "measured": FIXED}, "binary": {"binary": 1.0}}.get(
         objective, {}
     )
 
 
 def _add_by_peak(sums: torch.Tensor, pattern: sp.csr_matrix, known: np.ndarray) -> None:
-    """Add, for each peak, what is known of the cells in which it is open to `sums`, float32 (n_peaks, width)."""
+    """Add the profiles `known` of the cells in which each peak is open to `sums`, in place."""
     table = torch.from_numpy(known).to(sums.device)
     ids, offsets, _ = packed(pattern.tocsc(), sums.device)
     for start in range(0, len(sums), CHUNK_PEAKS):

@@ -60,11 +60,11 @@ def test_the_error_for_a_missing_column_suggests_another(source):
     opened, _, _ = source
     with pytest.raises(
         ValueError,
-        match=r"`label_key='of_rna'` is no column of `obs` of .*; there are "
+        match=r"`label_key='of_rna'` is not a column of `obs` of .*; available: "
         r"\['batch', .*'rna:run'\]\. Did you mean `label_key='rna:of_rna'`\?",
     ):
         opened.column("of_rna", "label_key")
-    with pytest.raises(ValueError, match=r"`label_key='rna:nothing'` is no column"):
+    with pytest.raises(ValueError, match=r"`label_key='rna:nothing'` is not a column"):
         opened.column("rna:nothing", "label_key")
 
 

@@ -143,6 +143,6 @@ def test_simulated_fragments_are_the_same_each_time_and_of_any_format(simulated,
         ep.datasets.simulate_fragments(atac, tmp_path / "d.tsv", background=-1)
     negative = atac.copy()
     negative.X.data[0] = -1
-    with pytest.raises(ValueError, match="`X` must hold non-negative counts: found -1"):
+    with pytest.raises(ValueError, match="`X` must contain non-negative counts: found -1"):
         ep.datasets.simulate_fragments(negative, tmp_path / "d.tsv")
     assert not (tmp_path / "d.tsv").exists()

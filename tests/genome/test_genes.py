@@ -79,7 +79,7 @@ def test_files_that_are_not_annotations_are_refused(tmp_path):
         read_genes(tmp_path / "genes.bed")
     with pytest.raises(ValueError, match="has no positions: expected the columns"):
         read_genes(pd.DataFrame({"gene_ids": ["x"]}, index=["A"]))
-    with pytest.raises(ValueError, match="holds no gene with a position"):
+    with pytest.raises(ValueError, match="has no gene with a position"):
         read_genes(pd.DataFrame({"interval": ["NA"]}, index=["A"]))
 
 

@@ -56,7 +56,7 @@ def test_columns_come_before_names(column):
     [
         (
             ["chr1:1-2", "ENSG00000132465"],
-            "1 of 2 peak names are no genomic intervals, first 'ENSG00000132465'",
+            "1 of 2 peak names are not genomic intervals, first 'ENSG00000132465'",
         ),
         (["chr1:9-3"], "first chr1:9-3"),
         (["chr1:3-3"], "0 <= start < end"),

@@ -442,7 +442,7 @@ def test_bad_places(mdata, model, tmp_path):
     with pytest.raises(ValueError, match="has no table `var`"):
         ep.tl.embed(tmp_path / "empty.zarr", model)
     with pytest.raises(
-        ValueError, match=r"`batch_key='donor'` is no column of `obs` of .*a.h5ad'; there are"
+        ValueError, match=r"`batch_key='donor'` is not a column of `obs` of .*a.h5ad'; available:"
     ):
         ep.tl.embed(path, model, batch_key="donor", output=tmp_path / "out.zarr")
     with pytest.raises(ValueError, match="No modality 'gex'"):

@@ -145,8 +145,8 @@ def test_a_damaged_adapter_is_refused(saved, tmp_path, damage):
     elif damage == "missing":
         weights.unlink()
     elif damage == "untold":
-        told = json.loads(config.read_text())
-        config.write_text(json.dumps(told | {"adapter_of": {"model": "someone"}}))
+        stored = json.loads(config.read_text())
+        config.write_text(json.dumps(stored | {"adapter_of": {"model": "someone"}}))
     else:
         tensors = dict(tuned.adapter.tensors)
         tensors["nowhere"] = next(iter(tensors.values())).clone()

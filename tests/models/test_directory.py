@@ -152,10 +152,10 @@ def test_damage_is_found_and_named(saved, file, damage):
         path.write_bytes(content)
     else:
         path.unlink()
-    said = (
+    message = (
         f"lacks '{file}'" if damage == "missing" else f"{re.escape(file)}' is truncated or altered"
     )
-    with pytest.raises((ValueError, FileNotFoundError), match=said):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         ep.models.from_pretrained(saved)
 
 
@@ -190,8 +190,10 @@ def test_weights_that_do_not_fit_are_named(saved):
     tensors["encoder.vectors.count"] = tensors["encoder.vectors.count"][1:].clone()
     save_file(tensors, saved / "model.safetensors")
     reseal(saved, "model.safetensors")
-    said = r"missing encoder\.vectors\.base.*unexpected encoder\.extra.*\.vectors\.count has shape"
-    with pytest.raises(ValueError, match=said):
+    message = (
+        r"missing encoder\.vectors\.base.*unexpected encoder\.extra.*\.vectors\.count has shape"
+    )
+    with pytest.raises(ValueError, match=message):
         ep.models.from_pretrained(saved)
 
 
@@ -210,16 +212,16 @@ def test_no_pickle_is_ever_read(saved):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"\x80\x04\x95 not a safetensors file", "is not a safetensors file"),
         (save({"encoder.hashes": torch.zeros(3)}), "lacks 'encoder.codes'"),
     ],
 )
-def test_damaged_cells_are_named(saved, content, said):
+def test_damaged_cells_are_named(saved, content, message):
     (saved / "cells.safetensors").write_bytes(content)
     reseal(saved, "cells.safetensors")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ep.models.from_pretrained(saved)
 
 

@@ -56,7 +56,7 @@ def test_it_is_fetched_and_converted_once(hub, repo, offline):
     assert len(hub.downloads) == 5
 
 
-def test_a_checkpoint_that_changed_is_converted_anew(hub, repo):
+def test_a_checkpoint_that_changed_is_converted_again(hub, repo):
     before = ep.models.from_pretrained(PAPER).revision
     content = torch.load(repo / "pretrained.pth", weights_only=True)
     content["model"]["norm.bias"] += 1
@@ -117,7 +117,7 @@ def test_without_the_names_of_cell_types_there_are_no_labels(hub, repo):
     assert model.labels == []
 
 
-def test_names_and_heads_that_changed_are_converted_anew(hub, repo):
+def test_names_and_heads_that_changed_are_converted_again(hub, repo):
     ep.models.from_pretrained(PAPER)
     (repo / "cell_vocab.json").write_text('{"Mono": 0, "DC": 1}')
     (repo / "config.json").write_text('{"head_num": 4}')

@@ -1,4 +1,4 @@
-"""Low-rank updates: they change nothing at first, learn few numbers, and are exactly what is added when they are merged."""
+"""Low-rank updates: no change at first, few parameters, and merged exactly."""
 
 import copy
 

@@ -153,7 +153,7 @@ def test_conformal_scores_are_the_mass_before_and_half_of_the_own(n_labels, seed
 
 
 def test_sets_cover_what_is_drawn_from_the_probabilities():
-    """Labels drawn as the probabilities say: 90 % of the sets hold them, wherever the probabilities come from."""
+    """Labels drawn from the probabilities: 90 % of the sets contain them."""
     torch.manual_seed(0)
     probabilities = (2 * torch.randn(20_000, 6)).softmax(dim=-1)
     drawn = torch.multinomial(probabilities, 1)[:, 0]

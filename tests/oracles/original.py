@@ -1,8 +1,7 @@
-"""The network of the paper's code, written plainly: padded cells, all layers, no folding.
+"""A plain implementation of the paper's model: padded cells, all layers, no folding.
 
-Its tensors have the names of the original, so its state dict is a checkpoint of the original.
-Conversion is tested against it, and the speed of :class:`epifoundation.nn.TransformerEncoder`
-compared with it.
+Its tensors have the names of the original, so its state dict is an original checkpoint. Conversion
+and speed of :class:`epifoundation.nn.TransformerEncoder` are compared with it.
 """
 
 import torch
@@ -77,9 +76,9 @@ class Decoder(nn.Module):
 class Original(nn.Module):
     """EpiFoundation in evaluation mode.
 
-    `peak_chromosomes` and `gene_chromosomes` are rows of the chromosome table, one for each token
-    of the vocabulary, with the four special ones; None for a model without chromosomes. With
-    `unpad`, only attention skips the padding.
+    `peak_chromosomes` and `gene_chromosomes` are rows of the chromosome table, one per token of the
+    vocabulary with the four special ones; None for a model without chromosomes. With `unpad`,
+    attention skips the padding.
     """
 
     def __init__(

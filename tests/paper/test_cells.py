@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 import epifoundation as ep
 from epifoundation.paper.cells import load
-from epifoundation.training.data import prepare
+from epifoundation.training.data import DataKeys, prepare
 
 LEFT_OUT = "cells have no open peak or no RNA and are left out of training"
 
@@ -33,13 +33,12 @@ def place(request, small, tmp_path):
     return paths
 
 
-def loaded(place, objective="counts", *, min_cells=1, keep_vocabulary=False, buffer=8192):
+def loaded(place, objective="counts", *, min_cells=1, buffer=8192):
     rng = np.random.default_rng(0)
     keys = {"batch_key": "batch", "label_key": "cell_type"}
-    data = prepare(place, objective, modality="atac", genome="hg38", rng=rng, **keys)
+    data = prepare(place, objective, DataKeys(**keys), genome="hg38", rng=rng)
     training = ep.TrainingConfig(buffer=buffer)
-    options = {"min_cells": min_cells, "keep_vocabulary": keep_vocabulary}
-    return load(data, objective, training, rng=rng, **options), data
+    return load(data, objective, training, min_cells=min_cells, rng=rng), data
 
 
 GONE = [("counts", {3, 11}), ("binary", {3}), ("peaks", {3, 7})]
@@ -95,7 +94,7 @@ def test_rare_peaks_are_left_out_by_the_training_cells(place, small):
     # A cell has lost its only peak
     assert len(cells.train) + len(cells.held) == 80 - len({3, 7, 11})
     assert (np.diff(cells.pattern.indptr) > 0).all()
-    whole, _ = loaded(place, min_cells=8, keep_vocabulary=True)
+    whole, _ = loaded(place, min_cells=0)
     assert len(whole.peaks) == len(kept)
     data.close()
 

@@ -136,7 +136,7 @@ def wholes():
 def test_resumed_training_is_that_of_a_run_without_interruption(
     source, tmp_path, monkeypatch, n_steps, wholes
 ):
-    """In an epoch of 11 or 12 steps, at its ends, in the middle, and between two batches of one step of the optimiser."""
+    """At the ends of an epoch of 11 or 12 steps, in the middle, and between batches of a step."""
     training = ep.TrainingConfig(max_epochs=4, batch_size=9, accumulate=2, buffer=30, n_neighbors=3)
     options = SMALL | {"training": training, "batch_key": "batch", "rng": 3}
     kind = type(source)  # the model of a run without interruption is trained once for each
@@ -179,7 +179,7 @@ def test_the_state_of_another_run_is_refused(few, tmp_path):
         with pytest.raises(ValueError, match=f"is the state of another run: {said}"):
             ep.tl.pretrain(few, **{**SMALL, "training": training, **change}, engine=engine)
     (tmp_path / "run.state").write_bytes(b"no state")
-    with pytest.raises(ValueError, match="run.state' is no state of training, or is damaged"):
+    with pytest.raises(ValueError, match="run.state' is not a state of training, or is damaged"):
         ep.tl.pretrain(few, **SMALL, training=training, engine=engine)
 
 
@@ -247,7 +247,7 @@ def test_compiled(few, monkeypatch):
     }
     eager = ep.tl.pretrain(few, **options)
     with warnings.catch_warnings():
-        # torch warns of what it compiles with: of early releases of Python 3.13, and of its own next versions
+        # torch warns of early releases of Python 3.13, and of its own next versions
         warnings.simplefilter("ignore")
         compiled = ep.tl.pretrain(few, **options, engine=ep.Engine(compile=True))
     losses = [model.training["history"][-1]["validation"] for model in (eager, compiled)]
@@ -271,7 +271,7 @@ def test_states_are_kept_between_steps_of_the_optimiser_only():
 
     kept = []
     state = KeepState("x", 0, {})
-    state._keep = lambda trainer: kept.append(trainer.at)
+    state._save = lambda trainer: kept.append(trainer.at)
     state.clock.is_due = lambda: True
     for at in range(6):
         Trainer.at = at
@@ -406,7 +406,7 @@ def test_two_processes_learn_what_one_learns(script, launch, stored):
 
 @pytest.mark.slow
 def test_parts_of_a_model_on_two_processes(script, launch):
-    """FSDP; at the same learning rate and without dropout of peaks, the same losses as with whole models."""
+    """FSDP: without dropout of peaks, the same losses as with whole models."""
     losses = []
     for strategy in ("ddp", "fsdp"):
         process = launch({"epochs": 1, "engine": {"strategy": strategy}})

@@ -1,4 +1,4 @@
-"""Expression on the scale of shallow cells: fitted as an independent kernel ridge, saved, refused where it is not."""
+"""Expression on the measured scale: an independent kernel ridge, saved, refused if missing."""
 
 from dataclasses import replace
 

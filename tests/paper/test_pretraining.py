@@ -21,7 +21,7 @@ from epifoundation.paper.pretraining import (
 
 
 def test_the_rate_rises_falls_and_begins_again_as_in_the_paper():
-    """Cycles of 15, 25, 45 epochs with 5 of warm-up, each at 0.9 of the last, from a hundredth of the rate."""
+    """Cycles of 15, 25, 45 epochs with 5 of warm-up, each at 0.9 of the last."""
     rate = np.array([warm_restarts(epoch) for epoch in range(85)])
     starts = [0, 15, 40]
     np.testing.assert_allclose(rate[starts], 0.01)

@@ -185,7 +185,7 @@ def test_expression_can_be_predicted_for_the_batch_of_each_cell(
             like["rna"].layers["epifoundation"][part],
             atol=1e-5,
         )
-    with pytest.raises(ValueError, match="`batch_key='donor'` is no column"):
+    with pytest.raises(ValueError, match="`batch_key='donor'` is not a column"):
         ep.tl.embed(other, model, batch_key="donor")
 
 
@@ -259,7 +259,7 @@ def test_contradictions_are_refused(simulated, transformer):
 
 @pytest.mark.slow
 def test_the_papers_recipe_learns_expression_and_types_of_a_held_out_batch():
-    """Objective, sampling, schedule and accumulation of the paper, on a model and data that are small."""
+    """Objective, sampling, schedule and accumulation of the paper, on a small model and data."""
     mdata = ep.datasets.simulate_multiome(
         2000, 150, 30, n_types=3, n_batches=3, median_fragments=40, median_counts=30, rng=1
     )

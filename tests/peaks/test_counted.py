@@ -13,7 +13,8 @@ from safetensors.numpy import save
 from epifoundation import PeakVocabulary
 from epifoundation.peaks.counted import WEIGHT, CountedCells, dense, hash_tokens, peak_keys
 from epifoundation.training.clusters import Clusters
-from epifoundation.training.measure import MAX_DIM, counted_labels
+from epifoundation.training.counting import counted_labels
+from epifoundation.training.measure import MAX_DIM
 
 N_PEAKS = 60
 

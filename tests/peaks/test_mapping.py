@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import epifoundation as ep
-from epifoundation.peaks.mapping import OPTIONS
+from epifoundation.peaks.options import OPTIONS
 
 TOOLS = [
     name

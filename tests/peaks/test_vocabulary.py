@@ -66,7 +66,7 @@ def test_genes_by_symbol_or_identifier(tmp_path):
     assert GeneVocabulary.read_tsv(tmp_path / "genes.tsv").ids is None
     with pytest.raises(ValueError, match="'A' occurs twice"):
         GeneVocabulary(["A", "A"])
-    with pytest.raises(ValueError, match="one identifier a gene"):
+    with pytest.raises(ValueError, match="one identifier per gene"):
         GeneVocabulary(["A"], [])
 
 
@@ -87,8 +87,8 @@ def test_bed_files_of_all_kinds(tmp_path, compress, name):
     ("content", "message"),
     [
         (b"chr1\t1\t5\nchr1 6 9\n", "line 2: 1 of 3 tab-separated columns, in 'chr1 6 9'"),
-        (b"\xff\xfe", "is no text, or is truncated"),
-        (gzip.compress(b"chr1\t1\t5\n" * 99, mtime=0)[:-9], "is no text, or is truncated"),
+        (b"\xff\xfe", "is not text, or is truncated"),
+        (gzip.compress(b"chr1\t1\t5\n" * 99, mtime=0)[:-9], "is not text, or is truncated"),
         (b"\t1\t5\n", "1 of 1 intervals are empty"),
         (b"chr1\t5\t1\n", "1 of 1 intervals are empty, reversed"),
     ],
@@ -112,5 +112,5 @@ def test_a_vocabulary_of_a_table_is_checked_and_normalised():
     )
     assert PeakVocabulary(frame).names.tolist() == ["chr1:5-9", "chrX:6-10"]
     for wrong in ([5, 9.5], pd.array([9, None], "Int64"), [5, 9]):
-        with pytest.raises(ValueError, match="of 2 intervals are empty, reversed, negative or no"):
+        with pytest.raises(ValueError, match="of 2 intervals are empty, reversed, negative or not"):
             PeakVocabulary(frame.assign(end=wrong))

@@ -86,7 +86,7 @@ def test_missing_results_are_named(mdata):
         ep.pl.annotation(mdata, key_added="mine")
     with pytest.raises(ValueError, match="choose labels with `color=`"):
         ep.pl.composition(mdata, batch_key="batch")
-    with pytest.raises(ValueError, match="`batch_key='nowhere'` is no column"):
+    with pytest.raises(ValueError, match="`batch_key='nowhere'` is not a column"):
         ep.pl.composition(mdata, batch_key="nowhere", color="cell_type")
     with pytest.raises(ValueError, match=r"No scores in `uns\['epifoundation_integration'\]`"):
         ep.pl.integration(mdata)

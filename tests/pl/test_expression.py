@@ -52,7 +52,7 @@ def test_bad_input_is_refused(mdata, model):
     ep.tl.predict_expression(mdata, model)
     with pytest.raises(ValueError, match="among the 40 genes that are both predicted and measured"):
         ep.pl.expression(mdata, groupby="cell_type", genes="GENE3")
-    with pytest.raises(ValueError, match="`groupby='x'` is no column"):
+    with pytest.raises(ValueError, match="`groupby='x'` is not a column"):
         ep.pl.expression(mdata, groupby="x")
     other = mdata["rna"].copy()
     other.var_names = [f"x{i}" for i in range(40)]

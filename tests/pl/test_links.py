@@ -78,7 +78,7 @@ def test_region_no_links_and_bad_input(linked):
         ep.pl.links(linked, gene="gene6")
     with pytest.raises(ValueError, match="run `epifoundation.tl.link_peaks` first"):
         ep.pl.links(linked, gene="gene5", key_added="other")
-    with pytest.raises(ValueError, match="`groupby='x'` is no column"):
+    with pytest.raises(ValueError, match="`groupby='x'` is not a column"):
         ep.pl.links(linked, gene="gene5", groupby="x")
     linked["atac"].uns[KEY]["group"] = ["a", "a", "b"]
     with pytest.raises(ValueError, match=r"several groups: pass `group=`, one of \['a', 'b'\]"):

@@ -1,4 +1,4 @@
-"""The report: one file that stands alone, says what is there, and works in a browser."""
+"""The report: one self-contained file with the results, which works in a browser."""
 
 import base64
 import re
@@ -137,7 +137,7 @@ def test_bad_input_is_refused_and_nothing_written(reported, tmp_path):
     with pytest.raises(FileExistsError, match="pass `overwrite=True`"):
         ep.pl.report(mdata, path)
     for options, match in (
-        ({"label_key": "nonsense"}, "`label_key='nonsense'` is no column of `obs`"),
+        ({"label_key": "nonsense"}, "`label_key='nonsense'` is not a column of `obs`"),
         ({"genes": ["nonsense"]}, r"\['nonsense'\] are not among the"),
         ({"key_added": "other"}, "No 'X_other' in `obsm`"),
     ):

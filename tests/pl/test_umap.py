@@ -46,7 +46,7 @@ def test_columns_of_other_tables(embedded):
     axes = ep.pl.umap(embedded, color=["rna:of_rna", "batch"], show=False)
     assert [ax.get_title() for ax in axes] == ["rna:of_rna", "batch"]
     assert list(embedded["atac"].obs) == before
-    with pytest.raises(ValueError, match=r"`color='nothing'` is no column"):
+    with pytest.raises(ValueError, match=r"`color='nothing'` is not a column"):
         ep.pl.umap(embedded, color="nothing")
 
 

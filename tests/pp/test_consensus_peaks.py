@@ -515,7 +515,7 @@ TABLE = pd.DataFrame({"score": [1.0, 2.0]}, index=["chr1:1-20", "chr1:50-70"])
             [TABLE, TABLE.set_axis(["CD3D", "chr1:5-9"])],
             {},
             ValueError,
-            r"source 1 \(DataFrame\): 1 of 2 peak names are no .* 'CD3D'",
+            r"source 1 \(DataFrame\): 1 of 2 peak names are not .* 'CD3D'",
         ),
         ([TABLE, TABLE[:0]], {}, ValueError, r"source 1 \(DataFrame\) has no peaks"),
         (
@@ -559,7 +559,7 @@ def test_damaged_files_are_refused(peaks, tmp_path):
         with pytest.raises(ValueError, match=r"cut.h5ad' cannot be opened as .* Is it truncated"):
             ep.pp.consensus_peaks(tmp_path / "cut.h5ad")
     (tmp_path / "cut.bed.gz").write_bytes(gzip.compress(b"chr1\t1\t2\n" * 1000)[:-20])
-    with pytest.raises(ValueError, match=r"cut.bed.gz' is no text, or is truncated"):
+    with pytest.raises(ValueError, match=r"cut.bed.gz' is not text, or is truncated"):
         ep.pp.consensus_peaks(tmp_path / "cut.bed.gz")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match=r"folder' cannot be opened as"):

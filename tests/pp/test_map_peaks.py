@@ -179,10 +179,10 @@ def test_low_coverage_warns_and_very_low_coverage_is_refused(simulated, model):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["CD3D", "MS4A1"], "2 of 2 peak names are no genomic intervals, first 'CD3D'"),
+        (["CD3D", "MS4A1"], "2 of 2 peak names are not genomic intervals, first 'CD3D'"),
         (["chr1:200-200"], "empty, reversed"),
         (["chr1:300-200"], "empty, reversed"),
-        (["chr1:-300-200"], "1 of 1 peak names are no genomic intervals, first 'chr1:-300-200'"),
+        (["chr1:-300-200"], "1 of 1 peak names are not genomic intervals, first 'chr1:-300-200'"),
         (["chr5:1-2"], "None of the 1 peaks of the data overlaps the 4 peaks of the model"),
     ],
 )
@@ -240,7 +240,7 @@ def test_genes_are_refused():
         ["a", "b"], feature_types="Gene Expression", interval=["chr1:100-200", "chr1:300-400"]
     )
     with pytest.raises(
-        ValueError, match="holds Gene Expression: 2 of its 2 columns are genes, not peaks"
+        ValueError, match="contains Gene Expression: 2 of its 2 columns are genes, not peaks"
     ):
         ep.pp.map_peaks(atac, MODEL)
 
@@ -345,7 +345,7 @@ def test_overlap_by_chance_reveals_another_build(shared_data, annotation):
         assert map_onto(blood, granja, liftover=chain, **options).report["matched"] == 2517
     for options in ({}, {"genome": "GRCh38.p14"}):
         with pytest.raises(
-            ValueError, match="The peaks are of hg38 already, like the model: leave out `liftover`"
+            ValueError, match="The peaks are of hg38, like the model: omit `liftover`"
         ):
             map_onto(blood, blood.intervals, liftover=chain, **options)
 
@@ -383,7 +383,7 @@ def test_builds_have_several_names(name):
         ep.pp.map_peaks(cells(at_ends), model, genome=stated)
     with pytest.raises(
         ValueError,
-        match=r"peaks are of h38 \(`genome`\), the model is of hg38.*Builds are called \['hg38'",
+        match=r"peaks are of h38 \(`genome`\), the model is of hg38.*Known builds: \['hg38'",
     ):
         ep.pp.map_peaks(cells(at_ends), model, genome="h38")
 
@@ -434,7 +434,7 @@ def test_files_that_are_not_chains_are_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(
         ValueError,
-        match=r"a\.chain' is no chain file, or is truncated|"
+        match=r"a\.chain' is not a chain file, or is truncated|"
         "None of the 3 peaks could be lifted over",
     ):
         ep.tl.embed(cells(HG19), tiny(HG19, genome="hg38"), mapping=ep.PeakMapping(liftover=path))

@@ -243,7 +243,7 @@ BAD = [
     ({"alpha": float("nan")}, "`alpha` must be above 0 and below 1, got nan"),
     ({"unknown": -0.1}, "`unknown` must be at least 0 and below 1, got -0.1"),
     ({"label_key": None}, r"`reference` needs `label_key`.*\['cell_type', 'batch'\]"),
-    ({"label_key": "kind"}, "`label_key='kind'` is no column of `obs`"),
+    ({"label_key": "kind"}, "`label_key='kind'` is not a column of `obs`"),
     (
         {"calibration": ["batch9"]},
         r"`calibration` must name batches of \['batch0', 'batch1'\], got \['batch9'\]",

@@ -363,7 +363,7 @@ def break_data(data, how):
     [
         ("negative", "non-negative counts: found -1.0 in cell"),
         ("nan", "found nan in cell"),
-        ("names", "no genomic intervals, first 'ENSG0'"),
+        ("names", "not genomic intervals, first 'ENSG0'"),
         ("duplicates", "Duplicate peak names: 1 of 600, first 'chr1:12000-12500'"),
         ("genome", r"None of the 600 peaks of the data overlaps.*hg38.*Qchr1:10000-10500"),
         ("no X", "no `X`"),

@@ -391,7 +391,7 @@ def with_column(data, values):
     ("options", "message"),
     [
         ({}, "pass `label_key=`, `batch_key=` or both"),
-        ({"label_key": "nowhere"}, "no column"),
+        ({"label_key": "nowhere"}, "not a column"),
         ({"label_key": "column", "column": ["a"]}, "two labels or more"),
         ({"label_key": "column", "column": [np.nan]}, "two labels or more"),
         ({"batch_key": "column", "column": ["a"]}, "holds one batch"),

@@ -175,7 +175,7 @@ def test_bad_input_is_refused_and_nothing_is_written(world):
         ),
         ({"genes": "gene5", "max_distance": 0}, "`max_distance` must be an integer of at least 1"),
         ({"genes": "gene5", "annotation": genes.loc[["gene5"]]}, "There are no controls"),
-        ({"genes": "gene5", "groupby": "nothing"}, "`groupby='nothing'` is no column"),
+        ({"genes": "gene5", "groupby": "nothing"}, "`groupby='nothing'` is not a column"),
         (
             {"genes": "gene5", "annotation": genes.drop(columns=["chrom", "start", "end"])},
             "has no positions",

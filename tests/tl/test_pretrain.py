@@ -348,10 +348,7 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
         ({"layer": "counts"}, "No layer 'counts'"),
         (
             {"batch_key": "donor"},
-            (
-                r"`batch_key='donor'` is no column of `obs` of the data; "
-                r"there are \['batch', 'cell_type'\]"
-            ),
+            r"`batch_key='donor'` is not a column of `obs` of the data; available: \['batch', 'ce",
         ),
         ({"label_key": "donor"}, "`label_key='donor'`"),
         ({"validation": 1.5}, "`validation` must be a fraction"),
@@ -365,7 +362,7 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
             "Too few cells: 0 to train on",
         ),
         ({"min_cells": 10_000}, "No peak is open in at least `min_cells`"),
-        ({"device": "abacus"}, "`device` must be 'auto' or a torch device"),
+        ({"device": "abacus"}, "`device` must be 'auto' or an available torch device"),
     ],
 )
 def test_impossible_options_are_refused(simulated, options, message):
@@ -395,7 +392,7 @@ def test_bad_data_are_refused(mdata, model):
         ep.tl.pretrain(mdata, **SMALL, layer="log")
     mdata["rna"].X.data[3] = -2
     with pytest.raises(
-        ValueError, match="`X` of the RNA modality must hold non-negative counts: found -2.0"
+        ValueError, match="`X` of the RNA modality must contain non-negative counts: found -2.0"
     ):
         ep.tl.pretrain(mdata, **SMALL)
     mdata["atac"].X.data[3] = np.nan

@@ -88,7 +88,7 @@ def test_bad_input(planted):
         ({"batch_key": "one"}, r"'one' has 1 value \(\['a'\]\)"),
         ({"label_key": "one"}, "two are needed"),
         ({"label_key": "few"}, "50 cells can be scored"),
-        ({"label_key": "nowhere"}, "no column"),
+        ({"label_key": "nowhere"}, "not a column"),
         ({"n_jobs": 0}, "`n_jobs` must be"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -46,7 +46,7 @@ def test_planted_batches_are_taken_out_and_types_stay_apart(seed, n_batches, lab
     np.testing.assert_allclose(read @ along.T, np.eye(len(read)), atol=1e-4)
     without = z - (z @ read.T) @ along
     assert len(read) <= n_batches  # n_batches - 1 were planted, and one cluster may hold two types
-    # What stays is less than a tenth of what groups of cells differ by, so it may be more than a deviation of cells
+    # Less than a tenth of the differences between groups, which may be more than those of cells
     assert distances(without, batch, kind) < min(0.2 * distances(z, batch, kind), 1.5)
     assert distances(without, kind, batch) > 0.6 * distances(z, kind, batch)
 
@@ -67,7 +67,7 @@ def test_with_labels_batches_of_other_composition_lose_nothing():
 
 
 def test_batches_farther_apart_than_types_are_found_without_labels():
-    """Shifts of each type and batch by itself: as many clusters as there are of both would be of one batch each."""
+    """Shifts of each type and batch: a cluster for each would have cells of one batch only."""
     rng = np.random.default_rng(0)
     z, kind, batch, _ = planted(rng, 2, shift=6)
     z = np.concatenate(

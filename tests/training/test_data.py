@@ -1,4 +1,4 @@
-"""Data made ready to learn from: peaks and genes of several sources, and what cannot be learned from."""
+"""Data prepared for training: peaks and genes of several sources, and unusable data."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_what_cannot_be_learned_from_files(mdata, tmp_path):
     mdata["atac"].write_h5ad(atac)
     with pytest.raises(ValueError, match=r"needs RNA and '.*a.h5ad' has no modality 'rna'"):
         ep.tl.pretrain(atac)
-    with pytest.raises(ValueError, match=r"`label_key='x'` is no column of `obs` of '.*a.h5ad'"):
+    with pytest.raises(ValueError, match=r"`label_key='x'` is not a column of `obs` of '.*a.h5ad'"):
         ep.tl.pretrain(atac, objective="peaks", label_key="x")
     with pytest.raises(ValueError, match="No peak is open in at least `min_cells`"):
         ep.tl.pretrain(atac, objective="peaks", min_cells=10_000)

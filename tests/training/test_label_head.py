@@ -97,8 +97,8 @@ def test_the_head_keeps_the_scores_of_validation_cells():
     scores = conformal_scores(head(others))[torch.arange(500), torch.from_numpy(held[1])]
     torch.testing.assert_close(head.conformal, scores.sort().values)
     torch.testing.assert_close(head.novelty, head.score_novelty(others).sort().values)
-    strangeness = head.strangeness(others)
-    standard = (strangeness - head.moments[0]) / head.moments[1]
+    scores = head.ood_scores(others)
+    standard = (scores - head.moments[0]) / head.moments[1]
     torch.testing.assert_close(standard.mean(dim=0), torch.zeros(2), atol=1e-4, rtol=0)
     torch.testing.assert_close(standard.std(dim=0, correction=0), torch.ones(2), atol=1e-4, rtol=0)
     reference = head.reference / head.scaling

@@ -7,7 +7,7 @@ import torch
 
 import epifoundation as ep
 from epifoundation.nn import Network, Sizes
-from epifoundation.training.data import draw
+from epifoundation.training.split import draw
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_labels_leave_the_encoder_as_it_was_and_replace_others(simulated, unlabe
 
 
 def test_shuffled_labels_are_not_learned(simulated, unlabelled):
-    """Each cell is left out of the vectors of its labels: what is wrong of training cells is not repeated for them."""
+    """Each cell is left out of the vectors of its labels: wrong labels are not reproduced."""
     data = simulated.copy()
     rng = np.random.default_rng(0)
     data["atac"].obs["cell_type"] = rng.permutation(

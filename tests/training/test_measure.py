@@ -1,4 +1,4 @@
-"""Models measured in closed form: the same bits from memory, files, blocks and processes; cells left out; what data cannot fill."""
+"""Models measured in closed form: the same bits from memory, files, blocks and processes."""
 
 import hashlib
 import warnings
@@ -14,7 +14,7 @@ from mudata import MuData
 from sklearn.neighbors import NearestNeighbors
 
 import epifoundation as ep
-from epifoundation.training import measure as measuring
+from epifoundation.training import counting
 from epifoundation.training import rows as reading
 
 SMALL = ep.ModelConfig(dim=16)
@@ -41,7 +41,7 @@ BLOCKS = 5
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of some fifty cells, so that there are several."""
-    for module in (measuring, reading):
+    for module in (counting, reading):
         monkeypatch.setattr(module, "BLOCK_ENTRIES", 5_000)
     monkeypatch.setattr(reading, "RUN", 30)
 
@@ -72,7 +72,7 @@ def test_several_objects_in_any_blocks_give_the_bits_of_one(
 
 
 def shifted(mdata, by):
-    """The same cells on tiles of half the width, moved a little: two of them lie in each peak of another sample."""
+    """The same cells on shifted tiles of half the width, two of them in each peak."""
     atac = mdata["atac"]
     frame = ep.genome.parse_intervals(atac.var_names)
     middle = (frame["start"] + frame["end"]) // 2

@@ -1,4 +1,4 @@
-"""Blocks divided among processes: the model of two is that of one, and a process that ends is told of."""
+"""Blocks divided among processes: two give the model of one, and a lost process is reported."""
 
 import os
 import socket
@@ -23,7 +23,8 @@ source, folder, ends = sys.argv[1:]
 if ends == os.environ.get("RANK"):
     from epifoundation.training.statistics import Statistics
     Statistics.add = lambda *arguments, **options: os._exit(1)
-options = {"batch_key": "batch", "label_key": "cell_type", "config": ep.ModelConfig(dim=16), "min_cells": 2}
+options = {"batch_key": "batch", "label_key": "cell_type", "min_cells": 2}
+options["config"] = ep.ModelConfig(dim=16)
 model = ep.tl.pretrain(source, **options, engine=ep.Engine(timeout=0.2))
 model.save_pretrained(f"{folder}/{os.environ.get('RANK', 'alone')}")
 """

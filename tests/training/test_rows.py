@@ -149,7 +149,7 @@ def test_bad_values_are_named_with_their_cell(tmp_path, stored, n_pieces):
     pieces = [Piece(place, "one", "atac", 3, None)] * n_pieces
     matrix = Rows(pieces, 2, "`X`", as_float)
     of = "" if n_pieces == 1 else " of .*a.h5ad'" if stored else " of one"
-    said = f"`X`{of} must hold non-negative counts: found -3.0 in cell 'c'"
+    said = f"`X`{of} must contain non-negative counts: found -3.0 in cell 'c'"
     with pytest.raises(ValueError, match=said):
         matrix[np.array([1, 2])]
     assert matrix[np.array([0, 1])].sum() == 3  # only what is read is checked
@@ -186,7 +186,8 @@ torch.set_num_threads(1)
 training = ep.TrainingConfig(sample=1000, landmarks=100)
 config = ep.ModelConfig(dim=8)
 warm = ep.datasets.simulate_multiome(300, 200, 10)["atac"]
-ep.tl.pretrain(warm, objective="peaks", config=config, training=training)  # what libraries take at first use
+# Memory that libraries take at first use
+ep.tl.pretrain(warm, objective="peaks", config=config, training=training)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 now = int(status["VmData"].split()[0]) * 1024
 limit = now + int(sys.argv[2])
@@ -195,7 +196,8 @@ if sys.argv[3] == "memory":
     data = anndata.read_h5ad(sys.argv[1])
     pattern = [data.X.copy() for _ in range(2)]
 else:
-    model = ep.tl.pretrain(sys.argv[1], objective="peaks", config=config, training=training, validation=0.02)
+    options = {"config": config, "training": training, "validation": 0.02}
+    model = ep.tl.pretrain(sys.argv[1], objective="peaks", **options)
     print(model.training["cells"])
 """
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from epifoundation.peaks.counted import WEIGHT
 from epifoundation.training.components import log_normalise
-from epifoundation.training.measure import BLOCK_ENTRIES, _blocks_of
+from epifoundation.training.counting import BLOCK_ENTRIES, _blocks_of
 from epifoundation.training.statistics import (
     FIXED,
     HELD,

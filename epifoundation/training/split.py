@@ -1,0 +1,108 @@
+"""Training and validation cells: how data are split, and samples drawn from them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+MIN_OF_LABEL = 20  # cells drawn of each label, if there are as many
+RUN = 32  # cells that are drawn together: chunks on disk are longer
+
+
+def parse_validation(validation: float | Sequence[str] | None) -> float | list[str]:
+    """Validation cells: a fraction of the cells, or names of batches."""
+    if validation is None:
+        return 0.1
+    if isinstance(validation, float | int | np.floating):
+        return float(validation)
+    return [validation] if isinstance(validation, str) else [str(name) for name in validation]
+
+
+def split_cells(
+    n_cells: int,
+    validation: float | list[str],
+    batch: pd.Series | None,
+    rng: np.random.Generator,
+    *,
+    option: str = "validation",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of training cells and of validation cells, ascending; `option` is named in errors."""
+    rows = np.arange(n_cells)
+    if isinstance(validation, float):
+        if not 0 < validation < 1:
+            msg = f"`{option}` must be a fraction between 0 and 1 or a list of batches, "
+            msg += f"got {validation!r}."
+            raise ValueError(msg)
+        held = rng.permutation(rows)[: max(1, round(validation * n_cells))]
+    else:
+        if batch is None:
+            msg = (
+                f"`{option}={validation}` names batches: pass `batch_key=`, their column of `obs`."
+            )
+            raise ValueError(msg)
+        unknown = sorted(set(validation) - set(batch))
+        if unknown or not validation:
+            msg = f"`{option}` must name batches of {sorted(set(batch))}, "
+            msg += f"got {unknown or validation}."
+            raise ValueError(msg)
+        held = rows[batch.isin(validation)]
+    held = np.sort(held)
+    train = np.setdiff1d(rows, held)
+    check_split(train, held, n_cells)
+    return train, held
+
+
+def check_split(train: np.ndarray, held: np.ndarray, n_cells: int) -> None:
+    """Raise ValueError if there are too few cells to train or to validate on."""
+    if len(train) < 2 or not len(held):
+        msg = f"Too few cells: {len(train)} to train on and {len(held)} to validate on, "
+        msg += f"of {n_cells}."
+        raise ValueError(msg)
+
+
+def warn_unusable(usable: np.ndarray) -> None:
+    """Warn if cells are left out."""
+    if not usable.all():
+        msg = f"{int((~usable).sum()):,} of {len(usable):,} cells have no open peak or no RNA "
+        msg += "and are left out of training."
+        warnings.warn(msg, UserWarning, stacklevel=5)
+
+
+def draw(
+    rows: np.ndarray, max_cells: int, rng: np.random.Generator, labels: np.ndarray | None = None
+) -> np.ndarray:
+    """Sample rows in runs of neighbours, which files read fast; ascending.
+
+    Parameters
+    ----------
+    rows
+        Row numbers of cells, ascending.
+    max_cells
+        Number of cells to draw.
+    rng
+        Source of randomness.
+    labels
+        Codes of labels of all cells, -1 for none. A few cells of each label are drawn in addition.
+    """
+    if len(rows) <= max_cells:
+        return rows
+    runs = np.split(rows, np.arange(RUN, len(rows), RUN))
+    order = rng.permutation(len(runs))
+    n_runs = int(np.searchsorted(np.cumsum([len(runs[i]) for i in order]), max_cells)) + 1
+    drawn = np.concatenate([runs[i] for i in np.sort(order[:n_runs])])[:max_cells]
+    if labels is None:
+        return drawn
+    known = labels[drawn][labels[drawn] >= 0]
+    rare = np.flatnonzero(np.bincount(known, minlength=labels.max() + 1) < MIN_OF_LABEL)
+    more = [rng.permutation(rows[labels[rows] == code])[:MIN_OF_LABEL] for code in rare]
+    return np.unique(np.concatenate([drawn, *more]))
+
+
+def is_among(rows: np.ndarray, n_cells: int) -> np.ndarray:
+    """Mask of the rows, boolean (n_cells,)."""
+    found = np.zeros(n_cells, bool)
+    found[rows] = True
+    return found
