@@ -5,18 +5,9 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.metrics import average_precision_score
 
 import epifoundation as ep
-from epifoundation.links.direct_effects import direct_effects
-from epifoundation.links.pairs import find_pairs, near_sites
-from epifoundation.links.pvalues import (
-    bonferroni_min,
-    embedding_pvalues,
-    measured_pvalues,
-    stratified_qvalues,
-)
 
 KEY, REPORT = "epifoundation_links", "epifoundation_links_report"
 OPTIONS = {"genes": None, "max_distance": 50_000, "batch_key": "batch"}
@@ -172,115 +163,6 @@ def test_other_objectives(world, objective):
     assert (part["atac"].uns[KEY]["by_measurement"] != 0).any()
 
 
-@pytest.mark.parametrize("family", ["counts", "binary", "gaussian"])
-def test_direct_effects_agree_with_scikit_learn(family):
-    rng = np.random.default_rng(0)
-    n, k, prior = 4000, 6, 5.0
-    x = (rng.random((n, k)) < 0.3).astype(float)
-    beta = np.array([0.8, -0.5, 0, 0, 0.3, 0])
-    if family == "counts":
-        exposure = rng.gamma(2, 0.5, n)
-        y = rng.poisson(exposure * np.exp(x @ beta))
-        # The penalty of the mean deviance is half of ours: it divides by the sum of the weights
-        oracle = PoissonRegressor(alpha=prior / exposure.sum(), tol=1e-10, max_iter=1000)
-        expected = oracle.fit(x, y / exposure, sample_weight=exposure).coef_
-        found = direct_effects(y, np.log(exposure), x, family, prior)
-    elif family == "binary":
-        y = (rng.random(n) < 1 / (1 + np.exp(-x @ beta))).astype(float)
-        expected = LogisticRegression(C=1 / prior, tol=1e-10, max_iter=1000).fit(x, y).coef_[0]
-        found = direct_effects(y, np.zeros(n), x, family, prior)
-    else:
-        offset = rng.normal(size=n)
-        y = offset + x @ beta + rng.normal(size=n)
-        # In deviations of the gene, with the variance that the offset leaves
-        scale, noise = y.std(), (y - offset).var()
-        expected = Ridge(prior * noise / scale**2).fit(x, y - offset).coef_
-        found = direct_effects(y, offset, x, family, prior)
-    np.testing.assert_allclose(found, expected, atol=2e-3)
-
-
-def test_pvalues_are_uniform_without_effects_and_small_with():
-    rng = np.random.default_rng(1)
-    effect, n_open = rng.normal(size=6000), rng.integers(1, 500, 6000)
-    effect *= 1 / np.sqrt(n_open)  # as noise is: more in few cells
-    is_control = np.arange(6000) >= 1000
-    pvalue = measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[:1000]
-    assert abs(np.mean(pvalue < 0.1) - 0.1) < 0.03
-    effect[:20] = 5
-    assert measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[:20].max() < 0.002
-    n_open[5] = 0
-    assert np.isnan(measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[5])
-
-    peaks = pd.DataFrame({"chrom": "chr1", "start": np.arange(2000) * 1000})
-    sites = pd.DataFrame(
-        {"chrom": ["chr1"] * 5, "start": [200_000, 500_000, 900_000, 1_200_000, 1_800_000]}
-    )
-    moved, directions = rng.normal(size=(2000, 8)), rng.normal(size=(5, 8))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    gene = np.repeat(np.arange(5), 60)
-    peak = np.concatenate([at // 1000 + np.arange(-30, 30) for at in sites["start"]])
-    moved[peak[7]] = directions[0]
-    pvalue = embedding_pvalues(
-        moved,
-        directions,
-        (gene, peak),
-        sites,
-        peaks,
-        np.ones(2000, bool),
-        np.full(2000, 50),
-        30_000,
-        rng,
-    )
-    assert pvalue[7] < 0.001
-    assert abs(np.mean(np.delete(pvalue, 7) < 0.2) - 0.2) < 0.08
-
-
-def test_bonferroni_min_and_strata():
-    first, second = np.array([0.01, np.nan, 0.9]), np.array([0.5, 0.2, 0.8])
-    np.testing.assert_allclose(bonferroni_min(first, second), [0.02, 0.4, 1])
-    assert bonferroni_min(first, None) is first
-    qvalue = stratified_qvalues(
-        np.array([0.01, 0.5, 0.04, np.nan]), np.array([10, 4_999, 200_000, 10])
-    )
-    np.testing.assert_allclose(qvalue, [0.02, 0.5, 0.04, np.nan])
-
-
-def test_controls_are_near_other_genes_and_far_from_their_own(world):
-    data, _ = world
-    sites, peaks = ep.genome.read_genes(data["rna"].var), ep.genome.read_intervals(data["atac"].var)
-    pairs, n_elsewhere = find_pairs(
-        sites, sites, peaks, np.ones(len(peaks), bool), 20_000, np.random.default_rng(0)
-    )
-    assert n_elsewhere > 0  # chromosomes of 400 kb are short
-    at, chrom = sites["start"].to_numpy(), sites["chrom"].to_numpy()
-    same = peaks["chrom"].to_numpy()[pairs.peak] == chrom[pairs.gene]
-    gap = np.abs(peaks["start"].to_numpy()[pairs.peak] - at[pairs.gene])
-    assert (same & (gap <= 20_500))[~pairs.is_control].all()
-    assert (~same | (gap > 19_000))[pairs.is_control].all()
-    assert (np.bincount(pairs.locus, pairs.is_control) % np.bincount(pairs.locus) == 0).all()
-    assert len(near_sites(sites.iloc[:0], peaks, 100)) == 0
-
-
-def test_links_are_written_for_browsers(world, linked, tmp_path):
-    data = world[0].copy()
-    data["atac"].uns[KEY] = linked
-    path = ep.tl.write_links(data, path=tmp_path / "links.bedpe", max_qvalue=None)
-    table = pd.read_csv(path, sep="\t", header=None)
-    assert table.shape == (len(linked), 12)
-    assert (table[7] == linked["effect"].map("{:.5g}".format).astype(float).to_numpy()).all()
-    assert (table[5] - table[4] == 1).all()
-    path = ep.tl.write_links(data, path=tmp_path / "links.longrange")
-    table = pd.read_csv(path, sep="\t", header=None)
-    assert len(table) == 2 * (linked["qvalue"] <= 0.1).sum()
-    assert table[3].str.fullmatch(r"chr\d+:\d+-\d+,-?[\d.e+-]+").all()
-    with pytest.raises(ValueError, match="`format` must be one of"):
-        ep.tl.write_links(data, path=tmp_path / "links.txt")
-    with pytest.raises(ValueError, match="`group` must be one of"):
-        ep.tl.write_links(data, path=tmp_path / "links.bedpe", group="B")
-    with pytest.raises(ValueError, match="run `epifoundation.tl.link_peaks` first"):
-        ep.tl.write_links(world[0], path=tmp_path / "links.bedpe")
-
-
 def test_bad_input_is_refused_and_nothing_is_written(world):
     data, model = world
     atac, options = data["atac"], {"max_distance": 50_000}
@@ -327,19 +209,3 @@ def test_an_annotation_of_another_build_is_refused(shared_data):
         ep.tl.gene_activity(
             granja, annotation=shared_data.parent / "annotation" / "hg38_genes.bed.gz"
         )
-
-
-def test_genes_that_differ_in_noise_and_in_peaks_share_one_error_rate():
-    """Noise alone: one gene with many peaks and large effects, many with few and small ones."""
-    gene = np.concatenate(
-        [np.zeros(100, int), np.repeat(np.arange(1, 40), 5), np.repeat(np.arange(40), 500)]
-    )
-    is_control = np.arange(len(gene)) >= 100 + 195
-    n_found = 0
-    for seed in range(5):
-        effect = np.random.default_rng(seed).normal(size=len(gene)) * np.where(gene == 0, 1.0, 0.01)
-        pvalue = measured_pvalues(effect, gene, np.full(len(gene), 30), is_control)
-        n_found += (
-            stratified_qvalues(pvalue[~is_control], np.zeros((~is_control).sum())) < 0.1
-        ).sum()
-    assert n_found <= 3
