@@ -31,7 +31,6 @@ from .peak_head import fit_peak_head
 SHARES = (0.0, 0.25, 0.5, 1.0)
 MARGIN = 0.01  # relative difference of losses that is ignored
 MAX_CELLS = 20_000  # that batch effects are estimated with
-HEADS = HEAD_FITS | {"measured": fit_measured_head}  # fitted to the embedding after training
 
 
 def train_model(
@@ -69,9 +68,9 @@ def train_model(
     model = EpiFoundation(fitted.network, loaded.peaks, loaded.genes, training=summary).to(device)
     if loaded.batch_codes is not None:
         model = without_batches(model, loaded, rng, codes)
-    fits = HEADS
+    fits = HEAD_FITS | {"measured": fit_measured_head}
     if loaded.target is not None and config.predicts_peaks and not training.peak_weight:
-        fits = HEADS | {"peaks": partial(fit_peak_head, model)}
+        fits["peaks"] = partial(fit_peak_head, model)
     return replace(with_heads(model, loaded, fits, rng, codes), labels=labels)
 
 
@@ -127,7 +126,7 @@ def finetune_model(
         fraction = tuned.training["share"]
         factors = {name: (left * fraction, right) for name, (left, right) in factors.items()}
     # The head for the measured scale is large: an adapter has none
-    fits = {name: each for name, each in HEADS.items() if rank is None or name != "measured"}
+    fits = HEAD_FITS | ({"measured": fit_measured_head} if rank is None else {})
     tuned = with_heads(tuned, loaded, fits, rng)
     return tuned if rank is None else adapted(base, tuned, factors).to(device)
 

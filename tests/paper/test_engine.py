@@ -438,7 +438,7 @@ def test_a_process_that_is_killed(script, launch):
     _, errors = process.communicate()
     assert process.returncode != 0
     assert "Another process of this training ended, was killed, or stopped answering" in errors
-    assert "start all of them again" in errors
+    assert "Start all processes again" in errors
     process = launch(whole | {"engine": engine})
     _, errors = process.communicate()
     assert process.returncode == 0, errors

@@ -109,7 +109,7 @@ def test_an_encoder(monkeypatch, mdata, tmp_path):
     torch.testing.assert_close(folded, plain, atol=1e-5, rtol=1e-5)
     vectors = model.network.encoder.vectors
     torch.testing.assert_close(vectors(ids, offsets)[0], vectors.weight[:2].mean(dim=0))
-    annotated = ep.tl.annotate(mdata["atac"], model, copy=True).obs
+    annotated = ep.tl.annotate(mdata["atac"], model, copy=True).obs.astype(str)
     assert (annotated["epifoundation_cell_type"] == annotated["cell_type"]).mean() > 0.9
     assert models[0].revision != models[1].revision
 
