@@ -71,8 +71,8 @@ def test_a_head_of_a_transformer(with_depth, mdata, tmp_path):
     again = ep.models.from_pretrained(tmp_path / "b", base=model, device="cpu")
     assert again.network.sizes.heads == {"depth": 16}
     assert again.revision == tuned.revision
-    before, after = (each.network.get_submodule("depth").weight for each in (model, again))
-    assert not torch.equal(before, after)
+    weights = [each.network.get_submodule("depth").weight for each in (tuned, again)]
+    assert torch.equal(*weights)
 
 
 def test_sizes_of_other_heads_are_saved_if_there_are_any(model, tmp_path):
@@ -110,7 +110,7 @@ def test_an_encoder(monkeypatch, mdata, tmp_path):
     vectors = model.network.encoder.vectors
     torch.testing.assert_close(vectors(ids, offsets)[0], vectors.weight[:2].mean(dim=0))
     annotated = ep.tl.annotate(mdata["atac"], model, copy=True).obs.astype(str)
-    assert (annotated["epifoundation_cell_type"] == annotated["cell_type"]).mean() > 0.9
+    assert (annotated["epifoundation_cell_type"] == annotated["cell_type"]).mean() > 0.8
     assert models[0].revision != models[1].revision
 
 
