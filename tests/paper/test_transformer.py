@@ -235,7 +235,7 @@ def test_one_gene_is_enough(decoder):
 
 
 def test_contradictions_are_refused(simulated, transformer):
-    with pytest.raises(ValueError, match="`config.values` is for models that were converted"):
+    with pytest.raises(ValueError, match="`config.values` is for converted models"):
         ep.tl.pretrain(
             simulated, config=replace(SMALL, decoder="query", objective="binary", values=True)
         )
