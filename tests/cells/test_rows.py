@@ -99,7 +99,9 @@ def test_an_impossible_count_is_refused_by_the_name_of_its_cell(kind, value):
     dense[7, 2] = value
     rows = iter_rows(LoadedRows(IN_MEMORY[kind](dense), names_of(9)), chunk=4, what="The layer")
     assert next(rows)[0] == slice(0, 4)  # rows before are read
-    with pytest.raises(ValueError, match=rf"^The layer must hold .* {value}(\.0)? in cell 'cell7'"):
+    with pytest.raises(
+        ValueError, match=rf"^The layer must contain .* {value}(\.0)? in cell 'cell7'"
+    ):
         list(rows)
 
 

@@ -33,7 +33,9 @@ def test_missing_parts_are_named(adata, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["h5mu", "zarr"])
 def test_modalities(adata, tmp_path, kind):
-    data = MuData({"atac": adata, "rna": adata[:4, :2].copy()})
+    rna = adata[:4, :2].copy()
+    rna.var_names = ["gene0", "gene1"]
+    data = MuData({"atac": adata, "rna": rna})
     data["rna"].uns["report"] = {"cells": 4}
     path = write(data, tmp_path / f"a.{kind}")
     with pytest.raises(ValueError, match=r"No modality 'peaks' in .*; it has \['atac', 'rna'\]"):

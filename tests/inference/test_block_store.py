@@ -63,5 +63,5 @@ def test_an_error_keeps_the_blocks(tmp_path):
 def test_blocks_of_another_run_are_refused(tmp_path):
     BlockStore(tmp_path / "blocks", RUN).close()
     other = RUN | {"options": {"genes": ["b"]}, "seed": 1}
-    with pytest.raises(ValueError, match=r"options was .*\['?\"a\"\], is .*\"b\".*1 more differ"):
+    with pytest.raises(ValueError, match=r'options was .*"a".*, is .*"b".* \(1 more differ\)'):
         BlockStore(tmp_path / "blocks", other)
