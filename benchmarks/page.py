@@ -205,7 +205,7 @@ def markdown(mean, spread, name_of=str):
             for m in mean
         ]
         lines.append(row([name_of(method), *cells]))
-    return "\n".join(lines) + "\n"
+    return "\n".join([":::{container} numbers", *lines, ":::"]) + "\n"
 
 
 def header(names):

@@ -87,7 +87,6 @@ MANY_PARAMETERS = {
 }
 LONG_MODULES = {
     "metrics.py": "one public function for each score, with its documentation",
-    "tl/_pretrain.py": "half of it documents the options",
 }
 
 

@@ -46,7 +46,8 @@ def _is_hdf5(path: Path) -> bool:
     return path.suffix in HDF5_SUFFIXES or (path.is_file() and h5py.is_hdf5(path))
 
 
-FORMATS = [  # the first that matches
+# The first that matches. HDF5 matches every such file: put formats inside HDF5 before it
+FORMATS = [
     Format("h5ad or h5mu", _is_hdf5, OnDisk.open, read_hdf5),
     Format("zarr", Path.is_dir, OnDisk.open, read_zarr),
 ]

@@ -16,9 +16,8 @@ from .._validate import get_matrix, get_modality, obs_column
 from .matrix import read_rows, row_reader
 
 Located: TypeAlias = AnnData | MuData | str | Path
-# What tools that read cells take: an object, a path, several of either, or a mapping from names
+# Input of tools that read cells: one of these, several, or a mapping from names
 Inputs: TypeAlias = Located | Sequence[Located] | Mapping[str, Located]
-MATRICES = ("array", "csr_matrix", "csc_matrix")  # anndata encodings with rows
 
 
 class Source:
@@ -74,12 +73,12 @@ class Source:
         return rows
 
     def check_whole(self, start: int, stop: int) -> None:
-        """Raise OSError if parts of the file are missing, which read as zeros."""
+        """Raise OSError if chunks of the file are missing, which would be read as zeros."""
 
     def _unreadable(self, what: str, start: int, stop: int, error: Exception) -> OSError:
         return OSError(
             f"{what} {start:,} to {stop - 1:,} of {self.name} could not be read ({error}). "
-            "Was it moved, cut off or written over?"
+            "Was it moved, truncated or overwritten?"
         )
 
     def bounds(self, max_cells: int, max_entries: int) -> np.ndarray:

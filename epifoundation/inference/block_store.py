@@ -120,7 +120,7 @@ class BlockStore:
         with self.load(number) as block:
             return Tally(**json.loads(block[TALLY].tobytes()))
 
-    def is_shared_out(self, n_blocks: int) -> bool:
+    def all_taken(self, n_blocks: int) -> bool:
         """Whether each block is finished or claimed by this process, so that none is left."""
         return all(number in self._held or self._has(number) for number in range(n_blocks))
 

@@ -16,7 +16,7 @@ from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..pp._map_peaks import was_written_by
 from .expression import scale_of
-from .reader import Block, Readout, Recording
+from .reader import BlockReadout, LoadedBlock, Readout
 from .tally import Tally
 
 
@@ -38,10 +38,10 @@ class EmbeddingReadout(Readout):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Results besides the embedding."""
+        """Whether expression and labels are computed."""
         return {name: self.parameters[name] for name in ("expression", "annotation")}
 
-    def begin(self, block: Block, batches: np.ndarray | None) -> EmbeddedCells:
+    def begin(self, block: LoadedBlock, batches: np.ndarray | None) -> EmbeddedCells:
         """Start a block of cells."""
         return EmbeddedCells(self.keys, len(block.names), self.model.network.dim)
 
@@ -77,7 +77,7 @@ class EmbeddingReadout(Readout):
             "revision": self.model.revision,
             "package_version": __version__,
             "peaks": peaks | {"cells_above_limit": tally.limited},
-            "parameters": {**self.parameters, "unseen_batches": tally.unseen},
+            "parameters": {**self.parameters, "unseen_batches": tally.unknown_batches},
         }
         if self._predicts:
             report["expression_scale"] = scale_of(self.model)
@@ -88,7 +88,7 @@ class EmbeddingReadout(Readout):
         return bool(self.parameters["expression"]) and len(self.model.genes) > 0
 
 
-class EmbeddedCells(Recording):
+class EmbeddedCells(BlockReadout):
     """Embedding and known peaks of the cells of a block."""
 
     def __init__(self, keys: Keys, n_cells: int, dim: int) -> None:
@@ -96,7 +96,7 @@ class EmbeddedCells(Recording):
         self.embedding = np.empty((n_cells, dim), dtype=np.float32)
         self.coverage = np.full(n_cells, np.nan)
 
-    def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
+    def add(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
         """Process some cells."""
         self.embedding[rows] = embedding.cpu().numpy()
         fraction = tokens.n_known / np.maximum(tokens.n_open, 1)

@@ -18,7 +18,7 @@ from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..nn import Folded, LabelHead, conformal_scores
 from .encode import tensors
-from .reader import Block, Readout, Recording
+from .reader import BlockReadout, LoadedBlock, Readout
 from .tally import Tally
 
 LABEL_CELLS = 4096
@@ -31,12 +31,12 @@ class LabelReadout(Readout):
     model: EpiFoundation
     keys: Keys
 
-    def begin(self, block: Block, batches: np.ndarray | None) -> LabelledCells:
+    def begin(self, block: LoadedBlock, batches: np.ndarray | None) -> LabelledCells:
         """Start a block of cells."""
         return LabelledCells(self, len(block.names))
 
 
-class LabelledCells(Recording):
+class LabelledCells(BlockReadout):
     """Probabilities of the labels of the cells of a block."""
 
     def __init__(self, readout: LabelReadout, n_cells: int) -> None:
@@ -45,7 +45,7 @@ class LabelledCells(Recording):
         self.probabilities = np.empty((n_cells, len(self.model.labels)), np.float32)
 
     @torch.inference_mode()
-    def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
+    def add(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
         """Process some cells."""
         self.probabilities[rows] = self.head(embedding).cpu().numpy()
 
@@ -99,7 +99,7 @@ class AnnotationReadout(Readout):
             "unknown": self.unknown,
         }
 
-    def begin(self, block: Block, batches: np.ndarray | None) -> AnnotatedCells:
+    def begin(self, block: LoadedBlock, batches: np.ndarray | None) -> AnnotatedCells:
         """Start a block of cells."""
         return AnnotatedCells(self, len(block.names))
 
@@ -116,12 +116,12 @@ class AnnotationReadout(Readout):
             "novelty_threshold": threshold(head.novelty, self.unknown)
             if self.unknown
             else math.inf,
-            "n_unknown": tally.unknown,
+            "n_unknown": tally.labelled_unknown,
         }
         return {self.keys.annotation: report}
 
 
-class AnnotatedCells(Recording):
+class AnnotatedCells(BlockReadout):
     """Labels of the cells of a block."""
 
     def __init__(self, readout: AnnotationReadout, n_cells: int) -> None:
@@ -129,7 +129,7 @@ class AnnotatedCells(Recording):
         self.embedding = np.zeros((n_cells, readout.fitted.network.dim), np.float32)
 
     @torch.inference_mode()
-    def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
+    def add(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
         """Process some cells."""
         fitted, folded = self.readout.fitted, self.readout.folded
         if folded is not None:
@@ -160,7 +160,7 @@ class AnnotatedCells(Recording):
         self.is_unknown = np.zeros(len(known), dtype=bool)
         if unknown:
             self.is_unknown = known & (self.novelty > threshold(head.novelty, unknown))
-        tally.unknown = int(self.is_unknown.sum())
+        tally.labelled_unknown = int(self.is_unknown.sum())
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
         """Write the results."""

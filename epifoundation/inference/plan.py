@@ -20,15 +20,15 @@ from ..pp._map_peaks import map_source
 from .reader import Reader
 from .tally import Tally
 
-# A block is in memory a few times and is lost by an interruption. Limits of its cells, open peaks
-# and predicted values:
+# Several copies of a block are in memory, and an interrupted block is computed again. Limits of its
+# cells, stored entries and predicted values:
 BLOCK_CELLS = 16_384
-BLOCK_ENTRIES = 10_000_000  # 40 MB per array: the C library returns arrays above 32 MB at once
+BLOCK_ENTRIES = 10_000_000  # 40 MB per array: memory above 32 MB is returned to the system at once
 BLOCK_VALUES = 2**25
 
 
-class Part(NamedTuple):
-    """A block of cells: position of the source, and its rows."""
+class BlockRange(NamedTuple):
+    """Rows of a block, and the position of their source."""
 
     source: int
     start: int
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     names: list[str]
     prefixes: list[str]
     mappings: list[PeakMap]
-    parts: list[Part]
+    parts: list[BlockRange]
     identities: list[dict[str, Any]]
     modality: str
 
@@ -69,10 +69,10 @@ class Plan(NamedTuple):
                 if reader.batch_key is not None:
                     source.column(reader.batch_key, "batch_key")
                 if not in_blocks:
-                    parts.append(Part(i, 0, source.n_obs))
+                    parts.append(BlockRange(i, 0, source.n_obs))
                     continue
                 bounds = source.bounds(_max_cells(reader), BLOCK_ENTRIES)
-                parts += [Part(i, int(start), int(stop)) for start, stop in pairwise(bounds)]
+                parts += [BlockRange(i, int(start), int(stop)) for start, stop in pairwise(bounds)]
                 identities.append(source.identity)
                 if several:
                     hashes.append(_hashes(source, prefixes[i]))
@@ -107,13 +107,18 @@ class Plan(NamedTuple):
             "cells of a block": _max_cells(reader),
             "open peaks of a block": BLOCK_ENTRIES,
             "key": reader.keys.key,
-            "names": self.prefixes,
-            "matching": [str(mapping.report.get("options", {})) for mapping in self.mappings],
+            "prefixes": self.prefixes,
+            "mapping options": [
+                str(mapping.report.get("options", {})) for mapping in self.mappings
+            ],
             "files": self.identities,
         } | reader.options
 
     def uns(self, reader: Reader, tally: Tally) -> dict[str, Any]:
-        """Reports on the run, by key of ``uns``; for several files also one row per file."""
+        """Reports on the run, by key of ``uns``; for several files also a table of them.
+
+        The report on several files has the peaks of the one with the lowest coverage.
+        """
         reports = [mapping.report for mapping in self.mappings]
         if len(reports) == 1:
             self.mappings[0].count(tally.n_open, tally.n_known, tally.total, tally.matched)
@@ -127,7 +132,7 @@ class Plan(NamedTuple):
         return reader.uns(summary.report, tally) | {reader.keys.files: table}
 
     def log(self) -> None:
-        """Write a line of summary on a single source if progress is shown."""
+        """Show a summary line if there is one source and progress is shown."""
         if len(self.mappings) == 1:
             self.mappings[0].log()
 

@@ -20,7 +20,7 @@ from ..models import EpiFoundation
 from ..nn import ExpressionHead, LinearMeasuredHead, MeasuredHead, QueryHead
 from ..peaks.vocabulary import GeneVocabulary
 from .expression import MEASURED_SCALE, scale_of
-from .reader import Block, Readout, Recording
+from .reader import BlockReadout, LoadedBlock, Readout
 from .tally import Tally
 
 AnyExpressionHead: TypeAlias = ExpressionHead | QueryHead | LinearMeasuredHead | MeasuredHead
@@ -60,7 +60,7 @@ class ExpressionReadout(Readout):
         """Scale of the expression."""
         return {"scale": self.scale}
 
-    def begin(self, block: Block, batches: np.ndarray | None) -> ExpressedCells:
+    def begin(self, block: LoadedBlock, batches: np.ndarray | None) -> ExpressedCells:
         """Start a block of cells."""
         return ExpressedCells(self, block, batches)
 
@@ -75,17 +75,17 @@ class ExpressionReadout(Readout):
             "scale": MEASURED_SCALE if self.scale == "measured" else scale_of(self.model),
             "genes": list(self.names) or "all",
             "batch_key": self.batch_key or "",
-            "unseen_batches": tally.unseen,
+            "unseen_batches": tally.unknown_batches,
             "peaks": peaks,
         }
         return {self.keys.expression: report}
 
 
-class ExpressedCells(Recording):
+class ExpressedCells(BlockReadout):
     """Cells of a block x genes of the RNA modality, or of the model where there is no RNA."""
 
     def __init__(
-        self, readout: ExpressionReadout, block: Block, batches: np.ndarray | None
+        self, readout: ExpressionReadout, block: LoadedBlock, batches: np.ndarray | None
     ) -> None:
         model, positions, names, rna = (readout.model, readout.positions, block.names, block.rna)
         if rna is not None and positions is not None:
@@ -123,7 +123,7 @@ class ExpressedCells(Recording):
             self.values.fill(np.nan)
 
     @torch.inference_mode()
-    def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
+    def add(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
         """Predict for some cells; those without a row in the RNA modality are skipped."""
         batches = None if self.batches is None else self.batches[rows]
         predicted = self.predict(embedding, batches).cpu().numpy()

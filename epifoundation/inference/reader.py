@@ -25,7 +25,7 @@ from .tally import Tally
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Block(NamedTuple):
+class LoadedBlock(NamedTuple):
     """Cells to read, their names and batches, and the RNA modality for predicted genes."""
 
     cells: Source
@@ -35,10 +35,10 @@ class Block(NamedTuple):
     show: bool = True  # a progress bar
 
 
-class Recording(Protocol):
+class BlockReadout(Protocol):
     """The results of one readout for the cells of a block."""
 
-    def take(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
+    def add(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
         """Process some cells: rows of the block, their open peaks and their embedding."""
 
     def finish(self, tally: Tally) -> None:
@@ -54,14 +54,17 @@ class Readout(Protocol):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options that change the results, besides those of the reader; JSON types."""
+        """Options that are part of the fingerprint of a run; JSON types."""
         return {}
 
-    def begin(self, block: Block, batches: np.ndarray | None) -> Recording:
+    def begin(self, block: LoadedBlock, batches: np.ndarray | None) -> BlockReadout:
         """Start a block; `batches` are codes of the model's batches, -1 for none."""
 
     def stale(self, uns: Mapping[str, Any]) -> list[str]:
-        """Results of an earlier run to remove: ``"obs/name"``, ``"rna/layers/name"``..."""
+        """Results of an earlier run to delete, if this run does not overwrite them.
+
+        Their places, such as ``"obs/name"`` or ``"rna/layers/name"``.
+        """
         return []
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
@@ -69,10 +72,10 @@ class Readout(Protocol):
         return {}
 
 
-class Found(NamedTuple):
+class BlockResults(NamedTuple):
     """Results of a block."""
 
-    recordings: list[Recording]
+    outputs: list[BlockReadout]
     tally: Tally
 
 
@@ -93,7 +96,7 @@ class Reader:
     batch_key
         Column of ``obs`` with batches of the model.
     chunk
-        Cells at a time.
+        Cells encoded at a time; None: chosen by the encoder.
     dtype
         ``"auto"``, ``"float32"`` or ``"bfloat16"``.
     """
@@ -120,7 +123,7 @@ class Reader:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options that change the results, besides model and cells; JSON types."""
+        """Options that are part of the fingerprint of a run; JSON types."""
         found: dict[str, Any] = {
             "batch_key": self.batch_key,
             "dtype": self.dtype,
@@ -130,13 +133,13 @@ class Reader:
             found |= readout.options
         return found
 
-    def compute(self, block: Block, mapping: PeakMap) -> Found:
-        """Compute the results of a block; called in several threads."""
+    def compute(self, block: LoadedBlock, mapping: PeakMap) -> BlockResults:
+        """Compute the results of a block; thread-safe."""
         tally, batches = Tally(), None
         if block.batch is not None:
-            batches, tally.unseen = known_batches(block.batch, self.model)
-            tally.foreign = int((batches < 0).sum())
-        recordings = [readout.begin(block, batches) for readout in self.readouts]
+            batches, tally.unknown_batches = known_batches(block.batch, self.model)
+            tally.in_unknown_batch = int((batches < 0).sum())
+        outputs = [readout.begin(block, batches) for readout in self.readouts]
         for rows, tokens, embedding in encode_cells(
             self.model,
             block.cells,
@@ -145,17 +148,17 @@ class Reader:
             show=block.show,
             folded=self.folded,
         ):
-            for recording in recordings:
-                recording.take(rows, tokens, embedding)
+            for output in outputs:
+                output.add(rows, tokens, embedding)
             tally.count(tokens, self.model.config.max_peaks)
-        for recording in recordings:
-            recording.finish(tally)
-        return Found(recordings, tally)
+        for output in outputs:
+            output.finish(tally)
+        return BlockResults(outputs, tally)
 
-    def write(self, found: Found, atac: AnnData, rna: AnnData | None) -> None:
+    def write(self, found: BlockResults, atac: AnnData, rna: AnnData | None) -> None:
         """Write the results of all readouts."""
-        for recording in found.recordings:
-            recording.write(atac, rna)
+        for output in found.outputs:
+            output.write(atac, rna)
 
     def stale(self, uns: Mapping[str, Any]) -> list[str]:
         """Results of an earlier run to remove."""

@@ -1,4 +1,4 @@
-"""Run a reader on cells in memory at once, or on files in blocks.
+"""Run a reader on an object in one pass, or on files block by block.
 
 In blocks, memory does not grow with the number of cells, and an interruption costs one block.
 """
@@ -31,15 +31,15 @@ from ..peaks.options import PeakMapping
 from .block_store import BlockStore
 from .encode import threads
 from .plan import Plan
-from .reader import Block, Reader
+from .reader import BlockResults, LoadedBlock, Reader
 from .results import arrays_of
 from .targets import InFile, InObject, NewFile
 
 N_PREFETCH = 1  # blocks that are read while others are computed
-MAX_WORKERS = 8  # blocks that are computed at a time: one thread reads for this many
+MAX_WORKERS = 8  # blocks that are computed at a time: more than one reading thread can feed
 
 
-def by_blocks(data: Any, output: str | Path | None) -> bool:
+def is_read_in_blocks(data: Any, output: str | Path | None) -> bool:
     """Whether cells are read in blocks: from files, or for a file of results."""
     return output is not None or not isinstance(data, AnnData | MuData)
 
@@ -71,7 +71,7 @@ def apply(
     elif len(named) == 1 and isinstance(place := next(iter(named.values())), str | Path):
         target = InFile(Path(place), modality, rna_modality, reader)
     else:
-        msg = f"Results of {len(named)} source(s) need a file: pass `output=`, an .h5ad or .zarr."
+        msg = f"Results of a list ({len(named)}) need a file: pass `output=`, an .h5ad or .zarr."
         raise ValueError(msg)
     with_prefix = isinstance(data, Mapping) and not isinstance(data, AnnData | MuData)
     plan = Plan.of(reader, named, modality, mapping, with_prefix=with_prefix)
@@ -84,7 +84,7 @@ def _at_once(reader: Reader, plan: Plan, target: InObject) -> None:
     with plan.open(0) as source:
         names = source.names(0, source.n_obs)
         batch = _batches(reader, source)
-        found = reader.compute(Block(source, names, batch, target.rna), plan.mappings[0])
+        found = reader.compute(LoadedBlock(source, names, batch, target.rna), plan.mappings[0])
     found.tally.warn(reader.model, reader.batch_key)
     target.write(found, plan.uns(reader, found.tally))
     plan.log()
@@ -113,12 +113,12 @@ def _in_blocks(reader: Reader, plan: Plan, target: InFile | NewFile, *, overwrit
 def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame | None) -> None:
     """Compute blocks that no process has claimed, until all are finished."""
     several = len(plan.places) > 1
-    # A thread per block: no thread waits for another until the end, and Python code runs in
-    # parallel to sums
+    # A thread per block: no thread waits for another until the end, and the Python code of one
+    # block overlaps with the computations of others
     n_threads = torch.get_num_threads()
     on_cpu = reader.model.device.type == "cpu"
     n_workers = min(n_threads, plan.n_blocks, MAX_WORKERS) if on_cpu else 1
-    _ = reader.folded  # once, before threads need it
+    _ = reader.folded  # prepares the encoder once, before threads need it
     with (
         tqdm(
             total=int(plan.bounds[-1]), desc="Cells", unit=" cells", disable=not settings.progress
@@ -130,7 +130,7 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame 
         threads(n_workers, n_threads // n_workers) as submit,
     ):
 
-        def save(number: int, names: pd.Index, rna: AnnData | None, found: Any) -> None:
+        def save(number: int, names: pd.Index, rna: AnnData | None, found: BlockResults) -> None:
             atac = AnnData(obs=pd.DataFrame(index=names))
             if several:
                 codes = np.full(len(names), plan.parts[number].source)
@@ -139,7 +139,7 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame 
             store.save(number, arrays_of(atac, rna), found.tally)
             bar.update(len(names))
 
-        def work(number: int, block: Block) -> Future[None]:
+        def work(number: int, block: LoadedBlock) -> Future[None]:
             # Saved even if no more blocks are needed: other processes may wait for this one
             found = reader.compute(block, plan.mappings[plan.parts[number].source])
             return saver.submit(save, number, block.names, block.rna, found)
@@ -156,11 +156,11 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame 
 
 def _read(
     reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame | None
-) -> Generator[tuple[int, Block], None, None]:
+) -> Generator[tuple[int, LoadedBlock], None, None]:
     """Claim one block after the other and read its cells; wait for those of other processes."""
     with contextlib.ExitStack() as stack:
         source, batch, current = None, None, -1
-        while store.is_open and not store.is_shared_out(plan.n_blocks):
+        while store.is_open and not store.all_taken(plan.n_blocks):
             n_claimed = 0
             for number, (i, start, stop) in enumerate(plan.parts):
                 if not store.claim(number):
@@ -176,13 +176,13 @@ def _read(
                         )
                         raise OSError(msg)
                     batch = _batches(reader, source)
-                with _resumable(store):
+                with _with_advice(store):
                     names = plan.prefixes[i] + source.names(start, stop)
                     cells = LoadedRows(source.read(start, stop), names, source.name)
-                of_rows = None if batch is None else batch.iloc[start:stop]
+                block_batch = None if batch is None else batch.iloc[start:stop]
                 rna = None if genes is None else AnnData(obs=pd.DataFrame(index=names), var=genes)
-                yield number, Block(cells, names, of_rows, rna, show=False)
-            if not n_claimed and not store.is_shared_out(plan.n_blocks):
+                yield number, LoadedBlock(cells, names, block_batch, rna, show=False)
+            if not n_claimed and not store.all_taken(plan.n_blocks):
                 # Other processes are at work. The blocks of one that was killed become free
                 time.sleep(0.2)
 
@@ -192,7 +192,7 @@ def _batches(reader: Reader, source: Source) -> pd.Series | None:
 
 
 @contextlib.contextmanager
-def _resumable(store: BlockStore) -> Iterator[None]:
+def _with_advice(store: BlockStore) -> Iterator[None]:
     try:
         yield
     except OSError as error:

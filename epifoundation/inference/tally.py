@@ -19,9 +19,9 @@ class Tally:
     cells: int = 0
     empty: int = 0  # without a known open peak
     limited: int = 0  # with more open peaks than the model reads
-    foreign: int = 0  # of a batch that the model does not know
-    unseen: list[str] = field(default_factory=list)  # the names of these batches
-    unknown: int = 0  # annotated as unknown
+    in_unknown_batch: int = 0  # of a batch that the model does not know
+    unknown_batches: list[str] = field(default_factory=list)
+    labelled_unknown: int = 0  # by annotation
     n_open: int = 0
     n_known: int = 0
     total: float = 0.0
@@ -40,12 +40,14 @@ class Tally:
     def __add__(self, other: Tally) -> Tally:
         mine, theirs = asdict(self), asdict(other)
         summed = {each.name: mine[each.name] + theirs[each.name] for each in fields(self)}
-        return Tally(**summed | {"unseen": sorted(set(summed["unseen"]))})
+        return Tally(**summed | {"unknown_batches": sorted(set(summed["unknown_batches"]))})
 
     def warn(self, model: EpiFoundation, batch_key: str | None) -> None:
         """Warn about cells without known peaks, above the limit, or of unknown batches."""
-        if self.foreign:
-            warn_of_batches(self.foreign, self.cells, self.unseen, str(batch_key), model)
+        if self.in_unknown_batch:
+            warn_of_batches(
+                self.in_unknown_batch, self.cells, self.unknown_batches, str(batch_key), model
+            )
         if self.empty:
             msg = (
                 f"{self.empty:,} of {self.cells:,} cells have no open peak that the model knows; "

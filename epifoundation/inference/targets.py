@@ -22,7 +22,7 @@ from ..cells.stored import OnDisk
 from .block_store import BlockStore
 from .expression import rna_of
 from .grafts import GraftHDF5, GraftZarr
-from .reader import Found, Reader
+from .reader import BlockResults, Reader
 from .results import build_file, remove
 
 
@@ -38,7 +38,7 @@ class InObject:
         self.rna = rna_of(data, rna_modality)
         self.result: Data | None = None
 
-    def write(self, found: Found, uns: dict[str, Any]) -> None:
+    def write(self, found: BlockResults, uns: dict[str, Any]) -> None:
         """Write results of all cells, and remove those of an earlier run."""
         target = copy_of(self.data) if self.copy else self.data
         atac, keys = get_atac(target, self.modality), self.reader.keys

@@ -66,11 +66,6 @@ class Network(nn.Module):
         network.load_state_dict({name: state[name] for name in network.state_dict()})
         return network.eval().requires_grad_(False)
 
-    def with_head(self, name: str, head: nn.Module, sizes: Sizes) -> Network:
-        """A copy on the CPU with `head` as attribute `name`; `sizes` are those of the copy."""
-        tensors = {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
-        return self.with_sizes(sizes, tensors)
-
     def encode(self, ids: Tensor, offsets: Tensor, known: Known | None = None) -> Tensor:
         """Embedding of packed tokens, (n_cells, dim); NaN for a cell without open peaks.
 

@@ -19,16 +19,10 @@ from .pretraining import gathered
 
 
 class KeepBest(pl.Callback):
-    """Keeps the weights of the best epoch, reports them, and stops early.
+    """Keeps the weights of the best epoch, and stops after `patience` epochs without a better one.
 
-    Parameters
-    ----------
-    template
-        A network of the same configuration.
-    patience
-        Epochs without a better one after which training stops.
-    on_better
-        Called with network and number of each epoch that is the best so far.
+    `template` is a network of the same configuration; `on_better` is called with network and number
+    of each epoch that is the best so far.
     """
 
     def __init__(

@@ -78,12 +78,7 @@ class MinibatchCells:
 class Loader:
     """The batches of an epoch, for Lightning; its position is part of a checkpoint.
 
-    Parameters
-    ----------
-    batches
-        A function of epoch and batch number, which yields the batches from that one on.
-    n_batches
-        Number of batches of an epoch.
+    `batches` is a function of epoch and batch number, which yields the batches from that one on.
     """
 
     def __init__(self, batches: Callable[[int, int], Iterator[Batch]], n_batches: int) -> None:

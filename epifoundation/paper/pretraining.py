@@ -25,16 +25,9 @@ class Pretraining(pl.LightningModule):
     """Expression from open peaks, held-out peaks from the others and, in fine-tuning, labels.
 
     The classifier of labels is used in training only. With labels, the validation loss is their
-    cross-entropy at the best temperature: confidence is calibrated afterwards.
-
-    Parameters
-    ----------
-    network, training
-        Network to train, and options.
-    genes
-        Genes of the network that the data have; None for all.
-    label_counts
-        Training cells of each label; None without labels.
+    cross-entropy at the best temperature: confidence is calibrated afterwards. `genes` are the
+    positions of the genes of the data, None for all of the network; `label_counts` are the numbers
+    of training cells of each label, None without labels.
     """
 
     genes: Tensor | None

@@ -157,8 +157,9 @@ def _with_labels(
     enough = (1 + MARGIN) * min(loss for _, loss, _, _ in found)
     fraction, _, model, head = next(each for each in found if each[1] <= enough)
     model.training["share"] = fraction
-    sizes = model.network.sizes.updated(head.sizes)
-    return replace(model, network=model.network.with_head("label", head, sizes)).to(model.device)
+    tensors = {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
+    network = model.network.with_sizes(model.network.sizes.updated(head.sizes), tensors)
+    return replace(model, network=network).to(model.device)
 
 
 def with_heads(

@@ -33,6 +33,7 @@ SHIFT = 250_000
 MAX_CHANCE_RATIO = 1.5
 MIN_CHANCE_OVERLAPS = 30  # fewer overlaps by chance are not tested
 WARN_BELOW = 0.5  # of the model's peaks; with less, cells look sparser than in training
+# Of the model's peaks; with less there is an error. `docs/guide/peaks.md` names it
 MIN_COVERAGE = 0.02
 
 

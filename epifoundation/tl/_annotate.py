@@ -19,7 +19,7 @@ from ..cells.source import Inputs, Source, as_sources
 from ..inference.embedding import EmbeddingReadout
 from ..inference.labels import AnnotationReadout
 from ..inference.reader import Reader, Readout
-from ..inference.runner import apply, by_blocks
+from ..inference.runner import apply, is_read_in_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..nn import TrainingConfig
@@ -144,7 +144,7 @@ def annotate(
     _check_fraction("unknown", unknown, with_zero=True)
     model = resolve_model(model, device)
     is_embedded = False
-    if not by_blocks(data, output):
+    if not is_read_in_blocks(data, output):
         atac = get_atac(data, modality)
         is_embedded = keys.embedding in atac.obsm and check_embedding(atac.uns, model, keys)
     report: dict[str, Any] = {
@@ -232,7 +232,7 @@ def _fit(
     """The model with columns and a head for the labels of a reference, and numbers of cells."""
     if label_key is None:
         msg = "`reference` needs `label_key`, the column of its `obs` with labels"
-        if not by_blocks(reference, None):
+        if not is_read_in_blocks(reference, None):
             msg += f"; available: {list(get_atac(reference, modality).obs.columns)}"
         raise ValueError(msg)
     if calibration is None:

@@ -74,7 +74,7 @@ def embed(
 
     Returns
     -------
-    None, or the copy; for cells that are read in blocks, the path of the results. Written into the
+    None, or the copy; for cells that are read in blocks, the path of the file with the results. Written into the
     ATAC modality:
 
     - ``obsm["X_epifoundation"]``: embedding, float32 (n_cells, d);
@@ -102,10 +102,10 @@ def embed(
     ValueError
         Unknown modality, model or batch, peak names that are not intervals, duplicate names, too
         little overlap with the model's peaks, negative or NaN counts. `data` is then unchanged. For
-        files: names of cells that are in two of them, unfinished results of another run.
+        files: duplicate names of cells, unfinished results of another run.
     FileNotFoundError, FileExistsError, OSError
-        A file does not exist, `output` exists and `overwrite` is False; a file cannot be read or
-        written, with the rows. Finished blocks are kept.
+        A file does not exist; `output` exists and `overwrite` is False; a file cannot be read or
+        written. Finished blocks are kept.
 
     Examples
     --------

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .._docs import documented
@@ -20,14 +18,13 @@ from ..models._directory import check_target
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
 from ..nn.config import OBJECTIVES
-from ..nn.encoders import FORMAT_1
-from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
-from ..training.data import DataKeys, TrainingData, prepare
+from ..peaks.vocabulary import PeakVocabulary
+from ..training.architecture import architecture
+from ..training.data import DataKeys, prepare
 from ..training.engine import Engine
-from ..training.measure import measure
-from ..training.processes import World, connected
+from ..training.processes import World
+from ..training.run import measure_model
 from ..training.split import parse_validation
-from ..training.state import State
 
 
 @documented
@@ -162,7 +159,7 @@ def pretrain(
     default = ModelConfig() if init is None else init.config
     likelihood = objective or (config or default).objective
     one_of(likelihood, OBJECTIVES, "objective")
-    config = _architecture(config, init, likelihood)
+    config = architecture(config, init, likelihood)
     training.check(config)
     if training.balanced_genes is not None and likelihood != "binary":
         msg = (
@@ -200,7 +197,7 @@ def pretrain(
     }
     try:
         if config.is_measured:
-            model = _measured(
+            model = measure_model(
                 prepared,
                 config,
                 training,
@@ -212,7 +209,7 @@ def pretrain(
                 device=device,
             )
         else:
-            # Imported here: Lightning takes seconds.
+            # Imported here, as Lightning takes seconds
             from ..paper.train import train_model
 
             model = train_model(
@@ -232,86 +229,3 @@ def pretrain(
     if checkpoint is not None and World.from_environment().rank == 0:
         model.save_pretrained(checkpoint, overwrite=True)
     return model.to(device)
-
-
-def _measured(
-    data: TrainingData,
-    config: ModelConfig,
-    training: TrainingConfig,
-    init: EpiFoundation | None,
-    summary: dict[str, Any],
-    *,
-    min_cells: int,
-    rng: np.random.Generator,
-    engine: Engine,
-    device: torch.device,
-) -> EpiFoundation:
-    """A model with a set encoder."""
-    world = World.from_environment()
-    if data.target is None:
-        data.genes = GeneVocabulary([])  # of those of `init` nothing is measured
-    elif init is not None and data.gene_positions is not None:
-        data.genes = init.genes.take(data.gene_positions)
-    path = None if engine.state is None else Path(engine.state)
-    if path is not None and world.size > 1:
-        path = path.with_name(f"{path.name}.{world.rank}")
-    run = {
-        "package_version": __version__,
-        "config": config.to_dict(),
-        "processes": world.size,
-        "min_cells": min_cells,
-        "random": str(rng.bit_generator.state),
-        "cells": [piece.n_cells for piece in data.pattern.pieces],
-        "peaks": [
-            len(data.peaks),
-            int(pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum()),
-        ],
-        "genes": len(data.genes),
-    } | {name: summary[name] for name in ("objective", "validation", "batches", "options")}
-    state = State(path, engine.minutes, run)
-    state.check()
-    with connected(engine, world) as processes:
-        return measure(
-            data,
-            config,
-            training,
-            summary,
-            min_cells=0 if init is not None else min_cells,
-            rng=rng,
-            processes=processes,
-            state=state,
-            device=device,
-        )
-
-
-def _architecture(
-    config: ModelConfig | None, init: EpiFoundation | None, objective: str
-) -> ModelConfig:
-    if config is not None and config.encoder == FORMAT_1:
-        msg = f"`encoder={FORMAT_1!r}` is that of models of format 1, which are read and no longer made: pass `encoder='set'`."
-        raise ValueError(msg)
-    if config is not None and config.values:
-        msg = "`config.values` is for models that were converted: nothing here trains that decoder. Leave it out."
-        raise ValueError(msg)
-    if init is None:
-        return replace(config or ModelConfig(), objective=objective)
-    if config is not None:
-        msg = "`config` and `init` exclude each other: the architecture is that of `init`."
-        raise ValueError(msg)
-    if init.config.encoder == FORMAT_1:
-        msg = (
-            f"`init`, {init.name!r}, is a set encoder of format 1, which was trained by gradient, and cannot be trained further. "
-            "Pretrain a new model; with `peaks=init.peaks` it reads the same peaks."
-        )
-        raise ValueError(msg)
-    if objective not in (init.config.objective, "peaks"):
-        msg = f"`init` was trained with objective {init.config.objective!r}, not {objective!r}; pass `objective={init.config.objective!r}`."
-        raise ValueError(msg)
-    if objective == "peaks" and init.config.is_trained and not init.config.predicts_peaks:
-        msg = "`init` has no head for held-out peaks (its decoder is the paper's), so it cannot go on with `objective='peaks'`."
-        raise ValueError(msg)
-    if init.config.is_measured:
-        return replace(init.config, objective=objective)
-    return replace(
-        init.config, values=False
-    )  # a decoder that is not trained here would fall behind the encoder

@@ -136,15 +136,7 @@ def project_out(
     """The network with more directions projected out of the columns of its encoder.
 
     Linear decoders trained by gradient get offsets for each batch: what its cells lost on average.
-
-    Parameters
-    ----------
-    network
-        Not changed.
-    read, along
-        Output of :func:`batch_directions`.
-    means
-        Mean columns of each batch, (n_batches, d).
+    `read` and `along` are from :func:`batch_directions`, `means` from :func:`batch_means`.
     """
     parts = (torch.from_numpy(array.astype(np.float32)) for array in (read, along, means))
     along_a, along_b, centers = parts

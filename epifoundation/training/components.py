@@ -53,18 +53,7 @@ def semantic_components(
 ) -> Components:
     """Latent semantic indexing of ``log1p(1e4 / n_open) * idf`` of open peaks, standardized.
 
-    The first component, which is depth, is dropped.
-
-    Parameters
-    ----------
-    pattern
-        Open peaks of cells, (n_cells, n_peaks).
-    n
-        Number of components; small data give fewer.
-    rng
-        Source of randomness.
-    device
-        Device of the products.
+    The first component, which is depth, is dropped. Small data have fewer than `n` components.
     """
     idf = np.log1p(pattern.shape[0] / (1 + pattern.getnnz(axis=0)))
     matrix = Product(pattern, device, rows=cell_weights(pattern), columns=idf)

@@ -32,16 +32,8 @@ def expression_weights(
     fraction in all counts; with ``"binary"``, log odds take the place of logarithms. With
     ``"gaussian"``, expression is a ridge regression on the memberships.
 
-    Parameters
-    ----------
-    statistics
-        Profiles: sums of expression by cluster.
-    config
-        Of the network.
-    embedding, expression, batches
-        Of some cells: embedding, expression (sparse) and codes of batches, or None for no batches.
-    n_batches
-        Number of batches.
+    Profiles are those of `statistics`; `embedding`, `expression` and codes of `batches` (or None)
+    are those of a sample of cells.
     """
     n_cells = cluster_sizes(statistics)
     objective = config.objective

@@ -33,14 +33,7 @@ def choose(
 ) -> tuple[float, float]:
     """Width and penalty of the least squared error on validation cells, or `DEFAULT` for too few.
 
-    Parameters
-    ----------
-    learned, held
-        Inputs and targets of training and validation cells.
-    n_landmarks
-        As for :func:`fit_kernel_ridge`; at most a few hundred are used.
-    rng
-        Source of randomness.
+    `learned` and `held` are inputs and targets of training and validation cells.
     """
     if len(held[0]) < MIN_HELD:
         return DEFAULT

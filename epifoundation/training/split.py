@@ -74,18 +74,9 @@ def warn_unusable(usable: np.ndarray) -> None:
 def draw(
     rows: np.ndarray, max_cells: int, rng: np.random.Generator, labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Sample rows in runs of neighbours, which files read fast; ascending.
+    """Sample from ascending rows, in runs of neighbours, which files read fast; ascending.
 
-    Parameters
-    ----------
-    rows
-        Row numbers of cells, ascending.
-    max_cells
-        Number of cells to draw.
-    rng
-        Source of randomness.
-    labels
-        Codes of labels of all cells, -1 for none. A few cells of each label are drawn in addition.
+    A few cells of each label (`labels`: codes of all cells, -1 for none) are drawn in addition.
     """
     if len(rows) <= max_cells:
         return rows

@@ -202,18 +202,10 @@ class Fit:
 def peak_vectors(
     sums: Tensor, totals: np.ndarray, pseudocount: float, kind: type[PeakVectors] = PeakVectors
 ) -> PeakVectors:
-    """Vectors from sums over cells in units of 1 / 255.
+    """Vectors of class `kind` from memberships in units of 1 / 255.
 
-    Parameters
-    ----------
-    sums
-        Memberships summed over the cells in which each peak is open, (n_peaks, width).
-    totals
-        Memberships summed over all cells, (width,).
-    pseudocount
-        Pseudocount of cells.
-    kind
-        Class of the vectors.
+    `sums` are those of the cells in which each peak is open, (n_peaks, width), `totals` those of
+    all cells.
     """
     vectors = kind(*sums.shape).to(sums.device)
     for count, part in zip(vectors.count.split(CHUNK_PEAKS), sums.split(CHUNK_PEAKS), strict=True):

@@ -94,24 +94,11 @@ class Statistics:
         labels: np.ndarray | None = None,
         expression: sp.csr_matrix | None = None,
     ) -> None:
-        """Count some cells.
+        """Count cells of the data, by their row numbers and open peaks.
 
-        Parameters
-        ----------
-        rows
-            Their row numbers in the data.
-        pattern
-            Their open peaks.
-        memberships
-            Columns and weights of their memberships, each (n_cells, n_kept).
-        keys
-            Keys of the peaks, for hashes.
-        is_held
-            Which of them are validation cells.
-        labels
-            Codes of their labels, -1 for none.
-        expression
-            Expression in integers, see :func:`whole_numbers`.
+        `memberships` are columns and weights, each (n_cells, n_kept); `keys` are those of the
+        peaks, for hashes; `labels` are codes, -1 for none; `expression` is in integers, see
+        :func:`whole_numbers`.
         """
         if len(rows) > MAX_RECENT:
             msg = f"At most {MAX_RECENT:,} cells are counted at a time, got {len(rows):,}."
@@ -202,17 +189,8 @@ def whole_numbers(
 ) -> sp.csr_matrix | None:
     """Expression of cells in integers, of which profiles are sums; None without profiles.
 
-    Two profiles have their non-zero values in the same places, and are real and imaginary part of
-    complex numbers, so that one product sums both.
-
-    Parameters
-    ----------
-    rows
-        Target of the objective.
-    normalised
-        For counts, ``log1p`` of counts per 10,000.
-    objective
-        Likelihood of expression.
+    Two profiles, of `rows` and of their `normalised` values, have their non-zero values in the same
+    places: they are real and imaginary part of complex numbers, so that one product sums both.
     """
     units = list(profile_units(objective).values())
     if not units:

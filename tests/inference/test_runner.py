@@ -425,7 +425,7 @@ def test_bad_places(mdata, model, tmp_path):
         ep.tl.embed(path, model, output="out.csv")
     with pytest.raises(FileNotFoundError, match="nowhere.h5ad' does not exist"):
         ep.tl.embed(tmp_path / "nowhere.h5ad", model)
-    with pytest.raises(ValueError, match=r"2 source\(s\) need a file: pass `output=`"):
+    with pytest.raises(ValueError, match=r"Results of a list \(2\) need a file: pass `output=`"):
         ep.tl.embed([path, write(atac, tmp_path / "b.h5ad")], model)
     with pytest.raises(ValueError, match="named twice"):
         ep.tl.embed([path, path], model, output=tmp_path / "out.zarr")

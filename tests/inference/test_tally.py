@@ -30,11 +30,15 @@ def tokens_of(sizes):
 
 @given(cells, cells, st.one_of(st.none(), st.integers(1, 6)))
 def test_tallies_of_blocks_add_up(first, second, max_peaks):
-    both, one, other = Tally(), Tally(foreign=1, unseen=["b", "a"]), Tally(foreign=2, unseen=["a"])
+    both, one, other = (
+        Tally(),
+        Tally(in_unknown_batch=1, unknown_batches=["b", "a"]),
+        Tally(in_unknown_batch=2, unknown_batches=["a"]),
+    )
     both.count(tokens_of(first + second), max_peaks)
     one.count(tokens_of(first), max_peaks)
     other.count(tokens_of(second), max_peaks)
-    both.foreign, both.unseen = 3, ["a", "b"]
+    both.in_unknown_batch, both.unknown_batches = 3, ["a", "b"]
     assert one + other == other + one == sum((one, other), Tally()) == both
     assert Tally(**json.loads(json.dumps(asdict(both)))) == both  # as blocks are stored
 
@@ -58,7 +62,9 @@ def test_there_is_one_warning_for_each_problem_and_none_without(model):
         warnings.simplefilter("error")
         Tally(cells=5).warn(model, None)
     with pytest.warns(UserWarning, match="cells") as caught:
-        Tally(cells=5000, empty=1200, foreign=2, unseen=["x"]).warn(model, "batch")
+        Tally(cells=5000, empty=1200, in_unknown_batch=2, unknown_batches=["x"]).warn(
+            model, "batch"
+        )
     first, second = (str(each.message) for each in caught)
     assert "2 of 5,000 cells" in first
     assert "['x']" in first

@@ -53,12 +53,16 @@ def test_sizes_without_their_tensors_are_an_error(measured):
 
 def test_a_head_is_replaced_by_one_of_the_same_size_only(measured):
     network = measured()
+
+    def replaced(head, sizes):
+        tensors = {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
+        return network.with_sizes(sizes, tensors)
+
     head = LabelHead(11, 3)
-    replaced = network.with_head("label", head, network.sizes)
-    for name, tensor in replaced.state_dict().items():
-        there = head.state_dict().get(name.removeprefix("label."))
+    for name, tensor in replaced(head, network.sizes).state_dict().items():
+        expected = head.state_dict().get(name.removeprefix("label."))
         kept = network.state_dict()[name]
-        assert torch.equal(tensor, there if name.startswith("label.") else kept), name
+        assert torch.equal(tensor, expected if name.startswith("label.") else kept), name
     assert not torch.equal(head.linear.weight, network.label.linear.weight)
     with pytest.raises(RuntimeError, match="size mismatch"):  # columns are for three labels
-        network.with_head("label", LabelHead(12, 4), replace(network.sizes, n_labels=4))
+        replaced(LabelHead(12, 4), replace(network.sizes, n_labels=4))

@@ -248,7 +248,7 @@ BAD = [
         {"calibration": ["batch9"]},
         r"`calibration` must name batches of \['batch0', 'batch1'\], got \['batch9'\]",
     ),
-    ({"calibration": ["batch1"], "batch_key": None}, "say with `batch_key=` in which column"),
+    ({"calibration": ["batch1"], "batch_key": None}, "pass `batch_key=`, their column of `obs`"),
     ({"calibration": ["batch0", "batch1"]}, "Too few cells: 0 to train on"),
     (
         {"calibration": 1.5},

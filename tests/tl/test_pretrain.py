@@ -352,7 +352,7 @@ def test_what_cannot_work_is_refused_before_the_training(simulated, model, monke
         ),
         ({"label_key": "donor"}, "`label_key='donor'`"),
         ({"validation": 1.5}, "`validation` must be a fraction"),
-        ({"validation": ["batch0"]}, "say with `batch_key=`"),
+        ({"validation": ["batch0"]}, "pass `batch_key=`"),
         (
             {"validation": ["batch7"], "batch_key": "batch"},
             r"must name batches of \['batch0', 'batch1'\], got \['batch7'\]",

@@ -1,0 +1,61 @@
+"""Architecture of a new model, from options or from the model that it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..models import EpiFoundation
+from ..nn import ModelConfig
+from ..nn.encoders import FORMAT_1
+
+
+def architecture(
+    config: ModelConfig | None, init: EpiFoundation | None, objective: str
+) -> ModelConfig:
+    """Configuration of the new model.
+
+    Raises
+    ------
+    ValueError
+        An encoder or a decoder that cannot be trained, or options that contradict `init`.
+    """
+    if config is not None and config.encoder == FORMAT_1:
+        msg = (
+            f"`encoder={FORMAT_1!r}` is that of models of format 1, which are read but no longer "
+            "made: pass `encoder='set'`."
+        )
+        raise ValueError(msg)
+    if config is not None and config.values:
+        msg = (
+            "`config.values` is for converted models: nothing here trains that decoder. Leave it "
+            "out."
+        )
+        raise ValueError(msg)
+    if init is None:
+        return replace(config or ModelConfig(), objective=objective)
+    if config is not None:
+        msg = "`config` and `init` exclude each other: the architecture is that of `init`."
+        raise ValueError(msg)
+    if init.config.encoder == FORMAT_1:
+        msg = (
+            f"`init`, {init.name!r}, is a set encoder of format 1, which was trained by gradient "
+            "descent, and cannot be trained further. Pretrain a new model; with "
+            "`peaks=init.peaks` it reads the same peaks."
+        )
+        raise ValueError(msg)
+    if objective not in (init.config.objective, "peaks"):
+        msg = (
+            f"`init` was trained with objective {init.config.objective!r}, not {objective!r}; pass "
+            f"`objective={init.config.objective!r}`."
+        )
+        raise ValueError(msg)
+    if objective == "peaks" and init.config.is_trained and not init.config.predicts_peaks:
+        msg = (
+            "`init` has no head for held-out peaks (its decoder is the paper's), so it cannot be "
+            "trained with `objective='peaks'`."
+        )
+        raise ValueError(msg)
+    if init.config.is_measured:
+        return replace(init.config, objective=objective)
+    # A decoder that is not trained would not fit the encoder any more
+    return replace(init.config, values=False)
