@@ -10,7 +10,9 @@ RUN = {"cells": 30, "options": {"genes": ["a"]}}
 
 
 def save(store, number):
-    store.save(number, {"x": np.full(3, number)}, Tally(cells=number, unseen=[f"batch{number}"]))
+    store.save(
+        number, {"x": np.full(3, number)}, Tally(cells=number, unknown_batches=[f"batch{number}"])
+    )
 
 
 def test_a_block_is_claimed_once_and_again_if_its_process_ends(tmp_path):
@@ -37,10 +39,10 @@ def test_blocks_are_assembled_once_and_deleted(tmp_path):
         save(store, number)
     with stores[0].load(3) as block:
         np.testing.assert_array_equal(block["x"], [3, 3, 3])
-    assert stores[0].tally(2) == Tally(cells=2, unseen=["batch2"])
+    assert stores[0].tally(2) == Tally(cells=2, unknown_batches=["batch2"])
     found = []
     tallies = [store.finish(4, found.append) for store in stores]
-    assert tallies == [Tally(cells=6, unseen=[f"batch{i}" for i in range(4)]), Tally()]
+    assert tallies == [Tally(cells=6, unknown_batches=[f"batch{i}" for i in range(4)]), Tally()]
     assert found == tallies[:1]
     assert not list(tmp_path.iterdir())
 
@@ -57,7 +59,7 @@ def test_an_error_keeps_the_blocks(tmp_path):
     assert raised.value.errno == 28
     again = BlockStore(tmp_path / "blocks", RUN)
     assert not again.claim(0)
-    assert again.finish(1, lambda tally: None) == Tally(cells=0, unseen=["batch0"])
+    assert again.finish(1, lambda tally: None) == Tally(cells=0, unknown_batches=["batch0"])
 
 
 def test_blocks_of_another_run_are_refused(tmp_path):
