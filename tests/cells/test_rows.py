@@ -1,7 +1,6 @@
 """Rows in chunks equal those of the dense matrix, from every kind of matrix and file."""
 
 import anndata
-import dask.array
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +18,21 @@ matrices = arrays(
     st.tuples(st.integers(0, 9), st.integers(1, 7)),
     elements=st.sampled_from([0, 0, 1, 2.5]),
 )
+
+
+class Lazy:
+    """Stands for a dask array, whose slices are computed on request."""
+
+    def __init__(self, dense):
+        self.dense, self.shape = dense, dense.shape
+
+    def __getitem__(self, rows):
+        return Lazy(self.dense[rows])
+
+    def compute(self):
+        return self.dense
+
+
 IN_MEMORY = {
     "dense": np.asarray,
     "csr_matrix": sp.csr_matrix,
@@ -26,7 +40,7 @@ IN_MEMORY = {
     "csc_matrix": sp.csc_matrix,
     "csc_array": sp.csc_array,
     "coo_matrix": sp.coo_matrix,
-    "dask": lambda dense: dask.array.from_array(dense, chunks=2),
+    "lazy": Lazy,
 }
 
 
@@ -50,8 +64,6 @@ def read_all(source, chunk, **options):
 @pytest.mark.parametrize("kind", IN_MEMORY)
 @given(dense=matrices, chunk=st.integers(1, 10))
 def test_matrices_in_memory(kind, dense, chunk):
-    if kind == "dask" and not len(dense):
-        return
     found = read_all(LoadedRows(IN_MEMORY[kind](dense), names_of(len(dense))), chunk)
     if len(dense):
         np.testing.assert_array_equal(found, dense)
@@ -87,7 +99,9 @@ def test_an_impossible_count_is_refused_by_the_name_of_its_cell(kind, value):
     dense[7, 2] = value
     rows = iter_rows(LoadedRows(IN_MEMORY[kind](dense), names_of(9)), chunk=4, what="The layer")
     assert next(rows)[0] == slice(0, 4)  # rows before are read
-    with pytest.raises(ValueError, match=rf"^The layer must hold .* {value}(\.0)? in cell 'cell7'"):
+    with pytest.raises(
+        ValueError, match=rf"^The layer must contain .* {value}(\.0)? in cell 'cell7'"
+    ):
         list(rows)
 
 
