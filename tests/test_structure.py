@@ -85,9 +85,7 @@ MANY_PARAMETERS = {
     "predict_expression": 14,
     "pretrain": 18,
 }
-LONG_MODULES = {
-    "metrics.py": "one public function for each score, with its documentation",
-}
+LONG_MODULES = {"metrics.py": "one public function for each score, with its documentation"}
 
 
 def part_of(path):

@@ -252,8 +252,7 @@ def test_batches_are_projected_out(cells, saved):
 
 def test_it_is_not_pretrained_further(cells, saved):
     with pytest.raises(
-        ValueError,
-        match="is a set encoder of format 1, which was trained by gradient descent",
+        ValueError, match="is a set encoder of format 1, which was trained by gradient descent"
     ):
         ep.tl.pretrain(cells, init=saved[0])
 
