@@ -23,11 +23,11 @@ def test_a_block_is_claimed_once_and_again_if_its_process_ends(tmp_path):
     assert other.claim(1)
     save(other, 1)
     assert not one.claim(1)  # finished
-    assert one.is_shared_out(2)
-    assert not other.is_shared_out(2)
+    assert one.all_taken(2)
+    assert not other.all_taken(2)
     one.close()
     assert other.claim(0)
-    assert other.is_shared_out(2)
+    assert other.all_taken(2)
     other.close()
 
 
