@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = str(Path(__file__).parent) + os.sep
+# Frames of the package, and of context managers in between
+SKIPPED = (str(Path(__file__).parent) + os.sep, contextlib.__file__.removesuffix(".py"))
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line outside the package that led here."""
-    warnings.warn(message, category, skip_file_prefixes=(ROOT,))
+    warnings.warn(message, category, skip_file_prefixes=SKIPPED)
 
 
 def show_again(caught: list[warnings.WarningMessage], prefix: str = "") -> None:
@@ -28,12 +29,13 @@ def show_again(caught: list[warnings.WarningMessage], prefix: str = "") -> None:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
-@contextmanager
+@contextlib.contextmanager
 def naming(name: str) -> Iterator[None]:
     """Prefix errors and warnings by the name of a source; none if it is empty."""
     if not name:
         yield
         return
+    caught: list[warnings.WarningMessage] = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
@@ -41,4 +43,5 @@ def naming(name: str) -> Iterator[None]:
     except ValueError as error:
         msg = f"{name}: {error}"
         raise ValueError(msg) from error
-    show_again(caught, f"{name}: ")
+    finally:
+        show_again(caught, f"{name}: ")

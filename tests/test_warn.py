@@ -24,7 +24,7 @@ def innermost(message):
 @pytest.fixture
 def deep():
     names = {"warn": warn}
-    exec(compile(DEEP, f"{_warn.ROOT}tl/_deep.py", "exec"), names)  # noqa: S102
+    exec(compile(DEEP, f"{_warn.SKIPPED[0]}tl/_deep.py", "exec"), names)  # noqa: S102
     return names["outer"]
 
 
@@ -44,11 +44,22 @@ def test_a_warning_points_to_the_line_outside_of_the_package(deep):
 
 
 def test_errors_and_warnings_get_the_name_in_front(deep):
-    with pytest.warns(UserWarning, match="^'a.h5ad': few cells$"), naming("'a.h5ad'"):
+    with pytest.warns(UserWarning, match="^'a.h5ad': few cells$") as caught, naming("'a.h5ad'"):
         deep("few cells")
+    assert [each.filename for each in caught] == [__file__]
     with pytest.raises(ValueError, match="^'b.h5ad': no cells$") as raised, naming("'b.h5ad'"):
         raise ValueError("no cells")
     assert str(raised.value.__cause__) == "no cells"
+
+
+def test_warnings_before_an_error_are_shown():
+    def failing():
+        with naming("a"):
+            warn("few cells")
+            raise ValueError("no cells")
+
+    with pytest.warns(UserWarning, match="^a: few cells$"):
+        pytest.raises(ValueError, failing).match("^a: no cells$")
 
 
 def test_names_of_files_in_files_are_in_order():

@@ -57,7 +57,10 @@ def write_links(
     Examples
     --------
     >>> import epifoundation as ep
-    >>> ep.tl.write_links(mdata, path="links.bedpe")  # doctest: +SKIP
+    >>> mdata = ep.datasets.simulate_multiome(400, 600, 20)
+    >>> ep.tl.link_peaks(mdata, ep.tl.pretrain(mdata), genes="gene3", max_distance=50_000)
+    >>> ep.tl.write_links(mdata, path="links.bedpe", max_qvalue=None).name
+    'links.bedpe'
     """
     path = Path(path)
     kind = format or path.suffix.lstrip(".")
