@@ -4,6 +4,7 @@ All numbers come from ``side_by_side.json``; the sentences are in ``page_text.py
 """
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from page_text import (
     DATA,
     EPOCHS,
     FIRST,
+    JOBS,
     METHODS,
     OURS,
     REASONS,
@@ -92,17 +94,18 @@ def first_page(results):
     text = f"""# Benchmarks
 
 EpiFoundation and other methods on held-out cells: annotation, clustering, expression, integration,
-peak-gene links and cost. This page has the data set with held-out batches, and simulated links.
-[All other data sets and the ablations](benchmarks_all.md) are on a second page. `make bench`
-measures everything again.
+peak-gene links and cost. This page has the data set with held-out batches, and simulated cells for
+integration and links. [All other data sets and the ablations](benchmarks_all.md) are on a second
+page. `make bench` measures everything again.
 
 ```{{image}} _static/benchmarks.png
 :alt: Accuracy of annotation by method; error by coverage; accuracy by fraction of lost fragments
 ```
 
-Values are means ± standard deviations of three folds. The best value of a column is bold.
+Values are means ± standard deviations of three folds. The best value of a column is bold. Below a
+table are the methods that are better than the default, except other versions of EpiFoundation.
 
-**{CORTEX}.** {DATA[CORTEX]}
+{wrapped(f"**{CORTEX}.** {DATA[CORTEX]}")}
 
 PeakVI, PoissonVI and MultiVI are not trained to convergence: the number of epochs is given with
 their names, and the default is 500. Their rows show what they reach in about 200 seconds on one
@@ -112,11 +115,16 @@ thread. Training with their default options would take hours per fold on this ma
 """
     parts = [text]
     for task in TITLES:
-        parts += [f"## {TITLES[task]}\n\n{COLUMNS[task]}\n"]
+        parts += [f"## {TITLES[task]}\n\n{wrapped(COLUMNS[task])}\n"]
         for data in FIRST[task]:
             if len(FIRST[task]) > 1:
                 parts.append(f"### {TITLES[task]}: {data}\n")
             parts.append(table(results, task, data))
+    again = "; ".join(JOBS.get(name, name) for name in meta["measured again"])
+    machine = f"{meta['machine']}; {meta['threads']}; {meta['minutes']:.0f} minutes in total, on "
+    machine += f"{meta['date']}. The seed is the number of the fold. After the first complete run, "
+    machine += f"these parts were measured again with later revisions: {again}. Results are in "
+    machine += f"`benchmarks/results/side_by_side.json`. Python {meta['python']}, {versions}."
     return (
         "\n".join(parts)
         + f"""
@@ -126,10 +134,7 @@ thread. Training with their default options would take hours per fold on this ma
 
 ## How it was measured
 
-{meta["machine"]}; {meta["threads"]}; {meta["minutes"]:.0f} minutes in total, on {meta["date"]}.
-The seed is the number of the fold. After the first complete run, these parts were measured again
-with later revisions: {", ".join(meta["measured again"]).replace("_", " ")}. Results are in
-`benchmarks/results/side_by_side.json`. Python {meta["python"]}, {versions}.
+{wrapped(machine)}
 """
     )
 
@@ -147,9 +152,9 @@ def second_page(results):
         found = [(task, table(results, task, data)) for task in TITLES if data not in FIRST[task]]
         found = [(task, text) for task, text in found if text]
         if found:
-            parts.append(f"## {data[0].upper()}{data[1:]}\n\n{about}\n")
+            parts.append(f"## {data[0].upper()}{data[1:]}\n\n{wrapped(about)}\n")
             parts += [f"### {TITLES[task]}: {data}\n\n{text}" for task, text in found]
-    parts += [f"## Ablations\n\n{ABLATION}\n", ablation(results)]
+    parts += [f"## Ablations\n\n{wrapped(ABLATION)}\n", ablation(results)]
     return "\n".join([*parts, failures(pd.DataFrame(results["rows"]))])
 
 
@@ -185,7 +190,13 @@ def ablation(results):
     mean, spread = summary(rows)
     changes = [name for name in CHANGES if name in mean.index]
     text = markdown(mean.loc[[f"{OURS}, default", *changes]], spread)
-    return f"{text}\n" + "\n".join(f"* **{name}**: {CHANGES[name]}." for name in changes) + "\n"
+    items = [wrapped(f"* **{name}**: {CHANGES[name]}.", "  ") for name in changes]
+    return "\n".join([text, *items]) + "\n"
+
+
+def wrapped(text, indent=""):
+    """Text in lines of at most 100 columns."""
+    return fill(text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def summary(rows):
@@ -258,6 +269,7 @@ def better(mean, spread, data):
         text += " (within one standard deviation)" if gaps.iloc[0] <= noise else ""
         why = REASONS.get((data, metric)) or REASONS.get(gaps.index[0], "")
         lines.append(f"{text}. {why}".rstrip() if why not in "".join(lines) else f"{text}.")
+    lines = [wrapped(line, "  ") for line in lines]
     return f"\nBetter than {default}:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 

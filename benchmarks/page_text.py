@@ -6,8 +6,9 @@ CORTEX, SIMULATED = "SNARE-seq cortex", "simulated, 200 fragments"
 DATA = {
     CORTEX: "7,000 cells of mouse cortex (GSE126074): nine batches, 22 labels, 1,677 genes and "
     "25,734 peaks, of which about 100 are open in a cell. One batch is held out, another one is "
-    "used for validation and calibration, and seven are used for training. The three folds hold "
-    "out batches 09A, 09C and 09G; no option was chosen on them.",
+    "used for validation and calibration, and seven are used for training (eight by the set "
+    "encoders of EpiFoundation, whose final fit includes the validation batch). The three folds "
+    "hold out batches 09A, 09C and 09G; no option was chosen on them.",
     "PBMC 51 loci": "5,000 blood cells of one donor (bundled with the package). A fixed random "
     "quarter of the cells is held out, so there is **no** held-out batch. RNA is smoothed and "
     "log-transformed.",
@@ -96,6 +97,14 @@ METHODS = {
     "gene activity": "`ep.tl.gene_activity`: counts over and near each gene",
     "gene mean": "the mean of each gene in the training cells",
 }
+# Names of jobs in ``side_by_side.json``, if they differ from those in the tables
+JOBS = {
+    "epifoundation": OURS,
+    "epifoundation_bundled": "the bundled model",
+    "epifoundation_peaks": "EpiFoundation, ATAC alone",
+    "epifoundation_transformer": "EpiFoundation, transformer",
+    "lsi": "LSI",
+}
 # Epochs of the scvi-tools models, which are shown with their name
 EPOCHS = {CORTEX: 14, "bone marrow": 10, SIMULATED: 50}
 SCVI = ("PeakVI", "PoissonVI", "MultiVI")
@@ -121,7 +130,7 @@ REASONS: dict[tuple[str, str] | str, str] = {
     },
     ("PBMC 51 loci", "AUROC"): "For smoothed values, expressed means above the median. Means of "
     "neighbours order cells around the median better than a linear decoder.",
-    "label mean, EpiFoundation": "The label mean is hard to beat if cells of a label are alike, "
+    "label mean, EpiFoundation": "The label mean is hard to beat if cells of a label are similar, "
     "but it shows no differences within a label.",
 }
 ABLATION = (
