@@ -132,7 +132,8 @@ class FragmentCounter:
             msg = (
                 f"The fragments are of {' or '.join(builds)}, the peaks are of {self.genome}: on "
                 f"{chrom} they reach to {end:,}, past its end there. Count on peaks of their "
-                f"build, and embed with `liftover=` and the chain file to {self.genome}."
+                "build, and embed with `mapping=ep.PeakMapping(liftover=...)` and the chain file "
+                f"to {self.genome}."
             )
             raise ValueError(msg)
 

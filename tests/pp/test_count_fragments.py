@@ -494,7 +494,7 @@ def test_fragments_of_another_build_are_refused_at_once(file, monkeypatch):
     with pytest.raises(
         ValueError,
         match=r"fragments are of hg19, the peaks are of hg38: on chr1 they reach to "
-        r"249,200,100.*`liftover=`",
+        r"249,200,100.*PeakMapping\(liftover=",
     ):
         ep.pp.count_fragments(path, peaks, min_fragments=1)
     with pytest.raises(ValueError, match="line 52"):
