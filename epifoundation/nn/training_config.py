@@ -53,7 +53,7 @@ class TrainingConfig(NamesRemoved):
         Temperature of the memberships in clusters, in median squared distances to the nearest
         center.
     pseudocount
-        Pseudocount of cells by which peak vectors are shrunken to zero.
+        Pseudocount of cells by which peak vectors are shrunk to zero.
     landmarks
         Landmarks of the kernel readouts, at most a tenth of the cells they are fitted on.
     max_epochs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import signal
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from math import ceil
@@ -19,6 +18,7 @@ import torch
 
 from .._settings import settings
 from .._version import __version__
+from .._warn import warn
 from ..models import EpiFoundation
 from ..nn import ENCODER, ModelConfig, Network, TrainingConfig, has_bfloat16
 from ..training.components import expression_components, scored_expression
@@ -124,7 +124,7 @@ def fit(
     if interrupted:
         msg = f"Training was interrupted after {len(keep.history)} epochs; "
         msg += "this is the best model so far."
-        warnings.warn(msg, RuntimeWarning, stacklevel=5)
+        warn(msg, RuntimeWarning)
     return Fitted(keep.network.eval().requires_grad_(False), keep.history, interrupted)
 
 

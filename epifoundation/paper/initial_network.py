@@ -29,7 +29,7 @@ from ..training.components import expression_components, scored_expression, sema
 from .cells import Loaded
 
 N_COMPONENTS = 30  # for clusters and neighbours
-PSEUDOCOUNT = 15.0  # of cells, that initial peak vectors are shrunken by
+PSEUDOCOUNT = 15.0  # of cells, that initial peak vectors are shrunk by
 
 
 def build(
