@@ -27,7 +27,7 @@ from ._model_files import (
     LABELS,
     PEAKS,
     WEIGHTS,
-    check_file,
+    check_hash,
     load_weights,
     read_config,
     read_counted_cells,
@@ -89,7 +89,7 @@ def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> Ep
     """Read and check the model in `directory`, which is an adapter of `base` if that is given."""
     config = read_config(directory)
     for file, expected in config["sha256"].items():
-        check_file(directory, file, expected)
+        check_hash(directory, file, expected)
     if base is None:
         peaks = PeakVocabulary.read_bed(directory / PEAKS, genome=config["genome"])
         genes = GeneVocabulary.read_tsv(directory / GENES)

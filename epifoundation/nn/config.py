@@ -132,7 +132,7 @@ class ModelConfig(NamesRemoved):
 
         The paper's has 6 blocks of 8 heads and is 512 wide.
         """
-        return cls(**preset(name, PRESETS))
+        return cls(**preset(name, MODEL_PRESETS))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON."""
@@ -227,7 +227,7 @@ class Sizes:
         return values if self.heads else {k: v for k, v in values.items() if k != "heads"}
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "encoder": "transformer",

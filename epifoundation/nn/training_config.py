@@ -165,10 +165,10 @@ class TrainingConfig(NamesRemoved):
     @classmethod
     def preset(cls, name: str) -> TrainingConfig:
         """A named recipe: ``"default"``, ``"finetune"``, or ``"paper"`` (Wu et al. 2025)."""
-        return cls(**preset(name, PRESETS))
+        return cls(**preset(name, TRAINING_PRESETS))
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # For a transformer: training the head for peaks too keeps the embedding in place
     "finetune": {

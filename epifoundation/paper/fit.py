@@ -21,12 +21,12 @@ from .._version import __version__
 from .._warn import warn
 from ..models import EpiFoundation
 from ..nn import ENCODER, ModelConfig, Network, TrainingConfig, has_bfloat16
-from ..training.components import expression_components, scored_expression
+from ..training.components import N_COMPONENTS, expression_components, scored_expression
 from ..training.engine import Engine
 from ..training.processes import World, naming_lost_processes
 from .callbacks import KeepBest, KeepState
 from .cells import Loaded
-from .initial_network import N_COMPONENTS, build
+from .initial_network import build
 from .minibatches import Loader, MinibatchCells, from_files, in_order, shuffled
 from .pretraining import Pretraining
 from .trainer import make_trainer, quiet

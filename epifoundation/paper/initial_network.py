@@ -25,10 +25,14 @@ from ..nn import (
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
 from ..peaks.counted import dense
 from ..training.clusters import find_clusters
-from ..training.components import expression_components, scored_expression, semantic_components
+from ..training.components import (
+    N_COMPONENTS,
+    expression_components,
+    scored_expression,
+    semantic_components,
+)
 from .cells import Loaded
 
-N_COMPONENTS = 30  # for clusters and neighbours
 PSEUDOCOUNT = 15.0  # of cells, that initial peak vectors are shrunk by
 
 

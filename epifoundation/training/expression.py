@@ -12,7 +12,7 @@ from ..peaks.counted import WEIGHT
 from .statistics import FIXED, Statistics
 
 PSEUDO_CELLS = 5.0  # pseudocount of cells by which profiles are shrunk to the mean of all cells
-RIDGE = 0.1  # of the mean variance of a membership
+PROFILE_RIDGE = 0.1  # of the mean variance of a membership
 PSEUDO_BATCH = 20.0  # pseudocount of cells by which batch effects are shrunk to none
 
 
@@ -86,7 +86,7 @@ def ridge(memberships: np.ndarray, expression: sp.csr_matrix) -> tuple[np.ndarra
     level = np.asarray(expression.mean(axis=0), dtype=np.float64).ravel()
     around = memberships - center
     inner = around.T @ around
-    inner += (RIDGE * np.trace(inner) / len(inner) + 1e-12) * np.eye(len(inner))
+    inner += (PROFILE_RIDGE * np.trace(inner) / len(inner) + 1e-12) * np.eye(len(inner))
     cross = np.asarray((expression.T @ around).T) - np.outer(around.sum(axis=0), level)
     weight = np.linalg.solve(inner, cross)
     return weight, level - center @ weight

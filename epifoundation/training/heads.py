@@ -17,7 +17,7 @@ from .expression import expression_weights, measured_weights
 from .label_head import fit_label_head
 from .statistics import Statistics
 
-BATCH_CELLS = 1_000  # that effects of batches on expression are estimated with
+MAX_OFFSET_CELLS = 1_000  # from which batch offsets of expression are estimated
 
 
 @dataclass
@@ -84,7 +84,7 @@ def _expression(cells: HeadData) -> HeadWeights | None:
     data = cells.data
     if data.target is None or cells.statistics is None:
         return None
-    some = np.sort(cells.rng.permutation(len(cells.rows))[:BATCH_CELLS])
+    some = np.sort(cells.rng.permutation(len(cells.rows))[:MAX_OFFSET_CELLS])
     rows = cells.rows[some]
     codes = None if data.batch_codes is None else data.batch_codes[rows]
     with same_bits():

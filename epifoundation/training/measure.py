@@ -13,7 +13,13 @@ from ..models import EpiFoundation
 from ..nn import ENCODERS, ModelConfig, Network, SetEncoder, Sizes, TrainingConfig
 from ..peaks.vocabulary import PeakVocabulary
 from .clusters import Clusters, find_clusters
-from .components import Components, expression_components, scored_expression, semantic_components
+from .components import (
+    N_COMPONENTS,
+    Components,
+    expression_components,
+    scored_expression,
+    semantic_components,
+)
 from .counting import count_cells, counted_cells, drop_rare_peaks
 from .data import TrainingData
 from .heads import HEAD_FITS, HeadData, fit_heads
@@ -24,7 +30,6 @@ from .split import check_split, draw, mask_of, warn_unusable
 from .stages import Fit
 from .state import State
 
-N_COMPONENTS = 30  # components of RNA or of open peaks, in which cells are clustered
 CELLS_PER_CLUSTER = {"rna": 20, "atac": 200}
 MIN_DIM, MAX_DIM = 16, 128
 MAX_COMPONENT_ENTRIES = 6_000_000  # nonzero values from which components are computed

@@ -12,7 +12,7 @@ from sklearn.kernel_ridge import KernelRidge
 import epifoundation as ep
 from epifoundation.nn import MeasuredHead
 from epifoundation.paper.cells import Loaded
-from epifoundation.paper.measured_head import N_LANDMARKS, PENALTIES, fit_measured_head
+from epifoundation.paper.measured_head import HEAD_PENALTIES, N_LANDMARKS, fit_measured_head
 from epifoundation.training.heads import HeadData
 
 KEY = "epifoundation_expression"
@@ -76,7 +76,7 @@ def test_with_all_cells_as_landmarks_it_is_kernel_ridge_regression():
     others = Planted(50, seed=7).embedding
     found = head(torch.from_numpy(others)).numpy()
     differences = []
-    for penalty in PENALTIES:
+    for penalty in HEAD_PENALTIES:
         oracle = KernelRidge(alpha=penalty, kernel="rbf", gamma=1 / float(head.width))
         oracle.fit(planted.embedding[data.train], expression - base)
         expected = np.maximum(base + oracle.predict(others), 0)
