@@ -1,4 +1,4 @@
-"""Vectors of peaks measured on cells, summed over the open peaks of a cell."""
+"""Vectors of peaks computed from training cells, summed over the open peaks of a cell."""
 
 from __future__ import annotations
 

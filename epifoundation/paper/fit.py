@@ -1,4 +1,4 @@
-"""Training of a transformer by gradient: from loaded data to the network of the best epoch."""
+"""Training of a transformer by gradient descent, from loaded data to the best network."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def build(
     seed: int,
     rng: np.random.Generator,
 ) -> Network:
-    """A network with measured peak vectors and base rates, or with the weights of `init`."""
+    """A network with the peak vectors of a set encoder and base rates, or weights of `init`."""
     # With RNA, batch effects are terms of the expression head
     by_batch = data.target is None
     sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=by_batch)

@@ -1,4 +1,4 @@
-"""Pretraining and fine-tuning of a transformer by gradient, and heads fitted afterwards."""
+"""Pretraining and fine-tuning of a transformer by gradient descent, and heads fitted afterwards."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def _read_barcodes(barcodes: Iterable[str] | str | Path) -> list[str]:
     if not isinstance(barcodes, str | Path):
         return [name.decode() if isinstance(name, bytes) else str(name) for name in barcodes]
     if not Path(barcodes).is_file():
-        msg = "`barcodes` is a list of names or a file with one a line; "
-        msg += f"the file {str(barcodes)!r} is not there."
+        msg = "`barcodes` must be a list of names or a file with one per line; "
+        msg += f"the file {str(barcodes)!r} does not exist."
         raise FileNotFoundError(msg)
     return [name for (name,) in read_columns(barcodes, 1)]

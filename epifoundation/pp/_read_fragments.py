@@ -75,9 +75,9 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
 
 
 def check_fragments_file(path: Path) -> Path:
-    """The path; FileNotFoundError if there is no such file."""
+    """The path; FileNotFoundError if the file does not exist."""
     if not path.is_file():
-        msg = f"The fragments file {str(path)!r} is not there."
+        msg = f"The fragments file {str(path)!r} does not exist."
         raise FileNotFoundError(msg)
     return path
 

@@ -135,7 +135,7 @@ def project_out(
 ) -> Network:
     """The network with more directions projected out of the columns of its encoder.
 
-    Linear decoders trained by gradient get offsets for each batch: what its cells lost on average.
+    The mean that a batch loses is added to linear decoders trained by gradient descent, as offset.
     `read` and `along` are from :func:`batch_directions`, `means` from :func:`batch_means`.
     """
     parts = (torch.from_numpy(array.astype(np.float32)) for array in (read, along, means))

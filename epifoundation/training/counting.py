@@ -67,7 +67,7 @@ def count_cells(
     is_whole = len(sample.rows) == len(data.train) + len(data.held)
     blocks = processes.mine(_blocks_of(sample.pattern) if is_whole else in_blocks(data.pattern))
     n_done = state.load(statistics)
-    with tqdm(total=n_cells, desc="Measuring", unit=" cells", disable=not settings.progress) as bar:
+    with tqdm(total=n_cells, desc="Fitting", unit=" cells", disable=not settings.progress) as bar:
         for number, block in enumerate(blocks):
             bar.update(block.stop - block.start)
             if number < n_done:

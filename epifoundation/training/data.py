@@ -200,9 +200,9 @@ def _reader(objective: str, name: str) -> Callable[[sp.csr_matrix], sp.csr_matri
 
     def read(rows: sp.csr_matrix) -> sp.csr_matrix:
         if objective == "counts" and (rows.data != np.rint(rows.data)).any():
-            msg = f"{name} holds fractions and `objective='counts'` expects raw counts: name a "
-            msg += "layer of counts with `layer=`, or use `objective='gaussian'` for normalised "
-            msg += "values (in fine-tuning: `expression=False` ignores the RNA)."
+            msg = f"{name} contains non-integer values, but `objective='counts'` expects raw "
+            msg += "counts: pass `layer=`, a layer of counts, or `objective='gaussian'` for "
+            msg += "normalised values (in fine-tuning: `expression=False` ignores the RNA)."
             raise ValueError(msg)
         rows = as_float(rows)
         return (rows > 0).astype(np.float32) if objective == "binary" else rows

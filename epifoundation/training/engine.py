@@ -86,7 +86,7 @@ class Engine:
         }
         for name, values in possible.items():
             if getattr(self, name) not in values:
-                msg = f"`Engine({name}={getattr(self, name)!r})` has no meaning here: the set "
-                msg += "encoder is measured in closed form, in float32. Leave it out, or pass "
+                msg = f"`Engine({name}={getattr(self, name)!r})` does not apply to the set "
+                msg += "encoder, which is fitted in closed form, in float32. Leave it out, or pass "
                 msg += "`encoder='transformer'`."
                 raise ValueError(msg)

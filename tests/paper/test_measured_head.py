@@ -159,7 +159,7 @@ def test_tuning_fits_it_anew_or_leaves_it_out(shallow):
     assert not np.allclose(predicted(data, whole), predicted(data, model))
     for rank, of in ((4, data), (None, data["atac"])):
         tuned = ep.tl.finetune(of, model, rank=rank, **options)
-        with pytest.raises(ValueError, match="has no `scale='measured'`"):
+        with pytest.raises(ValueError, match="does not support `scale='measured'`"):
             predicted(data, tuned)
 
 
@@ -171,5 +171,5 @@ def test_bad_input(shallow):
         predicted(data, model, batch_key="batch")
     binary = ep.tl.pretrain(data, objective="binary", config=SMALL, training=QUICK)
     assert binary.network.measured is None
-    with pytest.raises(ValueError, match=r"has no `scale='measured'`.*trained on counts"):
+    with pytest.raises(ValueError, match=r"does not support `scale='measured'`.*trained on counts"):
         predicted(data, binary)
