@@ -47,12 +47,12 @@ NAMES = {  # options with another name than their parameter
     "rng": "seed",
 }
 SHORT = {"model": ["-m"], "output": ["-o"]}
-FILES = {  # help for files in place of objects, by annotation
+FILES_HELP = {  # help for files in place of objects, by annotation
     "Inputs": "Files of cells (.h5ad, .h5mu, .zarr).",
     "Data": "File of cells (.h5ad, .h5mu, .zarr), which is read into memory.",
     "PeakVocabulary": "BED file.",
 }
-KINDS = {"bool": bool, "int": int, "RNG": int, "float": float}
+ARGUMENT_TYPES = {"bool": bool, "int": int, "RNG": int, "float": float}
 CONFIG = """\
 TOML file with a table of options for this command; the command line takes precedence. Its tables
 `architecture` and `training` have fields of ModelConfig and TrainingConfig."""
@@ -123,8 +123,8 @@ def option_parser(command: str) -> Parser:
         if kind == "bool":
             is_on = parameter.default
             how["action"] = argparse.BooleanOptionalAction if is_on else "store_true"
-        elif kind in KINDS:
-            how["type"] = KINDS[kind]
+        elif kind in ARGUMENT_TYPES:
+            how["type"] = ARGUMENT_TYPES[kind]
         elif "Sequence[" in kind or "tuple[" in kind:
             how["action"] = "append"
         elif kind.startswith("Literal"):
@@ -222,8 +222,8 @@ def _plain(text: str, options: dict[str, Parameter]) -> str:
 
 def _help(parameter: Parameter, options: dict[str, Parameter]) -> str:
     text, default = _plain(parameter.text, options), parameter.default
-    if parameter.kind in FILES:
-        text = FILES[parameter.kind] + f" {text}" * (not parameter.is_required)
+    if parameter.kind in FILES_HELP:
+        text = FILES_HELP[parameter.kind] + f" {text}" * (not parameter.is_required)
     if default is None or default is False:
         return text
     default = ", ".join(default) if isinstance(default, tuple) else default
@@ -250,7 +250,7 @@ def _read_table(path: str, command: str, parser: Parser) -> dict[str, Any]:
         wrong = f"unknown options {unknown}" if unknown else f"no table [{command}]"
         parser.error(f"{path!r} has {wrong}; options of `{command}`: {sorted(known)}.")
     for name, value in table.items():
-        kind = KINDS.get(options[name].kind) if name in options else None
+        kind = ARGUMENT_TYPES.get(options[name].kind) if name in options else None
         if kind and not isinstance(value, int | float if kind is float else kind):
             parser.error(f"`{name}` in {path!r} must be of type {kind.__name__}, got {value!r}.")
     if "architecture" in table:

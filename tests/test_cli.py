@@ -286,10 +286,10 @@ def test_pretrain_with_a_configuration(folder, run):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("architecture]\nn_heads = 2", "`n_heads=2` has no meaning for the encoder 'set'"),
+        ("architecture]\nn_heads = 2", "`n_heads=2` does not apply to the encoder 'set'"),
         (
             "training]\nmax_epochs = 2",
-            "`max_epochs=2` has no meaning here: the set encoder is measured in closed form",
+            "`max_epochs=2` does not apply to the encoder 'set': it is fitted in closed form",
         ),
         ("training]\nadversarial = 1.0", "TrainingConfig has no fields ['adversarial']"),
     ],

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import warnings
+from collections import Counter
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -138,6 +139,17 @@ def test_only_listed_modules_are_long():
         if len(path.read_text().splitlines()) > MAX_LINES
     }
     assert long == set(LONG_MODULES)
+
+
+def test_names_of_classes_are_unique():
+    """Also of private ones and of type aliases."""
+    found = Counter(
+        node.name.lstrip("_") if isinstance(node, ast.ClassDef) else node.name.id.lstrip("_")
+        for path in MODULES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef | ast.TypeAlias)
+    )
+    assert [name for name, n in found.items() if n > 1] == []
 
 
 def test_the_map_of_the_package_has_every_part():

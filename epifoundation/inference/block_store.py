@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from .tally import Tally
 
-RUN, TALLY = "run.json", "tally"
+RUN_FILE, TALLY = "run.json", "tally"
 
 
 class BlockStore:
@@ -43,11 +43,12 @@ class BlockStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "run.lock"):
-                if (folder / RUN).is_file():
-                    self._compare(json.loads((folder / RUN).read_text()), wanted)
+                if (folder / RUN_FILE).is_file():
+                    self._compare(json.loads((folder / RUN_FILE).read_text()), wanted)
                 else:
                     self._put(
-                        folder / RUN, lambda path: path.write_text(json.dumps(wanted, indent=1))
+                        folder / RUN_FILE,
+                        lambda path: path.write_text(json.dumps(wanted, indent=1)),
                     )
         except OSError as error:
             msg = (
@@ -128,7 +129,7 @@ class BlockStore:
         """Assemble the results in one process and delete the folder; others wait, with no tally."""
         tally = Tally()
         with FileLock(f"{self.folder}.lock"):
-            if (self.folder / RUN).is_file():
+            if (self.folder / RUN_FILE).is_file():
                 tally = sum((self.tally(number) for number in range(n_blocks)), tally)
                 try:
                     assemble(tally)
@@ -138,7 +139,7 @@ class BlockStore:
                         f"the disk full? {self.advice()}"
                     )
                     raise OSError(error.errno, msg) from error
-                (self.folder / RUN).unlink()  # the run is complete
+                (self.folder / RUN_FILE).unlink()  # the run is complete
                 shutil.rmtree(self.folder)
         Path(f"{self.folder}.lock").unlink(missing_ok=True)
         return tally

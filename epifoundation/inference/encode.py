@@ -32,8 +32,8 @@ def encode_cells(
 ) -> Iterator[tuple[slice, Tokens, torch.Tensor]]:
     """Yield rows, their tokens and their embedding (float32, on the device of the model).
 
-    Cells that the model was measured on are recognized, and left out of the vectors of their
-    peaks. `folded` is the encoder, if it was prepared before.
+    Training cells of the model are recognized, and left out of the vectors of their peaks.
+    `folded` is the encoder, if it was prepared before.
     """
     folded = folded or model.network.folded()
     n_threads = torch.get_num_threads()

@@ -107,8 +107,8 @@ def warn_of_batches(
 ) -> None:
     """Warn about cells whose batch the model does not know."""
     msg = (
-        f"{n_foreign:,} of {n_cells:,} cells are of no batch that the model was trained on "
-        f"(`batch_key={key!r}` holds {unseen[:5]} besides; the model knows "
+        f"{n_foreign:,} of {n_cells:,} cells are from batches that the model was not trained on "
+        f"(`batch_key={key!r}` also contains {unseen[:5]}; the model knows "
         f"{batches_of(model)[:10]}): their expression is predicted for the mean batch."
     )
     warn(msg)

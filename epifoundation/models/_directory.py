@@ -27,7 +27,7 @@ from ._model_files import (
     LABELS,
     PEAKS,
     WEIGHTS,
-    check_file,
+    check_hash,
     load_weights,
     read_config,
     read_counted_cells,
@@ -89,7 +89,7 @@ def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> Ep
     """Read and check the model in `directory`, which is an adapter of `base` if that is given."""
     config = read_config(directory)
     for file, expected in config["sha256"].items():
-        check_file(directory, file, expected)
+        check_hash(directory, file, expected)
     if base is None:
         peaks = PeakVocabulary.read_bed(directory / PEAKS, genome=config["genome"])
         genes = GeneVocabulary.read_tsv(directory / GENES)
@@ -101,8 +101,8 @@ def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> Ep
     sizes = Sizes(**config["sizes"])
     found = replace(sizes, n_peaks=len(peaks), n_genes=len(genes), n_labels=len(labels))
     if found != sizes:
-        msg = f"The model in {str(directory)!r} contradicts itself: {CONFIG} has {sizes}, "
-        msg += f"its files {found}."
+        msg = f"The model in {str(directory)!r} is inconsistent: {CONFIG} has {sizes}, "
+        msg += f"its files {found}. Download or save it again."
         raise ValueError(msg)
     version = config["format_version"]
     model_config, adapter = ModelConfig.from_dict(config["model"], format_version=version), None
@@ -123,7 +123,7 @@ def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> Ep
     model = EpiFoundation(
         network, peaks, genes, labels, config["training"], name, card, adapter, cells
     )
-    model.__dict__["revision"] = revision
+    model.__dict__["revision"] = revision  # fills the cached property
     return model
 
 
@@ -182,13 +182,13 @@ def _default_card(model: EpiFoundation) -> str:
     n_cells = max((len(cells) for cells in model.cells.values()), default=0)
     if model.config.is_measured and n_cells:
         about_cells = (
-            f"It recognizes the {n_cells:,} cells that it was measured on, by a hash of their open "
-            "peaks, and leaves each out of the vectors of its own peaks.\n\n"
+            f"It recognizes its {n_cells:,} training cells by a hash of their open peaks, and "
+            "leaves each out of the vectors of its own peaks.\n\n"
         )
     elif model.config.is_measured:
         about_cells = (
-            "It was saved without the cells that it was measured on (`cells=False`): if these "
-            "come again they are not recognized, and lie apart from new cells.\n\n"
+            "It was saved without its training cells (`cells=False`): if they are embedded again, "
+            "they are not recognized and are separated from new cells.\n\n"
         )
     return (
         f"# EpiFoundation model\n\nEncoder `{model.config.encoder}` (d = {model.config.dim}), "

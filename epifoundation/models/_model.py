@@ -47,7 +47,7 @@ class EpiFoundation:
     adapter
         Changes made by fine-tuning, if they can be saved as a small file.
     cells
-        Cells that the peak vectors were measured on, by block of columns (``"encoder"``,
+        Training cells of the peak vectors, by block of columns (``"encoder"``,
         ``"labels"``). They are recognized in new data and left out of the vectors of their own
         peaks, so that they are embedded like new cells.
 
@@ -150,9 +150,9 @@ class EpiFoundation:
         overwrite
             Replace an existing model. A directory with other files is never replaced.
         cells
-            Also save the cells that the model was measured on, as a hash of the open peaks and a
-            few memberships of each, at most 30 bytes. Without them, these cells are not recognized
-            and lie apart from new cells; the card says so.
+            Also save the training cells, as a hash of the open peaks and a few memberships of each,
+            at most 30 bytes. Without them, these cells are not recognized and are separated from
+            new cells; the card says so.
 
         Returns
         -------

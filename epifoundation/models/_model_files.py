@@ -20,7 +20,7 @@ from ..peaks.counted import CountedCells
 from ._model import revision_of
 
 FORMAT_VERSION = 2
-FILES = CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS = (
+MODEL_FILES = CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS = (
     "config.json",
     "model.safetensors",
     "peaks.bed.gz",
@@ -89,7 +89,7 @@ def revision_in(config: dict[str, Any]) -> str:
     return revision_of(config["sha256"].get(WEIGHTS, ""), config["sha256"].get(CELLS))
 
 
-def check_file(directory: Path, file: str, expected: str) -> None:
+def check_hash(directory: Path, file: str, expected: str) -> None:
     """Raise unless the file is there and has the expected sha256."""
     path = directory / file
     if not path.is_file():

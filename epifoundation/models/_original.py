@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .._warn import warn
 from ..nn import ModelConfig, Network, Sizes
 from ..nn.transformer_encoder import CLS, N_SPECIAL, UNKNOWN
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
@@ -184,5 +184,5 @@ def _chromosome_rows(chromosomes: list[str], known: list[str], what: str) -> lis
             f"No {what} lies on a chromosome of the chromosome vocabulary: {chromosomes[0]!r} "
             f"against {known[:3]}; all get the vector of the padding token. Check the names."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return found

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import warnings
 from pathlib import Path
 
 from filelock import FileLock
 
 from .._hub import fetch, folder_of
 from .._settings import settings
+from .._warn import warn
 from ._directory import read
 from ._model import EpiFoundation
 from ._original import convert_original
@@ -63,7 +63,7 @@ def _convert(checkpoint: Path, vocabularies: dict[str, Path]) -> EpiFoundation:
             f"types; if you have that file, pass it and {str(checkpoint)!r} to "
             "`ep.models.convert_original`."
         )
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn(msg)
     return model
 
 

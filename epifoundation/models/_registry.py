@@ -13,7 +13,7 @@ import torch
 from .._hub import fetch
 from ._directory import base_of, read
 from ._model import EpiFoundation
-from ._model_files import CONFIG, FILES
+from ._model_files import CONFIG, MODEL_FILES
 from ._original_hub import fetch_original
 
 DEFAULT_MODEL = "pbmc-51loci"
@@ -195,7 +195,7 @@ def _download(name: str | Path, revision: str | None) -> Path:
             msg = f"The Hugging Face model {name!r} is not a model of this package: "
             msg += f"it has no {CONFIG}; it contains {paths[:10]}."
             raise FileNotFoundError(msg)
-        return [path for path in paths if path in FILES]
+        return [path for path in paths if path in MODEL_FILES]
 
     needed = f"the files of the model ({CONFIG}, ...)"
     try:

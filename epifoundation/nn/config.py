@@ -23,26 +23,26 @@ class ModelConfig(NamesRemoved):
     Parameters
     ----------
     encoder
-        ``"set"``: sums of measured peak vectors over a cell's open peaks, in closed form.
-        ``"transformer"``: the paper's, trained by gradient.
+        ``"set"``: sums of peak vectors over a cell's open peaks, fitted in closed form.
+        ``"transformer"``: the paper's, trained by gradient descent.
     dim
-        ``"set"``: number of clusters of cells that peak vectors are measured with, which is the
-        width of the embedding; None chooses it by the number of cells, see Notes.
-        ``"transformer"``: width of peak vectors and embedding, divisible by `n_heads`; None is 128.
+        Width of peak vectors and embedding. ``"set"``: the number of clusters of cells; if None,
+        computed from the number of cells in pretraining, see Notes. ``"transformer"``: divisible
+        by `n_heads`; if None, 128.
     n_heads
-        ``"transformer"``: attention heads; None is 2.
+        ``"transformer"``: number of attention heads; if None, 2.
     n_layers
-        ``"transformer"``: blocks; None is 2.
+        ``"transformer"``: number of blocks; if None, 2.
     dropout
-        ``"transformer"``: in the blocks and before the heads, in training only; None is 0.1.
+        ``"transformer"``: dropout in the blocks and before the heads; if None, 0.1.
     objective
         Likelihood of the expression head: ``"counts"`` (multinomial), ``"binary"`` (Bernoulli, the
         paper's) or ``"gaussian"``; ``"peaks"`` has no expression head.
     feedforward
-        ``"transformer"``: width of the hidden layer of a block; None is ``2 * dim``.
+        ``"transformer"``: width of the hidden layer of a block; if None, ``2 * dim``.
     max_peaks
-        ``"transformer"``: a cell with more open peaks is read by a fixed choice of this many; None
-        reads all.
+        ``"transformer"``: maximum number of open peaks per cell; of more, a fixed subset is used.
+        If None, all are used.
     decoder
         ``"linear"``, or, for a transformer, ``"query"``: the paper's, in which gene vectors query a
         small network of the cell.
@@ -52,8 +52,8 @@ class ModelConfig(NamesRemoved):
 
     Notes
     -----
-    By default a set encoder has a cluster for each 20 sampled cells with RNA, or for each 200 with
-    ATAC alone, whose components are noisier; at least 16 and at most 128.
+    By default, a set encoder has a cluster for each 20 sampled training cells with RNA, or for each
+    200 with ATAC alone, whose components are noisier; at least 16 and at most 128.
 
     Examples
     --------
@@ -84,8 +84,8 @@ class ModelConfig(NamesRemoved):
             if name in options and value is None:
                 object.__setattr__(self, name, options[name])
             elif name not in options and value != default:
-                msg = f"`{name}={value!r}` has no meaning for the encoder {self.encoder!r}, "
-                msg += "which is measured in closed form: "
+                msg = f"`{name}={value!r}` does not apply to the encoder {self.encoder!r}, "
+                msg += "which is fitted in closed form: "
                 msg += "leave it out, or pass `encoder='transformer'`."
                 raise ValueError(msg)
         for name in WHOLE:
@@ -103,7 +103,7 @@ class ModelConfig(NamesRemoved):
 
     @property
     def width(self) -> int:
-        """Columns of the encoder: `dim`, which a fitted model always has."""
+        """Columns of the encoder: `dim`, which is set in every fitted model."""
         return self.dim or DIM
 
     @property
@@ -118,7 +118,7 @@ class ModelConfig(NamesRemoved):
 
     @property
     def is_trained(self) -> bool:
-        """Whether the encoder is trained by gradient; one of format 1 is not trained any more."""
+        """Whether the encoder is trained by gradient descent; False for one of format 1."""
         return ENCODERS[self.encoder].is_trained
 
     @property
@@ -132,7 +132,7 @@ class ModelConfig(NamesRemoved):
 
         The paper's has 6 blocks of 8 heads and is 512 wide.
         """
-        return cls(**preset(name, PRESETS))
+        return cls(**preset(name, MODEL_PRESETS))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON."""
@@ -181,20 +181,20 @@ class Sizes:
     n_label_layers
         Hidden layers of the label head.
     n_calibration, n_reference
-        Cells that a calibrated label head keeps: scores of validation cells, and embeddings of
+        Cells saved in a calibrated label head: scores of validation cells, and embeddings of
         training cells.
     peaks_by_batch
-        The trained head for held-out peaks has a vector for each batch.
+        Whether the trained head for held-out peaks has a vector for each batch.
     n_removed
-        Directions that are projected out because batches differ along them.
+        Directions of batch effects that are projected out.
     n_landmarks
         Landmarks of the kernel head for the measured scale; 0 for none.
     n_encoder_landmarks, n_label_landmarks
         Landmarks of the readouts of the set encoder and of the label columns; 0 for none.
     has_measured
-        There is a linear head for the measured scale.
+        Whether there is a linear head for the measured scale.
     heads
-        Size of each other head, by its name in :data:`.heads.HEADS`.
+        Size of each other head, by its name in :data:`.heads.HEADS`: ``heads.get("name")``.
     """
 
     n_peaks: int
@@ -227,7 +227,7 @@ class Sizes:
         return values if self.heads else {k: v for k, v in values.items() if k != "heads"}
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "encoder": "transformer",

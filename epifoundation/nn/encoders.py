@@ -19,19 +19,19 @@ FORMAT_1 = "set-1"  # the set encoder of models of format 1: read, but no longer
 
 
 class Encoder(Protocol):
-    """Encodes packed tokens; a :class:`torch.nn.Module` with these members.
+    """Encodes packed tokens (open peaks of all cells, concatenated); a :class:`torch.nn.Module`.
 
-    An encoder fitted in closed form is a :class:`SetEncoder`, whose members are what
-    :mod:`epifoundation.training` fits. An encoder trained by gradient has, in addition, `table`
-    and `start_from` (see :class:`TransformerEncoder`). Batch effects are removed by its one
-    submodule of class :class:`Projection`.
+    An encoder fitted in closed form is a :class:`SetEncoder`, whose members are fitted by
+    :mod:`epifoundation.training`. An encoder trained by gradient descent has, in addition,
+    `table` and `start_from` (see :class:`TransformerEncoder`). Batch effects are removed by its
+    single submodule of class :class:`Projection`.
 
     Attributes
     ----------
     options
         Options of :class:`ModelConfig` that the encoder has, with their defaults.
     is_measured, is_trained
-        How it is fitted: in closed form, or by gradient. Neither: models are read only.
+        Whether it is fitted in closed form, or by gradient descent. If neither, it is only read.
     folded
         Class that prepares a network with this encoder for inference.
     """

@@ -57,7 +57,7 @@ class Projection(nn.Module):
 
 
 class OutputNorm(Projection):
-    """Layer normalisation, then projection: the last step of encoders trained by gradient."""
+    """Layer normalisation, then projection: the last step of encoders with gradient descent."""
 
     def __init__(self, dim: int, n_removed: int = 0) -> None:
         super().__init__(dim, n_removed)

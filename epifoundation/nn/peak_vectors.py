@@ -1,4 +1,4 @@
-"""Vectors of peaks measured on cells, summed over the open peaks of a cell."""
+"""Vectors of peaks computed from training cells, summed over the open peaks of a cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Known: TypeAlias = Mapping[str, Tensor]  # profiles of counted cells by block, s
 
 
 class PeakVectors(nn.Module):
-    r"""One vector for each peak: a shrunken mean of the profiles of the cells in which it is open.
+    r"""One vector for each peak: a shrunk mean of the profiles of the cells in which it is open.
 
     With :math:`k_i` the profile of cell :math:`i` (such as its memberships in clusters),
     :math:`\mu` its mean over all counted cells, :math:`n_p` the number of counted cells in which
@@ -48,7 +48,7 @@ class PeakVectors(nn.Module):
     base
         Mean profile of all counted cells, (width,).
     pseudocount
-        Pseudocount that means are shrunken by, ().
+        Pseudocount that means are shrunk by, ().
     """
 
     weight: Tensor

@@ -1,4 +1,4 @@
-"""The set encoder: sums of measured peak vectors and a kernel readout, all in closed form."""
+"""The set encoder: sums of peak vectors and a kernel readout, all fitted in closed form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SetEncoder(nn.Module):
     """Encodes a cell by the clusters of cells in which its open peaks are open.
 
-    The columns are sums of :class:`PeakVectors` measured on memberships in clusters (of RNA, or of
+    The columns are sums of :class:`PeakVectors` of memberships in clusters (of RNA, or of
     the latent semantic indexing of peaks without RNA). Batch effects are projected out of them, and
     a :class:`KernelReadout` turns them into the embedding: the expected memberships of the cell in
     the same clusters.

@@ -1,4 +1,4 @@
-"""The set encoder of format 1, trained by gradient. Models of it are read, but no longer made."""
+"""The set encoder of format 1, trained by gradient descent; models are read, but not trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STD = 0.02  # unit of the stored vectors
 
 
 class PeakTable(nn.Embedding):
-    """Peak vectors trained by gradient; training cells cannot be left out of them."""
+    """Peak vectors trained by gradient descent; training cells cannot be left out of them."""
 
     divisor = staticmethod(PeakVectors.divisor)
 

@@ -39,44 +39,43 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
 class TrainingConfig(NamesRemoved):
     """How a model is fitted.
 
-    The first four options are for the set encoder, which is measured in closed form. All others are
-    for a transformer, which is trained by gradient. A model refuses options of the other kind.
+    The first four options are for the set encoder, which is fitted in closed form. All others are
+    for a transformer, which is trained by gradient descent. Options of the other kind are refused.
 
     Parameters
     ----------
     sample
-        Number of training cells, drawn at random in short runs, that components, clusters and
-        readouts are fitted on; half as many validation cells choose and calibrate. None: 16,384, or
-        fewer if these have more than 15 million open peaks, but at least 1,000. Peak vectors are
-        measured on all cells.
+        Number of training cells, drawn at random, to which components, clusters and readouts are
+        fitted; half as many validation cells are used to choose penalties and to calibrate. If
+        None, 16,384, or fewer if these have more than 15 million open peaks, but at least 1,000.
+        Peak vectors are computed from all cells.
     softness
         Temperature of the memberships in clusters, in median squared distances to the nearest
         center.
     pseudocount
-        Pseudocount of cells by which peak vectors are shrunken to zero.
+        Pseudocount of cells by which peak vectors are shrunk to zero.
     landmarks
-        Landmarks of the kernel readouts, at most a tenth of the cells they are fitted on.
+        Landmarks of the kernel readouts, at most a tenth of the cells to which they are fitted.
     max_epochs
-        Passes over the training cells, of which the best on the validation cells is kept. None: as
-        many as see 80,000 cells, at least 4 and at most 50.
+        Maximum number of passes over the training cells; the best epoch on the validation cells is
+        kept. If None, enough epochs to process about 80,000 cells (4 to 50).
     batch_size
-        Cells per step.
+        Cells per batch, over all processes.
     lr
-        Peak of the one-cycle learning rate.
+        Maximum learning rate.
     peak_lr
-        Learning rate of the peak vectors, as a fraction of `lr`; None is 0.05. Low-rank updates
-        (``finetune(rank=...)``) learn at `lr`.
+        Learning rate of the peak vectors, as a fraction of `lr`. If None, 0.05. Low-rank updates
+        (``finetune(rank=...)``) have the learning rate `lr`.
     weight_decay
-        Of all parameters but the peak vectors.
+        Weight decay of all parameters except the peak vectors.
     peak_dropout
-        Each time a cell is seen, a uniform 0 to `peak_dropout` of its peaks are held out.
+        Maximum fraction of held-out peaks: each time a cell is read, a fraction drawn uniformly
+        from 0 to `peak_dropout` of its peaks is held out.
     peak_weight
         Weight of the loss that predicts the held-out peaks of 8 cells per batch, added to the
-        expression loss. Without RNA, the held-out peaks of all cells are the loss, and this has no
-        meaning.
+        expression loss. Ignored without RNA, where held-out peaks are the only loss.
     n_neighbors
-        RNA of a cell is pooled with that of its nearest training cells, itself included; 1 for
-        none.
+        Number of nearest training cells, itself included, over which RNA is pooled; 1: no pooling.
     patience
         Stop after this many epochs without a better validation loss.
     accumulate
@@ -86,16 +85,16 @@ class TrainingConfig(NamesRemoved):
         linear warm-up of 5 epochs, restarted after 15, 25, 45, ... epochs with 0.9 of the last rate
         (Wu et al. 2025).
     balanced_genes
-        With ``objective="binary"``: at most this many genes of a cell enter the loss, half of them
-        expressed and half silent, drawn each time (Wu et al. 2025). None: all genes. Needs
-        ``n_neighbors=1``: pooled cells express nearly every gene.
+        With ``objective="binary"``, the loss uses at most this many genes of a cell, half of them
+        expressed and half silent, drawn each time (Wu et al. 2025). If None, all genes. Needs
+        ``n_neighbors=1``, as pooled cells express nearly every gene.
     buffer
-        Training from files: cells that are read at a time and shuffled. Twice as many are in memory
-        during training, and at most this many are validated on.
+        For files, the number of cells that are read at a time and shuffled. Memory contains twice
+        as many; at most this many validation cells are used.
     warm_start
-        Begin with peak vectors measured as for the set encoder; False: with random ones.
+        Start from the peak vectors of a set encoder. If False, from random ones.
     label_weight
-        In fine-tuning: weight of the loss of the labels.
+        In fine-tuning: weight of the label loss.
     label_smoothing
         In fine-tuning: fraction of the target that is spread evenly over all labels.
     label_balance
@@ -141,20 +140,21 @@ class TrainingConfig(NamesRemoved):
             raise ValueError(msg)
 
     def check(self, model: ModelConfig) -> None:
-        """Raise ValueError if an option was given that has no meaning for this kind of model."""
+        """Raise ValueError if an option was given that does not apply to this kind of model."""
         default, meant = asdict(TrainingConfig()), self.options(model)
         for name, value in asdict(self).items():
             if value == default[name] or name in meant:
                 continue
-            why, cure = f"it is for the set encoder, not {model.encoder!r}", "leave it out"
+            why, cure = "it is an option of the set encoder", "leave it out"
             if model.is_measured:
-                why = "the set encoder is measured in closed form, without epochs, steps or losses"
+                why = "it is fitted in closed form, without epochs, steps or losses"
                 cure += f" (its options are {', '.join(MEASURED)}), or pass `encoder='transformer'`"
-            msg = f"`{name}={value!r}` has no meaning here: {why}; {cure}."
+            msg = f"`{name}={value!r}` does not apply to the encoder {model.encoder!r}: "
+            msg += f"{why}; {cure}."
             raise ValueError(msg)
 
     def options(self, model: ModelConfig) -> dict[str, Any]:
-        """Options that have a meaning for this kind of model, by name."""
+        """Options that apply to this kind of model, by name."""
         measured = model.is_measured
         return {n: value for n, value in asdict(self).items() if (n in MEASURED) == measured}
 
@@ -165,10 +165,10 @@ class TrainingConfig(NamesRemoved):
     @classmethod
     def preset(cls, name: str) -> TrainingConfig:
         """A named recipe: ``"default"``, ``"finetune"``, or ``"paper"`` (Wu et al. 2025)."""
-        return cls(**preset(name, PRESETS))
+        return cls(**preset(name, TRAINING_PRESETS))
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # For a transformer: training the head for peaks too keeps the embedding in place
     "finetune": {

@@ -85,7 +85,7 @@ class TokenTable(nn.Module):
         return lambda ids: normed(ids).add_(chromosomes[self.chromosome_of[ids]])
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and a ReLU network, each added to its input and then normalised (post-norm)."""
 
     def __init__(self, dim: int, n_heads: int, feedforward: int, dropout: float) -> None:
@@ -200,7 +200,8 @@ class TransformerEncoder(nn.Module):
             self.tokens.chromosome_of[-1] = CLS
         hidden = config.feedforward or 2 * dim
         self.blocks = nn.ModuleList(
-            Block(dim, config.heads, hidden, dropout) for _ in range(config.n_layers or 0)
+            TransformerBlock(dim, config.heads, hidden, dropout)
+            for _ in range(config.n_layers or 0)
         )
         self.norm = OutputNorm(dim, sizes.n_removed)
 
@@ -237,7 +238,7 @@ def run(blocks: nn.ModuleList, x: Tensor, offsets: Tensor) -> Tensor:
     attend = PackedAttention(offsets)
     for block in blocks[:-1]:
         x = block(x, attend)
-    return cast("Block", blocks[-1]).first_rows(x, attend)
+    return cast("TransformerBlock", blocks[-1]).first_rows(x, attend)
 
 
 def limit(ids: Tensor, offsets: Tensor, max_peaks: int | None) -> tuple[Tensor, Tensor]:

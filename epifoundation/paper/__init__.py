@@ -1,1 +1,1 @@
-"""The transformer of Wu et al. 2025: training by gradient, on Lightning."""
+"""The transformer of Wu et al. 2025: training by gradient descent, on Lightning."""

@@ -1,4 +1,4 @@
-"""Training data for gradient training: all cells in memory, or a sample and files of the rest."""
+"""Training data for gradient descent: all cells in memory, or a sample and files of the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._settings import settings
 from ..nn import TrainingConfig
 from ..training.data import TrainingData
 from ..training.rows import in_blocks
-from ..training.split import check_split, is_among, warn_unusable
+from ..training.split import check_split, mask_of, warn_unusable
 
 
 @dataclass
@@ -47,7 +47,7 @@ def load(
 
     `min_cells` is as in :func:`.training.measure.measure`.
     """
-    is_train = is_among(data.train, data.pattern.shape[0])
+    is_train = mask_of(data.train, data.pattern.shape[0])
     n_open, n_open_in, n_counts = _scan(data, is_train)
     min_peaks = 2 if objective == "peaks" else 1  # without RNA, one to read and one to predict
     usable = n_open >= min_peaks

@@ -1,10 +1,9 @@
-"""Training of a transformer by gradient: from loaded data to the network of the best epoch."""
+"""Training of a transformer by gradient descent, from loaded data to the best network."""
 
 from __future__ import annotations
 
 import copy
 import signal
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from math import ceil
@@ -19,14 +18,15 @@ import torch
 
 from .._settings import settings
 from .._version import __version__
+from .._warn import warn
 from ..models import EpiFoundation
 from ..nn import ENCODER, ModelConfig, Network, TrainingConfig, has_bfloat16
-from ..training.components import expression_components, scored_expression
+from ..training.components import N_COMPONENTS, expression_components, scored_expression
 from ..training.engine import Engine
 from ..training.processes import World, naming_lost_processes
 from .callbacks import KeepBest, KeepState
 from .cells import Loaded
-from .initial_network import N_COMPONENTS, build
+from .initial_network import build
 from .minibatches import Loader, MinibatchCells, from_files, in_order, shuffled
 from .pretraining import Pretraining
 from .trainer import make_trainer, quiet
@@ -124,7 +124,7 @@ def fit(
     if interrupted:
         msg = f"Training was interrupted after {len(keep.history)} epochs; "
         msg += "this is the best model so far."
-        warnings.warn(msg, RuntimeWarning, stacklevel=5)
+        warn(msg, RuntimeWarning)
     return Fitted(keep.network.eval().requires_grad_(False), keep.history, interrupted)
 
 

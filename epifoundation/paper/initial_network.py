@@ -25,11 +25,15 @@ from ..nn import (
 from ..nn.transformer_encoder import N_SPECIAL, UNKNOWN
 from ..peaks.counted import dense
 from ..training.clusters import find_clusters
-from ..training.components import expression_components, scored_expression, semantic_components
+from ..training.components import (
+    N_COMPONENTS,
+    expression_components,
+    scored_expression,
+    semantic_components,
+)
 from .cells import Loaded
 
-N_COMPONENTS = 30  # for clusters and neighbours
-PSEUDOCOUNT = 15.0  # of cells, that initial peak vectors are shrunken by
+PSEUDOCOUNT = 15.0  # of cells, that initial peak vectors are shrunk by
 
 
 def build(
@@ -40,7 +44,7 @@ def build(
     seed: int,
     rng: np.random.Generator,
 ) -> Network:
-    """A network with measured peak vectors and base rates, or with the weights of `init`."""
+    """A network with the peak vectors of a set encoder and base rates, or weights of `init`."""
     # With RNA, batch effects are terms of the expression head
     by_batch = data.target is None
     sizes = Sizes(len(data.peaks), len(data.genes), 0, len(data.batches), peaks_by_batch=by_batch)

@@ -11,9 +11,9 @@ from ..training.components import log_normalise
 from ..training.heads import HeadData, HeadWeights
 
 N_LANDMARKS = 400  # enough: on SNARE-seq, 300 and all cells agreed to the fourth digit
-WIDTHS = (0.1, 0.3, 1.0)  # of the kernel, in median squared distances of cells
-PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
-CHUNK = 4096
+HEAD_WIDTHS = (0.1, 0.3, 1.0)  # kernel widths, in median squared distances of cells
+HEAD_PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
+HEAD_CHUNK = 4096
 
 
 def fit_measured_head(cells: HeadData) -> HeadWeights | None:
@@ -40,14 +40,14 @@ def fit_measured_head(cells: HeadData) -> HeadWeights | None:
     apart = torch.cdist(head.landmarks, head.landmarks).square()
     median = max(float(apart[~torch.eye(len(apart), dtype=torch.bool)].median()), 1e-12)
     best = 0.0, median, np.zeros((len(drawn), len(base)))  # the mean of the training cells
-    for width in WIDTHS:
+    for width in HEAD_WIDTHS:
         head.width.fill_(width * median)
         (inner, cross), (held_inner, held_cross) = (
             _products(head, *parts[part], base) for part in ("train", "held")
         )
         between = head.features(head.landmarks).double().numpy()
         jitter = 1e-6 * len(embedding) * np.eye(len(between))  # similar cells, similar landmarks
-        for penalty in PENALTIES:
+        for penalty in HEAD_PENALTIES:
             weight = np.linalg.solve(inner + penalty * between + jitter, cross)
             # Squared error on the validation cells minus that of the mean
             loss = float(np.sum(weight * (held_inner @ weight)) - 2 * np.sum(weight * held_cross))
@@ -66,8 +66,8 @@ def _products(
     size = len(head.landmarks)
     inner, total = np.zeros((size, size)), np.zeros(size)
     cross = np.zeros((size, expression.shape[1]))
-    for start in range(0, len(embedding), CHUNK):
-        rows = slice(start, start + CHUNK)
+    for start in range(0, len(embedding), HEAD_CHUNK):
+        rows = slice(start, start + HEAD_CHUNK)
         features = head.features(torch.from_numpy(embedding[rows])).double().numpy()
         inner += features.T @ features
         cross += (expression[rows].T @ features).T

@@ -16,7 +16,7 @@ from ..cells.tokens import ahead
 from ..training.processes import World
 from ..training.rows import Rows
 
-RUN = 256  # neighbouring cells that are read together, as many as in a chunk on disk
+MINIBATCH_RUN = 256  # neighbouring cells that are read together, as many as in a chunk on disk
 
 
 class Batch(NamedTuple):
@@ -142,7 +142,7 @@ def from_files(
 
     def buffers(epoch: int, start: int) -> Iterator[tuple[MinibatchCells, np.ndarray]]:
         # A buffer has cells from all files
-        runs = np.split(rows, np.arange(RUN, len(rows), RUN))
+        runs = np.split(rows, np.arange(MINIBATCH_RUN, len(rows), MINIBATCH_RUN))
         permuted = np.random.default_rng([seed, epoch]).permutation(len(runs))
         order = np.concatenate([runs[i] for i in permuted])
         order = order[world.rank * n_rows :][: n_batches * size]

@@ -13,7 +13,7 @@ from ..training.label_head import spread
 from .initial_network import log_frequency
 
 PSEUDO = 20.0  # pseudocount of each peak
-RIDGE = 1e-2  # of the mean variance of the embedding
+PEAK_RIDGE = 1e-2  # of the mean variance of the embedding
 GAINS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 MAX_HELD = 64  # validation cells that the gain is chosen on
 
@@ -32,7 +32,7 @@ def fit_peak_head(model: EpiFoundation, cells: HeadData) -> HeadWeights:
     mean, size = embedding.mean(axis=0), embedding.shape[1]
     around = embedding - mean
     covariance = around.T @ around / len(around)
-    covariance += (RIDGE * np.trace(covariance) / size + 1e-12) * np.eye(size)
+    covariance += (PEAK_RIDGE * np.trace(covariance) / size + 1e-12) * np.eye(size)
     count = pattern.getnnz(axis=0)
     rate = log_frequency(pattern).double().numpy()
     weight = np.linalg.solve(covariance, ((pattern.T @ around) / (count + PSEUDO)[:, None]).T).T

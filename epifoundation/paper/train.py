@@ -1,4 +1,4 @@
-"""Pretraining and fine-tuning of a transformer by gradient, and heads fitted afterwards."""
+"""Pretraining and fine-tuning of a transformer by gradient descent, and heads fitted afterwards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .peak_head import fit_peak_head
 # Fractions of the update that are tried; halves, so that factors in half precision stay exact
 SHARES = (0.0, 0.25, 0.5, 1.0)
 MARGIN = 0.01  # relative difference of losses that is ignored
-MAX_CELLS = 20_000  # that batch effects are estimated with
+MAX_BATCH_EFFECT_CELLS = 20_000  # from which batch effects are estimated
 
 
 def train_model(
@@ -67,7 +67,7 @@ def train_model(
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     model = EpiFoundation(fitted.network, loaded.peaks, loaded.genes, training=summary).to(device)
     if loaded.batch_codes is not None:
-        model = without_batches(model, loaded, rng, codes)
+        model = without_batch_effects(model, loaded, rng, codes)
     fits = HEAD_FITS | {"measured": fit_measured_head}
     if loaded.target is not None and config.predicts_peaks and not training.peak_weight:
         fits["peaks"] = partial(fit_peak_head, model)
@@ -115,7 +115,7 @@ def finetune_model(
     def finish(model: EpiFoundation) -> EpiFoundation:
         if loaded.batch_codes is None:
             return model
-        return without_batches(model, loaded, np.random.default_rng(seed), codes)
+        return without_batch_effects(model, loaded, np.random.default_rng(seed), codes)
 
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     tuned = EpiFoundation(fitted.network, base.peaks, base.genes, training=summary).to(device)
@@ -186,11 +186,11 @@ def with_heads(
     return replace(model, network=network).to(model.device)
 
 
-def without_batches(
+def without_batch_effects(
     model: EpiFoundation, data: Loaded, rng: np.random.Generator, groups: np.ndarray | None = None
 ) -> EpiFoundation:
     """`model` with batch effects of similar training cells projected out, if there are any."""
-    rows = np.sort(rng.permutation(data.train)[:MAX_CELLS])
+    rows = np.sort(rng.permutation(data.train)[:MAX_BATCH_EFFECT_CELLS])
     embedding = embedding_of(model, data.pattern[rows]).astype(np.float64)
     codes = np.asarray(data.batch_codes)[rows]
     read, along = batch_directions(embedding, codes, rng, None if groups is None else groups[rows])

@@ -1,4 +1,4 @@
-"""Cells that peak vectors were measured on, recognized by their open peaks."""
+"""Training cells of peak vectors, recognized by their open peaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEIGHT = 255  # memberships are stored in units of 1 / 255
 
 @dataclass(frozen=True, eq=False)
 class CountedCells:
-    """The cells that a block of columns was measured on: a hash of the tokens, few memberships.
+    """The training cells of a block of columns: hashes of open peaks, and a few memberships.
 
     Attributes
     ----------

@@ -71,7 +71,7 @@ class PeakMap:
                 f"Too little in common: {summary}; at least {100 * min_coverage:.3g}% is required. "
                 "Embeddings from so few peaks mean little: count the fragments on the model's "
                 "peaks, pretrain on your own data, or pass "
-                f"`min_coverage={reached / total / 2:.2g}`."
+                f"`mapping=ep.PeakMapping(min_coverage={reached / total / 2:.2g})`."
             )
             raise ValueError(msg)
         if reached < WARN_BELOW * total:
@@ -156,7 +156,7 @@ def map_onto(
 def _advice(model: str, *, lifted: bool) -> str:
     if lifted:
         return f"The chain does not lead to {model}."
-    cure = f"Lift them over with `liftover=` and the chain file to {model}, "
+    cure = f"Pass `mapping=ep.PeakMapping(liftover=...)` with the chain file to {model}, "
     return cure + "or use a model of their build."
 
 
@@ -181,7 +181,8 @@ def _check_overlap(
         shifted = intervals.assign(start=start, end=end)
         chance += len(np.unique(overlaps(shifted, peaks.intervals)[:, 0])) / 2
     if chance >= MIN_CHANCE_OVERLAPS and report["matched"] <= MAX_CHANCE_RATIO * chance:
-        hint = "" if lifted else f" If they are of {build} after all, pass `genome={build!r}`."
+        hint = f" If they are of {build}, pass `mapping=ep.PeakMapping(genome={build!r})`."
+        hint = "" if lifted else hint
         msg = (
             f"The peaks are of {' or '.join(others)}, the model is of {build}: "
             f"{report['matched']:,} of {n:,} overlap a peak of the model, and {chance:,.0f} do "

@@ -17,7 +17,7 @@ from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..peaks.vocabulary import PeakVocabulary
 from ._fragment_counter import Counting, FragmentCounter
-from ._read_fragments import check_file, read_fragments
+from ._read_fragments import check_fragments_file, read_fragments
 
 Peaks: TypeAlias = EpiFoundation | PeakVocabulary | pd.DataFrame | str | Path | None
 MIN_FRAGMENTS = 1000  # barcodes with fewer are background
@@ -172,12 +172,15 @@ def _vocabulary(peaks: Peaks) -> PeakVocabulary:
 def _by_prefix(fragments: Any, separator: str) -> dict[str, Path]:
     """The file of each sample, by the prefix of its cell names."""
     if isinstance(fragments, str | Path):
-        return {"": check_file(Path(fragments))}
+        return {"": check_fragments_file(Path(fragments))}
     if not isinstance(fragments, Mapping) or not fragments:
         msg = "`fragments` must be a path, or a mapping from sample names to paths such as "
         msg += f"{{'donor1': 'fragments.tsv.gz'}}, got {fragments!r}."
         raise TypeError(msg)
-    files = {f"{sample}{separator}": check_file(Path(path)) for sample, path in fragments.items()}
+    files = {
+        f"{sample}{separator}": check_fragments_file(Path(path))
+        for sample, path in fragments.items()
+    }
     if len(files) < len(fragments):
         msg = f"Sample names must differ as text, got {list(fragments)}."
         raise ValueError(msg)
@@ -221,7 +224,7 @@ def _read_barcodes(barcodes: Iterable[str] | str | Path) -> list[str]:
     if not isinstance(barcodes, str | Path):
         return [name.decode() if isinstance(name, bytes) else str(name) for name in barcodes]
     if not Path(barcodes).is_file():
-        msg = "`barcodes` is a list of names or a file with one a line; "
-        msg += f"the file {str(barcodes)!r} is not there."
+        msg = "`barcodes` must be a list of names or a file with one per line; "
+        msg += f"the file {str(barcodes)!r} does not exist."
         raise FileNotFoundError(msg)
     return [name for (name,) in read_columns(barcodes, 1)]

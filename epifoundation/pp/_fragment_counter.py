@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from .._warn import warn
 from ..genome import Axis
 from ..peaks.mapping import genome_build, incompatible_builds
 from ..peaks.vocabulary import PeakVocabulary
@@ -105,7 +105,7 @@ class FragmentCounter:
             if len(missing):
                 msg = f"{len(missing):,} of {len(self.requested):,} barcodes have no fragment, "
                 msg += f"first {missing[0]!r}: their rows are {kept}."
-                warnings.warn(msg, UserWarning, stacklevel=3)
+                warn(msg)
         if not self.n_in_peaks.any():
             msg = (
                 f"None of the {self.n_lines:,} fragments of the cells falls into a peak; "
@@ -132,7 +132,8 @@ class FragmentCounter:
             msg = (
                 f"The fragments are of {' or '.join(builds)}, the peaks are of {self.genome}: on "
                 f"{chrom} they reach to {end:,}, past its end there. Count on peaks of their "
-                f"build, and embed with `liftover=` and the chain file to {self.genome}."
+                "build, and embed with `mapping=ep.PeakMapping(liftover=...)` and the chain file "
+                f"to {self.genome}."
             )
             raise ValueError(msg)
 

@@ -42,7 +42,7 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
 
     Errors name the file and the line. The file needs no index and no sorting.
     """
-    path = check_file(Path(path))
+    path = check_fragments_file(Path(path))
     n_lines, found = 0, False
     progress = tqdm(
         total=path.stat().st_size,
@@ -74,10 +74,10 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
         raise ValueError(msg)
 
 
-def check_file(path: Path) -> Path:
-    """The path; FileNotFoundError if there is no such file."""
+def check_fragments_file(path: Path) -> Path:
+    """The path; FileNotFoundError if the file does not exist."""
     if not path.is_file():
-        msg = f"The fragments file {str(path)!r} is not there."
+        msg = f"The fragments file {str(path)!r} does not exist."
         raise FileNotFoundError(msg)
     return path
 

@@ -207,7 +207,8 @@ def _check_fraction(name: str, value: float, *, with_zero: bool) -> None:
 def _check_model(model: EpiFoundation, *of_reference: Any) -> None:
     """Raise ValueError unless the model annotates without a reference."""
     if any(option is not None for option in of_reference):
-        msg = "`label_key`, `batch_key` and `calibration` are of the reference: pass `reference=`."
+        msg = "`label_key`, `batch_key` and `calibration` are options for the reference: "
+        msg += "pass `reference=`."
         raise ValueError(msg)
     head = model.network.label
     if head is None or not head.is_calibrated:

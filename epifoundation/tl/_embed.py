@@ -74,8 +74,8 @@ def embed(
 
     Returns
     -------
-    None, or the copy; for cells that are read in blocks, the path of the file with the results. Written into the
-    ATAC modality:
+    None, or the copy; for cells that are read in blocks, the path of the file with the results.
+    Written into the ATAC modality:
 
     - ``obsm["X_epifoundation"]``: embedding, float32 (n_cells, d);
     - ``obs["epifoundation_cell_type"]``, ``obs["epifoundation_confidence"]``: most probable label

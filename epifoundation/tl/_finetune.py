@@ -147,14 +147,14 @@ def finetune(
         (engine or Engine()).check_measured()
         if engine is not None and engine.state is not None:
             msg = (
-                f"`Engine(state={str(engine.state)!r})` has no meaning here: a set encoder is "
+                f"`Engine(state={str(engine.state)!r})` does not apply to a set encoder, which is "
                 "fine-tuned in seconds. Leave it out."
             )
             raise ValueError(msg)
         if rank not in (None, RANK):
             msg = (
-                f"`rank={rank}` has no meaning for a set encoder, which has no matrix that is "
-                "trained: leave it out."
+                f"`rank={rank}` does not apply to a set encoder, which has no trained matrices: "
+                "leave it out."
             )
             raise ValueError(msg)
     has_rna, labels, batches = _read_obs(data, modality, rna_modality, label_key, batch_key)
@@ -268,9 +268,9 @@ def _check_batches(
         return key
     if labels is None or isinstance(parse_validation(validation), list):
         msg = (
-            f"`batch_key={key!r}` holds one batch, {names}: there is nothing to compare or to hold "
+            f"`batch_key={key!r}` has a single batch, {names}: there is nothing to compare or to hold "
             "out. Name another column, or leave it out."
         )
         raise ValueError(msg)
-    warn(f"`batch_key={key!r}` holds one batch, {names}; it is ignored.")
+    warn(f"`batch_key={key!r}` has a single batch, {names}; it is ignored.")
     return None

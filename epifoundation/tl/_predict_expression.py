@@ -120,17 +120,17 @@ def predict_expression(
 def _measured_head(
     model: EpiFoundation, batch_key: str | None
 ) -> LinearMeasuredHead | MeasuredHead:
-    """The head for the scale of measured cells; ValueError if there is none, or with batches."""
+    """The head for the measured scale; ValueError if there is none, or if batches are given."""
     if model.network.measured is None:
         msg = (
-            f"The model {model.name!r} has no `scale='measured'`: models have it that this version "
-            "trained on counts (`ep.tl.pretrain`, or `ep.tl.finetune` of all weights). Use "
+            f"The model {model.name!r} does not support `scale='measured'`; only models trained on "
+            "counts with this version do (`ep.tl.pretrain`, or `ep.tl.finetune(rank=None)`). Pass "
             "`scale='mean'`."
         )
         raise ValueError(msg)
     if batch_key is not None:
         msg = (
-            "`scale='measured'` is for the mean over batches: leave out `batch_key`, or use "
+            "`scale='measured'` predicts the mean over batches: leave out `batch_key`, or pass "
             "`scale='mean'`."
         )
         raise ValueError(msg)

@@ -168,7 +168,7 @@ def pretrain(
         )
         raise ValueError(msg)
     if peaks is not None and init is not None:
-        msg = "`peaks` and `init` exclude each other: the vocabulary is that of `init`."
+        msg = "`peaks` and `init` cannot be combined: the vocabulary is that of `init`."
         raise ValueError(msg)
     if checkpoint is not None:
         check_target(Path(checkpoint), overwrite=False)

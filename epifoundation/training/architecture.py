@@ -17,24 +17,23 @@ def architecture(
     Raises
     ------
     ValueError
-        An encoder or a decoder that cannot be trained, or options that contradict `init`.
+        An encoder or a decoder that cannot be trained, or options that do not match `init`.
     """
     if config is not None and config.encoder == FORMAT_1:
         msg = (
-            f"`encoder={FORMAT_1!r}` is that of models of format 1, which are read but no longer "
-            "made: pass `encoder='set'`."
+            f"`encoder={FORMAT_1!r}` is for models of format 1, which can be read but not trained: "
+            "pass `encoder='set'`."
         )
         raise ValueError(msg)
     if config is not None and config.values:
         msg = (
-            "`config.values` is for converted models: nothing here trains that decoder. Leave it "
-            "out."
+            "`config.values` is for converted models: that decoder cannot be trained. Leave it out."
         )
         raise ValueError(msg)
     if init is None:
         return replace(config or ModelConfig(), objective=objective)
     if config is not None:
-        msg = "`config` and `init` exclude each other: the architecture is that of `init`."
+        msg = "`config` and `init` cannot be combined: the architecture is that of `init`."
         raise ValueError(msg)
     if init.config.encoder == FORMAT_1:
         msg = (

@@ -15,11 +15,11 @@ from .components import same_bits
 
 # Variance between batches, over that of cells of one group and batch, above which it is removed
 RATIO = 0.3
-MIN_CELLS = 10  # of a batch in a group, for their mean to count
+MIN_BATCH_CELLS = 10  # of a batch in a group, for their mean to count
 N_GROUPS = (20, 14, 10, 7, 5, 3)  # numbers of clusters to try: the largest with mixed batches
 MIXED = 0.85  # fraction of the entropy of even batches at which a clustering counts as mixed
 N_ROUNDS = 3  # of clustering without batch effects, and finding batch effects within clusters
-RIDGE = 1e-2  # of the mean variance, added to each
+COVARIANCE_RIDGE = 1e-2  # of the mean variance, added to each variance
 
 
 def batch_directions(
@@ -71,7 +71,7 @@ def _directions(
 
     between, within = _covariances(embedding, batch, groups)
     identity = np.eye(len(within))
-    within += RIDGE * np.trace(within) / len(within) * identity + 1e-12 * identity
+    within += COVARIANCE_RIDGE * np.trace(within) / len(within) * identity + 1e-12 * identity
     values, vectors = eigh(between, within)  # vectors.T @ within @ vectors = I
     read = vectors[:, values > RATIO][:, ::-1][:, : embedding.shape[1] // 2].T
     return read, read @ within
@@ -86,7 +86,7 @@ def _covariances(
     for group in np.unique(groups[groups >= 0]):
         inside = groups == group
         parts = [embedding[inside & (batch == code)] for code in np.unique(batch[inside])]
-        parts = [part for part in parts if len(part) >= MIN_CELLS]
+        parts = [part for part in parts if len(part) >= MIN_BATCH_CELLS]
         spreads = [np.cov(part.T).reshape(dim, dim) for part in parts]
         for part, spread in zip(parts, spreads, strict=True):
             within += len(part) * spread
@@ -108,7 +108,7 @@ def _cluster(embedding: np.ndarray, batch: np.ndarray, rng: np.random.Generator)
 
     best, best_mixed = np.zeros(len(embedding), dtype=int), 0.0
     for n in N_GROUPS:
-        if n * 5 * MIN_CELLS > len(embedding) and n > N_GROUPS[-1]:
+        if n * 5 * MIN_BATCH_CELLS > len(embedding) and n > N_GROUPS[-1]:
             continue
         found = KMeans(min(n, len(embedding)), n_init=3, random_state=int(rng.integers(2**31)))
         groups = found.fit_predict(embedding)
@@ -135,7 +135,7 @@ def project_out(
 ) -> Network:
     """The network with more directions projected out of the columns of its encoder.
 
-    Linear decoders trained by gradient get offsets for each batch: what its cells lost on average.
+    The mean that a batch loses is added to linear decoders trained by gradient descent, as offset.
     `read` and `along` are from :func:`batch_directions`, `means` from :func:`batch_means`.
     """
     parts = (torch.from_numpy(array.astype(np.float32)) for array in (read, along, means))

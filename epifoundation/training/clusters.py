@@ -9,7 +9,7 @@ import numpy as np
 from ..peaks.counted import WEIGHT
 from .components import same_bits
 
-MIN_CELLS = 5  # per cluster, on average
+MIN_CLUSTER_CELLS = 5  # per cluster, on average
 N_KEPT = 5  # memberships of a cell
 
 
@@ -51,7 +51,7 @@ def find_clusters(
     """K-means clusters: at most `n_clusters`, with enough cells each, and at least one."""
     from sklearn.cluster import KMeans
 
-    n_clusters = max(min(n_clusters, len(scores) // MIN_CELLS), 1)
+    n_clusters = max(min(n_clusters, len(scores) // MIN_CLUSTER_CELLS), 1)
     # Cells of the same few genes may be equal
     n_clusters = min(n_clusters, len(np.unique(scores, axis=0)))
     seed = int(rng.integers(2**31))

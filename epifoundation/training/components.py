@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from ..nn import add_up
 
+N_COMPONENTS = 30  # of RNA or of open peaks, for clusters and neighbours
 N_OVERSAMPLED = 10
 N_ITERATIONS = 3
 PER_CELL = 1e4  # total counts that a cell is normalised to

@@ -1,4 +1,4 @@
-"""The pass over all cells that sums memberships, labels and expression, and finds rare peaks."""
+"""Passes over all cells: sums of memberships, labels and expression, and rare peaks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .data import TrainingData
 from .processes import Processes
 from .rows import BLOCK_CELLS, BLOCK_ENTRIES, in_blocks
 from .sample import Sample
-from .split import is_among
+from .split import mask_of
 from .state import State
 from .statistics import Statistics, profile_units, whole_numbers
 
@@ -61,13 +61,13 @@ def count_cells(
         device=device,
     )
     keys = peak_keys(data.peaks)
-    is_held = is_among(data.held, n_cells)
-    is_either = is_held | is_among(data.train, n_cells)
+    is_held = mask_of(data.held, n_cells)
+    is_either = is_held | mask_of(data.train, n_cells)
     # A sample of all cells is in memory already
     is_whole = len(sample.rows) == len(data.train) + len(data.held)
     blocks = processes.mine(_blocks_of(sample.pattern) if is_whole else in_blocks(data.pattern))
     n_done = state.load(statistics)
-    with tqdm(total=n_cells, desc="Measuring", unit=" cells", disable=not settings.progress) as bar:
+    with tqdm(total=n_cells, desc="Fitting", unit=" cells", disable=not settings.progress) as bar:
         for number, block in enumerate(blocks):
             bar.update(block.stop - block.start)
             if number < n_done:
@@ -91,7 +91,7 @@ def count_cells(
                     scored = scored_expression(expression, config.objective)
                     expression = whole_numbers(expression, scored, config.objective)
                 memberships = clusters.memberships(components.scores(scored))
-                del scored  # a block takes much of the memory
+                del scored  # blocks are large
                 statistics.add(
                     rows,
                     pattern,
@@ -112,11 +112,11 @@ def count_cells(
 def count_labels(
     data: TrainingData, labels: np.ndarray, n_labels: int, device: torch.device
 ) -> Statistics:
-    """Sums of labels over the cells that have one, for label columns of an existing encoder."""
+    """Sums of labels over the labelled cells, for label columns of an existing encoder."""
     statistics = Statistics(
         len(labels), len(data.peaks), 0, n_labels, n_kept=0, n_genes={}, device=device
     )
-    keys, is_held = peak_keys(data.peaks), is_among(data.held, len(labels))
+    keys, is_held = peak_keys(data.peaks), mask_of(data.held, len(labels))
     for block in in_blocks(data.pattern):
         rows = np.flatnonzero(labels[block] >= 0) + block.start
         cells = data.pattern[rows]

@@ -30,20 +30,20 @@ class TrainingData:
     Attributes
     ----------
     peaks, genes
-        Vocabularies of the model to be.
+        Vocabularies of the new model.
     pattern
         Open peaks of all cells.
     target
         Expression of all cells, (n_cells, len(gene_positions)), or None.
     gene_positions
-        Which of `genes` the columns of `target` are; None for all of them.
+        Positions in `genes` of the columns of `target`; None for all of them.
     gene_chromosomes
         Chromosome of each of `genes`, NaN if unknown; None if the data have none.
     train, held
         Row numbers of training and validation cells, ascending.
     batch_codes, batches
         Code of each cell, and names of the batches; None and empty without `batch_key`. For
-        training by gradient, batches of validation cells only have no name, and code -1.
+        gradient descent, batches with validation cells only are not listed and have code -1.
     labels
         Label of each cell, or None without `label_key`.
     """
@@ -72,7 +72,7 @@ class TrainingData:
         return check_labels(self.labels, self.train, self.held)
 
     def drop_rare_peaks(self, n_open: np.ndarray, min_cells: int, cells: str) -> bool:
-        """Drop peaks open in fewer than `min_cells` of the `cells` (text); False if none are."""
+        """Drop peaks open in fewer than `min_cells` cells (`cells` in errors); False if none."""
         kept = n_open >= min_cells
         if not kept.any():
             msg = f"No peak is open in at least `min_cells` ({min_cells}) of the {cells}."
@@ -122,10 +122,10 @@ def prepare(
     by_gradient: bool = False,
     rng: np.random.Generator,
 ) -> TrainingData:
-    """Check `data` and prepare it. Arguments as in :func:`epifoundation.tl.pretrain`.
+    """Check and prepare `data`. Arguments as in :func:`epifoundation.tl.pretrain`.
 
     `map_peaks` maps the peaks of a source onto those of `init`; `option` is the name of
-    `validation` in errors. Matrices are read later, by blocks, which checks their values.
+    `validation` in errors. Matrices are read and checked later, in blocks.
     """
     named = as_sources(data)
     found, projections = find_peaks(named, init, peaks, keys.modality, genome, map_peaks)
@@ -187,7 +187,7 @@ def prepare(
 
 
 def _batch_names(batch: pd.Series, key: str) -> pd.Series:
-    """Names of batches as text; an error if one is missing."""
+    """Names of batches as strings; ValueError if one is missing."""
     if batch.isna().any():
         msg = f"`batch_key={key!r}` is missing for {int(batch.isna().sum()):,} of "
         msg += f"{len(batch):,} cells; name their batch or leave them out."
@@ -200,9 +200,9 @@ def _reader(objective: str, name: str) -> Callable[[sp.csr_matrix], sp.csr_matri
 
     def read(rows: sp.csr_matrix) -> sp.csr_matrix:
         if objective == "counts" and (rows.data != np.rint(rows.data)).any():
-            msg = f"{name} holds fractions and `objective='counts'` expects raw counts: name a "
-            msg += "layer of counts with `layer=`, or use `objective='gaussian'` for normalised "
-            msg += "values (in fine-tuning: `expression=False` ignores the RNA)."
+            msg = f"{name} contains non-integer values, but `objective='counts'` expects raw "
+            msg += "counts: pass `layer=`, a layer of counts, or `objective='gaussian'` for "
+            msg += "normalised values (in fine-tuning: `expression=False` ignores the RNA)."
             raise ValueError(msg)
         rows = as_float(rows)
         return (rows > 0).astype(np.float32) if objective == "binary" else rows

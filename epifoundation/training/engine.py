@@ -1,4 +1,4 @@
-"""How training is run: processes, precision, checkpoints and logs, which Lightning handles."""
+"""Processes, precision, checkpoints and logs of training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LOGGERS = ("csv", "tensorboard", "wandb")
 class Engine:
     """How :func:`epifoundation.tl.pretrain` and :func:`epifoundation.tl.finetune` run.
 
-    A set encoder, which is measured and not trained, has `state`, `minutes` and `timeout`; the
-    other options are for transformers. Its state is the sums over cells so far.
+    For a set encoder, only `state`, `minutes` and `timeout` apply; the other options apply to
+    transformers only. Its state is the sums over cells so far. Fine-tuning it accepts no `state`.
 
-    The number of processes comes from the launcher: ``torchrun`` (or ``python -m
-    torch.distributed.run``) or Slurm's ``srun`` with ``--ntasks-per-node``; one without either.
+    The launcher sets the number of processes: ``torchrun`` (``python -m torch.distributed.run``)
+    or Slurm's ``srun`` with ``--ntasks-per-node``. Without a launcher, there is one.
 
     Parameters
     ----------
@@ -34,18 +34,18 @@ class Engine:
     compile
         Compile the encoder (``torch.compile``), which takes seconds to minutes.
     state
-        A file to which the whole state of training is written every `minutes` and after each epoch:
-        weights, optimiser, schedule, position in the data, random state. If it exists, training
-        continues from it, with the same losses as a run without interruption; data, options and
-        seed must be the same. None: no file.
+        File to which the training state is saved, every `minutes` and after each epoch. If it
+        exists, training resumes from it, with the same losses as a run without interruption. Data,
+        options, seed, package version and number of processes must be the same. If None, no state
+        is saved.
     minutes
-        Time between two states; 0 for one after each step.
+        Minutes between two saves; 0 saves after every step.
     log
-        A folder for `loggers`. None: no logs.
+        Folder for `loggers`. If None, there are no logs.
     loggers
         ``"csv"``, ``"tensorboard"``, ``"wandb"``; the last two must be installed.
     timeout
-        Minutes after which a process stops waiting for another one that does not answer.
+        Minutes that a process waits for another one that does not respond.
 
     Examples
     --------
@@ -77,7 +77,7 @@ class Engine:
                 raise ValueError(msg)
 
     def check_measured(self) -> None:
-        """Raise ValueError if an option was given that has no meaning for a set encoder."""
+        """Raise ValueError if an option was given that does not apply to a set encoder."""
         possible: dict[str, tuple[Any, ...]] = {
             "strategy": ("auto", "ddp"),
             "precision": ("auto", "float32"),
@@ -86,7 +86,7 @@ class Engine:
         }
         for name, values in possible.items():
             if getattr(self, name) not in values:
-                msg = f"`Engine({name}={getattr(self, name)!r})` has no meaning here: the set "
-                msg += "encoder is measured in closed form, in float32. Leave it out, or pass "
+                msg = f"`Engine({name}={getattr(self, name)!r})` does not apply to the set "
+                msg += "encoder, which is fitted in closed form, in float32. Leave it out, or pass "
                 msg += "`encoder='transformer'`."
                 raise ValueError(msg)

@@ -11,9 +11,9 @@ from ..nn import ModelConfig
 from ..peaks.counted import WEIGHT
 from .statistics import FIXED, Statistics
 
-PSEUDO_CELLS = 5.0  # pseudocount of cells by which profiles are shrunken to the mean of all cells
-RIDGE = 0.1  # of the mean variance of a membership
-PSEUDO_BATCH = 20.0  # pseudocount of cells by which batch effects are shrunken to none
+PSEUDO_CELLS = 5.0  # pseudocount of cells by which profiles are shrunk to the mean of all cells
+PROFILE_RIDGE = 0.1  # of the mean variance of a membership
+PSEUDO_BATCH = 20.0  # pseudocount of cells by which batch effects are shrunk to none
 
 
 def expression_weights(
@@ -28,7 +28,7 @@ def expression_weights(
 
     A cell has expected memberships :math:`m_k` in the clusters, which add up to 1. With
     ``"counts"``, the logarithm of the fraction of gene g is :math:`\sum_k m_k \log \pi_{kg}` up to
-    a constant, with :math:`\pi_{kg}` the fraction of g in the counts of cluster k, shrunken to its
+    a constant, with :math:`\pi_{kg}` the fraction of g in the counts of cluster k, shrunk to its
     fraction in all counts; with ``"binary"``, log odds take the place of logarithms. With
     ``"gaussian"``, expression is a ridge regression on the memberships.
 
@@ -64,7 +64,7 @@ def expression_weights(
 
 
 def measured_weights(statistics: Statistics) -> dict[str, Tensor]:
-    """Weights of the head for the measured scale: mean expression of each cluster, shrunken."""
+    """Weights of the head for the measured scale: mean expression of each cluster, shrunk."""
     n_cells = cluster_sizes(statistics)
     sums = statistics.profiles["measured"] / (WEIGHT * FIXED)
     mean = sums.sum(axis=0) / max(n_cells.sum(), 1e-9)
@@ -86,7 +86,7 @@ def ridge(memberships: np.ndarray, expression: sp.csr_matrix) -> tuple[np.ndarra
     level = np.asarray(expression.mean(axis=0), dtype=np.float64).ravel()
     around = memberships - center
     inner = around.T @ around
-    inner += (RIDGE * np.trace(inner) / len(inner) + 1e-12) * np.eye(len(inner))
+    inner += (PROFILE_RIDGE * np.trace(inner) / len(inner) + 1e-12) * np.eye(len(inner))
     cross = np.asarray((expression.T @ around).T) - np.outer(around.sum(axis=0), level)
     weight = np.linalg.solve(inner, cross)
     return weight, level - center @ weight

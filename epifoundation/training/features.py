@@ -15,8 +15,8 @@ from .components import packed
 def features_of(model: EpiFoundation, pattern: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Columns of the encoder and the embedding of cells, without label columns; float32.
 
-    Cells that a set encoder was measured on are left out of their own peak vectors. The columns of
-    an encoder trained by gradient are the embedding.
+    Training cells of a set encoder are left out of the vectors of their peaks. The columns of
+    an encoder trained by gradient descent are the embedding.
     """
     network = model.network
     folded = network.folded()

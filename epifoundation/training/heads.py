@@ -17,12 +17,12 @@ from .expression import expression_weights, measured_weights
 from .label_head import fit_label_head
 from .statistics import Statistics
 
-BATCH_CELLS = 1_000  # that effects of batches on expression are estimated with
+MAX_OFFSET_CELLS = 1_000  # from which batch offsets of expression are estimated
 
 
 @dataclass
 class HeadData:
-    """What heads are fitted to.
+    """Data to which heads are fitted.
 
     Parameters
     ----------
@@ -33,16 +33,17 @@ class HeadData:
     rows, is_held
         Rows of the sampled cells, and which of them are validation cells.
     encode
-        Computes the embedding of the sampled cells, (n_cells, dim).
+        Computes the embedding of the sampled cells, (n_cells, dim): ``config.width`` columns of the
+        encoder, then the label columns if there are any.
     rng
-        Source of randomness.
+        Random number generator.
     labels
         Codes of the labels of the sampled cells, -1 for none; None without labels.
     first
-        Their embedding by an encoder that is measured on the training cells only; None if the
-        encoder did not learn from validation cells.
+        Their embedding from an encoder fitted to the training cells only; None if the encoder was
+        not fitted to validation cells.
     statistics
-        Sums over all cells; None if the encoder is not measured.
+        Sums over all cells; None if the encoder is not fitted here in closed form.
     """
 
     data: TrainingData
@@ -84,7 +85,7 @@ def _expression(cells: HeadData) -> HeadWeights | None:
     data = cells.data
     if data.target is None or cells.statistics is None:
         return None
-    some = np.sort(cells.rng.permutation(len(cells.rows))[:BATCH_CELLS])
+    some = np.sort(cells.rng.permutation(len(cells.rows))[:MAX_OFFSET_CELLS])
     rows = cells.rows[some]
     codes = None if data.batch_codes is None else data.batch_codes[rows]
     with same_bits():

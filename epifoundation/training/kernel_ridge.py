@@ -12,7 +12,7 @@ from torch import Tensor
 from ..nn import KernelReadout, kernel
 from .components import same_bits
 
-CHUNK = 1024
+RIDGE_CHUNK = 1024
 WIDTHS = (0.5, 1.0, 2.0)  # tried on validation cells, as are penalties
 PENALTIES = (1.0, 3.0, 10.0, 30.0)
 DEFAULT = 1.0, 1.0  # width and penalty with too few validation cells to choose
@@ -99,7 +99,7 @@ def fit_kernel_ridge(
     cross = torch.zeros(len(drawn), targets.shape[1], dtype=torch.float64, device=inputs.device)
     found = []
     with same_bits():
-        for some, wanted in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
+        for some, wanted in zip(inputs.split(RIDGE_CHUNK), targets.split(RIDGE_CHUNK), strict=True):
             # Products in float32 would change the solution by 1e-3
             similar = readout.similarities(some).double()
             inner += similar.T @ similar

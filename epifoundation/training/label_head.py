@@ -15,7 +15,7 @@ from .components import same_bits
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse penalties tried on validation cells
 BALANCE = 0.25  # class weights are `n_label ** -BALANCE`, which finds more cells of rare labels
 NEVER = 20.0  # logit of a label without a cell, below the smallest of the others
-MAX_CELLS = 2000  # validation cells, and reference cells, that a head keeps
+MAX_KEPT_CELLS = 2000  # validation cells, and reference cells, that a head keeps
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def fit_label_head(
     losses = [_tempered_loss(regression.logits(held[0]), held[1]) for regression in tried]
     best = int(np.argmin([loss for loss, _ in losses]))
     loss, temperature = losses[best]
-    kept = spread(np.arange(len(codes)), MAX_CELLS)
-    n_calibration = min(len(held[1]), MAX_CELLS)
+    kept = spread(np.arange(len(codes)), MAX_KEPT_CELLS)
+    n_calibration = min(len(held[1]), MAX_KEPT_CELLS)
     with torch.random.fork_rng():
         head = LabelHead(embedding.shape[1], n_labels, 0, n_calibration, len(kept))
     with torch.no_grad():
@@ -88,7 +88,7 @@ def _calibrate(head: LabelHead, embedding: np.ndarray, codes: np.ndarray) -> Non
     scores = conformal_scores(head(cells))[torch.arange(len(codes)), torch.from_numpy(codes)]
     for buffer, values in ((head.conformal, scores), (head.novelty, head.score_novelty(cells))):
         ascending = values.sort().values
-        buffer.copy_(ascending[spread(np.arange(len(ascending)), MAX_CELLS)])
+        buffer.copy_(ascending[spread(np.arange(len(ascending)), MAX_KEPT_CELLS)])
 
 
 def spread(rows: np.ndarray, max_rows: int) -> np.ndarray:

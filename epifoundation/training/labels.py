@@ -1,4 +1,4 @@
-"""Labels for an existing model: columns measured for them, and a label head."""
+"""Labels for an existing model: label columns and a label head."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def with_labels(
 ) -> tuple[EpiFoundation, dict[str, int]]:
     """`model` with columns and a head for the labels of `data`, and numbers of cells.
 
-    Labels are measured on the data as clusters are in pretraining, for any encoder: each labelled
-    cell is left out of the vectors of its peaks. Columns for earlier labels are replaced.
+    Label columns are fitted as those of clusters in pretraining, for any encoder: each labelled
+    cell is left out of the vectors of its peaks. Earlier label columns are replaced.
 
     Raises
     ------

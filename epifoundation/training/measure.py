@@ -1,33 +1,38 @@
-"""A model with a set encoder, measured from data in closed form."""
+"""Fits a set encoder and its heads in closed form."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 
+from .._warn import warn
 from ..models import EpiFoundation
 from ..nn import ENCODERS, ModelConfig, Network, SetEncoder, Sizes, TrainingConfig
 from ..peaks.vocabulary import PeakVocabulary
 from .clusters import Clusters, find_clusters
-from .components import Components, expression_components, scored_expression, semantic_components
+from .components import (
+    N_COMPONENTS,
+    Components,
+    expression_components,
+    scored_expression,
+    semantic_components,
+)
 from .counting import count_cells, counted_cells, drop_rare_peaks
 from .data import TrainingData
 from .heads import HEAD_FITS, HeadData, fit_heads
 from .kernel_ridge import MIN_HELD
 from .processes import Processes
 from .sample import PILOT, Sample, draw_sample
-from .split import check_split, draw, is_among, warn_unusable
+from .split import check_split, draw, mask_of, warn_unusable
 from .stages import Fit
 from .state import State
 
-N_COMPONENTS = 30  # of RNA or of open peaks, by which cells are clustered
 CELLS_PER_CLUSTER = {"rna": 20, "atac": 200}
 MIN_DIM, MAX_DIM = 16, 128
-MAX_ENTRIES = 6_000_000  # values that components are computed from
+MAX_COMPONENT_ENTRIES = 6_000_000  # nonzero values from which components are computed
 
 
 def measure(
@@ -42,7 +47,7 @@ def measure(
     state: State,
     device: torch.device,
 ) -> EpiFoundation:
-    """Measure a model with a set encoder.
+    """A model with a set encoder, fitted to `data`.
 
     Parameters
     ----------
@@ -51,15 +56,15 @@ def measure(
     config, training
         Architecture and options.
     summary
-        Report on the training, to which numbers are added.
+        Training summary of the model, to which numbers of cells are added.
     min_cells
         Peaks open in fewer cells are left out of the vocabulary; 0 keeps all peaks.
     rng
-        Source of randomness.
+        Random number generator.
     processes
-        Processes that share the blocks.
+        Processes among which the blocks are divided.
     state
-        File of sums, to continue after an interruption.
+        File of sums, to resume from after an interruption.
     device
         Device for sums and readouts.
     """
@@ -82,7 +87,7 @@ def measure(
     if n_held < MIN_HELD:
         msg = f"There are {n_held} validation cells, too few to choose widths and penalties: "
         msg += "defaults are used."
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn(msg)
     kept = None if not min_cells else torch.from_numpy(np.flatnonzero(statistics.is_open()))
     fit = Fit(
         statistics,
@@ -96,7 +101,7 @@ def measure(
     )
     first, final = fit.fit()
     tensors, peaks = final.tensors(), data.peaks
-    if kept is not None and len(kept) < len(peaks):  # the others are open in no counted cell
+    if kept is not None and len(kept) < len(peaks):  # drop peaks that no usable cell has open
         intervals = peaks.intervals.iloc[kept.numpy()].reset_index(drop=True)
         peaks = PeakVocabulary(intervals, peaks.genome)
         for name in [n for n in tensors if n.endswith(("vectors.weight", "vectors.count"))]:
@@ -118,7 +123,7 @@ def measure(
         network = Network(config, Sizes(len(peaks)).updated(final.sizes() | head_sizes))
     network.load_state_dict(processes.same(tensors))
     network.eval().requires_grad_(False)
-    is_train = is_among(data.train, len(statistics.usable))
+    is_train = mask_of(data.train, len(statistics.usable))
     summary = summary | {
         "cells": int((is_train & statistics.usable).sum()),
         "validation_cells": int((~is_train & statistics.usable).sum()),
@@ -140,11 +145,11 @@ def _clusters(
     """Components of RNA, or of open peaks, and clusters of training cells by these."""
     if data.target is None:
         scored = cells.pattern
-        some = slice(None, None, max(-(-scored.nnz // MAX_ENTRIES), 1))
+        some = slice(None, None, max(-(-scored.nnz // MAX_COMPONENT_ENTRIES), 1))
         components = semantic_components(scored[some], N_COMPONENTS, rng, device)
     else:
         depth = data.target.mean_entries(draw(cells.rows, PILOT, rng))
-        step = max(-(-int(depth * len(cells.rows)) // MAX_ENTRIES), 1)
+        step = max(-(-int(depth * len(cells.rows)) // MAX_COMPONENT_ENTRIES), 1)
         scored = data.target[cells.rows[::step]]
         if config.objective == "counts":
             scored = scored[np.asarray(scored.sum(axis=1)).ravel() > 0]
@@ -157,7 +162,7 @@ def _clusters(
     if config.dim is not None and len(clusters.centers) < config.width:
         msg = f"`dim={config.dim}` asks for more clusters than {len(scores):,} training cells "
         msg += f"fill: the model has {len(clusters.centers)} columns."
-        warnings.warn(msg, UserWarning, stacklevel=5)
+        warn(msg)
     return components, clusters
 
 

@@ -17,7 +17,7 @@ from ..cells.tokens import open_peaks
 
 MAX_GAP = 64  # rows that are read and dropped, rather than starting another read
 MAX_OPEN = 16  # open files
-RUN = 1024  # rows per read
+READ_RUN = 1024  # rows per read
 BLOCK_CELLS = 16_384
 BLOCK_ENTRIES = 4_000_000
 
@@ -94,7 +94,7 @@ class Rows:
             if len(inside):
                 cuts = np.flatnonzero(np.diff(inside) > MAX_GAP) + 1
                 for run in np.split(inside, cuts):
-                    pieces = np.split(run, np.arange(RUN, len(run), RUN))
+                    pieces = np.split(run, np.arange(READ_RUN, len(run), READ_RUN))
                     parts += [self._read(i, piece) for piece in pieces]
         read = parts[0] if len(parts) == 1 else _stacked(parts)
         if (order == np.arange(len(order))).all():

@@ -1,4 +1,4 @@
-"""A run that measures a set encoder: its processes, and its state for resuming."""
+"""A run that fits a set encoder: its processes, and its state for resuming."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def measure_model(
     """A model with a set encoder; see :func:`epifoundation.tl.pretrain`."""
     world = World.from_environment()
     if data.target is None:
-        data.genes = GeneVocabulary([])  # there is nothing to measure those of `init` on
+        data.genes = GeneVocabulary([])  # those of `init` cannot be fitted
     elif init is not None and data.gene_positions is not None:
         data.genes = init.genes.take(data.gene_positions)
     path = None if engine.state is None else Path(engine.state)

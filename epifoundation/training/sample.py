@@ -1,4 +1,4 @@
-"""A sample of cells that clusters, readouts and heads are fitted on."""
+"""The sample of cells to which clusters, readouts and heads are fitted."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..nn import TrainingConfig
 from .data import TrainingData
 from .split import check_split, draw
 
-MAX_ENTRIES = 15_000_000  # open peaks of the sampled training cells
-MIN_CELLS, MAX_CELLS = 1_000, 16_384  # sampled training cells, by default
-PILOT = 256  # cells that the number of open peaks is estimated with
+MAX_SAMPLE_ENTRIES = 15_000_000  # open peaks of the sampled training cells
+MIN_SAMPLE_CELLS, MAX_SAMPLE_CELLS = 1_000, 16_384  # sampled training cells, by default
+PILOT = 256  # cells from which the mean number of open peaks is estimated
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Sample:
         return Sample(self.rows[:n], read_rows(self.pattern, 0, n), self.is_held[:n])
 
     def keep(self, kept: np.ndarray) -> Sample:
-        """Some of the cells, boolean; an error if too few are left."""
+        """The cells of a boolean mask; ValueError if too few are left."""
         found = self
         if not kept.all():
             found = Sample(self.rows[kept], self.pattern[kept], self.is_held[kept])
@@ -54,7 +54,7 @@ def sample_size(data: TrainingData, training: TrainingConfig, rng: np.random.Gen
     if training.sample is not None:
         return training.sample
     depth = data.pattern.mean_entries(draw(data.train, PILOT, rng))
-    return int(np.clip(MAX_ENTRIES / max(depth, 1), MIN_CELLS, MAX_CELLS))
+    return int(np.clip(MAX_SAMPLE_ENTRIES / max(depth, 1), MIN_SAMPLE_CELLS, MAX_SAMPLE_CELLS))
 
 
 def draw_sample(

@@ -1,15 +1,16 @@
-"""Training and validation cells: how data are split, and samples drawn from them."""
+"""Training and validation cells: splitting data, and drawing samples."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-MIN_OF_LABEL = 20  # cells drawn of each label, if there are as many
-RUN = 32  # cells that are drawn together: chunks on disk are longer
+from .._warn import warn
+
+MIN_PER_LABEL = 20  # cells drawn of each label, or all if it has fewer
+DRAWN_RUN = 32  # neighbouring cells that are drawn together, as they are close on disk
 
 
 def parse_validation(validation: float | Sequence[str] | None) -> float | list[str]:
@@ -68,32 +69,32 @@ def warn_unusable(usable: np.ndarray) -> None:
     if not usable.all():
         msg = f"{int((~usable).sum()):,} of {len(usable):,} cells have no open peak or no RNA "
         msg += "and are left out of training."
-        warnings.warn(msg, UserWarning, stacklevel=5)
+        warn(msg)
 
 
 def draw(
     rows: np.ndarray, max_cells: int, rng: np.random.Generator, labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Sample from ascending rows, in runs of neighbours, which files read fast; ascending.
+    """Sample of ascending rows, in runs of neighbours, which are fast to read; ascending.
 
-    A few cells of each label (`labels`: codes of all cells, -1 for none) are drawn in addition.
+    If `labels` (codes of all cells, -1 for none) are given, some cells of rare labels are added.
     """
     if len(rows) <= max_cells:
         return rows
-    runs = np.split(rows, np.arange(RUN, len(rows), RUN))
+    runs = np.split(rows, np.arange(DRAWN_RUN, len(rows), DRAWN_RUN))
     order = rng.permutation(len(runs))
     n_runs = int(np.searchsorted(np.cumsum([len(runs[i]) for i in order]), max_cells)) + 1
     drawn = np.concatenate([runs[i] for i in np.sort(order[:n_runs])])[:max_cells]
     if labels is None:
         return drawn
     known = labels[drawn][labels[drawn] >= 0]
-    rare = np.flatnonzero(np.bincount(known, minlength=labels.max() + 1) < MIN_OF_LABEL)
-    more = [rng.permutation(rows[labels[rows] == code])[:MIN_OF_LABEL] for code in rare]
+    rare = np.flatnonzero(np.bincount(known, minlength=labels.max() + 1) < MIN_PER_LABEL)
+    more = [rng.permutation(rows[labels[rows] == code])[:MIN_PER_LABEL] for code in rare]
     return np.unique(np.concatenate([drawn, *more]))
 
 
-def is_among(rows: np.ndarray, n_cells: int) -> np.ndarray:
-    """Mask of the rows, boolean (n_cells,)."""
+def mask_of(rows: np.ndarray, n_cells: int) -> np.ndarray:
+    """Boolean mask of the rows, (n_cells,)."""
     found = np.zeros(n_cells, bool)
     found[rows] = True
     return found

@@ -1,4 +1,4 @@
-"""The encoder and its readouts, measured on training cells to choose penalties, then on all."""
+"""Peak vectors and readouts, fitted to training cells to choose penalties, then to all cells."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .sample import Sample
 from .statistics import CHUNK_PEAKS, HELD, TRAIN, Statistics
 
 CHUNK_TOKENS = 4_000_000
-BATCH_CELLS = 4_000  # that batch effects are estimated with
+MAX_PROJECTION_CELLS = 4_000  # cells from which batch effects are estimated
 PARTS = {"train": [TRAIN], "all": [TRAIN, HELD]}
 MODULES = {ENCODER: "encoder", LABELS: "label_columns"}  # of a network, by block of columns
 
 
 @dataclass
 class Stage:
-    """Blocks of columns, measured on some of the cells, and the embedding of the sample by them.
+    """Blocks of columns, fitted to some of the cells, and the resulting embedding of the sample.
 
-    Cells of the sample that they were measured on are left out of their own vectors.
+    Each of these cells in the sample is left out of the vectors of its own peaks.
     """
 
     vectors: dict[str, PeakVectors]
@@ -68,16 +68,16 @@ class Stage:
 
 @dataclass
 class Fit:
-    """Fits a :class:`Stage` to sums of training cells, to choose penalties, then to those of all.
+    """Fits the encoder twice: to training cells, to choose penalties, then to all cells.
 
     Parameters
     ----------
     statistics
-        Sums over cells; of labels only, for an existing encoder.
+        Sums over cells; for an existing encoder, of labels only.
     sample
-        Cells that readouts are fitted on.
+        Cells to which readouts are fitted.
     training
-        Options.
+        Training options.
     seed
         Seed of all random draws.
     device
@@ -85,7 +85,7 @@ class Fit:
     labels, batches
         Codes of all cells of the data, or None.
     encoded
-        Columns and embedding of the sample by an existing encoder.
+        Columns and embedding of the sample from an existing encoder; None fits one.
     encoder
         Class of the encoder to fit.
     """
@@ -108,16 +108,16 @@ class Fit:
         return np.full(len(rows), -1) if self.labels is None else self.labels[rows]
 
     def fit(self) -> tuple[np.ndarray, Stage]:
-        """Embedding of the sample by the first stage, and the final stage."""
+        """Embedding of the sample from the first stage, and the final stage."""
         first, final = self.stage("train").embedding, self.stage("all")
-        self.sample.pattern = self.sample.pattern[:0]  # the network may be as large
+        self.sample.pattern = self.sample.pattern[:0]  # frees memory for the network
         return first, final
 
     def stage(self, counted: str) -> Stage:
-        """A stage measured on ``"train"`` cells, or on ``"all"`` cells."""
+        """A stage fitted to ``"train"`` cells, or to ``"all"`` cells."""
         statistics, dim, rows = self.statistics, self.statistics.dim, self.sample.rows
         sums = statistics.sums(PARTS[counted])
-        if counted == "all":  # the last use of them
+        if counted == "all":  # they are not used again
             statistics.forget()
         totals = statistics.totals[PARTS[counted]].sum(axis=0)
         learned = np.ones(len(rows), bool) if counted == "all" else ~self.sample.is_held
@@ -164,6 +164,7 @@ class Fit:
     ) -> tuple[KernelReadout, np.ndarray]:
         """A readout with the width and penalty chosen in the first stage, and its output."""
         n_landmarks = self.training.landmarks
+        # Differs between the two readouts, by the lengths of their names; fixed: seeds fix models
         seed = [self.seed, 2, len(name)] if self.encoded is None else [self.seed]
         cells, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
         has_target, is_learned = ~wanted[:, 0].isnan(), torch.from_numpy(learned)
@@ -188,7 +189,7 @@ class Fit:
         """Buffers of the projection that removes batch effects; empty if there are none."""
         batches = np.asarray(self.batches)[self.sample.rows]
         known = np.flatnonzero(learned & (batches >= 0))
-        known = known[:: -(-len(known) // BATCH_CELLS)]
+        known = known[:: -(-len(known) // MAX_PROJECTION_CELLS)]
         columns, batches = columns[known].astype(np.float64), batches[known]
         groups = None if self.labels is None else self.codes[known]
         rng = np.random.default_rng([self.seed, 3])
@@ -209,7 +210,7 @@ def peak_vectors(
     """
     vectors = kind(*sums.shape).to(sums.device)
     for count, part in zip(vectors.count.split(CHUNK_PEAKS), sums.split(CHUNK_PEAKS), strict=True):
-        # The memberships of a cell add up to 255
+        # The memberships of a cell sum to 255, so row sums count cells
         count.copy_(part.sum(dim=1, dtype=torch.float64) / WEIGHT)
     vectors.base.copy_(torch.from_numpy(totals / max(int(totals.sum()), 1)))
     vectors.pseudocount.fill_(pseudocount)
@@ -223,9 +224,9 @@ def peak_vectors(
 def columns_of(
     blocks: list[PeakVectors], pattern: sp.csr_matrix, known: list[np.ndarray], device: torch.device
 ) -> list[np.ndarray]:
-    """Columns of cells for each block, float32 (n_cells, width), in one sum over tokens.
+    """Columns of cells for each block, float32 (n_cells, width), in one sum over open peaks.
 
-    Cells with a profile (not NaN) in `known` are left out of the vectors of that block.
+    Cells with memberships (not NaN) in `known` are left out of the vectors of that block.
     """
     found = [np.empty((pattern.shape[0], len(block.base)), np.float32) for block in blocks]
     is_known = np.stack([~np.isnan(each[:, 0]) for each in known], axis=1)
@@ -259,7 +260,7 @@ def columns_of(
 
 
 def in_chunks(pattern: sp.csr_matrix, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Packed tokens of cells, some millions at a time."""
+    """Open peaks of cells, concatenated, about ``CHUNK_TOKENS`` at a time."""
     block = pattern.indptr.astype(np.int64) // CHUNK_TOKENS
     edges = np.unique([*np.searchsorted(block, np.arange(block[-1] + 1)), pattern.shape[0]])
     for start, stop in pairwise(edges):

@@ -1,4 +1,4 @@
-"""Sums over all cells that a set encoder is measured from.
+"""Sums over all cells, from which a set encoder is fitted.
 
 Memberships are integers (units of 1 / 255) and expression is rounded to fixed point, so the sums
 are exact: the same, to the last bit, for any division of the cells into blocks, files or processes.

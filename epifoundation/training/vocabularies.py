@@ -110,9 +110,10 @@ def common_genes(
     )
     if len(common) < 2:
         first = [each.names[:3] for each in sources[:3]]
-        msg = f"The files share {len(common)} genes: {first}. Use the same gene names in all files."
+        msg = f"The data sources have {len(common)} genes in common: {first}. Use the same gene "
+        msg += "names in all of them."
         if init is not None:
-            msg = f"The data share {len(common)} of the {n_genes:,} genes of `init`, the model: "
+            msg = f"The data have {len(common)} of the {n_genes:,} genes of `init`, the model: "
             msg += f"{first} and {model_genes.names[:3]}. Use the gene names of the model "
             msg += "(in fine-tuning: `expression=False` ignores the RNA)."
         raise ValueError(msg)

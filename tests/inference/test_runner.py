@@ -331,7 +331,7 @@ def test_empty_cells_and_unknown_batches_raise_one_warning_each(mdata, model, tm
         ep.tl.embed(path, model, batch_key="batch", output=tmp_path / "out.h5ad")
     messages = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
     assert len(messages) == 2
-    assert "10 of 400 cells are of no batch" in messages[0]
+    assert "10 of 400 cells are from batches" in messages[0]
     assert "2 of 400 cells have no open peak" in messages[1]
     found = read(tmp_path / "out.h5ad")
     assert np.isnan(found.obsm["X_epifoundation"]).all(axis=1).nonzero()[0].tolist() == [3, 200]

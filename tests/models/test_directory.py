@@ -200,7 +200,7 @@ def test_weights_that_do_not_fit_are_named(saved):
 def test_files_that_contradict_each_other_are_refused(saved):
     (saved / "genes.tsv").write_text("gene\nA\n")
     reseal(saved, "genes.tsv")
-    with pytest.raises(ValueError, match="contradicts itself"):
+    with pytest.raises(ValueError, match="is inconsistent"):
         ep.models.from_pretrained(saved)
 
 
@@ -229,13 +229,13 @@ def test_cells_come_back_or_are_left_out(model, saved, tmp_path):
     again = ep.models.from_pretrained(saved)
     assert set(again.cells) == set(model.cells) == {"encoder", "labels"}
     assert again.cell_bytes == model.cell_bytes
-    assert "It recognizes the 400 cells that it was measured on" in again.card
+    assert "It recognizes its 400 training cells" in again.card
     without = ep.models.from_pretrained(model.save_pretrained(tmp_path / "without", cells=False))
     assert not (tmp_path / "without" / "cells.safetensors").exists()
     assert not without.cells
     assert without.weights == model.weights
     assert without.revision != model.revision
-    assert "saved without the cells that it was measured on" in without.card
+    assert "saved without its training cells" in without.card
     assert model.cells  # not changed
 
 

@@ -1,4 +1,4 @@
-"""Configurations: round trip, unknown keys, impossible values, and options that have no meaning."""
+"""Configurations: round trip, unknown keys, impossible values, and options that do not apply."""
 
 import json
 
@@ -72,7 +72,7 @@ def test_impossible_models_are_refused(values, said):
     ],
 )
 def test_options_of_the_transformer_are_refused_for_the_set_encoder(name, value):
-    with pytest.raises(ValueError, match=f"`{name}=.*has no meaning for the encoder 'set'"):
+    with pytest.raises(ValueError, match=f"`{name}=.*does not apply to the encoder 'set'"):
         ModelConfig(**{name: value})
 
 
@@ -139,12 +139,14 @@ def test_each_kind_of_model_refuses_the_options_of_the_other():
     assert not of_set.keys() & TrainingConfig().options(trained).keys()
     TrainingConfig(**of_set).check(measured)
     for name, value in of_set.items():
-        with pytest.raises(ValueError, match=f"`{name}=.*has no meaning here: it is for the set"):
+        with pytest.raises(
+            ValueError, match=f"`{name}=.*does not apply to .*: it is an option of the set"
+        ):
             TrainingConfig(**{name: value}).check(trained)
     for options in ({"max_epochs": 3}, {"lr": 0.1}, {"n_neighbors": 1}, {"warm_start": False}):
         TrainingConfig(**options).check(trained)
         name = next(iter(options))
-        with pytest.raises(ValueError, match=f"`{name}=.*has no meaning here: the set encoder is"):
+        with pytest.raises(ValueError, match=f"`{name}=.*does not apply to .*: it is fitted"):
             TrainingConfig(**options).check(measured)
 
 

@@ -83,7 +83,7 @@ def test_engines_of_a_set_encoder(options, tmp_path):
 def test_what_has_no_meaning_for_a_set_encoder_is_refused(options, mdata, model):
     engine = ep.Engine(**options)
     name = next(iter(options))
-    said = rf"`Engine\({name}=.*has no meaning here: the set encoder is measured in closed form"
+    said = rf"`Engine\({name}=.*does not apply to the set encoder, which is fitted in closed form"
     with pytest.raises(ValueError, match=said):
         engine.check_measured()
     with pytest.raises(ValueError, match=said):

@@ -12,7 +12,7 @@ from sklearn.kernel_ridge import KernelRidge
 import epifoundation as ep
 from epifoundation.nn import MeasuredHead
 from epifoundation.paper.cells import Loaded
-from epifoundation.paper.measured_head import N_LANDMARKS, PENALTIES, fit_measured_head
+from epifoundation.paper.measured_head import HEAD_PENALTIES, N_LANDMARKS, fit_measured_head
 from epifoundation.training.heads import HeadData
 
 KEY = "epifoundation_expression"
@@ -76,7 +76,7 @@ def test_with_all_cells_as_landmarks_it_is_kernel_ridge_regression():
     others = Planted(50, seed=7).embedding
     found = head(torch.from_numpy(others)).numpy()
     differences = []
-    for penalty in PENALTIES:
+    for penalty in HEAD_PENALTIES:
         oracle = KernelRidge(alpha=penalty, kernel="rbf", gamma=1 / float(head.width))
         oracle.fit(planted.embedding[data.train], expression - base)
         expected = np.maximum(base + oracle.predict(others), 0)
@@ -159,7 +159,7 @@ def test_tuning_fits_it_anew_or_leaves_it_out(shallow):
     assert not np.allclose(predicted(data, whole), predicted(data, model))
     for rank, of in ((4, data), (None, data["atac"])):
         tuned = ep.tl.finetune(of, model, rank=rank, **options)
-        with pytest.raises(ValueError, match="has no `scale='measured'`"):
+        with pytest.raises(ValueError, match="does not support `scale='measured'`"):
             predicted(data, tuned)
 
 
@@ -171,5 +171,5 @@ def test_bad_input(shallow):
         predicted(data, model, batch_key="batch")
     binary = ep.tl.pretrain(data, objective="binary", config=SMALL, training=QUICK)
     assert binary.network.measured is None
-    with pytest.raises(ValueError, match=r"has no `scale='measured'`.*trained on counts"):
+    with pytest.raises(ValueError, match=r"does not support `scale='measured'`.*trained on counts"):
         predicted(data, binary)

@@ -64,7 +64,7 @@ def test_a_pooled_target_is_that_of_neighbours():
 
 
 def test_each_cell_once_an_epoch(stored, monkeypatch):
-    monkeypatch.setattr(minibatches, "RUN", 8)
+    monkeypatch.setattr(minibatches, "MINIBATCH_RUN", 8)
     orders = []
     for epoch in range(2):
         orders.append(np.concatenate(labels_of(loader_of(stored).batches(epoch, 0))))
@@ -78,7 +78,7 @@ def test_each_cell_once_an_epoch(stored, monkeypatch):
 
 @pytest.mark.parametrize("start", [1, 3, 4, 5, 14])
 def test_an_epoch_from_any_batch_on(stored, monkeypatch, start):
-    monkeypatch.setattr(minibatches, "RUN", 8)
+    monkeypatch.setattr(minibatches, "MINIBATCH_RUN", 8)
     loader = loader_of(stored)
     whole = labels_of(loader.batches(1, 0))
     assert labels_of(loader.batches(1, start)) == whole[start:]
@@ -92,7 +92,7 @@ def test_an_epoch_from_any_batch_on(stored, monkeypatch, start):
 
 @pytest.mark.parametrize("n_processes", [2, 3])
 def test_processes_share_cells(stored, monkeypatch, n_processes):
-    monkeypatch.setattr(minibatches, "RUN", 8)
+    monkeypatch.setattr(minibatches, "MINIBATCH_RUN", 8)
     worlds = [World(rank, n_processes) for rank in range(n_processes)]
     seen = [labels_of(loader_of(stored, 12, world).batches(0, 0)) for world in worlds]
     assert len({len(each) for each in seen}) == 1  # as many steps for each

@@ -166,7 +166,7 @@ def test_low_coverage_warns_and_very_low_coverage_is_refused(simulated, model):
     with pytest.raises(
         ValueError,
         match=rf"Too little in common.*{few_reached} of the {total}.*at least 2%.*"
-        rf"`min_coverage={least:.2g}`",
+        rf"PeakMapping\(min_coverage={least:.2g}\)`",
     ):
         ep.tl.embed(few, model)
     assert not few.obsm
@@ -284,7 +284,7 @@ def test_another_build_is_refused_by_name():
     with pytest.raises(
         ValueError,
         match=r"The peaks are of hg19, the model is of hg38: 1 of 3.*"
-        r"chr1:249000000-249000500.*`liftover=`",
+        r"chr1:249000000-249000500.*PeakMapping\(liftover=",
     ):
         ep.tl.embed(cells(HG19), model)
     with pytest.raises(
@@ -336,7 +336,7 @@ def test_overlap_by_chance_reveals_another_build(shared_data, annotation):
     with pytest.raises(
         ValueError,
         match=r"peaks are of hg19, the model is of hg38: 665 of 9,895 overlap.*chance.*"
-        r"`liftover=`.*genome='hg38'",
+        r"PeakMapping\(liftover=.*PeakMapping\(genome='hg38'",
     ):
         map_onto(blood, inner)
     assert map_onto(blood, inner, genome="hg38").report["matched"] == 665

@@ -254,7 +254,10 @@ BAD = [
         {"calibration": 1.5},
         "`calibration` must be a fraction between 0 and 1 or a list of batches, got 1.5",
     ),
-    ({"reference": None}, "`label_key`, `batch_key` and `calibration` are of the reference"),
+    (
+        {"reference": None},
+        "`label_key`, `batch_key` and `calibration` are options for the reference",
+    ),
     (
         {"reference": None, "label_key": None, "batch_key": None},
         "has no label head: pass `reference=`",

@@ -394,18 +394,18 @@ def with_column(data, values):
         ({"label_key": "nowhere"}, "not a column"),
         ({"label_key": "column", "column": ["a"]}, "two labels or more"),
         ({"label_key": "column", "column": [np.nan]}, "two labels or more"),
-        ({"batch_key": "column", "column": ["a"]}, "holds one batch"),
+        ({"batch_key": "column", "column": ["a"]}, "has a single batch"),
         ({"batch_key": "batch", "validation": ["batch9"]}, "batch9"),
         ({"label_key": "cell_type", "rank": 0}, "`rank` must be an integer of at least 1"),
-        ({"label_key": "cell_type", "rank": 4}, "`rank=4` has no meaning for a set encoder"),
+        ({"label_key": "cell_type", "rank": 4}, "`rank=4` does not apply to a set encoder"),
         ({"label_key": "cell_type", "training": "nothing"}, "Unknown preset"),
         (
             {"label_key": "cell_type", "training": QUICK},
-            "has no meaning here: the set encoder is measured",
+            "does not apply to the encoder 'set': it is fitted",
         ),
         (
             {"label_key": "cell_type", "engine": ep.Engine(compile=True)},
-            r"`Engine\(compile=True\)` has no meaning",
+            r"`Engine\(compile=True\)` does not apply",
         ),
         ({"label_key": "cell_type", "mapping": ep.PeakMapping(genome="mm10")}, "mm10"),
         (
@@ -426,7 +426,7 @@ def test_bad_input(world, options, message):
 
 def test_options_of_the_set_encoder_are_refused_for_a_transformer(world, transformer):
     training = replace(QUICK, pseudocount=9.0)
-    with pytest.raises(ValueError, match="`pseudocount=9.0` has no meaning here: .*'transformer'"):
+    with pytest.raises(ValueError, match="`pseudocount=9.0` does not apply to .*'transformer'"):
         ep.tl.finetune(world[0]["atac"], transformer, label_key="cell_type", training=training)
 
 
@@ -436,7 +436,7 @@ def test_a_label_of_one_cell_and_a_batch_without_others(world):
     one_cell = np.where(np.arange(data.n_obs) == 0, "rare", kinds)
     tuned = ep.tl.finetune(with_column(data, one_cell), model, label_key="column")
     assert {"a", "b"} <= set(tuned.labels) <= {"a", "b", "rare"}
-    with pytest.warns(UserWarning, match="holds one batch"):
+    with pytest.warns(UserWarning, match="has a single batch"):
         ep.tl.finetune(
             with_column(data, ["a"] * data.n_obs), model, label_key="cell_type", batch_key="column"
         )
@@ -456,7 +456,7 @@ def test_a_batch_that_the_model_never_saw_gets_the_mean_batch_and_is_named(world
     )
     with pytest.warns(
         UserWarning,
-        match=r"20 of 60 cells are of no batch that the model was trained on .*\['new'\]",
+        match=r"20 of 60 cells are from batches that the model was not trained on .*\['new'\]",
     ):
         ep.tl.embed(atac, tuned, annotation=False, batch_key="batch")
     found = atac.obsm["epifoundation_expression"]

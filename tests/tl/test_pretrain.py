@@ -379,16 +379,16 @@ def test_bad_data_are_refused(mdata, model):
     shuffled = mudata.MuData({"atac": mdata["atac"].copy(), "rna": mdata["rna"][::-1].copy()})
     with pytest.raises(ValueError, match="in another order"):
         ep.tl.pretrain(shuffled, **SMALL)
-    with pytest.raises(ValueError, match="`config` and `init` exclude each other"):
+    with pytest.raises(ValueError, match="`config` and `init` cannot be combined"):
         ep.tl.pretrain(mdata, **SMALL, init=model)
     with pytest.raises(ValueError, match="trained with objective 'counts', not 'binary'"):
         ep.tl.pretrain(mdata, init=model, objective="binary")
     renamed = mdata.copy()
     renamed["rna"].var_names = [f"x{i}" for i in range(40)]
-    with pytest.raises(ValueError, match="share 0 of the 40 genes"):
+    with pytest.raises(ValueError, match="have 0 of the 40 genes"):
         ep.tl.pretrain(renamed, init=model)
     mdata["rna"].layers["log"] = mdata["rna"].X.log1p()
-    with pytest.raises(ValueError, match="holds fractions.*objective='gaussian'"):
+    with pytest.raises(ValueError, match="contains non-integer values.*objective='gaussian'"):
         ep.tl.pretrain(mdata, **SMALL, layer="log")
     mdata["rna"].X.data[3] = -2
     with pytest.raises(
@@ -405,20 +405,20 @@ def test_bad_data_are_refused(mdata, model):
     [
         (
             {"training": ep.TrainingConfig(max_epochs=3)},
-            "`max_epochs=3` has no meaning here: the set encoder is measured",
+            "`max_epochs=3` does not apply to the encoder 'set': it is fitted",
         ),
-        ({"training": "paper"}, "has no meaning here: the set encoder is measured in closed form"),
+        ({"training": "paper"}, "does not apply to the encoder 'set': it is fitted in closed form"),
         (
             {"training": "finetune"},
-            "has no meaning here: the set encoder is measured in closed form",
+            "does not apply to the encoder 'set': it is fitted in closed form",
         ),
         (
             {"engine": ep.Engine(precision="bfloat16")},
-            r"`Engine\(precision='bfloat16'\)` has no meaning here",
+            r"`Engine\(precision='bfloat16'\)` does not apply",
         ),
         (
             TRAINED | {"training": ep.TrainingConfig(softness=1.0)},
-            "`softness=1.0` has no meaning here: .*'transformer'",
+            "`softness=1.0` does not apply to .*'transformer'",
         ),
     ],
 )

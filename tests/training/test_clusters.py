@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 from thread_counts import in_one_and_two_threads
 
 from epifoundation.peaks.counted import WEIGHT, dense
-from epifoundation.training.clusters import MIN_CELLS, N_KEPT, Clusters, find_clusters
+from epifoundation.training.clusters import MIN_CLUSTER_CELLS, N_KEPT, Clusters, find_clusters
 
 
 def planted(rng, n_types=4, n_cells=240, apart=10):
@@ -63,11 +63,11 @@ def test_a_softer_temperature_spreads_memberships():
     assert (sharp.argmax(axis=1) == soft.argmax(axis=1)).all()
 
 
-@pytest.mark.parametrize("n_cells", [1, 2, MIN_CELLS, 12, 300])
+@pytest.mark.parametrize("n_cells", [1, 2, MIN_CLUSTER_CELLS, 12, 300])
 def test_there_are_as_many_clusters_as_cells_fill(n_cells):
     scores = np.random.default_rng(1).standard_normal((n_cells, 10))
     clusters = find_clusters(scores, 24, 1.0, np.random.default_rng(2))
-    assert len(clusters.centers) == max(min(n_cells // MIN_CELLS, 24), 1)
+    assert len(clusters.centers) == max(min(n_cells // MIN_CLUSTER_CELLS, 24), 1)
     weight = memberships(clusters, scores)
     np.testing.assert_allclose(weight.sum(axis=1), 1, atol=1e-6)
     assert (weight.sum(axis=0) > 0).all()

@@ -28,7 +28,7 @@ def test_peaks_of_files(mdata, tmp_path):
         [atac[:200, :400].copy(), atac[200:, 300:].copy()], peaks=chosen, **options
     )
     assert in_memory.revision == given.revision
-    with pytest.raises(ValueError, match="`peaks` and `init` exclude each other"):
+    with pytest.raises(ValueError, match="`peaks` and `init` cannot be combined"):
         ep.tl.pretrain(atac, peaks=chosen, init=given, objective="peaks")
 
 
@@ -54,12 +54,12 @@ def test_what_cannot_be_learned_from_files(mdata, tmp_path):
     other["rna"].var_names = [f"other{i}" for i in range(40)]
     other.write(tmp_path / "other.h5mu")
     mdata.write(tmp_path / "m.h5mu")
-    with pytest.raises(ValueError, match="The files share 0 genes"):
+    with pytest.raises(ValueError, match="The data sources have 0 genes in common"):
         ep.tl.pretrain([tmp_path / "m.h5mu", tmp_path / "other.h5mu"])
     halves = mdata.copy()
     halves["rna"].X = halves["rna"].X.astype(np.float32) / 2
     halves.write(tmp_path / "halves.h5mu")
     with pytest.raises(
-        ValueError, match="holds fractions and `objective='counts'` expects raw counts"
+        ValueError, match="contains non-integer values, but `objective='counts'` expects raw counts"
     ):
         ep.tl.pretrain(tmp_path / "halves.h5mu")

@@ -12,8 +12,8 @@ import epifoundation as ep
 from epifoundation.nn import ExpressionHead, LinearMeasuredHead, ModelConfig
 from epifoundation.training.components import log_normalise
 from epifoundation.training.expression import (
+    PROFILE_RIDGE,
     PSEUDO_CELLS,
-    RIDGE,
     batch_offsets,
     expression_weights,
     measured_weights,
@@ -95,7 +95,7 @@ def test_a_cell_of_one_cluster_expresses_what_was_planted(objective):
     if objective == "counts":
         expected, atol = np.log1p(1e4 * expected), 0.15
     elif objective == "gaussian":  # which is shrunken to the mean
-        expected = expected.mean(axis=0) + (expected - expected.mean(axis=0)) / (1 + RIDGE)
+        expected = expected.mean(axis=0) + (expected - expected.mean(axis=0)) / (1 + PROFILE_RIDGE)
         atol = 0.25
     np.testing.assert_allclose(found, expected, atol=atol)
     assert np.abs(expected - expected.mean(axis=0)).max() > 0.3
@@ -130,7 +130,7 @@ def test_values_are_a_ridge_regression_on_memberships(n_cells, dim, seed):
     values = rng.normal(0, 2, (n_cells, 3)) * (rng.random((n_cells, 3)) < 0.5)
     weight, mean = ridge(memberships, sp.csr_matrix(values))
     around = memberships - memberships.mean(axis=0)
-    oracle = Ridge(alpha=RIDGE * np.square(around).sum() / dim).fit(memberships, values)
+    oracle = Ridge(alpha=PROFILE_RIDGE * np.square(around).sum() / dim).fit(memberships, values)
     np.testing.assert_allclose(weight.T, oracle.coef_, atol=1e-6)
     np.testing.assert_allclose(mean, oracle.intercept_, atol=1e-6)
 

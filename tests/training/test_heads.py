@@ -116,7 +116,7 @@ def test_an_encoder(monkeypatch, mdata, tmp_path):
 
 def test_options_of_other_encoders_are_refused(monkeypatch):
     monkeypatch.setitem(ENCODERS, "mean", MeanEncoder)
-    with pytest.raises(ValueError, match="`n_heads=2` has no meaning for the encoder 'mean'"):
+    with pytest.raises(ValueError, match="`n_heads=2` does not apply to the encoder 'mean'"):
         ep.ModelConfig("mean", n_heads=2)
     with pytest.raises(ValueError, match=r"one of \['set', 'transformer', 'mean'\]"):
         ep.ModelConfig("median")

@@ -65,7 +65,7 @@ def test_with_all_cells_as_landmarks_it_is_kernel_ridge_regression(n, width, pen
 @pytest.mark.parametrize("n_landmarks", [1, 15, 50])
 def test_with_landmarks_it_minimizes_what_it_says(n_landmarks, monkeypatch):
     """``|K W - Y|^2 + penalty tr(W' K_LL W)``, solved here as stacked least squares."""
-    monkeypatch.setattr(kernel_ridge, "CHUNK", 64)  # sums over several chunks of cells
+    monkeypatch.setattr(kernel_ridge, "RIDGE_CHUNK", 64)  # sums over several chunks of cells
     inputs, targets = cells(300)
     readout = fit(inputs, targets, n_landmarks, penalty=3.0)
     assert readout.landmarks.shape == (n_landmarks, 4)

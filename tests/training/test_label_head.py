@@ -13,7 +13,7 @@ import epifoundation as ep
 from epifoundation.nn import conformal_scores
 from epifoundation.training.label_head import (
     BALANCE,
-    MAX_CELLS,
+    MAX_KEPT_CELLS,
     STRENGTHS,
     balanced_weights,
     check_labels,
@@ -162,10 +162,10 @@ def test_rows_are_spread_evenly_and_the_last_is_among_them(n, most):
 
 
 def test_a_head_keeps_a_bounded_number_of_cells():
-    both = cells(2 * MAX_CELLS + 700, shift=3)
-    n = MAX_CELLS + 500
+    both = cells(2 * MAX_KEPT_CELLS + 700, shift=3)
+    n = MAX_KEPT_CELLS + 500
     head, _ = fit_label_head(part(both, slice(n)), part(both, slice(n, None)))
-    assert len(head.reference) == len(head.conformal) == len(head.novelty) == MAX_CELLS
+    assert len(head.reference) == len(head.conformal) == len(head.novelty) == MAX_KEPT_CELLS
     assert (head.conformal.diff() >= 0).all()
 
 

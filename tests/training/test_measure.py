@@ -43,7 +43,7 @@ def small_blocks(monkeypatch):
     """Blocks of some fifty cells, so that there are several."""
     for module in (counting, reading):
         monkeypatch.setattr(module, "BLOCK_ENTRIES", 5_000)
-    monkeypatch.setattr(reading, "RUN", 30)
+    monkeypatch.setattr(reading, "READ_RUN", 30)
 
 
 def test_two_runs_are_equal_and_another_seed_is_another_model(simulated, whole, tmp_path):

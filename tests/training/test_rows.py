@@ -109,7 +109,7 @@ def test_the_mean_number_of_values_counts_no_zeros_that_are_stored():
 
 def test_long_runs_are_read_by_parts(parts, monkeypatch):
     expected = rows_of(parts)[np.arange(N_CELLS)].toarray()
-    monkeypatch.setattr(rows_module, "RUN", 16)
+    monkeypatch.setattr(rows_module, "READ_RUN", 16)
     matrix = rows_of(parts)
     np.testing.assert_array_equal(matrix[np.arange(N_CELLS)].toarray(), expected)
     some = np.arange(N_CELLS)[::-3]
