@@ -15,8 +15,8 @@ class Expression(nn.Module):
     """Base class of expression heads: likelihood of the target, and scale of predictions.
 
     `forward` returns logits (standardised means for ``"gaussian"``). Batches are inputs of the head
-    and not of the encoder, so that the embedding need not encode them; without one, predictions are
-    for the mean over the training batches.
+    and not of the encoder, so that the embedding need not encode them; without a batch, predictions
+    are for the mean over training batches.
     """
 
     mean: Tensor
@@ -90,7 +90,10 @@ class Expression(nn.Module):
 
 
 class ExpressionHead(Expression):
-    """Linear decoder, with an offset for each gene and batch."""
+    """Linear decoder, with an offset for each gene and batch.
+
+    Its loss is used by the transformer; the set encoder uses ``training/expression.py``.
+    """
 
     def __init__(self, dim: int, n_genes: int, n_batches: int, objective: str) -> None:
         super().__init__(n_genes, objective)
