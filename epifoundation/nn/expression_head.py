@@ -1,4 +1,4 @@
-"""Expression heads: the likelihood of expression given the embedding, and the linear decoder."""
+"""Expression heads. Transformers use their loss; `training/expression.py` fits set encoders."""
 
 from __future__ import annotations
 
@@ -90,10 +90,7 @@ class Expression(nn.Module):
 
 
 class ExpressionHead(Expression):
-    """Linear decoder, with an offset for each gene and batch.
-
-    Its loss is used by the transformer; the set encoder uses ``training/expression.py``.
-    """
+    """Linear decoder, with an offset for each gene and batch."""
 
     def __init__(self, dim: int, n_genes: int, n_batches: int, objective: str) -> None:
         super().__init__(n_genes, objective)
