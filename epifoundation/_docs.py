@@ -24,7 +24,7 @@ PARAMETERS = {
             one, which is read in blocks. Not changed.""",
     "model": """
         model
-            A model, its name or directory (:func:`epifoundation.models.from_pretrained`); None is
+            A model, its name or directory (:func:`epifoundation.models.from_pretrained`). If None,
             the bundled ``"pbmc-51loci"``.""",
     "modality": """
         modality
@@ -38,15 +38,15 @@ PARAMETERS = {
     "model_batch_key": """
         batch_key
             Column of ``obs`` with batches that the model was trained on: expression is predicted
-            for the batch of each cell. None: for the mean over the batches.""",
+            for the batch of each cell. If None, for the mean over batches.""",
     "mapping": """
         mapping
-            How peaks of the data are mapped onto those of the model. None: with the options that
-            :func:`epifoundation.pp.map_peaks` was run with on the same data and model, else the
-            default.""",
+            A :class:`~epifoundation.PeakMapping`, for example with a chain file for another genome
+            build. If None, the options that :func:`epifoundation.pp.map_peaks` or a tool recorded
+            in the data for this model (under the same `key_added`), else the defaults.""",
     "batch_size": """
         batch_size
-            Cells at a time. Changes memory and speed, not results.""",
+            Number of cells per block. Affects memory and speed, not results.""",
     "device": """
         device
             ``"auto"``, ``"cpu"``, ``"cuda"``, ...""",
@@ -57,7 +57,7 @@ PARAMETERS = {
             ``layers["epifoundation"]``. Memory does not grow with the number of cells. Finished
             blocks are kept in ``<output>.partial`` until the results are complete: the same call
             resumes after an interruption, and several processes divide the blocks among
-            themselves. None: results are written into `data`, for a path into the file.
+            themselves. If None, results are written into `data`; a file is modified.
         overwrite
             Replace an existing `output`, once the results are complete.""",
     "copy": """

@@ -229,7 +229,7 @@ def compare_expression(
         Predicted label of each test cell, (n_cells,); or probabilities of the labels in sorted
         order, (n_cells, n_labels).
     features, train_features
-        Input of ridge regression, such as LSI: (n_cells, d) and (n_train, d). None: no regression.
+        Input of ridge regression, such as LSI: (n_cells, d) and (n_train, d); None omits it.
     penalty
         Penalty of the ridge regression.
     min_cells

@@ -61,7 +61,7 @@ def mini_atlas(
     Parameters
     ----------
     tissue
-        Prefix of the files: ``"kidney"`` for ``kidney_atlas_atac.h5ad``. None: the whole corpus
+        Prefix of the files: ``"kidney"`` for ``kidney_atlas_atac.h5ad``. If None, the whole corpus
         (``"full"``), or the only tissue. The error for an unknown tissue lists the known ones.
     split
         ``"train"``, ``"valid"`` or ``"test"``, if the files of a tissue are split, else None. The

@@ -60,7 +60,7 @@ def simulate_multiome(
     n_types, n_batches
         Numbers of cell types and batches.
     type_weights
-        Relative sizes of the cell types; None: equal.
+        Relative sizes of the cell types; if None, equal.
     median_fragments
         Median number of fragments in a cell; default: a tenth of the peaks, at least 20.
     median_counts

@@ -63,7 +63,7 @@ class BlockStore:
             name = differ[0]
             more = f" ({len(differ) - 1} more differ)" if len(differ) > 1 else ""
             msg = (
-                f"{str(self.folder)!r} holds the unfinished results of another run: {name} was "
+                f"{str(self.folder)!r} contains the unfinished results of another run: {name} was "
                 f"{_short(there.get(name))}, is {_short(wanted.get(name))}{more}. Finish that run "
                 "with its options, delete the folder, or write to another `output`."
             )
@@ -184,14 +184,14 @@ class BlockStore:
     @staticmethod
     def _put(path: Path, write: Callable[[Path], Any]) -> None:
         """Write a temporary file, flush it to the disk and rename it."""
-        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            write(beside)
-            with beside.open("rb") as file:
+            write(temporary)
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            beside.replace(path)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def _short(value: Any) -> str:

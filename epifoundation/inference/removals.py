@@ -91,7 +91,7 @@ def iter_removals(
             cells = _find(open_peaks(rows), projection, peaks)
             if len(cells.cell):
                 ids, offsets = _tensors(model, cells.ids, cells.offsets)
-                known = model.known(cells.ids, cells.offsets)  # counted cells stay left out
+                known = model.known(cells.ids, cells.offsets)  # training cells stay left out
                 before = folded.encode(ids, offsets, known)
                 if isinstance(folded, FoldedSums):
                     parts = _subtracted(model, folded, cells, known)

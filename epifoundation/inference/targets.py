@@ -77,7 +77,7 @@ class NewFile:
         self.genes = pd.DataFrame(index=genes) if len(genes) else None
 
     def is_done(self, fingerprint: dict[str, Any]) -> bool:
-        """Whether the file holds the results of exactly this run."""
+        """Whether the file contains the results of exactly this run."""
         if not self.path.exists() or (self.partial / "run.json").exists():
             return False
         from anndata.io import read_elem
@@ -142,8 +142,8 @@ class InFile:
         if not same:
             msg = (
                 f"The modalities {self.modality!r} and {self.rna_modality!r} of {source.name} do "
-                "not hold the same cells in the same order: pass `output=`, a file of results, or "
-                "`expression=False` if the tool has it."
+                "not contain the same cells in the same order: pass `output=`, a file of results, "
+                "or `expression=False` if the tool has it."
             )
             raise ValueError(msg)
         return rna.var

@@ -90,7 +90,7 @@ def gather_cells(
     Raises
     ------
     ValueError
-        The model learned from counts, and the RNA modality does not hold counts.
+        The model was trained on counts, and the RNA modality does not contain counts.
     """
     matrix, names = source.read(0, source.n_obs), source.names(0, source.n_obs)
     batch = None if batch_key is None else batch_codes(source, batch_key, model)
@@ -112,9 +112,9 @@ def gather_cells(
             is_counts = not ((measured < 0).any() or (measured % 1 != 0).any())
             if family_of(model) == "counts" and not is_counts:
                 msg = (
-                    "The RNA modality does not hold counts, and the model learned from counts: "
-                    "name a layer of raw counts with `layer=`, or pass `measured=False` to use "
-                    "the model alone."
+                    "The RNA modality does not contain counts, but the model was trained on "
+                    "counts: pass `layer=`, a layer of raw counts, or `measured=False` to use the "
+                    "model alone."
                 )
                 raise ValueError(msg)
             total = np.asarray(counts[:, found[found >= 0]].sum(axis=1), np.float64).ravel()

@@ -44,6 +44,7 @@ def write(
     check_target(directory, overwrite=overwrite)
     if adapter is not None and (directory / CONFIG).is_file():
         present = read_config(directory)
+        # An adapter states its revision; that of a whole model follows from its checksums
         if adapter.revision in (present.get("revision"), revision_in(present)):
             msg = f"{str(directory)!r} contains the base model of the adapter, which the adapter "
             msg += "needs; choose another directory."

@@ -90,7 +90,7 @@ def revision_in(config: dict[str, Any]) -> str:
 
 
 def check_hash(directory: Path, file: str, expected: str) -> None:
-    """Raise unless the file is there and has the expected sha256."""
+    """Raise an error unless the file exists and has the expected sha256."""
     path = directory / file
     if not path.is_file():
         msg = f"The model in {str(directory)!r} lacks {file!r}; download or save it again."

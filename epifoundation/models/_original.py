@@ -53,12 +53,12 @@ def convert_original(
         mapping from ``"atac"``, ``"rna"``, ``"chr"``, ``"gene2chr"``, ``"cell"``, ``"batch"`` to a
         file or its content.
     n_heads
-        Number of attention heads, which the tensors do not determine. None: ``head_num`` in a
+        Number of attention heads, which the tensors do not determine. If None, ``head_num`` in a
         ``config.json`` next to the vocabularies or the checkpoint, else the paper's 8.
     labels
         Keep the cell-type head. The paper's pretraining does not train it.
     max_peaks
-        In a cell with more open peaks, a fixed choice of this many is used; None uses all.
+        Maximum number of open peaks per cell; of more, a fixed subset is used. If None, all.
     genome
         Build of the peaks.
 

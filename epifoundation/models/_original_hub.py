@@ -20,7 +20,7 @@ from ._original_files import KINDS, file_of, find_vocabularies
 def fetch_original(repo_id: str, file: str | None, revision: str | None) -> EpiFoundation:
     """Download and convert a checkpoint of the original implementation, or read it from the cache.
 
-    `file` is its path in the repository; None: the only one, or the only one called pretrained.
+    `file` is its path in the repository; if None, the only one, or the only one called pretrained.
     """
 
     def choose(paths: list[str]) -> list[str]:

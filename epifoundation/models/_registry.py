@@ -81,7 +81,7 @@ def from_pretrained(
         Branch, tag or commit of a Hugging Face repository.
     base
         Base model of an adapter (:meth:`~epifoundation.EpiFoundation.save_adapter`), its name or
-        directory; None uses the name stored in the adapter.
+        directory; if None, the name stored in the adapter.
     device
         ``"auto"`` (CUDA if available, else the CPU) or a torch device.
 

@@ -1,4 +1,4 @@
-"""Expression heads: the likelihood of expression given the embedding, and the linear decoder."""
+"""Expression heads. Transformers use their loss; `training/expression.py` fits set encoders."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Expression(nn.Module):
     """Base class of expression heads: likelihood of the target, and scale of predictions.
 
     `forward` returns logits (standardised means for ``"gaussian"``). Batches are inputs of the head
-    and not of the encoder, so that the embedding need not encode them; without one, predictions are
-    for the mean over the training batches.
+    and not of the encoder, so that the embedding need not encode them; without a batch, predictions
+    are for the mean over training batches.
     """
 
     mean: Tensor

@@ -76,7 +76,7 @@ class FoldedSums:
         of_cells = known.get(block)
         if of_cells is None or not isinstance(vectors, PeakVectors):
             return vectors.sums(ids, offsets)
-        if block not in self.left_out:  # computed for the first counted cell
+        if block not in self.left_out:  # computed for the first training cell
             self.left_out[block] = vectors.left_out_table()
         return vectors.sums(ids, offsets, of_cells, self.left_out[block])
 
@@ -101,7 +101,7 @@ class FoldedSums:
         """Sums without some tokens, and which of them are accurate, boolean (n_cells,).
 
         A difference is accurate if enough of the cell remains. `known` is that of the cells of
-        `sums`, so that a counted cell stays left out.
+        `sums`, so that a training cell stays left out.
         """
         left = sums - self.sums(ids, offsets, known)
         return left, left[:, -1] >= MIN_REMAINING * sums[:, -1]

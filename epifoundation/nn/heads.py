@@ -1,4 +1,4 @@
-"""What a network needs of a head, and the heads by name."""
+"""Protocol of heads, and the heads of a network by name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Head(Protocol):
     """Predicts from the embedding; a :class:`torch.nn.Module` saved as its parameters and buffers.
 
-    The embedding has the columns of the encoder, then those of labels. Heads other than that for
-    labels read the columns of the encoder only, and so survive fine-tuning to other labels.
+    The first ``config.width`` columns of the embedding are from the encoder, label columns follow.
+    Only the label head reads these, so that the others can be kept in fine-tuning to other labels.
     """
 
     def __call__(self, embedding: Tensor) -> Tensor:
@@ -68,8 +68,8 @@ def _label(config: ModelConfig, sizes: Sizes) -> Head | None:
     return LabelHead(dim, sizes.n_labels, sizes.n_label_layers, *calibration)
 
 
-# By attribute of a network. A function returns None if there is no head for these sizes. The size
-# of a head without a field in `Sizes` is in `Sizes.heads`.
+# By attribute of a network; None if there is no head for these sizes. The size of a head without a
+# field in `Sizes` is `sizes.heads.get("name")`. Append only: the order fixes the weights of a seed.
 HEADS: dict[str, Callable[[ModelConfig, Sizes], Head | None]] = {
     "peaks": _peaks,
     "expression": _expression,

@@ -36,7 +36,7 @@ class Network(nn.Module):
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
-        # Random weights are drawn in this order, on which models of a seed depend: peaks come first
+        # This order fixes which random weights a seed gives; append only
         parts: dict[str, Callable[[ModelConfig, Sizes], Any]] = {
             "peaks": HEADS["peaks"],
             ENCODER: ENCODERS[config.encoder],
@@ -74,8 +74,8 @@ class Network(nn.Module):
         ids, offsets
             Positions of open peaks (n_tokens,) and the start of each cell (n_cells + 1,).
         known
-            Profiles of counted cells by block (``"encoder"``, ``"labels"``), (n_cells, width), NaN
-            for other cells. Counted cells are left out of the vectors of their peaks.
+            Memberships of training cells by block (``"encoder"``, ``"labels"``), (n_cells, width),
+            NaN for other cells. Training cells are left out of the vectors of their peaks.
         """
         known = known or {}
         features = self.encoder(ids, offsets, known.get(ENCODER))
@@ -93,5 +93,5 @@ class Network(nn.Module):
         return torch.cat([embedding, expected], dim=1)
 
     def folded(self, dtype: torch.dtype = torch.float32) -> Folded:
-        """The same function prepared for inference; results are float32 in any `dtype`."""
+        """The network prepared for inference; results are float32 in any `dtype`."""
         return self.encoder.folded(self, dtype)

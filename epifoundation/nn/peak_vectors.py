@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from .packed import add_up, take
 
 ENCODER, LABELS = "encoder", "labels"  # blocks of columns
-Known: TypeAlias = Mapping[str, Tensor]  # profiles of counted cells by block, see `Network.encode`
+Known: TypeAlias = Mapping[str, Tensor]  # memberships by block, see `Network.encode`
 
 
 class PeakVectors(nn.Module):
-    r"""One vector for each peak: a shrunk mean of the profiles of the cells in which it is open.
+    r"""One vector for each peak: the shrunk mean memberships of the cells in which it is open.
 
-    With :math:`k_i` the profile of cell :math:`i` (such as its memberships in clusters),
-    :math:`\mu` its mean over all counted cells, :math:`n_p` the number of counted cells in which
-    peak :math:`p` is open, and a pseudocount :math:`c`,
+    With :math:`k_i` the memberships of cell :math:`i` (in clusters or labels), :math:`\mu` their
+    mean over all training cells, :math:`n_p` the number of training cells in which peak :math:`p`
+    is open, and a pseudocount :math:`c`,
 
     .. math::
         x_p = \frac{\sum_{i \ni p} (k_i - \mu)}{n_p + c} , \qquad
@@ -28,8 +28,8 @@ class PeakVectors(nn.Module):
     for a cell with :math:`n` open peaks. The standard deviation of a sum over independent peaks
     grows as the square root of their number, so noise is of the same size in cells of any depth.
 
-    A counted cell contributes to the vectors of its own peaks. It is left out of them exactly:
-    without cell :math:`i` the vector of one of its peaks is :math:`x_p + s_p (x_p - (k_i - \mu))`
+    A training cell contributes to the vectors of its own peaks. It is left out of them exactly:
+    without cell :math:`i`, the vector of one of its peaks is :math:`x_p + s_p (x_p - (k_i - \mu))`
     with :math:`s_p = 1 / (n_p + c - 1)`.
 
     Parameters
@@ -44,11 +44,11 @@ class PeakVectors(nn.Module):
     weight
         Vectors, (n_peaks, width).
     count
-        Number of counted cells in which each peak is open, (n_peaks,).
+        Number of training cells in which each peak is open, (n_peaks,).
     base
-        Mean profile of all counted cells, (width,).
+        Mean memberships of all training cells, (width,).
     pseudocount
-        Pseudocount that means are shrunk by, ().
+        Pseudocount by which means are shrunk, ().
     """
 
     weight: Tensor
@@ -86,7 +86,7 @@ class PeakVectors(nn.Module):
         ids, offsets
             Positions of open peaks (n_tokens,) and the start of each cell (n_cells + 1,).
         known
-            Profiles of counted cells, which are left out, (n_cells, width); NaN for other cells.
+            Memberships of training cells, which are left out, (n_cells, width); else NaN.
         left_out
             :meth:`left_out_table`, if it was computed before.
         """
@@ -108,7 +108,7 @@ class PeakVectors(nn.Module):
     def left_out_table(self, out: Tensor | None = None) -> Tensor:
         """For each peak ``x + s x``, and ``s`` in the last column, (n_peaks, width + 1).
 
-        Sums of these rows leave a counted cell out. Written into `out`, if it is given.
+        Sums of these rows leave a training cell out. Written into `out`, if it is given.
         """
         if out is None:
             out = self.weight.new_empty(len(self.weight), self.weight.shape[1] + 1)

@@ -62,7 +62,7 @@ class TrainingConfig(NamesRemoved):
     batch_size
         Cells per batch, over all processes.
     lr
-        Maximum learning rate.
+        Maximum learning rate, of either `schedule`.
     peak_lr
         Learning rate of the peak vectors, as a fraction of `lr`. If None, 0.05. Low-rank updates
         (``finetune(rank=...)``) have the learning rate `lr`.

@@ -22,9 +22,9 @@ OPTIONS = ("min_overlap", "genome", "liftover", "min_coverage")
 class PeakMapping:
     """How the peaks of data are mapped onto those of a model.
 
-    Tools take it as ``mapping=``. Without it, they use the options of
-    :func:`epifoundation.pp.map_peaks`, or of the last tool, that was run on the data with the same
-    model.
+    Pass it to tools as ``mapping=``. Without it, tools use the options that
+    :func:`epifoundation.pp.map_peaks` or a tool recorded in the data for the same model (under the
+    same `key_added`), else the defaults.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class PeakMapping:
     genome
         Build of the data's peaks, if known.
     liftover
-        UCSC chain file to the model's build; peaks are lifted before they are compared.
+        UCSC chain file from the build of the data's peaks to that of the model.
     min_coverage
         Minimal fraction of the model's peaks that the data must reach.
 

@@ -29,14 +29,14 @@ def composition(
     batch_key
         Column of ``obs`` with batches, donors or conditions: one bar each.
     color
-        Column of ``obs`` with labels; None: the annotation of :func:`epifoundation.tl.annotate`.
+        Column of ``obs`` with labels; if None, the annotation of :func:`epifoundation.tl.annotate`.
         Cells without a label are ignored.
     modality
         Name of the ATAC modality.
     key_added
         The same as in :func:`epifoundation.tl.annotate`.
     ax
-        Matplotlib axes to draw into; None: a new figure.
+        Matplotlib axes to draw into; if None, a new figure.
 
     Returns
     -------

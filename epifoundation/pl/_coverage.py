@@ -25,7 +25,7 @@ def coverage(
     key_added
         The `key_added` that was passed to these functions.
     ax
-        Matplotlib axes to draw into; None: a new figure.
+        Matplotlib axes to draw into; if None, a new figure.
 
     Returns
     -------

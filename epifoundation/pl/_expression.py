@@ -44,18 +44,18 @@ def expression(
     groupby
         Column of ``obs`` with groups of cells, such as cell types.
     genes
-        Genes to show; None: those with the highest correlation over cells.
+        Genes to show; if None, those with the highest correlation over cells.
     measured
         Measured expression, if `data` has no RNA modality. Cells are matched by name.
     layer
-        Layer of the measured expression; None: ``X``. Counts are transformed to ``log1p`` of counts
-        per 10,000 if this is the scale of the prediction.
+        Layer of the measured expression; if None, ``X``. Counts are transformed to ``log1p`` of
+        counts per 10,000 if this is the scale of the prediction.
     modality, rna_modality
         Names of the modalities in the MuData.
     key_added
         The `key_added` that was passed to ``embed``.
     figure
-        Matplotlib figure or subfigure to draw into; None: a new figure.
+        Matplotlib figure or subfigure to draw into; if None, a new figure.
 
     Returns
     -------

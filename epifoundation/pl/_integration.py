@@ -28,7 +28,7 @@ def integration(
     key_added
         The same as in :func:`epifoundation.tl.score_integration`.
     ax
-        Matplotlib axes to draw into; None: a new figure.
+        Matplotlib axes to draw into; if None, a new figure.
 
     Returns
     -------

@@ -45,13 +45,13 @@ def links(
     group
         Group of cells whose links are shown; None if only one was tested.
     groupby
-        Column of ``obs`` with groups of cells, one track each; None: one track of all cells.
+        Column of ``obs`` with groups of cells, one track each; if None, one track of all cells.
     region
-        Region such as ``"chr1:1000-500000"``; None: from the first to the last link or, without
+        Region such as ``"chr1:1000-500000"``; if None, from the first to the last link or, without
         links, tested peak.
     annotation
-        Gene annotation, see :func:`epifoundation.genome.read_genes`; None: only the transcription
-        start site is shown.
+        Gene annotation, see :func:`epifoundation.genome.read_genes`; if None, only the
+        transcription start site is shown.
     max_qvalue
         Maximum q-value of a link.
     modality
@@ -59,7 +59,7 @@ def links(
     key_added
         The `key_added` that was passed to ``link_peaks``.
     figure
-        Matplotlib figure or subfigure to draw into; None: a new figure.
+        Matplotlib figure or subfigure to draw into; if None, a new figure.
 
     Returns
     -------

@@ -54,10 +54,10 @@ def report(
     batch_key
         Column of ``obs`` with batches, donors or conditions.
     genes
-        Genes whose expression is shown; None: those with the highest correlation or, without RNA,
-        with the largest variance between labels.
+        Genes whose expression is shown; if None, those with the highest correlation or, without
+        RNA, with the largest variance between labels.
     layer
-        Layer of the RNA modality with measured expression; None: ``X``.
+        Layer of the RNA modality with measured expression; if None, ``X``.
     title
         Heading of the page.
     modality, rna_modality

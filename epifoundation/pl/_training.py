@@ -22,7 +22,7 @@ def training(
     models
         A model, its name or directory; or a mapping from names to several models to compare.
     ax
-        Matplotlib axes to draw into; None: a new figure.
+        Matplotlib axes to draw into; if None, a new figure.
 
     Returns
     -------

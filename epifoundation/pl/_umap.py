@@ -27,8 +27,8 @@ def umap(
     data
         A MuData or AnnData with a UMAP in ``obsm``, from ``scanpy.tl.umap`` on the ATAC modality.
     color
-        Columns of ``obs``, or peaks; None: the annotation and its confidence. ``"rna:leiden"`` is
-        column `leiden` of the modality `rna`.
+        Columns of ``obs``, or peaks; if None, the annotation and its confidence. ``"rna:leiden"``
+        is column `leiden` of the modality `rna`.
     basis
         Key of the coordinates in ``obsm``, with or without ``"X_"``: ``"umap"`` finds ``"X_umap"``
         and ``"umap"``.

@@ -48,8 +48,8 @@ def consensus_peaks(
         :class:`~epifoundation.PeakVocabulary` such as ``model.peaks``; the path of a ``.h5ad`` or
         ``.h5mu`` file, a zarr store, or a BED file (also narrowPeak), plain or gzip.
     width
-        None: overlapping peaks, of one source or several, become their union. Unions grow with the
-        number of sources, as one peak bridges others. A number of bases such as 501: all peaks
+        If None, overlapping peaks, of one source or several, become their union. Unions grow with
+        the number of sources, as one peak bridges others. A number of bases such as 501: all peaks
         get this width around their summit (``relSummit``, column 10 of a narrowPeak) or else their
         middle, and of overlapping peaks the best is kept, see Notes.
     min_sources

@@ -65,12 +65,11 @@ def map_peaks(
 ) -> Data | PeakMapping | None:
     """Map the peaks of data onto the peaks of a model by genomic overlap, and report the coverage.
 
-    All tools do this themselves. Call it to look first, to get the mapped cells, or for options
-    other than the default: tools that are run on the same data with the same model use the options
-    written here. For files, the result is passed to tools as ``mapping=``. A peak that the model
-    has maps to itself only, any other to every peak of the model that it overlaps; a peak of the
-    model that several open peaks of a cell overlap counts once. Intervals are 0-based and
-    half-open.
+    All tools do this themselves. Use it to inspect the match, to get the mapped cells, or to set
+    options: tools that are run on the same data with the same model use the options recorded here.
+    For files, pass the result to tools as ``mapping=``. A peak that the model has maps to itself
+    only, any other to every peak of the model that it overlaps; a peak of the model that several
+    open peaks of a cell overlap counts once. Intervals are 0-based and half-open.
 
     Parameters
     ----------
@@ -79,10 +78,10 @@ def map_peaks(
         ``chrom``, ``start``, ``end`` of ``var``, in a 10x column ``interval``, or in the names. Or
         files, as for :func:`epifoundation.tl.embed`, of which only the peaks are read.
     model
-        A model, its name or directory (see :func:`epifoundation.models.from_pretrained`); None is
-        the bundled model.
+        A model, its name or directory (:func:`epifoundation.models.from_pretrained`). If None, the
+        bundled model.
     modality
-        Name in the MuData.
+        Name of the ATAC modality.
     min_overlap
         Minimal overlap, as a fraction of the shorter of two peaks; 0: one base.
     genome
@@ -90,9 +89,9 @@ def map_peaks(
         and fit another build raise an error in any case; without `genome`, so do peaks that
         overlap the model's no more than by chance.
     liftover
-        UCSC chain file to the model's build; peaks are lifted before they are compared.
+        UCSC chain file from the build of the data's peaks to that of the model.
     min_coverage
-        Minimal fraction of the model's peaks that the data must reach. Below a half, it warns.
+        Minimal fraction of the model's peaks to be reached. Below 0.5, a warning is issued.
     key_added
         Replaces ``epifoundation`` in the names of all results.
     copy

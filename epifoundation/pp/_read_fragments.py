@@ -70,7 +70,7 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
             if not text:
                 break
     if not found:
-        msg = f"{str(path)!r} holds no fragments."
+        msg = f"{str(path)!r} contains no fragments."
         raise ValueError(msg)
 
 
@@ -84,7 +84,7 @@ def check_fragments_file(path: Path) -> Path:
 
 def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
     """The columns of a block of whole lines."""
-    # Comments are matched at the start of lines only: barcodes may hold "#"
+    # Comments are matched at the start of lines only: barcodes may contain "#"
     text = COMMENT.sub(b"", block) if b"#" in block else block
     try:
         with np.errstate(invalid="ignore"):  # infinite numbers raise below

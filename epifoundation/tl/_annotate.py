@@ -54,12 +54,12 @@ def annotate(
 ) -> Data | Path | None:
     """Annotate cells with calibrated confidence, prediction sets and novelty scores.
 
-    Without `reference`, the label head of the model is used. With a reference, columns for its
-    labels are measured on it, as clusters are in :func:`epifoundation.tl.pretrain`, and a label
-    head is fitted on these and the columns of the encoder, so any labelled reference can be used
-    with any model. Each cell gets the most probable label with its calibrated probability, a set of
-    labels that contains the true one with probability 1 - `alpha` (conformal prediction), and a
-    score of how much it differs from the reference; cells with a high score are labelled
+    Without `reference`, the label head of the model is used. With a reference, label columns are
+    fitted to it in closed form, as those of clusters in :func:`epifoundation.tl.pretrain`, and a
+    label head is fitted to these and the columns of the encoder, so any labelled reference can be
+    used with any model. Each cell gets the most probable label with its calibrated probability, a
+    set of labels that contains the true one with probability 1 - `alpha` (conformal prediction),
+    and a score of how much it differs from the reference; cells with a high score are labelled
     ``"unknown"``.
 
     The guarantees hold for cells like those used for calibration. Calibrate on whole batches or
@@ -78,9 +78,9 @@ def annotate(
         Column of the reference's ``obs`` with batches, for `calibration` by name.
     calibration
         Cells of the reference that are kept for calibration: names of whole batches (needs
-        `batch_key`), or a fraction drawn at random. None: the batches that were held out when the
-        model was trained, if the reference has them in `batch_key`, else 0.2. Labels are measured
-        again on all cells of the reference afterwards.
+        `batch_key`), or a fraction drawn at random. If None, the batches that were held out when
+        the model was trained, if the reference has them in `batch_key`, else 0.2. Label columns are
+        then refitted to all cells of the reference.
     alpha
         Fraction of cells whose set may lack the true label.
     unknown
@@ -89,7 +89,7 @@ def annotate(
         Name of the ATAC modality of data and reference.
     {key_added}
     {mapping}
-        The peaks of the reference are mapped with the options of its own, if any.
+        The peaks of the reference are mapped with the options stored in its ``uns``, if any.
     {device}
     rng
         Seed or generator, for a fraction as `calibration`.

@@ -54,12 +54,12 @@ def finetune(
     device: str | torch.device = "auto",
     rng: RNG = 0,
 ) -> EpiFoundation:
-    """Fit a model to the labels or the batches of data, or to both.
+    """Fine-tune a model to labels, batches, or both.
 
-    A set encoder is not trained. Labels: columns for them are measured on the data, besides those
-    of the encoder, and a calibrated label head is fitted to both. Batches: directions along which
-    similar cells of different batches differ are projected out of the encoder, and effects of
-    batches on expression are added to the decoder.
+    For a set encoder, this is fitted in closed form. Labels: label columns are added to those of
+    the encoder, and a calibrated label head is fitted to both. Batches: directions along which
+    similar cells of different batches differ are projected out of the encoder, and batch effects
+    on expression are added to the decoder.
 
     A transformer is trained by gradient descent to predict the labels in addition to its
     pretraining task, and its decoder learns effects of batches. Cells can be embedded afterwards
@@ -78,20 +78,20 @@ def finetune(
     batch_key
         Column of ``obs`` with batches.
     validation
-        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that
-        are held out to choose penalties, or the epoch of a transformer, and to calibrate; None is
-        0.1. Hold out batches for an unbiased choice.
+        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`), used
+        to choose penalties, or the epoch of a transformer, and to calibrate; if None, 0.1. Hold out
+        batches for an unbiased choice. Keep test donors out of `data`.
     training
         A :class:`~epifoundation.TrainingConfig` or the name of a preset. Default: its defaults for
         a set encoder, ``"finetune"`` for a transformer.
     rank
-        Transformer: rank of the update of each matrix. None: all weights are learned. An update of
-        low rank, or of a set encoder, can be saved as a small file, see
+        Transformer: rank of the update of each matrix. If None, all weights are trained. An update
+        of low rank, or of a set encoder, can be saved as a small file, see
         :meth:`~epifoundation.EpiFoundation.save_adapter`.
     expression
         Learn from the RNA of a MuData; False ignores it.
     layer
-        Layer of the RNA modality with the target; None is ``X``.
+        Layer of the RNA modality with the target; if None, ``X``.
     {modalities}
     {mapping}
     engine
@@ -268,8 +268,8 @@ def _check_batches(
         return key
     if labels is None or isinstance(parse_validation(validation), list):
         msg = (
-            f"`batch_key={key!r}` has a single batch, {names}: there is nothing to compare or to hold "
-            "out. Name another column, or leave it out."
+            f"`batch_key={key!r}` has a single batch, {names}: there is nothing to compare or to "
+            "hold out. Pass another column, or leave it out."
         )
         raise ValueError(msg)
     warn(f"`batch_key={key!r}` has a single batch, {names}; it is ignored.")

@@ -42,8 +42,8 @@ def gene_activity(
     {data_or_file}
     annotation
         Positions of genes on the genome build of the peaks: a GTF, GFF3 or BED file or a table
-        (:func:`epifoundation.genome.read_genes`). None: ``var`` of the RNA modality; the intervals
-        that 10x writes there lack gene bodies.
+        (:func:`epifoundation.genome.read_genes`). If None, ``var`` of the RNA modality; intervals
+        of 10x lack gene bodies.
     promoter
         Bases before the transcription start site that belong to the gene; on both sides if the
         strand is unknown.
@@ -52,7 +52,7 @@ def gene_activity(
     decay
         Bases over which the weight of a peak falls to 37 %.
     layer
-        Layer with the counts; None: ``X``.
+        Layer with the counts; if None, ``X``.
     {modalities}
 
     Returns

@@ -54,12 +54,12 @@ def impute_accessibility(
     {data}
     {model}
     peaks
-        Names of peaks of the data, or regions such as ``"chr1:1000-50000"``. None: all, which needs
-        `groupby`.
+        Names of peaks of the data, or regions such as ``"chr1:1000-50000"``. If None, all peaks;
+        needs `groupby`.
     groupby
-        Column of ``obs``: means over the cells of each group. None: each cell, which needs `peaks`.
+        Column of ``obs``: means over the cells of each group. If None, each cell; needs `peaks`.
     depth
-        Number of open peaks known to the model, :math:`n`; None: the median over the cells.
+        Number of open peaks known to the model, :math:`n`; if None, the median over the cells.
     {modality}
     {key_added}
     {mapping}

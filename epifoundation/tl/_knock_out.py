@@ -92,7 +92,7 @@ def knock_out(
         Name of a peak; a region such as ``"chr1:1000-50000"``, for all peaks that overlap it; or
         several of either. They are closed together.
     genes
-        Names of genes that the model knows; None for all of them.
+        Names of genes that the model knows; if None, all of them.
     {model_batch_key}
     {modality}
     {mapping}
@@ -167,7 +167,7 @@ def scan_knock_outs(
     genes
         Names of genes that the model knows.
     peaks
-        Peaks or regions, as for :func:`knock_out`, to close one at a time; None for all.
+        Peaks or regions, as for :func:`knock_out`, to close one at a time; if None, all.
     {model_batch_key}
     {modality}
     {mapping}

@@ -57,9 +57,9 @@ def link_peaks(
     rng: RNG = 0,
     copy: bool = False,
 ) -> Data | None:
-    """Link peaks to the genes near them by association, for an object in memory (no files).
+    """Link peaks to nearby genes, for an object in memory (no files).
 
-    Cells are read several times in random order, which files do not allow at speed.
+    Cells are read several times in random order, so the data must be in memory.
 
     The effect of a peak is the predicted expression of a gene with the peak open minus that without
     it. It has two parts. One goes through the embedding: the prediction for a cell minus that for
@@ -78,15 +78,15 @@ def link_peaks(
     {data}
     {model}
     genes
-        Names of genes that the model knows; None for all that `annotation` has.
+        Names of genes that the model knows; if None, all that `annotation` has.
     annotation
         Positions of genes on the genome build of the peaks: a GTF, GFF3 or BED file or a table
-        (:func:`epifoundation.genome.read_genes`). None: ``var`` of the RNA modality, with columns
-        ``chrom``, ``start``, ``end`` or 10x's ``interval``. More genes give more controls.
+        (:func:`epifoundation.genome.read_genes`). If None, ``var`` of the RNA modality, with
+        columns ``chrom``, ``start``, ``end`` or 10x's ``interval``. More genes give more controls.
     max_distance
         Maximal distance of transcription start site and peak, in bases.
     groupby
-        Column of ``obs``: links are tested in each group of cells. None: in all cells.
+        Column of ``obs``: links are tested in each group of cells. If None, in all cells.
     measured
         Use the measured RNA of the same cells, if `data` has it. False: the model alone.
     {model_batch_key}
@@ -94,7 +94,7 @@ def link_peaks(
         Cells of a group, drawn at random, in which peaks are removed; measured expression of all of
         them is used.
     layer
-        Layer of the RNA modality with values as in training (raw counts for most models); None:
+        Layer of the RNA modality with values as in training (raw counts for most models); if None,
         ``X``.
     {modalities}
     {key_added}

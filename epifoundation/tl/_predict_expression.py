@@ -44,14 +44,14 @@ def predict_expression(
     """Predict the expression of genes from open peaks.
 
     The same values as those of :func:`epifoundation.tl.embed`, for the requested genes and without
-    the embedding; or on the scale of measured cells.
+    the embedding; or on the measured scale.
 
     Parameters
     ----------
     {data_or_files}
     {model}
     genes
-        Names or identifiers of genes that the model knows; None for all of them.
+        Names or identifiers of genes that the model knows; if None, all of them.
     scale
         ``"mean"``: ``log1p`` of the mean counts per 10,000 of a cell, as
         :func:`epifoundation.tl.embed` gives. ``"measured"``: the mean of ``log1p`` of counts per

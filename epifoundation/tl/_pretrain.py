@@ -51,11 +51,11 @@ def pretrain(
 ) -> EpiFoundation:
     """Pretrain a model on cells with ATAC and RNA, or with ATAC alone.
 
-    The default, a set encoder, is measured in closed form. Each peak gets the mean, over the cells
-    in which it is open, of what is known about these cells: their memberships in clusters of RNA
-    (or of the latent semantic indexing of peaks) and, with `label_key`, their labels. Embedding,
-    expression and labels are regressions on sums of these vectors. There are no epochs, and the
-    same seed gives the same model to the last bit.
+    The default, a set encoder, is fitted in closed form. The vector of a peak is the mean, over the
+    cells in which it is open, of their memberships in clusters of RNA (or of the latent semantic
+    indexing of peaks) and, with `label_key`, of their labels. Embedding, expression and labels are
+    regressions on sums of these vectors. There are no epochs, and the same seed gives the same
+    model to the last bit.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def pretrain(
         ``objective="peaks"``. For a query decoder, a column ``chrom``, ``chromosome`` or
         ``interval`` (10x) of the RNA modality's ``var`` has the chromosomes of genes. Not changed.
     peaks
-        Vocabulary of the model, for example of :func:`epifoundation.pp.consensus_peaks`. Default:
+        Vocabulary of the model, for example from :func:`epifoundation.pp.consensus_peaks`. If None,
         the peaks of the data, or the consensus of all sources.
     config
         Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025,
@@ -72,30 +72,29 @@ def pretrain(
     training
         A :class:`~epifoundation.TrainingConfig` or the name of a preset; default: its defaults.
     objective
-        Replaces that of `config`; None keeps it (``ModelConfig()`` has ``"counts"``). ``"counts"``:
+        Replaces that of `config`, unless None (``ModelConfig()`` has ``"counts"``). ``"counts"``:
         raw RNA counts, multinomial over genes. ``"binary"``: expressed or not (the paper's).
         ``"gaussian"``: normalised values. ``"peaks"``: no RNA.
     layer
-        Layer of the RNA modality with the target; None is ``X``.
+        Layer of the RNA modality with the target; if None, ``X``.
     batch_key
-        Column of ``obs`` with batches: their effects on expression are part of the decoder, and
-        directions along which similar cells of different batches differ, by more than 0.3 of the
+        Column of ``obs`` with batches. Their effects on expression are part of the decoder.
+        Directions along which similar cells of different batches differ, by more than 0.3 of the
         variance of cells of one type and batch, are projected out of the encoder.
     label_key
-        Column of ``obs`` with cell types: columns for labels are measured besides the clusters, and
-        a label head is fitted, and calibrated on the validation cells. Cells without a label are
-        ignored in this step.
+        Column of ``obs`` with cell types. One embedding column per label is added, and a label head
+        is fitted, and calibrated on the validation cells. Cells without a label are ignored here.
     validation
-        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`) that
-        are held out to choose penalties and to calibrate; None is 0.1. Hold out batches for an
-        unbiased choice. A set encoder is then measured again on all cells; a transformer does not
-        learn from held-out cells.
+        Fraction of the cells, drawn at random, or names of whole batches (needs `batch_key`), used
+        to choose penalties and to calibrate; if None, 0.1. Whole batches give an unbiased choice.
+        The final set encoder is fitted to all cells, so keep test donors out of `data`; a
+        transformer does not learn from these cells.
     init
         A model, name or path to start from: its vocabulary, genes and architecture are kept. A
-        transformer starts from its weights; a set encoder is measured again on `data`, with the
-        genes that both have.
+        transformer starts from its weights; a set encoder is refitted to `data`, with the genes
+        that both have.
     genome
-        Build of the peaks (``"hg38"``, ``"mm10"``).
+        Build of the peaks (``"hg38"``, ``"mm10"``), which build checks and liftover need.
     {modalities}
     min_cells
         Peaks open in fewer cells are left out of the vocabulary. More than 1 needs another pass
@@ -133,12 +132,12 @@ def pretrain(
 
     Cells are read once. Components and clusters of cells, and the regressions, are fitted on at
     most ``TrainingConfig.sample`` cells, drawn at random in runs of 32; vectors of peaks and
-    profiles of expression are measured on all cells. Files give the same model as the same cells in
-    memory, and several processes the same as one. The genes of several sources are those that all
-    of them have.
+    profiles of expression are computed from all cells. Files give the same model as the same cells
+    in memory, and several processes the same as one. The genes of several sources are those that
+    all of them have.
 
-    The model recognizes the cells that it was measured on by a hash of their open peaks, and leaves
-    them out of the vectors of their own peaks (:attr:`epifoundation.EpiFoundation.cells`).
+    The model recognizes its training cells by a hash of their open peaks, and leaves them out of
+    the vectors of their own peaks (:attr:`epifoundation.EpiFoundation.cells`).
 
     Examples
     --------

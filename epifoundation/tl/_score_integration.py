@@ -54,11 +54,11 @@ def score_integration(
     batch_key, label_key
         Columns of ``obs``. Cells without either, or with NaN in an embedding, are ignored.
     embeddings
-        Names in ``obsm``; None is the one that :func:`epifoundation.tl.embed` writes.
+        Names in ``obsm``; if None, the one that :func:`epifoundation.tl.embed` writes.
     unintegrated
         Name in ``obsm`` of an embedding without integration, which the others are compared with;
-        None computes latent semantic indexing (50 components, standardised, without the first),
-        named "LSI".
+        if None, latent semantic indexing (50 components, standardised, without the first), named
+        "LSI".
     {modality}
     key_added
         Replaces ``epifoundation`` in the names that are read and written.

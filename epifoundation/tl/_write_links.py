@@ -36,11 +36,11 @@ def write_links(
     format
         ``"bedpe"``: the peak, the transcription start site, ``gene|peak`` as name, the effect as
         score, unknown strands, group and q-value. ``"longrange"``: for the WashU browser, each link
-        from both ends, sorted; its score is the effect. None: by the suffix of `path`.
+        from both ends, sorted; its score is the effect. If None, by the suffix of `path`.
     max_qvalue
-        Leave out links with a larger q-value; None keeps all, including untested ones.
+        Leave out links with a larger q-value; if None, keep all, including untested ones.
     group
-        Links of this group only; None: of all.
+        Links of this group only; if None, of all.
     {modality}
     key_added
         As in ``link_peaks``.

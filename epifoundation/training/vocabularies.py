@@ -80,7 +80,7 @@ def rna_table(source: Source, rna_modality: str, objective: str, layer: str | No
         stop = min(start + BLOCK_CELLS, source.n_obs)
         paired &= source.names(start, stop).equals(rna.names(start, stop))
     if not paired:
-        msg = f"The modalities of {source.name} do not hold the same cells in the same order: "
+        msg = f"The modalities of {source.name} do not contain the same cells in the same order: "
         msg += f"{source.n_obs:,} cells with ATAC, {rna.n_obs:,} with RNA."
         raise ValueError(msg)
     return rna.var

@@ -473,7 +473,7 @@ def test_other_cells_of_the_rna(mdata, model, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = write(mudata.MuData({"atac": mdata["atac"], "rna": rna}), tmp_path / "m.h5mu")
-    with pytest.raises(ValueError, match="do not hold the same cells in the same order"):
+    with pytest.raises(ValueError, match="do not contain the same cells in the same order"):
         ep.tl.embed(path, model)
     ep.tl.embed(path, model, output=tmp_path / "out.zarr")
     assert "epifoundation" in read(tmp_path / "out.zarr").layers

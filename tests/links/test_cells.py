@@ -67,7 +67,9 @@ def test_values_that_are_no_counts_are_refused_but_in_a_layer_accepted(mdata, mo
     rna = mdata["rna"]
     rna.layers["counts"] = rna.X.copy()
     rna.X = rna.X * change
-    with pytest.raises(ValueError, match="does not hold counts, and the model learned from counts"):
+    with pytest.raises(
+        ValueError, match="does not contain counts, but the model was trained on counts"
+    ):
         gather(mdata["atac"], rna, model)
     measured = gather(mdata["atac"], rna, model, layer="counts").measured
     pd.testing.assert_frame_equal(

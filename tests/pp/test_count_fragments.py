@@ -332,7 +332,7 @@ def test_the_error_for_a_bad_line_gives_its_number(file, monkeypatch, kind, bloc
 def test_an_empty_file_is_refused(tmp_path, content, compress):
     path = tmp_path / "f.tsv.gz"
     path.write_bytes(compress(content))
-    with pytest.raises(ValueError, match=r"f\.tsv\.gz' holds no fragments"):
+    with pytest.raises(ValueError, match=r"f\.tsv\.gz' contains no fragments"):
         count(path)
 
 

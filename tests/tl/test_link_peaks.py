@@ -190,7 +190,9 @@ def test_bad_input_is_refused_and_nothing_is_written(world):
         ep.tl.link_peaks(data, peaks_only, genes="gene5")
     logs = data.copy()
     logs["rna"].X = logs["rna"].X * 0.5
-    with pytest.raises(ValueError, match="does not hold counts, and the model learned from counts"):
+    with pytest.raises(
+        ValueError, match="does not contain counts, but the model was trained on counts"
+    ):
         ep.tl.link_peaks(logs, model, genes="gene5", **options)
     assert KEY not in atac.uns
 
