@@ -175,7 +175,7 @@ def test_expression_can_be_predicted_for_the_batch_of_each_cell(
     )
     with pytest.warns(
         UserWarning,
-        match=r"holds \['batch9'\] besides; the model knows \['batch0', 'batch1'\]\).*mean batch",
+        match=r"also contains \['batch9'\]; the model knows \['batch0', 'batch1'\]\).*mean batch",
     ):
         mixed = ep.tl.embed(other, model, copy=True, batch_key="batch")
     unseen = (other["atac"].obs["batch"] == "batch9").to_numpy()
