@@ -18,7 +18,7 @@ from .clusters import Clusters
 from .components import Components, scored_expression
 from .data import TrainingData
 from .processes import Processes
-from .rows import BLOCK_CELLS, BLOCK_ENTRIES, in_blocks
+from .rows import PASS_CELLS, PASS_ENTRIES, in_blocks
 from .sample import Sample
 from .split import mask_of
 from .state import State
@@ -149,7 +149,7 @@ def counted_labels(hashes: np.ndarray, labels: np.ndarray, usable: np.ndarray) -
 
 def _blocks_of(pattern: sp.csr_matrix) -> Iterator[slice]:
     """Blocks of cells in memory."""
-    by_entries = pattern.indptr[:-1].astype(np.int64) // BLOCK_ENTRIES
-    block = by_entries + np.arange(pattern.shape[0]) // BLOCK_CELLS
+    by_entries = pattern.indptr[:-1].astype(np.int64) // PASS_ENTRIES
+    block = by_entries + np.arange(pattern.shape[0]) // PASS_CELLS
     for start, stop in pairwise([0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(block)]):
         yield slice(start, stop)

@@ -18,8 +18,8 @@ from ..cells.tokens import open_peaks
 MAX_GAP = 64  # rows that are read and dropped, rather than starting another read
 MAX_OPEN = 16  # open files
 READ_RUN = 1024  # rows per read
-BLOCK_CELLS = 16_384
-BLOCK_ENTRIES = 4_000_000
+PASS_CELLS = 16_384
+PASS_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Rows:
         """First rows of blocks of one source that fit into memory, and the end."""
         found, first = [0], 0
         for i, piece in enumerate(self.pieces):
-            bounds = self._source(i).bounds(BLOCK_CELLS, BLOCK_ENTRIES)
+            bounds = self._source(i).bounds(PASS_CELLS, PASS_ENTRIES)
             found += [first + int(at) for at in bounds[1:]]
             first += piece.n_cells
         return np.unique(found)

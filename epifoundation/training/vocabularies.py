@@ -19,7 +19,7 @@ from ..models import EpiFoundation
 from ..peaks.mapping import PeakMap, map_onto
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ..pp._consensus_peaks import consensus_peaks
-from .rows import BLOCK_CELLS
+from .rows import PASS_CELLS
 
 
 def find_peaks(
@@ -76,8 +76,8 @@ def rna_table(source: Source, rna_modality: str, objective: str, layer: str | No
         check_paired(source.adata, rna.adata)
         return rna.var
     paired = rna.n_obs == source.n_obs
-    for start in range(0, source.n_obs if paired else 0, BLOCK_CELLS):
-        stop = min(start + BLOCK_CELLS, source.n_obs)
+    for start in range(0, source.n_obs if paired else 0, PASS_CELLS):
+        stop = min(start + PASS_CELLS, source.n_obs)
         paired &= source.names(start, stop).equals(rna.names(start, stop))
     if not paired:
         msg = f"The modalities of {source.name} do not contain the same cells in the same order: "

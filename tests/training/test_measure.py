@@ -42,7 +42,7 @@ BLOCKS = 5
 def small_blocks(monkeypatch):
     """Blocks of some fifty cells, so that there are several."""
     for module in (counting, reading):
-        monkeypatch.setattr(module, "BLOCK_ENTRIES", 5_000)
+        monkeypatch.setattr(module, "PASS_ENTRIES", 5_000)
     monkeypatch.setattr(reading, "READ_RUN", 30)
 
 

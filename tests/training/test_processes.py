@@ -18,7 +18,7 @@ import epifoundation as ep
 from epifoundation.training import measure, rows
 ep.settings.progress = False
 torch.set_num_threads(1)
-rows.BLOCK_ENTRIES = measure.BLOCK_ENTRIES = 5_000
+rows.PASS_ENTRIES = measure.PASS_ENTRIES = 5_000
 source, folder, ends = sys.argv[1:]
 if ends == os.environ.get("RANK"):
     from epifoundation.training.statistics import Statistics

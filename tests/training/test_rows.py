@@ -73,7 +73,7 @@ def test_peaks_that_lie_in_one_of_the_vocabulary_are_open_once(tmp_path):
 
 @pytest.mark.parametrize("most", [1, 7, 64, 10_000])
 def test_blocks_hold_each_row_once_and_are_of_one_source(parts, monkeypatch, most):
-    monkeypatch.setattr(rows_module, "BLOCK_CELLS", most)
+    monkeypatch.setattr(rows_module, "PASS_CELLS", most)
     matrix = rows_of(parts)
     blocks = list(in_blocks(matrix))
     matrix.close()
@@ -85,7 +85,7 @@ def test_blocks_hold_each_row_once_and_are_of_one_source(parts, monkeypatch, mos
 
 
 def test_blocks_hold_as_many_values_as_fit(parts, monkeypatch):
-    monkeypatch.setattr(rows_module, "BLOCK_ENTRIES", 100)
+    monkeypatch.setattr(rows_module, "PASS_ENTRIES", 100)
     matrix = rows_of(parts)
     blocks = list(in_blocks(matrix))
     matrix.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from epifoundation.peaks.counted import WEIGHT
 from epifoundation.training.components import log_normalise
-from epifoundation.training.counting import BLOCK_ENTRIES, _blocks_of
+from epifoundation.training.counting import PASS_ENTRIES, _blocks_of
 from epifoundation.training.statistics import (
     FIXED,
     HELD,
@@ -219,7 +219,7 @@ def test_a_sample_is_counted_by_blocks_that_sums_are_exact_for(n_cells, n_open):
     every = [row for block in blocks for row in range(block.start, block.stop)]
     assert every == list(range(n_cells))
     assert max((block.stop - block.start for block in blocks), default=0) <= MAX_RECENT
-    assert max((block.stop - block.start for block in blocks), default=0) * n_open <= BLOCK_ENTRIES
+    assert max((block.stop - block.start for block in blocks), default=0) * n_open <= PASS_ENTRIES
 
 
 def test_peaks_that_are_open_in_a_counted_cell():
