@@ -63,6 +63,15 @@ PARAMETERS = {
     "copy": """
         copy
             Return a copy with the results and leave `data` unchanged; for objects in memory.""",
+    "results_key": """
+        key_added
+            The `key_added` with which the results were written.""",
+    "ax": """
+        ax
+            Matplotlib axes to draw into; if None, a new figure.""",
+    "figure": """
+        figure
+            Matplotlib figure or subfigure to draw into; if None, a new figure.""",
 }
 LINE = re.compile(r"^( *)\{(\w+)\}$", re.MULTILINE)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from .._docs import documented
 from .._keys import SEPARATOR, UNKNOWN_LABEL, Keys
 from .._validate import Data, get_atac, integer, obs_column
 from ..metrics import area_under_risk_coverage, expected_calibration_error, risk_coverage
@@ -17,6 +18,7 @@ CORRECT, WRONG = "#3b6fb6", "#c8553d"
 MAX_NUMBERED_LABELS = 16  # labels up to which the confusion matrix shows numbers
 
 
+@documented
 def annotation(
     data: Data,
     *,
@@ -40,10 +42,8 @@ def annotation(
         Column of ``obs`` with true labels; cells without a label are ignored.
     n_bins
         Number of bins of the reliability diagram; the histogram has twice as many.
-    modality
-        Name of the ATAC modality.
-    key_added
-        The same as in :func:`epifoundation.tl.annotate`.
+    {modality}
+    {results_key}
 
     Returns
     -------

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._docs import documented
 from .._keys import UNKNOWN_LABEL, Keys
 from .._validate import Data, get_atac, obs_column
 
 
+@documented
 def composition(
     data: Data,
     *,
@@ -31,12 +33,9 @@ def composition(
     color
         Column of ``obs`` with labels; if None, the annotation of :func:`epifoundation.tl.annotate`.
         Cells without a label are ignored.
-    modality
-        Name of the ATAC modality.
-    key_added
-        The same as in :func:`epifoundation.tl.annotate`.
-    ax
-        Matplotlib axes to draw into; if None, a new figure.
+    {modality}
+    {results_key}
+    {ax}
 
     Returns
     -------

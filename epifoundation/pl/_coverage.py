@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._docs import documented
 from .._keys import Keys
 from .._validate import Data, get_atac
 
 
+@documented
 def coverage(
     data: Data, *, modality: str = "atac", key_added: str | None = None, ax: Any = None
 ) -> Any:
@@ -20,12 +22,9 @@ def coverage(
     data
         A MuData or AnnData after :func:`epifoundation.tl.embed` or
         :func:`epifoundation.pp.map_peaks`.
-    modality
-        Name of the ATAC modality.
-    key_added
-        The `key_added` that was passed to these functions.
-    ax
-        Matplotlib axes to draw into; if None, a new figure.
+    {modality}
+    {results_key}
+    {ax}
 
     Returns
     -------

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+from .._docs import documented
 from .._keys import Keys
 from .._memory import in_memory
 from .._validate import Data, get_atac, get_matrix, get_modality, obs_column
@@ -19,6 +20,7 @@ TOTAL = 1e4  # normalized counts per cell
 N_GENES = 5  # shown by default
 
 
+@documented
 def expression(
     data: Data,
     *,
@@ -52,10 +54,8 @@ def expression(
         counts per 10,000 if this is the scale of the prediction.
     modality, rna_modality
         Names of the modalities in the MuData.
-    key_added
-        The `key_added` that was passed to ``embed``.
-    figure
-        Matplotlib figure or subfigure to draw into; if None, a new figure.
+    {results_key}
+    {figure}
 
     Returns
     -------

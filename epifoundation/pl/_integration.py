@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from .._docs import documented
 from .._keys import Keys
 from .._validate import Data, get_atac
 
 SUMMARIES = ("Bio conservation", "Batch correction", "Total")
 
 
+@documented
 def integration(
     data: Data, *, modality: str = "atac", key_added: str | None = None, ax: Any = None
 ) -> Any:
@@ -23,12 +25,9 @@ def integration(
     ----------
     data
         A MuData or AnnData after :func:`epifoundation.tl.score_integration`.
-    modality
-        Name of the ATAC modality.
-    key_added
-        The same as in :func:`epifoundation.tl.score_integration`.
-    ax
-        Matplotlib axes to draw into; if None, a new figure.
+    {modality}
+    {results_key}
+    {ax}
 
     Returns
     -------

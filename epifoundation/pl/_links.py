@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._docs import documented
 from .._keys import Keys
 from .._memory import in_memory
 from .._validate import Data, get_atac, get_matrix, obs_column, one_of
@@ -17,6 +18,7 @@ TRACK_HEIGHT = 0.42  # inches
 MAX_GREY_ARCS = 200
 
 
+@documented
 def links(
     data: Data,
     *,
@@ -54,12 +56,9 @@ def links(
         transcription start site is shown.
     max_qvalue
         Maximum q-value of a link.
-    modality
-        Name of the ATAC modality.
-    key_added
-        The `key_added` that was passed to ``link_peaks``.
-    figure
-        Matplotlib figure or subfigure to draw into; if None, a new figure.
+    {modality}
+    {results_key}
+    {figure}
 
     Returns
     -------

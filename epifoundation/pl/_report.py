@@ -13,12 +13,14 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from .._docs import documented
 from .._keys import Keys
 from .._validate import RNG, Data, get_atac, get_modality, obs_column
 from ._report_page import page
 from ._report_sections import Results, predicted_genes, sections
 
 
+@documented
 def report(
     data: Data,
     path: str | os.PathLike[str],
@@ -62,8 +64,7 @@ def report(
         Heading of the page.
     modality, rna_modality
         Names of the modalities in the MuData.
-    key_added
-        The `key_added` that was passed to the tools.
+    {results_key}
     overwrite
         Replace an existing file.
     rng

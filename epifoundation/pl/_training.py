@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from .._docs import documented
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 
 
+@documented
 def training(
     models: EpiFoundation | str | Path | Mapping[str, EpiFoundation | str | Path], *, ax: Any = None
 ) -> Any:
@@ -21,8 +23,7 @@ def training(
     ----------
     models
         A model, its name or directory; or a mapping from names to several models to compare.
-    ax
-        Matplotlib axes to draw into; if None, a new figure.
+    {ax}
 
     Returns
     -------

@@ -7,10 +7,12 @@ from typing import Any
 
 from anndata import AnnData
 
+from .._docs import documented
 from .._keys import Keys
 from .._validate import Data, get_atac, obs_column
 
 
+@documented
 def umap(
     data: Data,
     *,
@@ -32,10 +34,8 @@ def umap(
     basis
         Key of the coordinates in ``obsm``, with or without ``"X_"``: ``"umap"`` finds ``"X_umap"``
         and ``"umap"``.
-    modality
-        Name of the ATAC modality.
-    key_added
-        The same as in :func:`epifoundation.tl.embed`.
+    {modality}
+    {results_key}
     kwargs
         Passed to :func:`scanpy.pl.embedding`.
 

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
 from .._validate import Data, check_writable, get_atac
@@ -51,6 +52,7 @@ def map_source(
     return mapping.map(model.peaks, source.var)
 
 
+@documented
 def map_peaks(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,
@@ -80,8 +82,7 @@ def map_peaks(
     model
         A model, its name or directory (:func:`epifoundation.models.from_pretrained`). If None, the
         bundled model.
-    modality
-        Name of the ATAC modality.
+    {modality}
     min_overlap
         Minimal overlap, as a fraction of the shorter of two peaks; 0: one base.
     genome
@@ -92,10 +93,8 @@ def map_peaks(
         UCSC chain file from the build of the data's peaks to that of the model.
     min_coverage
         Minimal fraction of the model's peaks to be reached. Below 0.5, a warning is issued.
-    key_added
-        Replaces ``epifoundation`` in the names of all results.
-    copy
-        Return a copy with the results and leave `data` unchanged.
+    {key_added}
+    {copy}
 
     Returns
     -------

@@ -42,8 +42,7 @@ def write_links(
     group
         Links of this group only; if None, of all.
     {modality}
-    key_added
-        As in ``link_peaks``.
+    {results_key}
 
     Returns
     -------
