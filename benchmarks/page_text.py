@@ -133,11 +133,7 @@ REASONS: dict[tuple[str, str] | str, str] = {
     "label mean, EpiFoundation": "The label mean is hard to beat if cells of a label are similar, "
     "but it shows no differences within a label.",
 }
-ABLATION = (
-    "Each row changes one choice of the default, on the cortex. The rows were measured with a "
-    "later revision of the package than the other tables, so the default differs slightly from "
-    "the tables above (accuracy 0.718 instead of 0.720). Compare rows of this table only."
-)
+ABLATION = "Each row changes one choice of the default, on the cortex."
 ABLATION_METRICS = ("accuracy", "macro-F1", "ECE", "risk–coverage", "per gene", "AUROC")
 CHANGES = {
     "without leave-one-out": "training cells contribute to the vectors of their own peaks",
