@@ -67,8 +67,9 @@ def expression_components(
     values: sp.csr_matrix, n: int, rng: np.random.Generator, device: torch.device
 ) -> Components:
     """Principal components of expression: an uncentered decomposition with centered scores."""
-    vectors = np.eye(values.shape[1])
-    if values.shape[1] >= 3:
+    if values.shape[1] < 3:
+        vectors = np.eye(values.shape[1])
+    else:
         vectors = _right_vectors(Product(values, device), n + 1, rng)
     loadings = torch.from_numpy(vectors.astype(np.float32)).to(device)
     return _centered(loadings, values, is_pattern=False)

@@ -165,3 +165,10 @@ def test_cuda_agrees_with_the_cpu(data, pattern):
             for device in ("cpu", "cuda")
         )
         np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_components_of_many_genes_need_no_square_matrix():
+    """A matrix of genes x genes would not fit into memory."""
+    values = sp.random(40, 300_000, density=1e-3, format="csr", dtype=np.float32, rng=0)
+    found = expression_components(values, 5, np.random.default_rng(0), CPU)
+    assert found.loadings.shape == (300_000, 6)
