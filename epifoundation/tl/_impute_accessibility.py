@@ -23,7 +23,7 @@ from ..peaks.options import PeakMapping, takes_mapping
 from ..peaks.select import select_peaks
 from ..pp._map_peaks import map_source
 
-IMPUTE_CELLS = 256  # cells at a time: each has a probability for all peaks of the model
+IMPUTE_CELLS = 64  # at a time: each has a probability for all peaks of the model
 
 
 @documented
