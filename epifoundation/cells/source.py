@@ -65,15 +65,9 @@ class Source:
         """Rows as CSR with the stored values."""
         matrix = self.matrix(layer)
         try:
-            rows = read_rows(matrix, start, stop)
+            return read_rows(matrix, start, stop)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise self._unreadable("Rows", start, stop, error) from error
-        if rows.nnz and not rows.data.all():
-            self.check_whole(start, stop)
-        return rows
-
-    def check_whole(self, start: int, stop: int) -> None:
-        """Raise OSError if chunks of the file are missing, which would be read as zeros."""
 
     def _unreadable(self, what: str, start: int, stop: int, error: Exception) -> OSError:
         return OSError(

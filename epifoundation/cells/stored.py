@@ -9,6 +9,7 @@ from typing import Any, override
 import mudata
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from .._validate import Data, missing_column
 from .groups import EXPECTED, check_encoding, open_group, read_element
@@ -134,7 +135,14 @@ class OnDisk(Source):
         return self._matrices[layer]
 
     @override
+    def read(self, start: int, stop: int, layer: str | None = None) -> sp.csr_matrix:
+        rows = super().read(start, stop, layer)
+        if rows.nnz and not rows.data.all():
+            self.check_whole(start, stop)
+        return rows
+
     def check_whole(self, start: int, stop: int) -> None:
+        """Raise OSError if chunks of the file are missing, which would be read as zeros."""
         for matrix in self._matrices.values():
             if not hasattr(matrix, "group"):
                 continue

@@ -14,7 +14,7 @@ from .._keys import Keys
 from .._version import __version__
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..pp._map_peaks import was_written_by
+from ..pp._map_peaks import recorded_mapping
 from .expression import scale_of
 from .reader import BlockReadout, LoadedBlock, Readout
 from .tally import Tally
@@ -53,14 +53,8 @@ class EmbeddingReadout(Readout):
             f"obsm/{keys.probabilities}",
             f"uns/{keys.annotation}",
         ]
-        mapped = dict(report.get("peaks", {})) if isinstance(report, Mapping) else {}
-        if not was_written_by(self.model, report) or mapped.get("vocabulary") != len(
-            self.model.peaks
-        ):
-            places += [
-                f"obsm/{keys.peaks}",
-                f"var/{keys.matched}",
-            ]  # of `pp.map_peaks` with another model
+        if not recorded_mapping(report, self.model):  # `pp.map_peaks` was run with another model
+            places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]
         of_model = dict(uns.get(keys.expression, {})).get("revision") == self.model.revision
         if self._predicts or not of_model:
             places += [

@@ -33,6 +33,12 @@ def was_written_by(model: EpiFoundation, report: Any) -> bool:
     return "revision" not in report or report["revision"] == model.revision
 
 
+def recorded_mapping(report: Any, model: EpiFoundation) -> dict[str, Any]:
+    """Report of the mapping onto the peaks of this model in an entry of ``uns``, or empty."""
+    found = dict(report.get("peaks", {})) if was_written_by(model, report) else {}
+    return found if found.get("vocabulary") == len(model.peaks) else {}
+
+
 def map_source(
     source: Source, model: EpiFoundation, mapping: PeakMapping | None, keys: Keys
 ) -> PeakMap:
@@ -44,11 +50,8 @@ def map_source(
         The builds differ, or the peaks reach too little of the model.
     """
     if mapping is None:
-        report = source.uns(keys.uns)
-        found = dict(report.get("peaks", {})) if was_written_by(model, report) else {}
-        options = found.get("options", {})
-        is_same = found.get("vocabulary") == len(model.peaks)
-        mapping = PeakMapping(**options if is_same else {})
+        recorded = recorded_mapping(source.uns(keys.uns), model)
+        mapping = PeakMapping(**recorded.get("options", {}))
     return mapping.map(model.peaks, source.var)
 
 
