@@ -49,6 +49,7 @@ package: $(VENV)/package
 	$(BIN)/python -m venv build/alone
 	sh scripts/install.sh build/alone dist/*.whl -c constraints.txt
 	cd build && alone/bin/python ../scripts/quickstart.py
+	rm -rf build/alone
 
 # Every method on every task: about an hour. docs/benchmarks.md is made of what it measures.
 bench: THREADS = 2
