@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .._validate import Data, missing_column
-from .groups import EXPECTED, check_encoding, open_group, read_element
+from .groups import EXPECTED, check_encoding, close, open_group, read_element
 from .matrix import row_reader
 from .source import Source
 from .zarr_csr import StoredCsr
@@ -43,7 +43,7 @@ class OnDisk(Source):
                 raise ValueError(msg)
             return cls(path, root, root["mod"][modality])
         except BaseException:
-            _close(root)
+            close(root)
             raise
 
     @cached_property
@@ -170,21 +170,9 @@ class OnDisk(Source):
             return None
         return OnDisk(self.path, self.root, self.root["mod"][modality])
 
-    @property
-    @override
-    def identity(self) -> dict[str, Any]:
-        file = self.path if self.path.is_file() else _newest(self.path)
-        status = file.stat()
-        return {
-            "path": str(self.path.resolve()),
-            "cells": self.n_obs,
-            "bytes": status.st_size,
-            "changed": status.st_mtime_ns,
-        }
-
     @override
     def close(self) -> None:
-        _close(self.root)
+        close(self.root)
 
 
 def read_hdf5(path: Path) -> Data:
@@ -199,11 +187,6 @@ def read_zarr(path: Path) -> Data:
     """Read a zarr store into memory."""
     open_group(path)
     return mudata.read_zarr(path)
-
-
-def _close(root: Any) -> None:
-    if hasattr(root, "close"):  # zarr stores need none
-        root.close()
 
 
 def _sliceable(element: Any) -> Any:
@@ -221,10 +204,3 @@ def _count_files(array: Any) -> tuple[int, int]:
         return array.nchunks, array.nchunks_initialized
     n_files = -(-array.shape[0] // array.shards[0])
     return n_files, array.nchunks_initialized // (array.shards[0] // array.chunks[0])
-
-
-def _newest(store: Path) -> Path:
-    """The newest metadata file of the root and the matrix: it is rewritten when they change."""
-    patterns = (".z*", "zarr.json", "X/.z*", "X/*/.z*", "X/zarr.json", "X/*/zarr.json")
-    files = [file for pattern in patterns for file in store.glob(pattern)]
-    return max(files, key=lambda file: file.stat().st_mtime_ns, default=store)
