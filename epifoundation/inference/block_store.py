@@ -210,11 +210,13 @@ class BlockStore:
     def delete_finished(folder: Path, run: dict[str, Any]) -> None:
         """Delete the folder of a run that is complete, if it was killed before it did so."""
         _delete_remains(folder)
-        with contextlib.suppress(FileNotFoundError):
+        lock = Path(f"{folder}.lock")
+        if not folder.exists() and not lock.exists():
+            return
+        with FileLock(lock), contextlib.suppress(FileNotFoundError):
             if json.loads((folder / RUN_FILE).read_text()) == json.loads(json.dumps(run)):
-                with FileLock(f"{folder}.lock"):
-                    _delete(folder)
-                Path(f"{folder}.lock").unlink(missing_ok=True)
+                _delete(folder)
+        lock.unlink(missing_ok=True)
 
     def check_room(self, n_more: int) -> None:
         """Raise OSError unless all blocks and `n_more` bytes fit on the disk: HDF5 would crash."""
