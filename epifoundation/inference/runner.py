@@ -30,6 +30,7 @@ from ..cells.tokens import ahead
 from ..peaks.options import PeakMapping
 from .block_store import BlockStore
 from .encode import threads
+from .paired import PairedRNA
 from .plan import Plan
 from .reader import BlockResults, LoadedBlock, Reader
 from .results import arrays_of
@@ -99,7 +100,7 @@ def _in_blocks(reader: Reader, plan: Plan, target: InFile | NewFile, *, overwrit
     with contextlib.closing(BlockStore(target.partial, fingerprint)) as store:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            _compute(reader, plan, store, target.genes)
+            _compute(reader, plan, store, target)
         show_again(caught)
         tally = store.finish(
             plan.n_blocks,
@@ -110,7 +111,7 @@ def _in_blocks(reader: Reader, plan: Plan, target: InFile | NewFile, *, overwrit
         plan.log()
 
 
-def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame | None) -> None:
+def _compute(reader: Reader, plan: Plan, store: BlockStore, target: InFile | NewFile) -> None:
     """Compute blocks that no process has claimed, until all are finished."""
     several = len(plan.places) > 1
     # A thread per block: no thread waits for another until the end, and the Python code of one
@@ -123,20 +124,21 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame 
         tqdm(
             total=int(plan.bounds[-1]), desc="Cells", unit=" cells", disable=not settings.progress
         ) as bar,
-        contextlib.closing(_read(reader, plan, store, genes)) as parts,
+        contextlib.closing(_read(reader, plan, store, target)) as parts,
         contextlib.closing(ahead(parts, N_PREFETCH)) as blocks,
         contextlib.closing(store),  # closed first, so that the reading thread does not wait
         ThreadPoolExecutor(1, thread_name_prefix="save") as saver,
         threads(n_workers, n_threads // n_workers) as submit,
     ):
 
-        def save(number: int, names: pd.Index, rna: AnnData | None, found: BlockResults) -> None:
+        def save(number: int, names: pd.Index, rna: PairedRNA | None, found: BlockResults) -> None:
             atac = AnnData(obs=pd.DataFrame(index=names))
+            layers = None if rna is None else rna.adata
             if several:
                 codes = np.full(len(names), plan.parts[number].source)
                 atac.obs[reader.keys.file] = pd.Categorical.from_codes(codes, plan.names)
-            reader.write(found, atac, rna)
-            store.save(number, arrays_of(atac, rna), found.tally)
+            reader.write(found, atac, layers)
+            store.save(number, arrays_of(atac, layers), found.tally)
             bar.update(len(names))
 
         def work(number: int, block: LoadedBlock) -> Future[None]:
@@ -155,7 +157,7 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame 
 
 
 def _read(
-    reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame | None
+    reader: Reader, plan: Plan, store: BlockStore, target: InFile | NewFile
 ) -> Generator[tuple[int, LoadedBlock], None, None]:
     """Claim one block after the other and read its cells; wait for those of other processes."""
     with contextlib.ExitStack() as stack:
@@ -180,7 +182,7 @@ def _read(
                     names = plan.prefixes[i] + source.names(start, stop)
                     cells = LoadedRows(source.read(start, stop), names, source.name)
                 block_batch = None if batch is None else batch.iloc[start:stop]
-                rna = None if genes is None else AnnData(obs=pd.DataFrame(index=names), var=genes)
+                rna = PairedRNA.of_block(names, target.genes, is_whole=target.is_whole)
                 yield number, LoadedBlock(cells, names, block_batch, rna, show=False)
             if not n_claimed and not store.all_taken(plan.n_blocks):
                 # Other processes are at work. The blocks of one that was killed become free

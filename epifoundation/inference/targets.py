@@ -22,6 +22,7 @@ from ..cells.stored import OnDisk
 from .block_store import BlockStore
 from .expression import rna_of
 from .grafts import GraftHDF5, GraftZarr
+from .paired import PairedRNA, find_rows, spread
 from .reader import BlockResults, Reader
 from .results import build_file, remove
 
@@ -35,7 +36,8 @@ class InObject:
         check_writable(data, get_atac(data, modality), copy=copy)
         self.data, self.modality, self.rna_modality = data, modality, rna_modality
         self.reader, self.copy = reader, copy
-        self.rna = rna_of(data, rna_modality)
+        rna_of(data, rna_modality)  # raises if the modality is missing
+        self.rna = PairedRNA.of(data, modality, rna_modality) if reader.genes else None
         self.result: Data | None = None
 
     def write(self, found: BlockResults, uns: dict[str, Any]) -> None:
@@ -73,6 +75,7 @@ class NewFile:
             msg = f"`output` must end in .zarr or .h5ad, got {str(path)!r}."
             raise ValueError(msg)
         self.partial = path.with_name(f"{path.name}.partial")
+        self.is_whole = True  # predictions of all cells are a layer
         genes = pd.Index(reader.genes, dtype=object)
         self.genes = pd.DataFrame(index=genes) if len(genes) else None
 
@@ -117,6 +120,8 @@ class InFile:
         self.path, self.reader = path, reader
         self.modality, self.rna_modality = modality, rna_modality
         self.partial = path.with_name(f"{path.name}.partial")
+        self.is_whole, self.n_rna = True, 0
+        self.rows: np.ndarray | None = None
         source = open_source(path, modality)
         try:
             if not isinstance(source, OnDisk):
@@ -127,25 +132,15 @@ class InFile:
             source.close()
 
     def _genes(self, source: OnDisk) -> pd.DataFrame | None:
-        """``var`` of an RNA modality of the same cells."""
+        """``var`` of the RNA, and its rows of the cells; None if no cell has RNA."""
         rna = source.other(self.rna_modality)
         if rna is None:
             return None
-        step = 2**16
-        starts = range(0, source.n_obs, step)
-        same = rna.n_obs == source.n_obs and all(
-            source.names(i, min(i + step, source.n_obs)).equals(
-                rna.names(i, min(i + step, rna.n_obs))
-            )
-            for i in starts
-        )
-        if not same:
-            msg = (
-                f"The modalities {self.modality!r} and {self.rna_modality!r} of {source.name} do "
-                "not contain the same cells in the same order: pass `output=`, a file of results, "
-                "or `expression=False` if the tool has it."
-            )
-            raise ValueError(msg)
+        self.rows, self.n_rna = find_rows(source, rna), rna.n_obs
+        if self.rows is not None:
+            self.is_whole = bool((self.rows >= 0).all())
+            if not (self.rows >= 0).any():
+                return None
         return rna.var
 
     def is_done(self, fingerprint: dict[str, Any]) -> bool:
@@ -185,7 +180,7 @@ class InFile:
         """Move the results from one file into another, each element whole."""
         from anndata.io import read_elem
 
-        results = open_group(built)
+        results = open_group(built, "r" if self.rows is None else "r+")
         root = open_group(file, "r+")
         is_mudata = "mod" in root
         place = f"mod/{self.modality}/" if is_mudata else ""
@@ -201,8 +196,11 @@ class InFile:
             for name in results[part]:
                 if (part, name) != ("obs", results["obs"].attrs["_index"]):
                     graft.move(f"{part}/{name}", f"{place}{part}/{name}")
-        for name in results["layers"]:
-            graft.move(f"layers/{name}", f"mod/{self.rna_modality}/layers/{name}")
+        for name in list(results["layers"]):
+            place = f"layers/{name}"
+            if self.rows is not None:
+                place = spread(results, name, self.rows, self.n_rna)
+            graft.move(place, f"mod/{self.rna_modality}/layers/{name}")
         graft.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -196,7 +196,7 @@ def finetune(
         "options": training.options(fitted_as),
     }
     if labels is not None:
-        summary["unlabelled_cells"] = int(labels.isna().sum())
+        summary["unlabelled_cells"] = int(cast("pd.Series", prepared.labels).isna().sum())
     if by_gradient:
         # Imported here, as Lightning takes seconds
         from ..paper.train import finetune_model
