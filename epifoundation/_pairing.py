@@ -43,7 +43,7 @@ def match_cells(
     consequence
         Last sentence of the message: what happens to the cells that are not in both.
     name
-        Name of the file, if they are in one.
+        Name of the data, such as a path.
     needed
         Raise ValueError if no cell is in both.
     """
@@ -62,7 +62,7 @@ def match_cells(
     rest = cells.names[rows < 0], others.names.difference(cells.names, sort=False)
     cure = _cure(cells, others, *rest)
     if cure or not n_both or 2 * n_both < smaller:
-        of = f" of {name}" if name else ""
+        of = "" if name in ("", "the data") else f" of {name}"
         msg = f"{n_both:,} cells are in both `{cells.code}` ({len(cells.names):,}) and "
         msg += f"`{others.code}` ({len(others.names):,}){of}."
         if smaller:

@@ -26,5 +26,4 @@ def rows_in(
     ):
         return None
     cells, others = (Names.of(each.names(0, each.n_obs), each.modality) for each in (source, rna))
-    name = "" if source.name == "the data" else source.name
-    return match_cells(cells, others, consequence, name=name, needed=needed)
+    return match_cells(cells, others, consequence, name=source.name, needed=needed)

@@ -89,7 +89,8 @@ def finetune(
         of low rank, or of a set encoder, can be saved as a small file, see
         :meth:`~epifoundation.EpiFoundation.save_adapter`.
     expression
-        Learn from the RNA of a MuData; False ignores it.
+        Learn from the RNA of a MuData, and from the cells that have it only. False ignores the RNA,
+        and all cells with ATAC are used.
     layer
         Layer of the RNA modality with the target; if None, ``X``.
     {modalities}
