@@ -10,6 +10,7 @@ import pandas as pd
 from ._renaming import advice, find_renaming
 from ._warn import warn
 
+ALL_CELLS = "mdata.obs.index"  # which follows the names of the modalities
 UNIQUE = (
     "before samples are combined, add the sample to the names in both modalities. "
     "`obs_names_make_unique()` numbers copies by their order, which may differ between modalities"
@@ -97,7 +98,8 @@ def check_axis(axis: int, name: str) -> None:
 
 def _cure(cells: Names, others: Names, rest: pd.Index, other_rest: pd.Index) -> str:
     """Sentence with the code after which most of the `rest` are in both, or an empty string."""
-    found = find_renaming(cells.names, others.names, rest, other_rest)
+    is_fixed = others.code == ALL_CELLS
+    found = find_renaming(cells.names, others.names, rest, other_rest, fixed=is_fixed)
     if found is None:
         return ""
     codes = zip((cells.code, others.code), found.codes, strict=True)

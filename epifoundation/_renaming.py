@@ -53,24 +53,27 @@ UNCHANGED = Change("", lambda names: names, 0)
 
 
 def find_renaming(
-    names: pd.Index, others: pd.Index, rest: pd.Index, other_rest: pd.Index
+    names: pd.Index, others: pd.Index, rest: pd.Index, other_rest: pd.Index, *, fixed: bool = False
 ) -> Renaming | None:
     """The simplest changes after which most of the `rest` agree; None if there are none.
 
     `rest` and `other_rest` are the names that are not in both `names` and `others`. After the
-    changes, names are unique and more of all agree than before.
+    changes, names are unique and more of all agree than before. If `fixed`, `names` are not
+    changed.
     """
     if min(len(rest), len(other_rest)) < 2:
         return None
     n_before = int(names.isin(others).sum())
-    is_swapped = len(rest) > len(other_rest)  # the fewer names are looked up among the more
+    few = [_sample(each, N_TRIED) for each in (rest, other_rest)]
+    changes = [_changes(few[0], _separators(few[1])), _changes(few[1], _separators(few[0]))]
+    if fixed:
+        changes = [[UNCHANGED], [*changes[1], *_additions(few[0], changes[1])]]
     pair, rests = [names, others], [rest, other_rest]
+    is_swapped = len(rest) > len(other_rest)  # the fewer names are looked up among the more
     if is_swapped:
-        pair, rests = pair[::-1], rests[::-1]
+        pair, rests, changes = pair[::-1], rests[::-1], changes[::-1]
     tried, known = _sample(rests[0], N_TRIED), _sample(rests[1], N_KNOWN)
     least = max(2, len(tried) / 2 * len(known) / len(rests[1]))
-    few = _sample(known, N_TRIED)
-    changes = _changes(tried, _separators(few)), _changes(few, _separators(tried))
     looked_up = [(i, set(change.apply(tried))) for i, change in enumerate(changes[0])]
     found = []
     for j, change in enumerate(changes[1]):
@@ -108,11 +111,8 @@ def _fraction_of_barcodes(names: pd.Index) -> float:
 
 def _changes(names: pd.Index, separators: str) -> list[Change]:
     """Changes of names to try; `separators` are those of the names to be matched."""
-    prefixes = [[n[: at.end()] for at in PREFIX_END.finditer(n)] for n in names]
-    suffixes = [[n[at.start() :] for at in SUFFIX_START.finditer(n)] for n in names]
-    of_all = _shared_prefix(names), _shared_prefix([n[::-1] for n in names])[::-1]
-    heads = [_remove("prefix", text) for text in _common(prefixes, of_all[0])]
-    tails = [_remove("suffix", text) for text in _common(suffixes, of_all[1])]
+    heads = [_remove("prefix", text) for text in _prefixes(names)]
+    tails = [_remove("suffix", text) for text in _suffixes(names)]
     heads = [UNCHANGED, *heads, _replace(r"^.*[#:_|/]", "")]
     tails = [UNCHANGED, *tails, _replace(r"-\d+$", ""), _replace(r"[#:_|/].*$", "")]
     found = [head.then(tail) for head, tail in product(heads, tails)]
@@ -124,6 +124,18 @@ def _changes(names: pd.Index, separators: str) -> list[Change]:
     found.append(Change(".str.strip()", lambda n: n.str.strip()))
     flipped = Change(REVERSE_COMPLEMENT, _reverse_complement)
     return [*found, *(flipped.then(tail) for tail in tails)]
+
+
+def _additions(names: pd.Index, changes: list[Change]) -> list[Change]:
+    """Changes, after which a prefix or suffix of `names` is added."""
+    after = [Change(f" + {text!r}", lambda n, text=text: n + text) for text in _suffixes(names)]
+    before = [_prepend(text) for text in _prefixes(names)]
+    return [change.then(each) for change, each in product(changes, [*before, *after])]
+
+
+def _prepend(text: str) -> Change:
+    code = f'.str.replace(r"^", {text!r}, regex=True)'
+    return Change(code, lambda names: text + names)
 
 
 def _remove(part: str, text: str) -> Change:
@@ -141,6 +153,16 @@ def _reverse_complement(names: pd.Index) -> pd.Index:
         return match[0][::-1].translate(COMPLEMENT)
 
     return names.str.replace("[ACGT]{10,}", flip, regex=True)
+
+
+def _prefixes(names: pd.Index) -> list[str]:
+    parts = [[n[: at.end()] for at in PREFIX_END.finditer(n)] for n in names]
+    return _common(parts, _shared_prefix(names))
+
+
+def _suffixes(names: pd.Index) -> list[str]:
+    parts = [[n[at.start() :] for at in SUFFIX_START.finditer(n)] for n in names]
+    return _common(parts, _shared_prefix([n[::-1] for n in names])[::-1])
 
 
 def _common(parts: list[list[str]], of_all: str) -> list[str]:

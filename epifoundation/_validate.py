@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from ._pairing import UNIQUE, Names, check_axis, reindexed
+from ._pairing import ALL_CELLS, UNIQUE, Names, check_axis, reindexed
 
 Data: TypeAlias = AnnData | MuData
 RNG: TypeAlias = int | np.random.Generator | None
@@ -116,7 +116,7 @@ def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = 
     if key in atac.obs.columns:
         return atac.obs[key]
     if data is not atac and key in data.obs.columns:
-        return reindexed(data.obs[key], "mdata.obs.index", cells, name=name)
+        return reindexed(data.obs[key], ALL_CELLS, cells, name=name)
     columns = [*atac.obs.columns, *([] if data is atac else data.obs.columns)]
     others = {each: adata.obs.columns for each, adata in modalities.items() if adata is not atac}
     raise missing_column(key, option, columns, others, name)

@@ -53,6 +53,10 @@ class Source:
         """The column `key` of ``obs``, by row."""
         raise NotImplementedError
 
+    def has_column(self, key: str) -> bool:
+        """Whether ``obs`` of this modality has the column `key`."""
+        raise NotImplementedError
+
     def matrix(self, layer: str | None) -> Any:
         """``X`` or a layer, for :func:`.matrix.read_rows`."""
         raise NotImplementedError
@@ -130,6 +134,10 @@ class InMemory(Source):
     def column(self, key: str, option: str) -> pd.Series:
         values = obs_column(self.data, self.adata, key, option, name=self.name)
         return values.reset_index(drop=True)
+
+    @override
+    def has_column(self, key: str) -> bool:
+        return key in self.adata.obs.columns
 
     @override
     def matrix(self, layer: str | None) -> Any:

@@ -81,7 +81,7 @@ def expression(
     true = _measured(data, measured, layer, rna_modality, scale, predicted.columns)
     names = list(true.columns)
     if not names:
-        msg = "Predicted and measured expression have no gene in common; at least one is needed."
+        msg = "Predicted and measured expression have 0 genes in common; at least one is needed."
         raise ValueError(msg)
     rows = match_cells(
         Names.of(predicted.index, modality),

@@ -89,7 +89,7 @@ def embed(
       ``uns["epifoundation_files"]``, a DataFrame with the peak mapping of each; in an `output` file
       ``uns["epifoundation_run"]``, which identifies the call.
 
-    Into the RNA modality, if it has some of the cells, matched by name: ``layers["epifoundation"]``,
+    Into the RNA modality, if it has some of the cells (by name): ``layers["epifoundation"]``,
     predicted expression, NaN for genes that the model does not know and for cells without ATAC. For
     a model trained on counts it is ``log1p`` of counts per 10,000;
     ``uns["epifoundation"]["expression_scale"]`` has the unit.

@@ -118,9 +118,9 @@ def pretrain(
     Raises
     ------
     ValueError
-        Unknown modality, layer or column; no cell with both ATAC and RNA; peak names that are not intervals;
-        negative, NaN or infinite values; too few cells; options of `training` or `config` that do
-        not apply to the encoder.
+        Unknown modality, layer or column; no cell with both ATAC and RNA; peak names that are not
+        intervals; negative, NaN or infinite values; too few cells; options of `training` or
+        `config` that do not apply to the encoder.
     FileExistsError
         `checkpoint` is not empty.
     KeyboardInterrupt

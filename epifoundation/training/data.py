@@ -20,7 +20,7 @@ from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from .label_head import check_labels
 from .rows import Piece, Rows, as_float
 from .split import split_cells
-from .vocabularies import common_genes, find_peaks, gene_chromosomes, pair_cells
+from .vocabularies import check_same_batches, common_genes, find_peaks, gene_chromosomes, pair_cells
 
 
 @dataclass
@@ -139,6 +139,8 @@ def prepare(
             rows = None
             if objective != "peaks":
                 pair = pair_cells(source, keys.rna_modality, objective, keys.layer)
+                if keys.batch_key is not None:
+                    check_same_batches(source, keys.rna_modality, keys.batch_key, pair)
                 rows = pair.atac
                 tables.append(pair.var)
                 in_rna.append(pair.rna)

@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from .._pairing import UNIQUE
 from .._validate import check_unique
 from .._warn import naming, warn
 from ..cells.formats import opened
@@ -102,6 +103,24 @@ def pair_cells(source: Source, rna_modality: str, objective: str, layer: str | N
         msg += f"and {n_unused:,} of the {rna.n_obs:,} with RNA no ATAC. {advice}"
         warn(msg)
     return PairedCells(rna.var, np.flatnonzero(has_rna) if n_lost else None, in_rna[has_rna])
+
+
+def check_same_batches(source: Source, rna_modality: str, key: str, pair: PairedCells) -> None:
+    """Warn if cells have another batch in the RNA than in the ATAC, so that names may mislead."""
+    rna = source.other(rna_modality)
+    if rna is None or not rna.has_column(key):
+        return
+    one, other = source.column(key, "batch_key"), rna.column(key, "batch_key")
+    one = one if pair.atac is None else one.iloc[pair.atac]
+    other = other if pair.rna is None else other.iloc[pair.rna]
+    a, b = (each.astype(str).where(each.notna()).to_numpy() for each in (one, other))
+    differs = (a != b) & one.notna().to_numpy() & other.notna().to_numpy()
+    if differs.any():
+        i = int(np.flatnonzero(differs)[0])
+        msg = f"{int(differs.sum()):,} of {len(a):,} cells of {source.name} have another "
+        msg += f"`batch_key={key!r}` in the RNA ({b[i]!r}) than with ATAC ({a[i]!r}): cells of the "
+        msg += f"same name may be different cells. If so, {UNIQUE}."
+        warn(msg)
 
 
 def common_genes(

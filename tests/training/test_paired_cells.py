@@ -118,3 +118,13 @@ def test_names_that_do_not_agree_are_explained(simulated, model, kind, tmp_path)
     ):
         with pytest.raises(ValueError, match=cure):
             tool(place, **options)
+
+
+@pytest.mark.parametrize("kind", ["memory", "h5mu"])
+def test_pairs_of_different_batches_are_noticed(simulated, kind, tmp_path):
+    """Such as names that `obs_names_make_unique` numbered in either modality by itself."""
+    data = simulated.copy()
+    data["rna"].obs_names = data["rna"].obs_names[::-1]
+    place = data if kind == "memory" else saved(data, tmp_path / "a.h5mu")
+    with pytest.warns(UserWarning, match=r"cells of .* have another `batch_key='batch'`"):
+        ep.tl.pretrain(place, batch_key="batch", **OPTIONS)
