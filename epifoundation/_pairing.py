@@ -18,20 +18,20 @@ UNIQUE = (
 
 
 @dataclass(frozen=True)
-class Names:
+class CellNames:
     """Names of cells, and the Python code of the attribute that has them."""
 
     names: pd.Index
     code: str
 
     @classmethod
-    def of(cls, names: pd.Index, modality: str) -> Names:
+    def of(cls, names: pd.Index, modality: str) -> CellNames:
         """Names of the cells of a modality."""
         return cls(names, f'mdata["{modality}"].obs_names')
 
 
 def match_cells(
-    cells: Names, others: Names, consequence: str, *, name: str = "", needed: bool = False
+    cells: CellNames, others: CellNames, consequence: str, *, name: str = "", needed: bool = False
 ) -> np.ndarray:
     """Row in `others` of each of `cells`, -1 for those that are not in it.
 
@@ -76,13 +76,13 @@ def match_cells(
     return rows
 
 
-def reindexed(column: pd.Series, table: str, cells: Names, *, name: str = "") -> pd.Series:
+def reindexed(column: pd.Series, table: str, cells: CellNames, *, name: str = "") -> pd.Series:
     """A column of another table, whose names have the code `table`, in the order of the cells.
 
     Cells that are not in the table are NaN. Arguments and messages as :func:`match_cells`.
     """
     consequence = f"The other cells have no value of {column.name!r}."
-    names = Names(column.index, table)
+    names = CellNames(column.index, table)
     rows = match_cells(cells, names, consequence, name=name, needed=True)
     return column if np.array_equal(rows, np.arange(len(column))) else column.reindex(cells.names)
 
@@ -96,13 +96,14 @@ def check_axis(axis: int, name: str) -> None:
         raise ValueError(msg)
 
 
-def _cure(cells: Names, others: Names, rest: pd.Index, other_rest: pd.Index) -> str:
+def _cure(cells: CellNames, others: CellNames, rest: pd.Index, other_rest: pd.Index) -> str:
     """Sentence with the code after which most of the `rest` are in both, or an empty string."""
     is_fixed = others.code == ALL_CELLS
     found = find_renaming(cells.names, others.names, rest, other_rest, fixed=is_fixed)
     if found is None:
         return ""
-    codes = zip((cells.code, others.code), found.codes, strict=True)
-    lines = [f"{code} = {code}{change}" for code, change in codes if change]
-    lines += ["mdata.update()"] * any(line.startswith("mdata") for line in lines)
+    lines = []
+    for code, change in zip((cells.code, others.code), found.codes, strict=True):
+        lines += [f"{code} = {code}{change}"] if change else []
+        lines += ["mdata.update()"] if change and code.startswith("mdata") else []
     return f"{found.n_both:,} are in both after `{'; '.join(lines)}`."

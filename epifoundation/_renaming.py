@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, product
 from typing import NamedTuple
@@ -63,33 +63,48 @@ def find_renaming(
     """
     if min(len(rest), len(other_rest)) < 2:
         return None
-    n_before = int(names.isin(others).sum())
-    few = [_sample(each, N_TRIED) for each in (rest, other_rest)]
-    changes = [_changes(few[0], _separators(few[1])), _changes(few[1], _separators(few[0]))]
+    few, more = (_sample(each, N_TRIED) for each in (rest, other_rest))
+    one, other = _changes(few, _separators(more)), _changes(more, _separators(few))
+    same = [UNCHANGED]
+    # Both are changed only if need be, as a MuData then loses the columns of its `obs`
+    tries = [(one, same), (same, other), ([*_additions(one, more)], same), (one, other)]
     if fixed:
-        changes = [[UNCHANGED], [*changes[1], *_additions(few[0], changes[1])]]
-    pair, rests = [names, others], [rest, other_rest]
-    is_swapped = len(rest) > len(other_rest)  # the fewer names are looked up among the more
-    if is_swapped:
-        pair, rests, changes = pair[::-1], rests[::-1], changes[::-1]
-    tried, known = _sample(rests[0], N_TRIED), _sample(rests[1], N_KNOWN)
-    least = max(2, len(tried) / 2 * len(known) / len(rests[1]))
-    looked_up = [(i, set(change.apply(tried))) for i, change in enumerate(changes[0])]
-    found = []
-    for j, change in enumerate(changes[1]):
+        tries = [(same, other), (same, [*_additions(other, few)])]
+    for changes in tries:
+        if found := _best(names, others, rest, other_rest, *changes):
+            return found
+    return None
+
+
+def _best(
+    names: pd.Index,
+    others: pd.Index,
+    rest: pd.Index,
+    other_rest: pd.Index,
+    changes: list[Change],
+    other_changes: list[Change],
+) -> Renaming | None:
+    """The changes after which most agree, the simplest of equal ones."""
+    if len(rest) > len(other_rest):  # the fewer names are looked up among the more
+        found = _best(others, names, other_rest, rest, other_changes, changes)
+        return None if found is None else Renaming(found.codes[::-1], found.n_both)
+    tried, known = _sample(rest, N_TRIED), _sample(other_rest, N_KNOWN)
+    least = max(2, len(tried) / 2 * len(known) / len(other_rest))
+    looked_up = [(i, set(change.apply(tried))) for i, change in enumerate(changes)]
+    candidates = []
+    for j, change in enumerate(other_changes):
         table = set(change.apply(known))
         for i, values in looked_up:
             n_hits = len(table & values)
             if n_hits >= least:
-                found.append((-n_hits, changes[0][i].n_steps + change.n_steps, i, j))
-    for _, _, i, j in sorted(found)[:N_CHECKED]:
-        chosen = changes[0][i], changes[1][j]
-        one, other = (change.apply(all_) for change, all_ in zip(chosen, pair, strict=True))
+                candidates.append((-n_hits, changes[i].n_steps + change.n_steps, i, j))
+    n_before = int(names.isin(others).sum())
+    for _, _, i, j in sorted(candidates)[:N_CHECKED]:
+        one, other = changes[i].apply(names), other_changes[j].apply(others)
         if one.is_unique and other.is_unique:
             n_both = int(one.isin(other).sum())
             if n_both > n_before:
-                codes = chosen[0].code, chosen[1].code
-                return Renaming(codes[::-1] if is_swapped else codes, n_both)
+                return Renaming((changes[i].code, other_changes[j].code), n_both)
     return None
 
 
@@ -126,11 +141,13 @@ def _changes(names: pd.Index, separators: str) -> list[Change]:
     return [*found, *(flipped.then(tail) for tail in tails)]
 
 
-def _additions(names: pd.Index, changes: list[Change]) -> list[Change]:
-    """Changes, after which a prefix or suffix of `names` is added."""
-    after = [Change(f" + {text!r}", lambda n, text=text: n + text) for text in _suffixes(names)]
-    before = [_prepend(text) for text in _prefixes(names)]
-    return [change.then(each) for change, each in product(changes, [*before, *after])]
+def _additions(changes: list[Change], others: pd.Index) -> Iterator[Change]:
+    """Changes after which a prefix or suffix of other names is added, or both."""
+    after = [Change(f" + {text!r}", lambda n, text=text: n + text) for text in _suffixes(others)]
+    before = [_prepend(text) for text in _prefixes(others)]
+    for change, head, tail in product(changes, [UNCHANGED, *before], [UNCHANGED, *after]):
+        if head.code or tail.code:
+            yield change.then(head).then(tail)
 
 
 def _prepend(text: str) -> Change:

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from ._pairing import ALL_CELLS, UNIQUE, Names, check_axis, reindexed
+from ._pairing import ALL_CELLS, UNIQUE, CellNames, check_axis, reindexed
 
 Data: TypeAlias = AnnData | MuData
 RNG: TypeAlias = int | np.random.Generator | None
@@ -107,11 +107,11 @@ def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = 
     modalities = data.mod if isinstance(data, MuData) else {}
     modality, _, column = key.partition(":")
     own = next((each for each, adata in modalities.items() if adata is atac), "atac")
-    cells = Names.of(atac.obs_names, own)
+    cells = CellNames.of(atac.obs_names, own)
     if modality in modalities and column in modalities[modality].obs.columns:
         if modality != own:
             check_axis(data.axis, name or "the data")
-        table = Names.of(modalities[modality].obs_names, modality)
+        table = CellNames.of(modalities[modality].obs_names, modality)
         return reindexed(modalities[modality].obs[column], table.code, cells, name=name)
     if key in atac.obs.columns:
         return atac.obs[key]

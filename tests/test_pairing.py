@@ -11,7 +11,7 @@ from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epifoundation._pairing import Names, match_cells, reindexed
+from epifoundation._pairing import CellNames, match_cells, reindexed
 
 RNG = np.random.default_rng(0)
 BARCODES = ["".join(RNG.choice(list("ACGT"), 16)) for _ in range(60)]
@@ -20,7 +20,7 @@ COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
 def match(atac, rna, **options):
-    sides = Names.of(pd.Index(atac), "atac"), Names.of(pd.Index(rna), "rna")
+    sides = CellNames.of(pd.Index(atac), "atac"), CellNames.of(pd.Index(rna), "rna")
     return match_cells(*sides, "What follows.", **options)
 
 
@@ -108,8 +108,8 @@ def test_no_change_is_invented():
 
 
 def test_samples_whose_barcodes_repeat_are_not_advised_to_drop_the_sample():
-    atac = [f"s{i}_{barcode}" for i in range(2) for barcode in BARCODES]
-    rna = [f"t{i}_{barcode}" for i in range(2) for barcode in BARCODES]
+    atac = [f"{sample}_{barcode}" for sample in ("d1", "f2") for barcode in BARCODES]
+    rna = [f"{sample}_{barcode}" for sample in ("k3", "m4") for barcode in BARCODES]
     with pytest.warns(UserWarning, match="0 cells are in both") as caught:
         match(atac, rna)
     assert "are in both after" not in str(caught[0].message)
@@ -123,9 +123,26 @@ def test_names_that_repeat_are_refused_unless_both_are_the_same():
             match(atac, rna)
 
 
+@pytest.mark.parametrize(
+    ("form", "old"), [("{b}-1", "{b}"), ("{b}", "s#{b}-1"), ("{b}-1", "{b}-2")]
+)
+def test_names_that_are_out_of_date_in_obs(form, old):
+    """Modalities were renamed without `update()`, so `mdata.obs` has the old names."""
+    mdata = mudata.MuData({each: empty(named(form)) for each in ("atac", "rna")})
+    mdata.obs = pd.DataFrame({"kind": named("{b}")}, index=named(old))
+    cells = CellNames.of(mdata["atac"].obs_names, "atac")
+    with pytest.raises(ValueError, match="0 cells are in both") as caught:
+        reindexed(mdata.obs["kind"], "mdata.obs.index", cells)
+    code = re.search(r"60 are in both after `(.*)`\.", str(caught.value))[1]
+    exec(code, {"mdata": mdata})  # noqa: S102
+    found = reindexed(mdata.obs["kind"], "mdata.obs.index", cells)
+    assert list(found) == named("{b}")
+    assert (match(mdata["atac"].obs_names, mdata["rna"].obs_names) >= 0).all()
+
+
 def test_columns_follow_the_names():
     column = pd.Series(["B", "T", "NK"], index=["b", "t", "n"], name="kind")
-    cells = Names.of(pd.Index(["n", "x", "b"]), "atac")
+    cells = CellNames.of(pd.Index(["n", "x", "b"]), "atac")
     assert list(reindexed(column, "mdata.obs.index", cells).fillna("")) == ["NK", "", "B"]
     with pytest.raises(ValueError, match="in both .*no value of 'kind'"):
-        reindexed(column, "mdata.obs.index", Names.of(pd.Index(["x", "y"]), "atac"))
+        reindexed(column, "mdata.obs.index", CellNames.of(pd.Index(["x", "y"]), "atac"))

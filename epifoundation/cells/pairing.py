@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._pairing import Names, check_axis, match_cells
+from .._pairing import CellNames, check_axis, match_cells
 from .source import Source
 
 CELLS_PER_READ = 2**16
@@ -25,5 +25,7 @@ def rows_in(
         for i in range(0, n_cells, step)
     ):
         return None
-    cells, others = (Names.of(each.names(0, each.n_obs), each.modality) for each in (source, rna))
+    cells, others = (
+        CellNames.of(each.names(0, each.n_obs), each.modality) for each in (source, rna)
+    )
     return match_cells(cells, others, consequence, name=source.name, needed=needed)

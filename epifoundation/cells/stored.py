@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .._pairing import ALL_CELLS, Names, check_axis, reindexed
+from .._pairing import ALL_CELLS, CellNames, check_axis, reindexed
 from .._validate import Data, missing_column
 from .groups import EXPECTED, check_encoding, open_group, read_element
 from .matrix import row_reader
@@ -120,10 +120,10 @@ class OnDisk(Source):
         return ValueError(f"{msg} Read it into an AnnData and pass that.")
 
     def _reindexed(self, table: Any, key: str, names_code: str) -> pd.Series:
-        """A column of another ``obs`` in the order of these cells; the code as in `Names`."""
+        """A column of another ``obs`` in the order of these cells; the code as in `CellNames`."""
         names = pd.Index(self._element(table, table.attrs["_index"]), dtype=object)
         values = pd.Series(self._element(table, key), index=names, name=key)
-        cells = Names.of(self.names(0, self.n_obs), self.modality)
+        cells = CellNames.of(self.names(0, self.n_obs), self.modality)
         return reindexed(values, names_code, cells, name=self.name).reset_index(drop=True)
 
     @override

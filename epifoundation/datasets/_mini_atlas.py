@@ -11,7 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._hub import fetch
-from .._pairing import Names, match_cells
+from .._pairing import CellNames, match_cells
 
 REPOSITORY = "UCSC-VLAA/MiniAtlas"
 CORPUS_NAMES = ("full", "mini", "all")  # "tissue" in the names of files with the whole corpus
@@ -156,7 +156,7 @@ def _pair(paths: list[str], tissue: str | None, split: str | None) -> tuple[str,
 
 def _check_paired(atac: AnnData, rna: AnnData) -> None:
     """Raise ValueError unless both files have the same cells."""
-    sides = Names(atac.obs_names, "atac.obs_names"), Names(rna.obs_names, "rna.obs_names")
+    sides = CellNames(atac.obs_names, "atac.obs_names"), CellNames(rna.obs_names, "rna.obs_names")
     rows = match_cells(*sides, "Download the files again.", needed=True)
     if atac.n_obs != rna.n_obs or (rows < 0).any():
         msg = f"The files are not paired: {atac.n_obs:,} cells with ATAC, {rna.n_obs:,} with RNA, "

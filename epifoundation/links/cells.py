@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 
 from .._memory import in_memory
-from .._pairing import Names, check_axis, match_cells
+from .._pairing import CellNames, check_axis, match_cells
 from .._validate import get_matrix
 from .._warn import warn
 from ..cells.rows import LoadedRows
@@ -131,8 +131,8 @@ def gather_cells(
             total = np.asarray(counts[:, found[found >= 0]].sum(axis=1), np.float64).ravel()
             check_axis(source.axis, source.name)
             row = match_cells(
-                Names.of(names, source.modality),
-                Names.of(rna.obs_names, rna_modality),
+                CellNames.of(names, source.modality),
+                CellNames.of(rna.obs_names, rna_modality),
                 "Measured expression is used for cells that are in both only.",
             )
             has_rna = row >= 0

@@ -14,7 +14,7 @@ from mudata import MuData
 from .._docs import documented
 from .._keys import Keys
 from .._memory import in_memory
-from .._pairing import Names, check_axis, match_cells
+from .._pairing import CellNames, check_axis, match_cells
 from .._validate import Data, get_atac, get_matrix, get_modality, obs_column
 
 TOTAL = 1e4  # normalized counts per cell
@@ -84,10 +84,10 @@ def expression(
         msg = "Predicted and measured expression have 0 genes in common; at least one is needed."
         raise ValueError(msg)
     rows = match_cells(
-        Names.of(predicted.index, modality),
-        Names.of(true.index, rna_modality)
+        CellNames.of(predicted.index, modality),
+        CellNames.of(true.index, rna_modality)
         if measured is None
-        else Names(true.index, "measured.obs_names"),
+        else CellNames(true.index, "measured.obs_names"),
         "Only cells that are in both are compared.",
         needed=True,
     )

@@ -106,7 +106,7 @@ def pair_cells(source: Source, rna_modality: str, objective: str, layer: str | N
 
 
 def check_same_batches(source: Source, rna_modality: str, key: str, pair: PairedCells) -> None:
-    """Warn if cells have another batch in the RNA than in the ATAC, so that names may mislead."""
+    """Warn if cells have another batch in the RNA than in the ATAC, of the same batches."""
     rna = source.other(rna_modality)
     if rna is None or not rna.has_column(key):
         return
@@ -115,7 +115,7 @@ def check_same_batches(source: Source, rna_modality: str, key: str, pair: Paired
     other = other if pair.rna is None else other.iloc[pair.rna]
     a, b = (each.astype(str).where(each.notna()).to_numpy() for each in (one, other))
     differs = (a != b) & one.notna().to_numpy() & other.notna().to_numpy()
-    if differs.any():
+    if differs.any() and set(one.dropna().astype(str)) == set(other.dropna().astype(str)):
         i = int(np.flatnonzero(differs)[0])
         msg = f"{int(differs.sum()):,} of {len(a):,} cells of {source.name} have another "
         msg += f"`batch_key={key!r}` in the RNA ({b[i]!r}) than with ATAC ({a[i]!r}): cells of the "

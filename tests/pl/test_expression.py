@@ -72,10 +72,11 @@ def test_cells_are_matched_by_name_and_those_with_one_modality_left_out(mdata, m
     )
     assert [ax.get_title() for ax in found] == [ax.get_title() for ax in expected]
     plt.close("all")
-    far = met["rna"].copy()
+    atac, far = met["atac"].copy(), met["rna"].copy()
+    ep.tl.predict_expression(atac, model)
     far.obs_names = far.obs_names + "-1"
     cure = (
         r"0 cells are in both.*`measured.obs_names = measured.obs_names.str.removesuffix\('-1'\)`"
     )
     with pytest.raises(ValueError, match=cure):
-        ep.pl.expression(met["atac"], groupby="cell_type", measured=far)
+        ep.pl.expression(atac, groupby="cell_type", measured=far)
