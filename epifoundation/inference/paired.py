@@ -46,7 +46,7 @@ class PairedRNA(NamedTuple):
         if rows is None:
             return cls(rna, np.arange(source.n_obs), is_whole=True)
         has_rna = rows >= 0
-        return cls(rna, rows, bool(has_rna.all())) if has_rna.any() else None
+        return cls(rna, rows, bool(has_rna.all())) if has_rna.any() or not len(rows) else None
 
     @classmethod
     def of_block(

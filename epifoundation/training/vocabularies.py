@@ -98,7 +98,7 @@ def pair_cells(source: Source, rna_modality: str, objective: str, layer: str | N
         return PairedCells(rna.var, None, None)
     has_rna = in_rna >= 0
     n_lost, n_unused = int((~has_rna).sum()), rna.n_obs - int(has_rna.sum())
-    if n_lost or n_unused:
+    if source.n_obs and (n_lost or n_unused):
         msg = f"{n_lost:,} of the {source.n_obs:,} cells with ATAC of {source.name} have no RNA, "
         msg += f"and {n_unused:,} of the {rna.n_obs:,} with RNA no ATAC. {advice}"
         warn(msg)
@@ -111,11 +111,13 @@ def check_same_batches(source: Source, rna_modality: str, key: str, pair: Paired
     if rna is None or not rna.has_column(key):
         return
     one, other = source.column(key, "batch_key"), rna.column(key, "batch_key")
+    if set(one.dropna().astype(str)) != set(other.dropna().astype(str)):
+        return  # columns of other meaning
     one = one if pair.atac is None else one.iloc[pair.atac]
     other = other if pair.rna is None else other.iloc[pair.rna]
     a, b = (each.astype(str).where(each.notna()).to_numpy() for each in (one, other))
     differs = (a != b) & one.notna().to_numpy() & other.notna().to_numpy()
-    if differs.any() and set(one.dropna().astype(str)) == set(other.dropna().astype(str)):
+    if differs.any():
         i = int(np.flatnonzero(differs)[0])
         msg = f"{int(differs.sum()):,} of {len(a):,} cells of {source.name} have another "
         msg += f"`batch_key={key!r}` in the RNA ({b[i]!r}) than with ATAC ({a[i]!r}): cells of the "

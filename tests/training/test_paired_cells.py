@@ -2,6 +2,7 @@
 
 import warnings
 
+import anndata
 import mudata
 import numpy as np
 import pytest
@@ -120,11 +121,22 @@ def test_names_that_do_not_agree_are_explained(simulated, model, kind, tmp_path)
             tool(place, **options)
 
 
+@pytest.mark.filterwarnings("ignore:.*unique:UserWarning", "ignore:.*have no RNA:UserWarning")
 @pytest.mark.parametrize("kind", ["memory", "h5mu"])
 def test_pairs_of_different_batches_are_noticed(simulated, kind, tmp_path):
-    """Such as names that `obs_names_make_unique` numbered in either modality by itself."""
-    data = simulated.copy()
-    data["rna"].obs_names = data["rna"].obs_names[::-1]
+    """Barcodes of two samples that repeat, numbered by `obs_names_make_unique` in the RNA only."""
+    data = {}
+    for name, rows in {
+        "rna": [range(300), range(100)],
+        "atac": [range(100, 300), range(100)],
+    }.items():
+        parts = [simulated[name][list(each)].copy() for each in rows]
+        for batch, part in enumerate(parts):
+            part.obs["batch"] = str(batch)
+        data[name] = anndata.concat(parts)
+        data[name].var = simulated[name].var
+        data[name].obs_names_make_unique()
+    data = mudata.MuData(data)
     place = data if kind == "memory" else saved(data, tmp_path / "a.h5mu")
     with pytest.warns(UserWarning, match=r"cells of .* have another `batch_key='batch'`"):
         ep.tl.pretrain(place, batch_key="batch", **OPTIONS)
