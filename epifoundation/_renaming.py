@@ -89,14 +89,14 @@ def _best(
         found = _best(others, names, other_rest, rest, other_changes, changes)
         return None if found is None else Renaming(found.codes[::-1], found.n_both)
     tried, known = _sample(rest, N_TRIED), _sample(other_rest, N_KNOWN)
-    least = max(2, len(tried) / 2 * len(known) / len(other_rest))
+    least = max(1, len(tried) / 2 * len(known) / len(other_rest))
     looked_up = [(i, set(change.apply(tried))) for i, change in enumerate(changes)]
     candidates = []
     for j, change in enumerate(other_changes):
         table = set(change.apply(known))
         for i, values in looked_up:
             n_hits = len(table & values)
-            if n_hits >= least:
+            if n_hits > least:
                 candidates.append((-n_hits, changes[i].n_steps + change.n_steps, i, j))
     n_before = int(names.isin(others).sum())
     for _, _, i, j in sorted(candidates)[:N_CHECKED]:
