@@ -40,6 +40,12 @@ def open_group(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
     return _open_zarr(path, mode) if path.is_dir() else _open_hdf5(path, mode)
 
 
+def close(root: Any) -> None:
+    """Close an HDF5 file; zarr stores need not be closed."""
+    if hasattr(root, "close"):
+        root.close()
+
+
 def read_element(parent: Any, key: str, name: str) -> Any:
     """Read an element of an open file with anndata; `name` is the file's name, for errors."""
     from anndata.io import read_elem

@@ -69,11 +69,6 @@ class Source:
         """Another modality of the same MuData, or None."""
         raise NotImplementedError
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Identifies the data, so that an interrupted run can be resumed on the same cells."""
-        raise NotImplementedError
-
     def read(self, start: int, stop: int, layer: str | None = None) -> sp.csr_matrix:
         """Rows as CSR with the stored values."""
         matrix = self.matrix(layer)
@@ -154,12 +149,6 @@ class InMemory(Source):
         if not isinstance(self.data, MuData) or modality not in self.data.mod:
             return None
         return InMemory(self.data, modality, self.name)
-
-    @property
-    @override
-    def identity(self) -> dict[str, Any]:
-        names = int(hash_names(self.adata.obs_names).sum(dtype=np.uint64))
-        return {"cells": self.n_obs, "names": names}
 
 
 def as_sources(data: Any) -> dict[str, Located]:

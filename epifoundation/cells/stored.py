@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from .._pairing import ALL_CELLS, CellNames, check_axis, reindexed
 from .._validate import Data, missing_column
-from .groups import EXPECTED, check_encoding, open_group, read_element
+from .groups import EXPECTED, check_encoding, close, open_group, read_element
 from .matrix import row_reader
 from .source import Source
 from .zarr_csr import StoredCsr
@@ -46,7 +46,7 @@ class OnDisk(Source):
                 raise ValueError(msg)
             return cls(path, root, root["mod"][modality])
         except BaseException:
-            _close(root)
+            close(root)
             raise
 
     @cached_property
@@ -182,21 +182,9 @@ class OnDisk(Source):
             return None
         return OnDisk(self.path, self.root, self.root["mod"][modality])
 
-    @property
-    @override
-    def identity(self) -> dict[str, Any]:
-        file = self.path if self.path.is_file() else _newest(self.path)
-        status = file.stat()
-        return {
-            "path": str(self.path.resolve()),
-            "cells": self.n_obs,
-            "bytes": status.st_size,
-            "changed": status.st_mtime_ns,
-        }
-
     @override
     def close(self) -> None:
-        _close(self.root)
+        close(self.root)
 
 
 def read_hdf5(path: Path) -> Data:
@@ -211,11 +199,6 @@ def read_zarr(path: Path) -> Data:
     """Read a zarr store into memory."""
     open_group(path)
     return mudata.read_zarr(path)
-
-
-def _close(root: Any) -> None:
-    if hasattr(root, "close"):  # zarr stores need none
-        root.close()
 
 
 def _sliceable(element: Any) -> Any:
@@ -233,10 +216,3 @@ def _count_files(array: Any) -> tuple[int, int]:
         return array.nchunks, array.nchunks_initialized
     n_files = -(-array.shape[0] // array.shards[0])
     return n_files, array.nchunks_initialized // (array.shards[0] // array.chunks[0])
-
-
-def _newest(store: Path) -> Path:
-    """The newest metadata file of the root and the matrix: it is rewritten when they change."""
-    patterns = (".z*", "zarr.json", "X/.z*", "X/*/.z*", "X/zarr.json", "X/*/zarr.json")
-    files = [file for pattern in patterns for file in store.glob(pattern)]
-    return max(files, key=lambda file: file.stat().st_mtime_ns, default=store)

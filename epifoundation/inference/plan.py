@@ -1,9 +1,9 @@
-"""Blocks of cells to compute, checked before the work begins."""
+"""Blocks of cells to compute, checked before the work begins, and the content of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,11 +12,14 @@ import pandas as pd
 
 from .._version import __version__
 from .._warn import naming
+from ..cells.content import hash_of, hash_peaks, signature
 from ..cells.formats import opened
+from ..cells.rows import LoadedRows
 from ..cells.source import Located, Source, hash_names
 from ..peaks.mapping import PeakMap
 from ..peaks.options import PeakMapping
 from ..pp._map_peaks import map_source
+from .block_store import Origin
 from .reader import Reader
 from .tally import Tally
 
@@ -35,6 +38,15 @@ class BlockRange(NamedTuple):
     stop: int
 
 
+class ReadBlock(NamedTuple):
+    """Cells of a block, and what identifies their content."""
+
+    cells: LoadedRows
+    names: pd.Index
+    batch: pd.Series | None
+    origin: Origin
+
+
 class Plan(NamedTuple):
     """Sources, how their peaks map, and their blocks in the order of the results."""
 
@@ -43,7 +55,6 @@ class Plan(NamedTuple):
     prefixes: list[str]
     mappings: list[PeakMap]
     parts: list[BlockRange]
-    identities: list[dict[str, Any]]
     modality: str
 
     @classmethod
@@ -60,7 +71,9 @@ class Plan(NamedTuple):
         """Check each source: its peaks, its columns, the names of its cells."""
         places, names = list(named.values()), list(named)
         prefixes = [f"{name}_" if with_prefix else "" for name in names]
-        mappings, parts, identities, hashes = [], [], [], []
+        mappings: list[PeakMap] = []
+        parts: list[BlockRange] = []
+        hashes: list[np.ndarray] = []
         several = len(names) > 1
         for i, (name, place) in enumerate(named.items()):
             with opened(place, modality, name if several else "the data") as source:
@@ -73,17 +86,16 @@ class Plan(NamedTuple):
                     continue
                 bounds = source.bounds(_max_cells(reader), BLOCK_ENTRIES)
                 parts += [BlockRange(i, int(start), int(stop)) for start, stop in pairwise(bounds)]
-                identities.append(source.identity)
                 if several:
                     hashes.append(_hashes(source, prefixes[i]))
-        plan = cls(places, names, prefixes, mappings, parts, identities, modality)
+        plan = cls(places, names, prefixes, mappings, parts, modality)
         plan.check_names(hashes)
         if not parts:
             msg = f"There are no cells in {names}."
             raise ValueError(msg)
         return plan
 
-    def open(self, i: int) -> AbstractContextManager[Source]:
+    def open(self, i: int) -> contextlib.AbstractContextManager[Source]:
         """Open a source, to read its cells."""
         name = self.names[i] if len(self.names) > 1 else "the data"
         return opened(self.places[i], self.modality, name)
@@ -98,21 +110,56 @@ class Plan(NamedTuple):
         """Rows of the results at which blocks begin, and the end."""
         return np.cumsum([0, *(part.stop - part.start for part in self.parts)])
 
-    def fingerprint(self, reader: Reader) -> dict[str, Any]:
-        """Inputs that the blocks depend on; JSON types."""
+    def run(self, reader: Reader, genes: pd.DataFrame | None) -> dict[str, Any]:
+        """What the results depend on, except the content of the cells; JSON types.
+
+        `genes` are those that are predicted.
+        """
         return {
             "package_version": __version__,
             "model": reader.model.revision,
             "modality": self.modality,
-            "cells of a block": _max_cells(reader),
-            "open peaks of a block": BLOCK_ENTRIES,
+            "cells": int(self.bounds[-1]),
+            "blocks": hash_of(np.array(self.parts)),
             "key": reader.keys.key,
+            "files": self.names if len(self.names) > 1 else [],
             "prefixes": self.prefixes,
-            "mapping options": [
-                str(mapping.report.get("options", {})) for mapping in self.mappings
-            ],
-            "files": self.identities,
+            "mapping": [str(mapping.report) for mapping in self.mappings],
+            "predicted genes": hash_of(None if genes is None else genes.index),
         } | reader.options
+
+    @property
+    def signatures(self) -> list[str | None]:
+        """States of the files at this time; None for an object in memory."""
+        return [signature(place) for place in self.places]
+
+    def content(self, reader: Reader, numbers: Iterable[int]) -> Iterator[tuple[int, Origin]]:
+        """Read some blocks, in ascending order, for what identifies their content."""
+        for number, block in self.read(reader, numbers):
+            yield number, block.origin
+
+    def read(self, reader: Reader, numbers: Iterable[int]) -> Iterator[tuple[int, ReadBlock]]:
+        """Read blocks one after the other; a file is open as long as the blocks are its own."""
+        with contextlib.ExitStack() as stack:
+            current = -1
+            for number in numbers:
+                i, start, stop = self.parts[number]
+                if i != current:
+                    stack.close()
+                    state = signature(self.places[i])  # before the file is read
+                    source, current = stack.enter_context(self.open(i)), i
+                    peaks = hash_peaks(source.var)
+                    batch = None
+                    if reader.batch_key is not None:
+                        batch = source.column(reader.batch_key, "batch_key")
+                if stop > source.n_obs:
+                    msg = f"{source.name} was changed: it has {source.n_obs:,} cells now."
+                    raise OSError(msg)
+                names = self.prefixes[i] + source.names(start, stop)
+                cells = LoadedRows(source.read(start, stop), names, source.name)
+                of_block = None if batch is None else batch.iloc[start:stop]
+                content = hash_of(peaks, names, cells.matrix(None), of_block)
+                yield number, ReadBlock(cells, names, of_block, Origin(content, state))
 
     def uns(self, reader: Reader, tally: Tally) -> dict[str, Any]:
         """Reports on the run, by key of ``uns``; for several files also a table of them.

@@ -9,7 +9,7 @@ import contextlib
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,19 @@ from tqdm import tqdm
 
 from .._settings import settings
 from .._validate import Data
-from .._warn import show_again
-from ..cells.rows import LoadedRows
+from .._warn import show_again, warn
+from ..cells.content import hash_of
 from ..cells.source import Inputs, Source, as_sources
 from ..cells.tokens import ahead
 from ..peaks.options import PeakMapping
-from .block_store import BlockStore
+from .block_store import BlockStore, Origin
 from .encode import threads
 from .paired import PairedRNA
 from .plan import Plan
 from .reader import BlockResults, LoadedBlock, Reader
 from .results import arrays_of
-from .targets import InFile, InObject, NewFile
+from .tally import Tally
+from .targets import InFile, InObject, NewFile, run_record
 
 N_PREFETCH = 1  # blocks that are read while others are computed
 MAX_WORKERS = 8  # blocks that are computed at a time: more than one reading thread can feed
@@ -93,22 +94,60 @@ def _at_once(reader: Reader, plan: Plan, target: InObject) -> None:
 
 def _in_blocks(reader: Reader, plan: Plan, target: InFile | NewFile, *, overwrite: bool) -> None:
     """Compute blocks, keep them in a folder, then build the file of results from them."""
-    fingerprint = plan.fingerprint(reader)
-    if target.is_done(fingerprint):
+    run = plan.run(reader, target.genes) | {"all cells have RNA": target.is_whole}
+    if target.is_done(run, lambda: _content(reader, plan)):
         return
     target.check(overwrite=overwrite)
-    with contextlib.closing(BlockStore(target.partial, fingerprint)) as store:
+    with contextlib.closing(BlockStore(target.partial, run)) as store:
+        if n_stale := _discard_stale(reader, plan, store, plan.signatures):
+            warn(f"The cells of {n_stale:,} finished blocks were changed: they are computed again.")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             _compute(reader, plan, store, target)
         show_again(caught)
-        tally = store.finish(
-            plan.n_blocks,
-            lambda tally: target.assemble(store, plan.bounds, plan.uns(reader, tally), fingerprint),
-        )
+
+        states = plan.signatures
+
+        def check() -> None:
+            states[:] = plan.signatures
+            if n_stale := _discard_stale(reader, plan, store, states):
+                msg = f"The data were changed while they were read: {n_stale:,} blocks are out of "
+                msg += f"date. {store.advice()}"
+                raise OSError(msg)
+
+        def assemble(tally: Tally) -> None:
+            origins = [store.origin(number) for number in range(plan.n_blocks)]
+            record = run_record(run, hash_of(*(each.content for each in origins)))
+            target.assemble(store, plan.bounds, plan.uns(reader, tally), record, states[0])
+
+        tally = store.finish(plan.n_blocks, check, assemble)
     tally.warn(reader.model, reader.batch_key)
     if tally.cells:
         plan.log()
+
+
+def _discard_stale(reader: Reader, plan: Plan, store: BlockStore, now: Sequence[str | None]) -> int:
+    """Delete finished blocks of other cells than the present ones; the number of these.
+
+    Cells are read again only if the files of their block were changed, moved or copied: `now` are
+    the present states of the files.
+    """
+    doubtful = store.in_doubt({i: now[part.source] for i, part in enumerate(plan.parts)})
+    origins = plan.content(reader, doubtful)
+    return sum(not store.compare(number, origin) for number, origin in _shown(origins, doubtful))
+
+
+def _content(reader: Reader, plan: Plan) -> str:
+    """Read all cells for what identifies their content."""
+    numbers = range(plan.n_blocks)
+    origins = _shown(plan.content(reader, numbers), numbers)
+    return hash_of(*(origin.content for _, origin in origins))
+
+
+def _shown[T](blocks: Iterator[T], numbers: Sequence[int]) -> Iterator[T]:
+    """Show the progress of reading blocks to compare them."""
+    show = settings.progress and len(numbers) > 0
+    return iter(tqdm(blocks, "Comparing", len(numbers), unit=" blocks", disable=not show))
 
 
 def _compute(reader: Reader, plan: Plan, store: BlockStore, target: InFile | NewFile) -> None:
@@ -131,24 +170,26 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, target: InFile | New
         threads(n_workers, n_threads // n_workers) as submit,
     ):
 
-        def save(number: int, names: pd.Index, rna: PairedRNA | None, found: BlockResults) -> None:
+        def save(
+            number: int, origin: Origin, names: pd.Index, rna: PairedRNA | None, found: BlockResults
+        ) -> None:
             atac = AnnData(obs=pd.DataFrame(index=names))
             layers = None if rna is None else rna.adata
             if several:
                 codes = np.full(len(names), plan.parts[number].source)
                 atac.obs[reader.keys.file] = pd.Categorical.from_codes(codes, plan.names)
             reader.write(found, atac, layers)
-            store.save(number, arrays_of(atac, layers), found.tally)
+            store.save(number, arrays_of(atac, layers), found.tally, origin)
             bar.update(len(names))
 
-        def work(number: int, block: LoadedBlock) -> Future[None]:
+        def work(number: int, origin: Origin, block: LoadedBlock) -> Future[None]:
             # Saved even if no more blocks are needed: other processes may wait for this one
             found = reader.compute(block, plan.mappings[plan.parts[number].source])
-            return saver.submit(save, number, block.names, block.rna, found)
+            return saver.submit(save, number, origin, block.names, block.rna, found)
 
         pending: deque[Callable[[], Future[None]]] = deque()
-        for number, block in blocks:
-            pending.append(submit(work, number, block))
+        for number, origin, block in blocks:
+            pending.append(submit(work, number, origin, block))
             del block
             if len(pending) > n_workers:  # one more than there are threads
                 pending.popleft()().result()
@@ -158,35 +199,27 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, target: InFile | New
 
 def _read(
     reader: Reader, plan: Plan, store: BlockStore, target: InFile | NewFile
-) -> Generator[tuple[int, LoadedBlock], None, None]:
+) -> Generator[tuple[int, Origin, LoadedBlock], None, None]:
     """Claim one block after the other and read its cells; wait for those of other processes."""
-    with contextlib.ExitStack() as stack:
-        source, batch, current = None, None, -1
-        while store.is_open and not store.all_taken(plan.n_blocks):
-            n_claimed = 0
-            for number, (i, start, stop) in enumerate(plan.parts):
-                if not store.claim(number):
-                    continue
+    with _with_advice(store):
+        for number, block in plan.read(reader, _claimed(plan, store)):
+            names = block.names
+            rna = PairedRNA.of_block(names, target.genes, is_whole=target.is_whole)
+            loaded = LoadedBlock(block.cells, names, block.batch, rna, show=False)
+            yield number, block.origin, loaded
+
+
+def _claimed(plan: Plan, store: BlockStore) -> Iterator[int]:
+    """Claim blocks until all are finished or claimed."""
+    while store.is_open and not store.all_taken(plan.n_blocks):
+        n_claimed = 0
+        for number in range(plan.n_blocks):
+            if store.claim(number):
                 n_claimed += 1
-                if source is None or current != i:
-                    stack.close()
-                    source, current = stack.enter_context(plan.open(i)), i
-                    if source.identity != plan.identities[i]:
-                        msg = (
-                            f"{source.name} was changed since this run began; finished blocks are "
-                            f"of the old one. Delete {str(store.folder)!r} and start again."
-                        )
-                        raise OSError(msg)
-                    batch = _batches(reader, source)
-                with _with_advice(store):
-                    names = plan.prefixes[i] + source.names(start, stop)
-                    cells = LoadedRows(source.read(start, stop), names, source.name)
-                block_batch = None if batch is None else batch.iloc[start:stop]
-                rna = PairedRNA.of_block(names, target.genes, is_whole=target.is_whole)
-                yield number, LoadedBlock(cells, names, block_batch, rna, show=False)
-            if not n_claimed and not store.all_taken(plan.n_blocks):
-                # Other processes are at work. The blocks of one that was killed become free
-                time.sleep(0.2)
+                yield number
+        if not n_claimed and not store.all_taken(plan.n_blocks):
+            # Other processes are at work. The blocks of one that was killed become free
+            time.sleep(0.2)
 
 
 def _batches(reader: Reader, source: Source) -> pd.Series | None:

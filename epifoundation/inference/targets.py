@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from .._memory import copy_of
+from .._memory import copy_of, restored_on_error
 from .._validate import Data, check_writable, get_atac
+from ..cells.content import signature
 from ..cells.formats import open_source
-from ..cells.groups import open_group
+from ..cells.groups import close, open_group
 from ..cells.stored import OnDisk
 from .block_store import BlockStore
 from .expression import rna_of
-from .grafts import GraftHDF5, GraftZarr
+from .grafts import graft_hdf5, graft_zarr
 from .paired import PairedRNA, find_rows, spread
 from .reader import BlockResults, Reader
 from .results import build_file, remove
@@ -45,13 +47,14 @@ class InObject:
         target = copy_of(self.data) if self.copy else self.data
         atac, keys = get_atac(target, self.modality), self.reader.keys
         rna = target.mod.get(self.rna_modality) if isinstance(target, MuData) else None
-        for place in self.reader.stale(atac.uns):
-            _remove(atac, rna, place)
-        self.reader.write(found, atac, rna)
-        if keys.cell_type in atac.obs:
-            atac.obs[keys.cell_type] = atac.obs[keys.cell_type].cat.remove_unused_categories()
-        for key, report in uns.items():
-            atac.uns[key] = report
+        with restored_on_error(atac, rna):
+            for place in self.reader.stale(atac.uns):
+                _remove(atac, rna, place)
+            self.reader.write(found, atac, rna)
+            if keys.cell_type in atac.obs:
+                atac.obs[keys.cell_type] = atac.obs[keys.cell_type].cat.remove_unused_categories()
+            for key, report in uns.items():
+                atac.uns[key] = report
         self.result = target if self.copy else None
 
 
@@ -71,30 +74,45 @@ class NewFile:
 
     def __init__(self, path: Path, reader: Reader) -> None:
         self.path, self.reader = path, reader
+        self.file = path.resolve() if path.is_symlink() else path  # links stay
         if path.suffix not in (".zarr", ".h5ad"):
             msg = f"`output` must end in .zarr or .h5ad, got {str(path)!r}."
             raise ValueError(msg)
-        self.partial = path.with_name(f"{path.name}.partial")
+        self.partial = _partial(self.file)
         self.is_whole = True  # predictions of all cells are a layer
         genes = pd.Index(reader.genes, dtype=object)
         self.genes = pd.DataFrame(index=genes) if len(genes) else None
 
-    def is_done(self, fingerprint: dict[str, Any]) -> bool:
-        """Whether the file contains the results of exactly this run."""
-        if not self.path.exists() or (self.partial / "run.json").exists():
+    def is_done(self, run: dict[str, Any], content: Callable[[], str]) -> bool:
+        """Whether the file contains the results of exactly this run; `content` reads the cells."""
+        found = self._record()
+        if found.get("call") != _digest(run) or found.get("content") != content():
             return False
+        BlockStore.delete_finished(self.partial, run)  # killed before it did so
+        return True
+
+    def _record(self) -> dict[str, str]:
+        """What identifies the run whose results the file contains; empty if unknown."""
         from anndata.io import read_elem
 
+        if not self.file.exists():
+            return {}
         try:
-            root = open_group(self.path)
+            root = open_group(self.file)
         except OSError:
-            return False
-        uns, key = root.get("uns", {}), self.reader.keys.run
-        return key in uns and read_elem(uns[key]) == _digest(fingerprint)
+            return {}
+        try:
+            uns, key = root.get("uns", {}), self.reader.keys.run
+            found = read_elem(uns[key]) if key in uns else {}
+            return {name: str(value) for name, value in found.items()} if dict(found) else {}
+        except (ValueError, TypeError, AttributeError):  # of an earlier version
+            return {}
+        finally:
+            close(root)
 
     def check(self, *, overwrite: bool) -> None:
         """Raise FileExistsError if something else is at the path of the results."""
-        if self.path.exists() and not overwrite:
+        if self.file.exists() and not overwrite:
             msg = f"{str(self.path)!r} exists: pass `overwrite=True` or another `output`."
             raise FileExistsError(msg)
 
@@ -103,14 +121,14 @@ class NewFile:
         store: BlockStore,
         bounds: np.ndarray,
         uns: dict[str, Any],
-        fingerprint: dict[str, Any],
+        record: dict[str, str],
+        state: str | None,
     ) -> None:
-        """Build the file and move it to its path."""
+        """Build the file and move it to its path; `record` identifies the run."""
         store.check_room(0)
-        built = store.folder / f"results{self.path.suffix}"
-        uns = uns | {self.reader.keys.run: _digest(fingerprint)}
-        build_file(built, store, bounds, uns, self.genes)
-        _replace(built, self.path, store.folder)
+        built = store.folder / f"results{self.file.suffix}"
+        build_file(built, store, bounds, uns | {self.reader.keys.run: record}, self.genes)
+        _replace(built, self.file, store.folder)
 
 
 class InFile:
@@ -118,8 +136,9 @@ class InFile:
 
     def __init__(self, path: Path, modality: str, rna_modality: str, reader: Reader) -> None:
         self.path, self.reader = path, reader
+        self.file = path.resolve() if path.is_symlink() else path  # links stay
         self.modality, self.rna_modality = modality, rna_modality
-        self.partial = path.with_name(f"{path.name}.partial")
+        self.partial = _partial(self.file)
         self.is_whole, self.n_rna = True, 0
         self.rows: np.ndarray | None = None
         source = open_source(path, modality)
@@ -143,13 +162,13 @@ class InFile:
                 return None
         return rna.var
 
-    def is_done(self, fingerprint: dict[str, Any]) -> bool:
-        """Never: the file may have been changed since."""
+    def is_done(self, run: dict[str, Any], content: Callable[[], str]) -> bool:
+        """Never: results are cheap to write again, and may have been changed."""
         return False
 
     def check(self, *, overwrite: bool) -> None:
         """Raise PermissionError if the file cannot be changed."""
-        if not os.access(self.path, os.W_OK):
+        if not os.access(self.file, os.W_OK):
             msg = f"{str(self.path)!r} cannot be written to: pass `output=`, a file of results."
             raise PermissionError(msg)
 
@@ -158,54 +177,81 @@ class InFile:
         store: BlockStore,
         bounds: np.ndarray,
         uns: dict[str, Any],
-        fingerprint: dict[str, Any],
+        record: dict[str, str],
+        state: str | None,
     ) -> None:
-        """Build the results and move them into the file; an HDF5 file is replaced by a copy."""
-        is_zarr = self.path.is_dir()
-        store.check_room(0 if is_zarr else self.path.stat().st_size)
-        built = store.folder / ("results.zarr" if is_zarr else "results.h5ad")
-        version = open_group(self.path).metadata.zarr_format if is_zarr else None
-        build_file(built, store, bounds, uns, self.genes, version)
-        if is_zarr:
-            self._graft(built, self.path, store.folder)
-            return
-        copy = store.folder / f"copy{self.path.suffix}"
-        shutil.copyfile(self.path, copy)
-        shutil.copymode(self.path, copy)
-        self._graft(built, copy, store.folder)
-        _flush(copy)
-        copy.replace(self.path)
+        """Build the results and move them into the file; an HDF5 file is replaced by a copy.
 
-    def _graft(self, built: Path, file: Path, folder: Path) -> None:
-        """Move the results from one file into another, each element whole."""
+        `state` is the signature of the file that the results are of.
+        """
+        is_zarr = self.file.is_dir()
+        store.check_room(0 if is_zarr else self.file.stat().st_size)
+        built = store.folder / ("results.zarr" if is_zarr else "results.h5ad")
+        version = open_group(self.file).metadata.zarr_format if is_zarr else None
+        build_file(built, store, bounds, uns, self.genes, version)
+        moved, removed = self._changes(built)
+        if is_zarr:
+            self._check_unchanged(state)
+            graft_zarr(built, self.file, store.folder, moved, removed)
+            return
+        copy = store.folder / f"copy{self.file.suffix}"
+        graft_hdf5(built, self.file, copy, moved, removed)
+        shutil.copymode(self.file, copy)
+        _flush(copy)
+        self._check_unchanged(state)
+        copy.replace(self.file)
+
+    def _check_unchanged(self, state: str | None) -> None:
+        if signature(self.file) != state:
+            msg = f"{str(self.file)!r} was changed while its results were computed, so they were "
+            msg += "not written. The same call compares the cells, and resumes."
+            raise OSError(msg)
+
+    def _changes(self, built: Path) -> tuple[dict[str, str], list[str]]:
+        """Elements of the results and where they go, and elements of the file to delete."""
         from anndata.io import read_elem
 
         results = open_group(built, "r" if self.rows is None else "r+")
-        root = open_group(file, "r+")
-        is_mudata = "mod" in root
-        place = f"mod/{self.modality}/" if is_mudata else ""
-        graft = GraftZarr(built, file, folder) if file.is_dir() else GraftHDF5(results, root)
-        uns, keys = root.get(f"{place}uns", {}), self.reader.keys
-        old = {key: read_elem(uns[key]) for key in (keys.uns, keys.expression) if key in uns}
-        for stale in self.reader.stale(old):
-            if not stale.startswith("rna/"):
-                graft.remove(place + stale)
-            elif is_mudata:
-                graft.remove(f"mod/{self.rna_modality}/{stale.removeprefix('rna/')}")
-        for part in ("obs", "obsm", "uns"):
-            for name in results[part]:
-                if (part, name) != ("obs", results["obs"].attrs["_index"]):
-                    graft.move(f"{part}/{name}", f"{place}{part}/{name}")
-        for name in list(results["layers"]):
-            place = f"layers/{name}"
-            if self.rows is not None:
-                place = spread(results, name, self.rows, self.n_rna)
-            graft.move(place, f"mod/{self.rna_modality}/layers/{name}")
-        graft.close()
+        root = open_group(self.file)
+        try:
+            is_mudata = "mod" in root
+            place = f"mod/{self.modality}/" if is_mudata else ""
+            rna = f"mod/{self.rna_modality}/"
+            uns, keys = root.get(f"{place}uns", {}), self.reader.keys
+            old = {key: read_elem(uns[key]) for key in (keys.uns, keys.expression) if key in uns}
+            removed = [
+                rna + each.removeprefix("rna/") if each.startswith("rna/") else place + each
+                for each in self.reader.stale(old)
+                if is_mudata or not each.startswith("rna/")
+            ]
+            moved = {}
+            for name in list(results["layers"]):
+                layer = f"layers/{name}"
+                if self.rows is not None:
+                    layer = spread(results, name, self.rows, self.n_rna)
+                moved[layer] = f"{rna}layers/{name}"
+            index = results["obs"].attrs["_index"]
+            for part in ("obsm", "obs", "uns"):  # reports last: with them, the results are complete
+                names = [name for name in results[part] if (part, name) != ("obs", index)]
+                moved |= {f"{part}/{name}": f"{place}{part}/{name}" for name in names}
+            return moved, removed
+        finally:
+            close(results)
+            close(root)
 
 
-def _digest(fingerprint: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+def run_record(run: dict[str, Any], content: str) -> dict[str, str]:
+    """What identifies a run in its file of results."""
+    return {"call": _digest(run), "content": content}
+
+
+def _partial(file: Path) -> Path:
+    """The folder of unfinished results of a file."""
+    return file.with_name(f"{file.name}.partial")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _replace(built: Path, path: Path, folder: Path) -> None:

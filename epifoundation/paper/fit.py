@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 
@@ -54,6 +53,7 @@ def fit(
     labels: np.ndarray | None = None,
     prepare_network: Callable[[Network], None] = lambda network: None,
     on_better: Callable[[Network, int], None] = lambda network, epoch: None,
+    options: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Build a network, train it, and return its best state on the validation cells.
 
@@ -72,6 +72,8 @@ def fit(
         Called with the initial network.
     on_better
         Called with network and number of each epoch that is the best so far.
+    options
+        What else identifies the run, for its state: plain types.
     """
     seed = int(rng.integers(2**31))
     if data.stored is not None:  # neighbours of a cell may be in the files
@@ -87,7 +89,7 @@ def fit(
     callbacks: list[Any] = [keep]
     state = None if engine.state is None else Path(engine.state)
     if state is not None:
-        run = _identity(data, config, training, seed)
+        run = {**(options or {}), **_identity(data, config, training, init, seed)}
         run |= {"processes": world.size, "strategy": engine.strategy}
         keep_state = KeepState(state, engine.minutes, run)
         keep_state.check()
@@ -164,20 +166,21 @@ def _pooling(
 
 
 def _identity(
-    data: Loaded, config: ModelConfig, training: TrainingConfig, seed: int
+    data: Loaded,
+    config: ModelConfig,
+    training: TrainingConfig,
+    init: EpiFoundation | None,
+    seed: int,
 ) -> dict[str, Any]:
     """Identity of a run, for its state: plain types."""
-    peaks = pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum()
     return {
         "package_version": __version__,
         "seed": seed,
         "config": config.to_dict(),
         "training": asdict(training),
-        "peaks": [len(data.peaks), f"{peaks:x}"],
-        "genes": len(data.genes),
-        "cells": [data.n_train, len(data.held)],
-        "batches": data.batches,
-    }
+        "init": None if init is None else init.revision,
+        "content": data.content,
+    } | data.identity
 
 
 def _check_processes(training: TrainingConfig, world: World, data: Loaded) -> None:

@@ -62,7 +62,15 @@ def train_model(
             so_far.save_pretrained(checkpoint, overwrite=True)
 
     fitted = fit(
-        loaded, config, training, init, device=device, rng=rng, engine=engine, on_better=save
+        loaded,
+        config,
+        training,
+        init,
+        device=device,
+        rng=rng,
+        engine=engine,
+        on_better=save,
+        options={"checkpoint": str(checkpoint), "min_cells": min_cells},
     )
     summary |= {"history": fitted.history, "interrupted": fitted.interrupted}
     model = EpiFoundation(fitted.network, loaded.peaks, loaded.genes, training=summary).to(device)
@@ -107,6 +115,7 @@ def finetune_model(
         engine=engine,
         labels=codes,
         prepare_network=begin,
+        options={"rank": rank},
     )
     # On the CPU, as when an adapter is read: other devices round products differently
     factors = {} if rank is None else merge(fitted.network.cpu())

@@ -14,7 +14,7 @@ from mudata import MuData
 
 from .._docs import documented
 from .._keys import Keys
-from .._memory import copy_of
+from .._memory import copy_of, restored_on_error
 from .._validate import Data, check_writable, get_atac
 from ..cells.formats import opened
 from ..cells.source import InMemory, Inputs, Source, as_sources
@@ -156,11 +156,13 @@ def map_peaks(
     target = copy_of(data) if copy else data
     atac = get_atac(target, modality)
     projection = mapping.projection
-    atac.var[keys.matched] = 1 if projection is None else projection.getnnz(axis=1)
-    atac.obs[keys.coverage] = np.where(opened > 0, known / np.maximum(opened, 1), np.nan)
     no_cells = sp.csr_matrix((0, len(model.peaks)))
-    atac.obsm[keys.peaks] = sp.vstack(parts, format="csr") if parts else no_cells
-    atac.uns[keys.uns] = report
+    mapped = sp.vstack(parts, format="csr") if parts else no_cells
+    with restored_on_error(atac):
+        atac.var[keys.matched] = 1 if projection is None else projection.getnnz(axis=1)
+        atac.obs[keys.coverage] = np.where(opened > 0, known / np.maximum(opened, 1), np.nan)
+        atac.obsm[keys.peaks] = mapped
+        atac.uns[keys.uns] = report
     return target if copy else None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 
 from .._docs import documented
 from .._keys import Keys
@@ -18,7 +19,7 @@ from ..cells.formats import opened
 from ..cells.source import Inputs, Source, as_sources
 from ..inference.embedding import EmbeddingReadout
 from ..inference.labels import AnnotationReadout
-from ..inference.reader import Reader, Readout
+from ..inference.reader import Reader
 from ..inference.runner import apply, is_read_in_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
@@ -109,8 +110,8 @@ def annotate(
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
     - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label;
-    - what :func:`epifoundation.tl.embed` writes except expression, unless the data have an
-      embedding of this model;
+    - what :func:`epifoundation.tl.embed` writes except expression: cells are always embedded anew,
+      as an object may have been changed, or put together of others, since it was embedded;
     - ``uns["epifoundation_annotation"]``: model, options, thresholds, numbers of cells.
 
     Cells without a known open peak get NaN, an empty set and no label.
@@ -143,10 +144,8 @@ def annotate(
     _check_fraction("alpha", alpha, with_zero=False)
     _check_fraction("unknown", unknown, with_zero=True)
     model = resolve_model(model, device)
-    is_embedded = False
     if not is_read_in_blocks(data, output):
-        atac = get_atac(data, modality)
-        is_embedded = keys.embedding in atac.obsm and check_embedding(atac.uns, model, keys)
+        _check_embedding(get_atac(data, modality), model, keys)
     report: dict[str, Any] = {
         "model": model.name,
         "revision": model.revision,
@@ -166,10 +165,9 @@ def annotate(
         "batch_key": "",
         "dtype": "auto",
     }
-    readouts: list[Readout] = [] if is_embedded else [EmbeddingReadout(model, keys, parameters)]
-    readouts.append(AnnotationReadout(model, fitted, keys, float(alpha), float(unknown), report))
+    labels = AnnotationReadout(model, fitted, keys, float(alpha), float(unknown), report)
     return apply(
-        Reader(model, keys, readouts),
+        Reader(model, keys, [EmbeddingReadout(model, keys, parameters), labels]),
         data,
         modality=modality,
         rna_modality="rna",
@@ -180,12 +178,12 @@ def annotate(
     )
 
 
-def check_embedding(uns: Mapping[str, Any], model: EpiFoundation, keys: Keys) -> bool:
-    """True if an embedding is of this model; ValueError if it is of another."""
-    report = uns.get(keys.uns)
+def _check_embedding(atac: AnnData, model: EpiFoundation, keys: Keys) -> None:
+    """Raise ValueError if the object has an embedding of another model, which would be lost."""
+    report = atac.uns.get(keys.uns)
     found = dict(report) if isinstance(report, Mapping) else {}
-    if found.get("revision") == model.revision:
-        return True
+    if keys.embedding not in atac.obsm or found.get("revision", model.revision) == model.revision:
+        return
     msg = (
         f"The data have an embedding (`obsm[{keys.embedding!r}]`) of the model "
         f"{found.get('model', 'unknown')!r} ({found.get('revision', '-')}), not of {model.name!r} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,9 +170,10 @@ def pretrain(
     if peaks is not None and init is not None:
         msg = "`peaks` and `init` cannot be combined: the vocabulary is that of `init`."
         raise ValueError(msg)
-    if checkpoint is not None:
-        check_target(Path(checkpoint), overwrite=False)
     engine = engine or Engine()
+    saved = None if checkpoint is None else Path(checkpoint).absolute()
+    if saved is not None and not engine.has_state:  # the state says whose checkpoint it is
+        _check_checkpoint(saved)
     if config.is_measured:
         engine.check_measured()
     rng = np.random.default_rng(rng)
@@ -195,15 +196,17 @@ def pretrain(
         "batches": prepared.batches,
         "options": training.options(config),
     }
+    finish: Callable[[], object] = int  # deletes the state
     try:
         if config.is_measured:
-            model = measure_model(
+            model, finish = measure_model(
                 prepared,
                 config,
                 training,
                 init,
                 summary,
                 min_cells=min_cells,
+                checkpoint=saved,
                 rng=rng,
                 engine=engine,
                 device=device,
@@ -219,13 +222,24 @@ def pretrain(
                 init,
                 summary,
                 min_cells=min_cells,
-                checkpoint=None if checkpoint is None else Path(checkpoint),
+                checkpoint=saved,
                 rng=rng,
                 engine=engine,
                 device=device,
             )
     finally:
         prepared.close()
-    if checkpoint is not None and World.from_environment().rank == 0:
-        model.save_pretrained(checkpoint, overwrite=True)
+    if saved is not None and World.from_environment().rank == 0:
+        model.save_pretrained(saved, overwrite=True)
+    finish()
     return model.to(device)
+
+
+def _check_checkpoint(directory: Path) -> None:
+    """Raise FileExistsError if there is anything at the path of the checkpoint."""
+    try:
+        check_target(directory, overwrite=False)
+    except FileExistsError as error:
+        msg = f"The checkpoint {str(directory)!r} exists: delete it, or name another one. A run "
+        msg += "with `engine=ep.Engine(state=...)` that was interrupted goes on from its state."
+        raise FileExistsError(msg) from error

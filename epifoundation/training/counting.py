@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from .._settings import settings
+from ..cells.content import hash_of
 from ..cells.matrix import read_rows
 from ..nn import ENCODER, LABELS, ModelConfig
 from ..peaks.counted import CountedCells, peak_keys
@@ -70,7 +71,7 @@ def count_cells(
     with tqdm(total=n_cells, desc="Fitting", unit=" cells", disable=not settings.progress) as bar:
         for number, block in enumerate(blocks):
             bar.update(block.stop - block.start)
-            if number < n_done:
+            if number < n_done and state.is_trusted:
                 continue
             if is_whole:
                 rows = sample.rows[block]
@@ -79,6 +80,10 @@ def count_cells(
                 rows = np.arange(block.start, block.stop)
                 pattern = data.pattern[rows]
             expression = None if data.target is None else data.target[rows]
+            content = "" if state.path is None else hash_of(rows, pattern, expression)
+            if number < n_done:
+                state.compare(number, content)
+                continue
             usable = (np.diff(pattern.indptr) > 0) & is_either[rows]
             if is_counts and expression is not None:
                 usable &= np.asarray(expression.sum(axis=1)).ravel() > 0
@@ -102,10 +107,9 @@ def count_cells(
                     expression=expression,
                 )
             del pattern, expression
-            state.save(statistics, number + 1)
+            state.save(statistics, content)
     if processes.size > 1:
         statistics.set(processes.add_up(statistics.tensors()))
-    state.finish()
     return statistics
 
 

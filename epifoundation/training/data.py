@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+from ..cells.content import hash_of, hash_peaks, signature
 from ..cells.formats import opened
 from ..cells.source import Source, as_sources
 from ..models import EpiFoundation
@@ -64,6 +65,23 @@ class TrainingData:
     def is_in_memory(self) -> bool:
         """Whether all cells are in memory already."""
         return all(isinstance(piece.place, AnnData | MuData) for piece in self.pattern.pieces)
+
+    @property
+    def signatures(self) -> list[str | None]:
+        """States of the files of the cells at this time; None for objects in memory."""
+        return [signature(piece.place) for piece in self.pattern.pieces]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies a run on these cells, except their matrices: JSON types."""
+        return {
+            "cells": self.pattern.shape[0],
+            "split": hash_of(self.train, self.held),
+            "peaks": [len(self.peaks), hash_peaks(self.peaks.intervals)],
+            "genes": hash_of(pd.Index(self.genes.names, dtype=object)),
+            "labels": hash_of(self.labels),
+            "batches": hash_of(self.batch_codes, pd.Index(self.batches, dtype=object)),
+        }
 
     def label_codes(self) -> tuple[list[str], np.ndarray | None]:
         """Names of the labels, and the code of each cell, -1 for none; None without labels."""

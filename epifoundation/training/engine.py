@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,14 @@ class Engine:
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 msg = f"`{name}` must be a number of at least 0, got {value!r}."
                 raise ValueError(msg)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a state, of this or of other processes, to resume from."""
+        if self.state is None:
+            return False
+        path = Path(self.state)
+        return path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}.[0-9]*"))
 
     def check_measured(self) -> None:
         """Raise ValueError if an option was given that does not apply to a set encoder."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .._warn import warn
+from ..cells.content import hash_of
 from ..models import EpiFoundation
 from ..nn import ENCODERS, ModelConfig, Network, SetEncoder, Sizes, TrainingConfig
 from ..peaks.vocabulary import PeakVocabulary
@@ -73,8 +74,9 @@ def measure(
     if min_cells > 1:
         drop_rare_peaks(data, min_cells, processes)
     sample = draw_sample(data, labels, training, np.random.default_rng([seed, 0]))
+    state.run["sampled cells"] = hash_of(sample.rows, sample.pattern)
     components, clusters = _clusters(
-        data, sample.train, config, training, np.random.default_rng([seed, 1]), device
+        data, sample.train, config, training, np.random.default_rng([seed, 1]), state, device
     )
     config = replace(config, dim=len(clusters.centers))
     n_labels = len(names)
@@ -140,6 +142,7 @@ def _clusters(
     config: ModelConfig,
     training: TrainingConfig,
     rng: np.random.Generator,
+    state: State,
     device: torch.device,
 ) -> tuple[Components, Clusters]:
     """Components of RNA, or of open peaks, and clusters of training cells by these."""
@@ -151,6 +154,7 @@ def _clusters(
         depth = data.target.mean_entries(draw(cells.rows, PILOT, rng))
         step = max(-(-int(depth * len(cells.rows)) // MAX_COMPONENT_ENTRIES), 1)
         scored = data.target[cells.rows[::step]]
+        state.run["sampled expression"] = hash_of(scored)
         if config.objective == "counts":
             scored = scored[np.asarray(scored.sum(axis=1)).ravel() > 0]
         scored = scored_expression(scored, config.objective)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .._version import __version__
@@ -28,11 +28,15 @@ def measure_model(
     summary: dict[str, Any],
     *,
     min_cells: int,
+    checkpoint: Path | None,
     rng: np.random.Generator,
     engine: Engine,
     device: torch.device,
-) -> EpiFoundation:
-    """A model with a set encoder; see :func:`epifoundation.tl.pretrain`."""
+) -> tuple[EpiFoundation, Callable[[], None]]:
+    """A model with a set encoder, and a function that deletes the state when the model is saved.
+
+    See :func:`epifoundation.tl.pretrain`.
+    """
     world = World.from_environment()
     if data.target is None:
         data.genes = GeneVocabulary([])  # those of `init` cannot be fitted
@@ -47,17 +51,15 @@ def measure_model(
         "processes": world.size,
         "min_cells": min_cells,
         "random": str(rng.bit_generator.state),
-        "cells": [piece.n_cells for piece in data.pattern.pieces],
-        "peaks": [
-            len(data.peaks),
-            int(pd.util.hash_pandas_object(data.peaks.intervals, index=False).sum()),
-        ],
-        "genes": len(data.genes),
-    } | {name: summary[name] for name in ("objective", "validation", "batches", "options")}
-    state = State(path, engine.minutes, run)
+        "init": None if init is None else init.revision,
+        "checkpoint": str(checkpoint),
+    }
+    run |= {name: summary[name] for name in ("objective", "validation", "options")}
+    before = data.signatures
+    state = State(path, engine.minutes, run | data.identity, before)
     state.check()
     with connected(engine, world) as processes:
-        return measure(
+        model = measure(
             data,
             config,
             training,
@@ -68,3 +70,8 @@ def measure_model(
             state=state,
             device=device,
         )
+    if data.signatures != before:
+        msg = "The files were changed while cells were read from them, so that the model would be "
+        msg += "of neither the old nor the new cells. Call again."
+        raise OSError(msg)
+    return model, state.finish

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,23 @@ class State:
     minutes
         Time between two writes.
     run
-        Identifies the run, JSON types. The state of another run is refused.
+        Identifies the run, JSON types, except for the content of the cells. The state of another
+        run is refused.
+    signatures
+        States of the files of the cells. While they are the same, the content is.
     """
 
-    def __init__(self, path: Path | None, minutes: float, run: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        minutes: float,
+        run: dict[str, Any],
+        signatures: Sequence[str | None] = (None,),
+    ) -> None:
         self.path, self.clock, self.run = path, Clock(minutes), run
+        self.signatures = list(signatures)
+        self.contents: list[str] = []  # of the blocks that were added to the sums
+        self.is_trusted = False  # whether the blocks of the file are of the present cells
 
     def check(self) -> None:
         """Raise ValueError if the file is the state of another run, or damaged."""
@@ -43,23 +55,42 @@ class State:
             msg = f"{str(self.path)!r} is not a state of pretraining, or is damaged ({error}): "
             msg += "delete it, or name another `state`."
             raise ValueError(msg) from error
-        check_run(self.path, there, json.loads(json.dumps(self.run)))
+        run = json.loads(json.dumps(self.run))
+        # What identifies the run is known in part when the work begins, and in full when it resumes
+        check_run(self.path, {name: there.get(name) for name in run}, run)
 
     def load(self, statistics: Statistics) -> int:
-        """Set the saved sums, and return their number of blocks."""
+        """Set the saved sums, and return their number of blocks; ValueError if of another run.
+
+        Unless `is_trusted`, each of these blocks must be compared with the cells.
+        """
         if self.path is None or not self.path.exists():
             return 0
+        self.check()
         with safe_open(self.path, framework="pt") as file:
             statistics.set({name: file.get_tensor(name) for name in statistics.tensors()})
-            return int((file.metadata() or {})["blocks"])
+            of_cells = json.loads((file.metadata() or {})["cells"])
+        self.contents = of_cells["contents"]
+        self.is_trusted = None not in self.signatures and of_cells["files"] == self.signatures
+        return len(self.contents)
 
-    def save(self, statistics: Statistics, n_blocks: int) -> None:
-        """Write the sums of a number of blocks, if it is time."""
+    def compare(self, number: int, content: str) -> None:
+        """Raise ValueError if a block of the saved sums has another content than these cells."""
+        if self.contents[number] != content:
+            msg = f"{str(self.path)!r} is the state of other cells: some were changed since. "
+            msg += "Delete the file, or name another `state`."
+            raise ValueError(msg)
+
+    def save(self, statistics: Statistics, content: str) -> None:
+        """Write the sums, after a block of this content was added, if it is time."""
+        self.contents.append(content)
         if self.path is None or not self.clock.is_due():
             return
         tensors = {name: part.cpu().contiguous() for name, part in statistics.tensors().items()}
+        of_cells = {"contents": self.contents, "files": self.signatures}
         with replaced(self.path) as temporary:
-            save_file(tensors, temporary, {"run": json.dumps(self.run), "blocks": str(n_blocks)})
+            metadata = {"run": json.dumps(self.run), "cells": json.dumps(of_cells)}
+            save_file(tensors, temporary, metadata)
         self.clock.start()
 
     def finish(self) -> None:

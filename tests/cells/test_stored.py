@@ -48,16 +48,3 @@ def test_modalities(adata, tmp_path, kind):
     assert other.uns("report") == {"cells": 4}
     assert source.other("peaks") is None
     source.close()
-
-
-@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
-def test_a_file_that_is_written_again_is_another(adata, tmp_path, kind):
-    path = tmp_path / f"a.{kind}"
-    identities = []
-    for _ in range(2):
-        source = OnDisk.open(write(adata, path), "atac")
-        identities.append(source.identity)
-        assert source.identity == identities[-1]
-        source.close()
-    assert identities[0]["cells"] == identities[1]["cells"] == 10
-    assert identities[0] != identities[1]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from epifoundation.inference.block_store import BlockStore
+from epifoundation.inference.block_store import BlockStore, Origin
 from epifoundation.inference.results import arrays_of, build_file
 from epifoundation.inference.tally import Tally
 
@@ -50,7 +50,7 @@ def test_blocks_make_the_whole(tmp_path, suffix, with_rna, bounds):
         # A block knows all labels, of which it may use few
         block = anndata.AnnData(obs=atac.obs[start:stop], obsm=atac[start:stop].obsm)
         block.obs["label"] = block.obs["label"].cat.set_categories(atac.obs["label"].cat.categories)
-        store.save(number, arrays_of(block, part), Tally(cells=stop - start))
+        store.save(number, arrays_of(block, part), Tally(cells=stop - start), Origin("", None))
     path = tmp_path / f"results.{suffix}"
     var = rna.var if with_rna else None
     build_file(path, store, np.array(bounds), {"report": {"cells": 50}}, var)

@@ -146,17 +146,50 @@ def test_smaller_alpha_gives_larger_sets(planted):
     ).all()  # eight cells cannot promise 99 %
 
 
-def test_an_embedding_of_the_same_model_is_used(planted):
+@pytest.mark.parametrize("kind", ["the same", "other cells", "damaged"])
+def test_an_embedding_in_the_object_is_not_used(planted, kind):
+    """The object may have been changed since, so cells are embedded anew."""
     reference, query, model = planted
     expected = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS)
-    reference, query = reference.copy(), query.copy()
-    ep.tl.embed(reference, model)
-    ep.tl.embed(query, model)
+    query = query.copy()
+    ep.tl.embed(query[::-1].copy() if kind == "other cells" else query, model)
+    if kind == "other cells":
+        other = query[::-1].copy()
+        ep.tl.embed(other, model)
+        query.uns, query.obsm = other.uns, {key: other.obsm[key] for key in other.obsm}
+    if kind == "damaged":
+        query.obsm["X_epifoundation"][::2] = np.nan
     ep.tl.annotate(query, model, reference=reference, **OPTIONS)
     assert "epifoundation_expression" in query.obsm  # what was there stays
-    for name in ("epifoundation_confidence", "epifoundation_novelty"):
-        np.testing.assert_allclose(query.obs[name], expected.obs[name], atol=1e-5)
-    assert (query.obs["epifoundation_set"] == expected.obs["epifoundation_set"]).mean() > 0.99
+    for name in ("confidence", "novelty", "set", "cell_type"):
+        key = f"epifoundation_{name}"
+        pd.testing.assert_series_equal(query.obs[key], expected.obs[key])
+    np.testing.assert_array_equal(query.obsm["X_epifoundation"], expected.obsm["X_epifoundation"])
+
+
+@pytest.mark.parametrize("merge", [None, "first", "same", "unique", "only"])
+def test_objects_put_together(planted, merge):
+    """Embedded cells, cells embedded by another model, and cells without an embedding."""
+    reference, query, model = planted
+    other = ep.tl.pretrain(reference, objective="peaks", rng=1)
+    parts = [query[i::3].copy() for i in range(3)]
+    expected = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS)
+    ep.tl.embed(parts[0], model)
+    ep.tl.embed(parts[1], other, key_added="epifoundation")
+    both = anndata.concat(parts, join="outer", uns_merge=merge)
+    both.var = query.var
+    found = both.uns.get("epifoundation", {}).get("revision", model.revision)
+    if found != model.revision:
+        with pytest.raises(ValueError, match="cells of two models cannot be compared"):
+            ep.tl.annotate(both, model, reference=reference, **OPTIONS)
+        return
+    ep.tl.annotate(both, model, reference=reference, **OPTIONS)
+    wanted = expected.obs.loc[both.obs_names]
+    for name in ("epifoundation_confidence", "epifoundation_novelty", "epifoundation_set"):
+        assert list(both.obs[name]) == list(wanted[name])
+    np.testing.assert_array_equal(
+        both.obsm["X_epifoundation"], expected[both.obs_names].obsm["X_epifoundation"]
+    )
 
 
 def test_embedding_anew_leaves_nothing_of_an_annotation(planted):

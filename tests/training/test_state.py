@@ -32,7 +32,8 @@ def same(one, other):
 
 def test_sums_come_back(tmp_path):
     state = State(tmp_path / "deep" / "state", 0, {"seed": 1})
-    state.save(some(), 3)
+    for content in "abc":
+        state.save(some(), content)
     empty = some(0)
     assert State(tmp_path / "deep" / "state", 0, {"seed": 1}).load(empty) == 3
     assert same(empty, some())
@@ -43,7 +44,7 @@ def test_sums_come_back(tmp_path):
 
 def test_what_is_added_afterwards_counts(tmp_path):
     state = State(tmp_path / "state", 0, {})
-    state.save(some(1), 1)
+    state.save(some(1), "a")
     continued = some(0)
     state.load(continued)
     part, pattern = np.arange(3, 6), sp.csr_matrix(np.tri(6, 5, 1)[:, ::-1].astype(np.int8))
@@ -60,13 +61,13 @@ def test_what_is_added_afterwards_counts(tmp_path):
 
 
 def test_nothing_is_kept_before_it_is_time_or_without_a_path(tmp_path):
-    State(tmp_path / "state", 60, {}).save(some(), 1)
-    State(None, 0, {}).save(some(), 1)
+    State(tmp_path / "state", 60, {}).save(some(), "a")
+    State(None, 0, {}).save(some(), "a")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_runs_and_damaged_files_are_refused(tmp_path):
-    State(tmp_path / "state", 0, {"seed": 1, "cells": [3, 4]}).save(some(), 1)
+    State(tmp_path / "state", 0, {"seed": 1, "cells": [3, 4]}).save(some(), "a")
     State(tmp_path / "state", 0, {"seed": 1, "cells": [3, 4]}).check()
     with pytest.raises(ValueError, match=r"another run: cells was \[3, 4\], is \[3\]"):
         State(tmp_path / "state", 0, {"seed": 1, "cells": [3]}).check()
