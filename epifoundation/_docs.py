@@ -31,7 +31,7 @@ PARAMETERS = {
             Name of the ATAC modality in a MuData.""",
     "modalities": """
         modality, rna_modality
-            Names of the ATAC and the RNA modality in a MuData.""",
+            Names of the ATAC and the RNA modality in a MuData. Cells are matched by name.""",
     "key_added": """
         key_added
             Replaces ``epifoundation`` in the names of all results.""",

@@ -32,7 +32,7 @@ class Keys:
 
     @property
     def expression(self) -> str:
-        """``obsm`` of the ATAC modality if there is no RNA: DataFrame, one column per gene."""
+        """``obsm`` of the ATAC modality if cells have no RNA: DataFrame, one column per gene."""
         return f"{self.key}_expression"
 
     @property

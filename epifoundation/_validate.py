@@ -10,6 +10,8 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from ._pairing import ALL_CELLS, UNIQUE, CellNames, check_axis, reindexed
+
 Data: TypeAlias = AnnData | MuData
 RNG: TypeAlias = int | np.random.Generator | None
 
@@ -23,7 +25,7 @@ def get_atac(data: Any, modality: str = "atac", *, peaks: bool = True) -> AnnDat
         atac = data
     elif isinstance(data, MuData):
         atac = get_modality(data, modality, option="modality")
-        check_unique(atac.obs_names, "cell names", "call `obs_names_make_unique()`")
+        check_unique(atac.obs_names, "cell names", UNIQUE)
     else:
         msg = f"Expected an AnnData or MuData object, got {type(data).__name__}."
         raise TypeError(msg)
@@ -70,21 +72,6 @@ def check_unique(names: pd.Index, what: str, cure: str) -> None:
         raise ValueError(msg)
 
 
-def check_paired(atac: AnnData, rna: AnnData) -> None:
-    """Raise ValueError unless both modalities have the same cells in the same order."""
-    if atac.n_obs == rna.n_obs and (atac.obs_names == rna.obs_names).all():
-        return
-    shared = atac.obs_names.intersection(rna.obs_names)
-    msg = (
-        f"The modalities are not paired: {atac.n_obs:,} cells with ATAC, {rna.n_obs:,} with RNA, "
-        f"{len(shared):,} with both"
-        f"{', in another order' if len(shared) == atac.n_obs == rna.n_obs else ''}. "
-        "Keep the shared cells: `shared = atac.obs_names.intersection(rna.obs_names)`, then "
-        "`MuData({'atac': atac[shared].copy(), 'rna': rna[shared].copy()})`."
-    )
-    raise ValueError(msg)
-
-
 def check_values(
     values: np.ndarray, indptr: np.ndarray, names: pd.Index, what: str, *, signed: bool = False
 ) -> None:
@@ -114,16 +101,22 @@ def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = 
     """A column of ``obs``, indexed by the cells of the ATAC modality.
 
     ``"modality:column"`` is a column of that modality of the MuData. Other keys are looked up in
-    the ATAC modality, then in the MuData. Cells that are missing from the table are NaN.
+    the ATAC modality, then in the MuData. Cells that are missing from the table are NaN, see
+    :func:`._pairing.reindexed`.
     """
     modalities = data.mod if isinstance(data, MuData) else {}
     modality, _, column = key.partition(":")
+    own = next((each for each, adata in modalities.items() if adata is atac), "atac")
+    cells = CellNames.of(atac.obs_names, own)
     if modality in modalities and column in modalities[modality].obs.columns:
-        return modalities[modality].obs[column].reindex(atac.obs_names)
+        if modality != own:
+            check_axis(data.axis, name or "the data")
+        table = CellNames.of(modalities[modality].obs_names, modality)
+        return reindexed(modalities[modality].obs[column], table.code, cells, name=name)
     if key in atac.obs.columns:
         return atac.obs[key]
     if data is not atac and key in data.obs.columns:
-        return data.obs[key].reindex(atac.obs_names)
+        return reindexed(data.obs[key], ALL_CELLS, cells, name=name)
     columns = [*atac.obs.columns, *([] if data is atac else data.obs.columns)]
     others = {each: adata.obs.columns for each, adata in modalities.items() if adata is not atac}
     raise missing_column(key, option, columns, others, name)

@@ -1,8 +1,13 @@
-"""Metrics of annotations and of predicted expression: arrays in, floats out."""
+"""Metrics of annotations and of predicted expression: arrays in, floats out.
+
+Entries are compared in their order. Tables of pandas must have the same index (or a RangeIndex, or
+none on one side), and no value may be missing; otherwise, a ValueError is raised.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -263,6 +268,13 @@ def compare_expression(
     >>> list(table.index)
     ['noise', 'mean of the gene', 'mean of the predicted label']
     """
+    for each in predicted.values():
+        _check_same_names(true, each)
+    for each in (groups, predicted_groups, features):
+        _check_same_names(true, each, columns=False)
+    for each in (train_groups, train_features):
+        _check_same_names(train, each, columns=False)
+    _check_same_names(true, train, index=False)
     true, train = np.asarray(true, dtype=np.float64), np.asarray(train, dtype=np.float64)
     names, codes = np.unique(np.asarray(train_groups), return_inverse=True)
     labels = np.asarray(predicted_groups)
@@ -473,8 +485,34 @@ def conformal_coverage(true: ArrayLike, sets: ArrayLike) -> tuple[float, float]:
 
 
 def _same_shape(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    _check_same_names(a, b)
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or not a.size:
         msg = f"Expected two arrays of the same shape with entries, got {a.shape} and {b.shape}."
         raise ValueError(msg)
+    is_missing = pd.isna(a) | pd.isna(b)
+    if is_missing.any():
+        n_missing = int(is_missing.reshape(len(a), -1).any(axis=1).sum())
+        msg = f"Values of {n_missing:,} of {len(a):,} cells are missing: leave these cells out."
+        raise ValueError(msg)
     return a, b
+
+
+def _check_same_names(a: Any, b: Any, *, index: bool = True, columns: bool = True) -> None:
+    """Raise ValueError if two tables of pandas have different rows or columns."""
+    pandas = pd.Series | pd.DataFrame
+    if not isinstance(a, pandas) or not isinstance(b, pandas):
+        return
+    axes = [("index", a.index, b.index)] if index else []
+    if columns and isinstance(a, pd.DataFrame) and isinstance(b, pd.DataFrame):
+        axes.append(("columns", a.columns, b.columns))
+    for name, one, other in axes:
+        if any(isinstance(each, pd.RangeIndex) for each in (one, other)) or len(one) != len(other):
+            continue
+        differs = np.flatnonzero(np.asarray(one.astype(str) != other.astype(str)))
+        if len(differs):
+            i = int(differs[0])
+            msg = f"{len(differs):,} of {len(one):,} names in `{name}` differ, first {one[i]!r} "
+            msg += f"and {other[i]!r} (number {i}): take the rows and columns of one by the names "
+            msg += "of the other, or pass arrays (`.to_numpy()`) if the order is the same."
+            raise ValueError(msg)

@@ -3,6 +3,7 @@
 from itertools import pairwise, permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,3 +180,48 @@ def test_expected_log1p_keeps_order_and_shape():
         metrics.expected_log1p(values, [0])
     with pytest.raises(ValueError, match="values from -1"):
         metrics.expected_log1p([-1.0], [10])
+
+
+NAMES = pd.Index([f"cell{i}" for i in range(20)])
+
+
+def test_tables_with_other_rows_or_columns_are_refused():
+    rng = np.random.default_rng(0)
+    true = pd.DataFrame(rng.random((20, 3)), NAMES, ["a", "b", "c"])
+    guess = true + rng.random((20, 3))
+    expected = metrics.pearson_per_gene(true.to_numpy(), guess.to_numpy())
+    assert metrics.pearson_per_gene(true, guess) == expected
+    assert metrics.pearson_per_gene(true, guess.reset_index(drop=True)) == expected
+    assert metrics.pearson_per_gene(true, guess.to_numpy()) == expected
+    for other in (guess[::-1], guess[["b", "a", "c"]]):
+        for score in (metrics.pearson_per_gene, metrics.pearson_per_cell, metrics.pearson_pooled):
+            with pytest.raises(ValueError, match=r"names in `(index|columns)` differ"):
+                score(true, other)
+    kind = pd.Series(["B", "T"] * 10, NAMES)
+    for other in (kind[::-1], kind.set_axis(NAMES + "-1")):
+        with pytest.raises(ValueError, match="20 of 20 names in `index` differ, first 'cell0'"):
+            metrics.accuracy(kind, other)
+    options = {"train": true, "train_groups": kind, "predicted_groups": kind}
+    metrics.compare_expression(true, {"x": guess}, kind, **options)
+    wrong = {
+        "predicted_groups": kind[::-1],
+        "train_groups": kind[::-1],
+        "train": true[["b", "a", "c"]],
+    }
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match="differ"):
+            metrics.compare_expression(true, {"x": guess}, kind, **(options | {name: value}))
+
+
+def test_missing_values_are_no_zeros_and_no_errors_of_the_prediction():
+    values = np.arange(12.0).reshape(4, 3)
+    lost = np.where(np.arange(4)[:, None] == 2, np.nan, values)
+    for one, other in ((values, lost), (lost, values)):
+        with pytest.raises(ValueError, match="1 of 4 cells are missing"):
+            metrics.pearson_per_gene(one, other)
+    labels = pd.Series(["B", None, "T"])
+    for score in (metrics.accuracy, metrics.macro_f1):
+        with pytest.raises(ValueError, match="1 of 3 cells are missing"):
+            score(labels, ["B", "B", "T"])
+    with pytest.raises(ValueError, match="1 of 3 cells are missing"):
+        metrics.risk_coverage(["B", "B", "T"], ["B", "B", "T"], [0.5, np.nan, 1])

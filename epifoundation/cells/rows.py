@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, override
 
+import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
@@ -13,6 +14,7 @@ from .matrix import row_reader
 from .source import Source
 
 CELLS_PER_READ = 2048  # enough to hide the overhead, few enough for the memory
+MAX_GAP = 64  # rows that are read and dropped, rather than starting another read
 
 
 class LoadedRows(Source):
@@ -37,6 +39,50 @@ class LoadedRows(Source):
     @override
     def matrix(self, layer: str | None) -> Any:
         return self._matrix
+
+
+def runs_of(rows: np.ndarray) -> list[np.ndarray]:
+    """Ascending rows, split where reading on would take longer than another read."""
+    return np.split(rows, np.flatnonzero(np.diff(rows) > MAX_GAP) + 1) if len(rows) else []
+
+
+class SelectedRows(Source):
+    """Some cells of a source, in any order.
+
+    Parameters
+    ----------
+    source
+        The source, which is closed with this one.
+    rows
+        Its rows.
+    """
+
+    def __init__(self, source: Source, rows: np.ndarray) -> None:
+        super().__init__(source.name)
+        self.source, self.rows, self.n_obs, self.var = source, rows, len(rows), source.var
+
+    @override
+    def names(self, start: int, stop: int) -> pd.Index:
+        return pd.Index([self.source.names(row, row + 1)[0] for row in self.rows[start:stop]])
+
+    @override
+    def stored_entries(self) -> np.ndarray:
+        sizes = np.diff(self.source.stored_entries())[self.rows]
+        return np.concatenate([[0], sizes.cumsum()])
+
+    @override
+    def read(self, start: int, stop: int, layer: str | None = None) -> sp.csr_matrix:
+        rows, order = np.unique(self.rows[start:stop], return_inverse=True)
+        parts = [
+            self.source.read(int(run[0]), int(run[-1]) + 1, layer)[run - run[0]]
+            for run in runs_of(rows)
+        ]
+        read = parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")
+        return read if (np.diff(order) == 1).all() else read[order]
+
+    @override
+    def close(self) -> None:
+        self.source.close()
 
 
 def iter_rows(

@@ -27,9 +27,18 @@ class Source:
     ----------
     name
         Name in errors: a path, or "the data".
+
+    Attributes
+    ----------
+    modality
+        Name of the modality in a MuData.
+    axis
+        Axis that the modalities of a MuData share: 0, cells.
     """
 
     name: str
+    modality: str = "atac"
+    axis: int = 0
     var: pd.DataFrame
     n_obs: int
 
@@ -42,6 +51,10 @@ class Source:
 
     def column(self, key: str, option: str) -> pd.Series:
         """The column `key` of ``obs``, by row."""
+        raise NotImplementedError
+
+    def has_column(self, key: str) -> bool:
+        """Whether ``obs`` of this modality has the column `key`."""
         raise NotImplementedError
 
     def matrix(self, layer: str | None) -> Any:
@@ -70,17 +83,20 @@ class Source:
             "Was it moved, truncated or overwritten?"
         )
 
+    def stored_entries(self) -> np.ndarray:
+        """Number of stored entries before each row, and of all, (n_obs + 1,)."""
+        matrix = self.matrix(None)
+        if not _is_sparse(matrix):
+            return np.arange(self.n_obs + 1, dtype=np.int64) * len(self.var)
+        entries = matrix.indptr if sp.issparse(matrix) else matrix.group["indptr"][:]
+        return np.asarray(entries, dtype=np.int64)
+
     def bounds(self, max_cells: int, max_entries: int) -> np.ndarray:
         """Row offsets of blocks with at most `max_cells` cells and `max_entries` entries.
 
         A single cell with more entries is a block of one.
         """
-        matrix = self.matrix(None)
-        if _is_sparse(matrix):
-            entries = matrix.indptr if sp.issparse(matrix) else matrix.group["indptr"][:]
-            entries = np.asarray(entries, dtype=np.int64)
-        else:
-            entries = np.arange(self.n_obs + 1, dtype=np.int64) * len(self.var)
+        entries = self.stored_entries()
         offsets = [0]
         while offsets[-1] < self.n_obs:
             start = offsets[-1]
@@ -98,8 +114,9 @@ class InMemory(Source):
 
     def __init__(self, data: AnnData | MuData, modality: str, name: str) -> None:
         super().__init__(name)
-        self.data = data
+        self.data, self.modality = data, modality
         is_mudata = isinstance(data, MuData)
+        self.axis = data.axis if is_mudata else 0
         self.adata = get_modality(data, modality, option="modality") if is_mudata else data
         self.var, self.n_obs = self.adata.var, self.adata.n_obs
         self._matrices: dict[str | None, Any] = {}
@@ -112,6 +129,10 @@ class InMemory(Source):
     def column(self, key: str, option: str) -> pd.Series:
         values = obs_column(self.data, self.adata, key, option, name=self.name)
         return values.reset_index(drop=True)
+
+    @override
+    def has_column(self, key: str) -> bool:
+        return key in self.adata.obs.columns
 
     @override
     def matrix(self, layer: str | None) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from .._pairing import ALL_CELLS, CellNames, check_axis, reindexed
 from .._validate import Data, missing_column
 from .groups import EXPECTED, check_encoding, close, open_group, read_element
 from .matrix import row_reader
@@ -26,6 +27,8 @@ class OnDisk(Source):
     def __init__(self, path: Path, root: Any, group: Any) -> None:
         super().__init__(repr(str(path)))
         self.path, self.root, self.group = path, root, group
+        self.modality = str(group.name).rpartition("/")[2]
+        self.axis = int(root.attrs.get("axis", 0))
         self.var = self._table("var")
         self._names = (0, 0, np.zeros(0, dtype=object))  # first and last row, names read last
         self._matrices: dict[str | None, Any] = {}
@@ -82,18 +85,26 @@ class OnDisk(Source):
         modalities = {} if self.root is self.group else self.root["mod"]
         modality, _, column = key.partition(":")
         if modality in modalities and column in modalities[modality]["obs"]:
-            return self._reindexed(modalities[modality]["obs"], column)
+            if modality != self.modality:
+                check_axis(self.axis, self.name)
+            return self._reindexed(
+                modalities[modality]["obs"], column, f'mdata["{modality}"].obs_names'
+            )
         if key in self.group["obs"]:
             return pd.Series(self._element(self.group["obs"], key))
         tables = [self.group["obs"]]
         if self.root is not self.group and "obs" in self.root:
             tables.append(self.root["obs"])
         if key in tables[-1]:
-            return self._reindexed(tables[-1], key)
+            return self._reindexed(tables[-1], key, ALL_CELLS)
         columns = [name for table in tables for name in table.attrs["column-order"]]
         rest = [name for name in modalities if modalities[name] != self.group]
         others = {name: modalities[name]["obs"].attrs["column-order"] for name in rest}
         raise missing_column(key, option, columns, others, self.name)
+
+    @override
+    def has_column(self, key: str) -> bool:
+        return key in self.group["obs"]
 
     def _element(self, parent: Any, key: str) -> Any:
         return read_element(parent, key, self.name)
@@ -108,11 +119,12 @@ class OnDisk(Source):
         msg = f"{self.name} has no table `{part}`; expected {EXPECTED}, found {sorted(self.group)}."
         return ValueError(f"{msg} Read it into an AnnData and pass that.")
 
-    def _reindexed(self, table: Any, key: str) -> pd.Series:
-        """A column of another ``obs`` in the order of these cells."""
-        names = self._element(table, table.attrs["_index"])
-        values = pd.Series(self._element(table, key), index=names)
-        return values.reindex(self.names(0, self.n_obs)).reset_index(drop=True)
+    def _reindexed(self, table: Any, key: str, names_code: str) -> pd.Series:
+        """A column of another ``obs`` in the order of these cells; the code as in `CellNames`."""
+        names = pd.Index(self._element(table, table.attrs["_index"]), dtype=object)
+        values = pd.Series(self._element(table, key), index=names, name=key)
+        cells = CellNames.of(self.names(0, self.n_obs), self.modality)
+        return reindexed(values, names_code, cells, name=self.name).reset_index(drop=True)
 
     @override
     def matrix(self, layer: str | None) -> Any:

@@ -11,7 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._hub import fetch
-from .._validate import check_paired
+from .._pairing import CellNames, match_cells
 
 REPOSITORY = "UCSC-VLAA/MiniAtlas"
 CORPUS_NAMES = ("full", "mini", "all")  # "tissue" in the names of files with the whole corpus
@@ -107,7 +107,7 @@ def mini_atlas(
         needed=f"the pair {tissue or '*'}_atac*.h5ad and {tissue or '*'}_rna*.h5ad",
     )
     atac, rna = (_read(path, in_memory=in_memory) for path in files.values())
-    check_paired(atac, rna)
+    _check_paired(atac, rna)
     mdata = MuData({"rna": rna, "atac": atac})
     for key in ("annot", "batch"):
         if key in atac.obs:
@@ -152,6 +152,16 @@ def _pair(paths: list[str], tissue: str | None, split: str | None) -> tuple[str,
         msg += "download the right pair and read it with anndata."
         raise ValueError(msg)
     return atac[0].path, rna[0].path
+
+
+def _check_paired(atac: AnnData, rna: AnnData) -> None:
+    """Raise ValueError unless both files have the same cells."""
+    sides = CellNames(atac.obs_names, "atac.obs_names"), CellNames(rna.obs_names, "rna.obs_names")
+    rows = match_cells(*sides, "Download the files again.", needed=True)
+    if atac.n_obs != rna.n_obs or (rows < 0).any():
+        msg = f"The files are not paired: {atac.n_obs:,} cells with ATAC, {rna.n_obs:,} with RNA, "
+        msg += f"{int((rows >= 0).sum()):,} with both. Choose others with `revision=`."
+        raise ValueError(msg)
 
 
 def _read(path: Path, *, in_memory: bool) -> AnnData:

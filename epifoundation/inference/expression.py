@@ -105,10 +105,11 @@ def known_batches(batch: pd.Series, model: EpiFoundation) -> tuple[np.ndarray, l
 def warn_of_batches(
     n_foreign: int, n_cells: int, unseen: list[str], key: str, model: EpiFoundation
 ) -> None:
-    """Warn about cells whose batch the model does not know."""
+    """Warn about cells whose batch is missing, or that the model does not know."""
+    why = "are from batches that the model was not trained on" if unseen else "have no batch"
+    found = f"also contains {unseen[:5]}" if unseen else "is missing for them"
     msg = (
-        f"{n_foreign:,} of {n_cells:,} cells are from batches that the model was not trained on "
-        f"(`batch_key={key!r}` also contains {unseen[:5]}; the model knows "
+        f"{n_foreign:,} of {n_cells:,} cells {why} (`batch_key={key!r}` {found}; the model knows "
         f"{batches_of(model)[:10]}): their expression is predicted for the mean batch."
     )
     warn(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -64,6 +64,10 @@ class ExpressionReadout(Readout):
         """Start a block of cells."""
         return ExpressedCells(self, block, batches)
 
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """Expression that was predicted before, in either modality."""
+        return [f"obsm/{self.keys.expression}", f"rna/layers/{self.keys.layer}"]
+
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
         """Model, scale and genes."""
         if not self.has_report:
@@ -82,59 +86,86 @@ class ExpressionReadout(Readout):
 
 
 class ExpressedCells(BlockReadout):
-    """Cells of a block x genes of the RNA modality, or of the model where there is no RNA."""
+    """Cells of a block x genes: of the RNA modality, and of the model if cells have no RNA."""
 
     def __init__(
         self, readout: ExpressionReadout, block: LoadedBlock, batches: np.ndarray | None
     ) -> None:
-        model, positions, names, rna = (readout.model, readout.positions, block.names, block.rna)
+        model, positions, rna = readout.model, readout.positions, block.rna
         if rna is not None and positions is not None:
-            found = model.genes.match(GeneVocabulary.from_var(rna.var))
+            found = model.genes.match(GeneVocabulary.from_var(rna.adata.var))
             rna = rna if set(positions) <= set(found) else None
-        self.keys, self.in_rna = readout.keys, rna is not None
-        if rna is None:
-            genes = np.arange(len(model.genes)) if positions is None else positions
-            self.rows = np.arange(len(names))
-        else:
-            check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
-            check_unique(rna.obs_names, "cell names", "call `obs_names_make_unique()`")
-            genes = model.genes.match(GeneVocabulary.from_var(rna.var))
-            if (genes < 0).all():
-                msg = (
-                    f"None of the {rna.n_vars:,} genes of the RNA modality is one of the "
-                    f"{len(model.genes):,} of the model: {list(rna.var_names[:3])} against "
-                    f"{model.genes.names[:3]}; the predicted layer will be NaN."
-                )
-                warn(msg)
-            if positions is not None:
-                genes = np.where(np.isin(genes, positions), genes, -1)
-            self.rows = rna.obs_names.get_indexer(names)
-        self.columns = np.flatnonzero(genes >= 0)
-        self.names = [model.genes.names[i] for i in genes[self.columns]]
+        self.keys = readout.keys
         self.batches = None if batches is None else torch.from_numpy(batches).to(model.device)
-        with torch.inference_mode():
-            self.predict = readout.head.predictor(
-                torch.from_numpy(genes[self.columns]).to(model.device)
-            )
-        self.values = np.empty(
-            (len(names) if rna is None else rna.n_obs, len(genes)), dtype=np.float32
-        )
-        if rna is not None:  # genes that the model lacks, cells without ATAC
-            self.values.fill(np.nan)
+        self.in_atac: _Predicted | None = None
+        self.in_rna: _Predicted | None = None
+        if rna is None or not rna.is_whole:
+            genes = np.arange(len(model.genes)) if positions is None else positions
+            self.names = [model.genes.names[int(i)] for i in genes]
+            rows = np.arange(len(block.names))
+            self.in_atac = _Predicted(readout, genes, rows, len(rows))
+        if rna is not None:
+            genes = _genes_of(rna.adata, model, positions)
+            self.in_rna = _Predicted(readout, genes, rna.rows, rna.adata.n_obs)
 
     @torch.inference_mode()
     def add(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
-        """Predict for some cells; those without a row in the RNA modality are skipped."""
+        """Predict for some cells."""
         batches = None if self.batches is None else self.batches[rows]
-        predicted = self.predict(embedding, batches).cpu().numpy()
-        places = self.rows[rows]
-        self.values[np.ix_(places[places >= 0], self.columns)] = predicted[places >= 0]
+        for predicted in (self.in_atac, self.in_rna):
+            if predicted is not None:
+                predicted.add(rows, embedding, batches)
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
-        """Write a layer of the RNA modality, or ``obsm`` of the ATAC modality."""
-        if self.in_rna:
-            cast("AnnData", rna).layers[self.keys.layer] = self.values
-        else:
+        """Write a layer of the RNA modality, ``obsm`` of the ATAC modality, or both."""
+        if self.in_rna is not None:
+            cast("AnnData", rna).layers[self.keys.layer] = self.in_rna.values
+        if self.in_atac is not None:
             atac.obsm[self.keys.expression] = pd.DataFrame(
-                self.values, index=atac.obs_names, columns=pd.Index(self.names)
+                self.in_atac.values, index=atac.obs_names, columns=pd.Index(self.names)
             )
+
+
+class _Predicted:
+    """Predicted expression, NaN in rows without a cell and columns without a gene.
+
+    Parameters
+    ----------
+    readout
+        What is predicted.
+    genes
+        Position in the model of each column, -1 for none.
+    rows
+        Row of each cell, -1 for none.
+    n_rows
+        Number of rows.
+    """
+
+    def __init__(
+        self, readout: ExpressionReadout, genes: np.ndarray, rows: np.ndarray, n_rows: int
+    ) -> None:
+        self.rows, self.columns = rows, np.flatnonzero(genes >= 0)
+        self.values = np.full((n_rows, len(genes)), np.nan, np.float32)
+        known = torch.from_numpy(genes[self.columns]).to(readout.model.device)
+        with torch.inference_mode():
+            self.predict = readout.head.predictor(known)
+
+    def add(self, cells: slice, embedding: torch.Tensor, batches: torch.Tensor | None) -> None:
+        """Predict for some cells that have a row."""
+        predicted = self.predict(embedding, batches).cpu().numpy()
+        rows = self.rows[cells]
+        self.values[np.ix_(rows[rows >= 0], self.columns)] = predicted[rows >= 0]
+
+
+def _genes_of(rna: AnnData, model: EpiFoundation, positions: np.ndarray | None) -> np.ndarray:
+    """Position in the model of each gene of the RNA, -1 for those not predicted."""
+    check_unique(rna.var_names, "gene names", "call `var_names_make_unique()`")
+    genes = model.genes.match(GeneVocabulary.from_var(rna.var))
+    if (genes < 0).all():
+        msg = (
+            f"None of the {rna.n_vars:,} genes of the RNA modality is one of the "
+            f"{len(model.genes):,} of the model: {list(rna.var_names[:3])} against "
+            f"{model.genes.names[:3]}; the predicted layer will be NaN."
+        )
+        warn(msg)
+    return genes if positions is None else np.where(np.isin(genes, positions), genes, -1)

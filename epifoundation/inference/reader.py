@@ -20,6 +20,7 @@ from ..nn import Folded, has_bfloat16
 from ..peaks.mapping import PeakMap
 from .encode import encode_cells
 from .expression import known_batches
+from .paired import PairedRNA
 from .tally import Tally
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -31,7 +32,7 @@ class LoadedBlock(NamedTuple):
     cells: Source
     names: pd.Index
     batch: pd.Series | None
-    rna: AnnData | None
+    rna: PairedRNA | None
     show: bool = True  # a progress bar
 
 

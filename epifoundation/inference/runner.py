@@ -30,6 +30,7 @@ from ..cells.tokens import ahead
 from ..peaks.options import PeakMapping
 from .block_store import BlockStore, Origin
 from .encode import threads
+from .paired import PairedRNA
 from .plan import Plan
 from .reader import BlockResults, LoadedBlock, Reader
 from .results import arrays_of
@@ -93,7 +94,7 @@ def _at_once(reader: Reader, plan: Plan, target: InObject) -> None:
 
 def _in_blocks(reader: Reader, plan: Plan, target: InFile | NewFile, *, overwrite: bool) -> None:
     """Compute blocks, keep them in a folder, then build the file of results from them."""
-    run = plan.run(reader, target.genes)
+    run = plan.run(reader, target.genes) | {"all cells have RNA": target.is_whole}
     if target.is_done(run, lambda: _content(reader, plan)):
         return
     target.check(overwrite=overwrite)
@@ -102,7 +103,7 @@ def _in_blocks(reader: Reader, plan: Plan, target: InFile | NewFile, *, overwrit
             warn(f"The cells of {n_stale:,} finished blocks were changed: they are computed again.")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            _compute(reader, plan, store, target.genes)
+            _compute(reader, plan, store, target)
         show_again(caught)
 
         states = plan.signatures
@@ -149,7 +150,7 @@ def _shown[T](blocks: Iterator[T], numbers: Sequence[int]) -> Iterator[T]:
     return iter(tqdm(blocks, "Comparing", len(numbers), unit=" blocks", disable=not show))
 
 
-def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame | None) -> None:
+def _compute(reader: Reader, plan: Plan, store: BlockStore, target: InFile | NewFile) -> None:
     """Compute blocks that no process has claimed, until all are finished."""
     several = len(plan.places) > 1
     # A thread per block: no thread waits for another until the end, and the Python code of one
@@ -162,7 +163,7 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame 
         tqdm(
             total=int(plan.bounds[-1]), desc="Cells", unit=" cells", disable=not settings.progress
         ) as bar,
-        contextlib.closing(_read(reader, plan, store, genes)) as parts,
+        contextlib.closing(_read(reader, plan, store, target)) as parts,
         contextlib.closing(ahead(parts, N_PREFETCH)) as blocks,
         contextlib.closing(store),  # closed first, so that the reading thread does not wait
         ThreadPoolExecutor(1, thread_name_prefix="save") as saver,
@@ -170,14 +171,15 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame 
     ):
 
         def save(
-            number: int, origin: Origin, names: pd.Index, rna: AnnData | None, found: BlockResults
+            number: int, origin: Origin, names: pd.Index, rna: PairedRNA | None, found: BlockResults
         ) -> None:
             atac = AnnData(obs=pd.DataFrame(index=names))
+            layers = None if rna is None else rna.adata
             if several:
                 codes = np.full(len(names), plan.parts[number].source)
                 atac.obs[reader.keys.file] = pd.Categorical.from_codes(codes, plan.names)
-            reader.write(found, atac, rna)
-            store.save(number, arrays_of(atac, rna), found.tally, origin)
+            reader.write(found, atac, layers)
+            store.save(number, arrays_of(atac, layers), found.tally, origin)
             bar.update(len(names))
 
         def work(number: int, origin: Origin, block: LoadedBlock) -> Future[None]:
@@ -196,13 +198,13 @@ def _compute(reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame 
 
 
 def _read(
-    reader: Reader, plan: Plan, store: BlockStore, genes: pd.DataFrame | None
+    reader: Reader, plan: Plan, store: BlockStore, target: InFile | NewFile
 ) -> Generator[tuple[int, Origin, LoadedBlock], None, None]:
     """Claim one block after the other and read its cells; wait for those of other processes."""
     with _with_advice(store):
         for number, block in plan.read(reader, _claimed(plan, store)):
             names = block.names
-            rna = None if genes is None else AnnData(obs=pd.DataFrame(index=names), var=genes)
+            rna = PairedRNA.of_block(names, target.genes, is_whole=target.is_whole)
             loaded = LoadedBlock(block.cells, names, block.batch, rna, show=False)
             yield number, block.origin, loaded
 

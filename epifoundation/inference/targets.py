@@ -24,6 +24,7 @@ from ..cells.stored import OnDisk
 from .block_store import BlockStore
 from .expression import rna_of
 from .grafts import graft_hdf5, graft_zarr
+from .paired import PairedRNA, find_rows, spread
 from .reader import BlockResults, Reader
 from .results import build_file, remove
 
@@ -37,7 +38,8 @@ class InObject:
         check_writable(data, get_atac(data, modality), copy=copy)
         self.data, self.modality, self.rna_modality = data, modality, rna_modality
         self.reader, self.copy = reader, copy
-        self.rna = rna_of(data, rna_modality)
+        rna_of(data, rna_modality)  # raises if the modality is missing
+        self.rna = PairedRNA.of(data, modality, rna_modality) if reader.genes else None
         self.result: Data | None = None
 
     def write(self, found: BlockResults, uns: dict[str, Any]) -> None:
@@ -77,6 +79,7 @@ class NewFile:
             msg = f"`output` must end in .zarr or .h5ad, got {str(path)!r}."
             raise ValueError(msg)
         self.partial = _partial(self.file)
+        self.is_whole = True  # predictions of all cells are a layer
         genes = pd.Index(reader.genes, dtype=object)
         self.genes = pd.DataFrame(index=genes) if len(genes) else None
 
@@ -136,6 +139,8 @@ class InFile:
         self.file = path.resolve() if path.is_symlink() else path  # links stay
         self.modality, self.rna_modality = modality, rna_modality
         self.partial = _partial(self.file)
+        self.is_whole, self.n_rna = True, 0
+        self.rows: np.ndarray | None = None
         source = open_source(path, modality)
         try:
             if not isinstance(source, OnDisk):
@@ -146,25 +151,15 @@ class InFile:
             source.close()
 
     def _genes(self, source: OnDisk) -> pd.DataFrame | None:
-        """``var`` of an RNA modality of the same cells."""
+        """``var`` of the RNA, and its rows of the cells; None if no cell has RNA."""
         rna = source.other(self.rna_modality)
         if rna is None:
             return None
-        step = 2**16
-        starts = range(0, source.n_obs, step)
-        same = rna.n_obs == source.n_obs and all(
-            source.names(i, min(i + step, source.n_obs)).equals(
-                rna.names(i, min(i + step, rna.n_obs))
-            )
-            for i in starts
-        )
-        if not same:
-            msg = (
-                f"The modalities {self.modality!r} and {self.rna_modality!r} of {source.name} do "
-                "not contain the same cells in the same order: pass `output=`, a file of results, "
-                "or `expression=False` if the tool has it."
-            )
-            raise ValueError(msg)
+        self.rows, self.n_rna = find_rows(source, rna), rna.n_obs
+        if self.rows is not None:
+            self.is_whole = bool((self.rows >= 0).all())
+            if not (self.rows >= 0).any():
+                return None
         return rna.var
 
     def is_done(self, run: dict[str, Any], content: Callable[[], str]) -> bool:
@@ -216,7 +211,8 @@ class InFile:
         """Elements of the results and where they go, and elements of the file to delete."""
         from anndata.io import read_elem
 
-        results, root = open_group(built), open_group(self.file)
+        results = open_group(built, "r" if self.rows is None else "r+")
+        root = open_group(self.file)
         try:
             is_mudata = "mod" in root
             place = f"mod/{self.modality}/" if is_mudata else ""
@@ -228,7 +224,12 @@ class InFile:
                 for each in self.reader.stale(old)
                 if is_mudata or not each.startswith("rna/")
             ]
-            moved = {f"layers/{name}": f"{rna}layers/{name}" for name in results["layers"]}
+            moved = {}
+            for name in list(results["layers"]):
+                layer = f"layers/{name}"
+                if self.rows is not None:
+                    layer = spread(results, name, self.rows, self.n_rna)
+                moved[layer] = f"{rna}layers/{name}"
             index = results["obs"].attrs["_index"]
             for part in ("obsm", "obs", "uns"):  # reports last: with them, the results are complete
                 names = [name for name in results[part] if (part, name) != ("obs", index)]

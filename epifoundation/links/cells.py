@@ -11,6 +11,7 @@ import torch
 from anndata import AnnData
 
 from .._memory import in_memory
+from .._pairing import CellNames, check_axis, match_cells
 from .._validate import get_matrix
 from .._warn import warn
 from ..cells.rows import LoadedRows
@@ -62,6 +63,13 @@ class LinkCells(NamedTuple):
         ]
         return LinkCells(self.matrix[rows], self.projection, self.folded, self.names[rows], *part)
 
+    @property
+    def has_rna(self) -> np.ndarray:
+        """Whether the expression of each cell was measured, (n_cells,)."""
+        if self.measured is None:
+            return np.zeros(len(self.names), dtype=bool)
+        return ~np.isnan(self.measured).any(axis=1)
+
     def n_open(self) -> np.ndarray:
         """Number of cells in which each peak is open, (n_peaks,)."""
         return np.asarray((self.matrix > 0).sum(axis=0)).ravel()
@@ -84,8 +92,11 @@ def gather_cells(
     genes: np.ndarray,
     batch_key: str | None,
     layer: str | None,
+    rna_modality: str = "rna",
 ) -> LinkCells:
     """Read all cells; `genes` are positions in the model, `rna` their measured expression.
+
+    Cells are matched by name; without any in both, nothing is measured, with a warning.
 
     Raises
     ------
@@ -118,7 +129,13 @@ def gather_cells(
                 )
                 raise ValueError(msg)
             total = np.asarray(counts[:, found[found >= 0]].sum(axis=1), np.float64).ravel()
-            row = rna.obs_names.get_indexer(names)
-            measured = np.where((row >= 0)[:, None], measured[row], np.nan)
-            total = np.where(row >= 0, total[row], 0.0)
+            check_axis(source.axis, source.name)
+            row = match_cells(
+                CellNames.of(names, source.modality),
+                CellNames.of(rna.obs_names, rna_modality),
+                "Measured expression is used for cells that are in both only.",
+            )
+            has_rna = row >= 0
+            measured = np.where(has_rna[:, None], measured[row], np.nan) if has_rna.any() else None
+            total = np.where(has_rna, total[row], 0.0) if has_rna.any() else None
     return LinkCells(matrix, projection, model.network.folded(), names, batch, measured, total)

@@ -43,6 +43,11 @@ class Candidates:
     max_distance: int
 
 
+def uses_rna(cells: LinkCells) -> bool:
+    """Whether enough cells have measured expression."""
+    return int(cells.has_rna.sum()) >= MIN_GROUP_CELLS
+
+
 def link_group(
     model: EpiFoundation,
     head: ExpressionHead | QueryHead,
@@ -81,9 +86,10 @@ def link_group(
             candidates.max_distance,
             rng,
         )
-        if cells.measured is not None:
+        if uses_rna(cells):
             by_measurement = measured_effects(model, head, cells, positions, pairs)
-            second = measured_pvalues(by_measurement, pairs.gene, n_open, pairs.is_control)
+            n_measured = cells.take(np.flatnonzero(cells.has_rna)).n_open()[pairs.peak]
+            second = measured_pvalues(by_measurement, pairs.gene, n_measured, pairs.is_control)
             pvalue = bonferroni_min(pvalue, second)
     effects = pd.DataFrame(
         {

@@ -14,6 +14,7 @@ from mudata import MuData
 from .._docs import documented
 from .._keys import Keys
 from .._memory import in_memory
+from .._pairing import CellNames, check_axis, match_cells
 from .._validate import Data, get_atac, get_matrix, get_modality, obs_column
 
 TOTAL = 1e4  # normalized counts per cell
@@ -79,12 +80,18 @@ def expression(
     predicted, scale = _predicted(data, atac, keys, rna_modality)
     true = _measured(data, measured, layer, rna_modality, scale, predicted.columns)
     names = list(true.columns)
-    cells = predicted.index.intersection(true.index)
-    if not names or not len(cells):
-        msg = f"Predicted and measured expression have {len(names):,} genes and {len(cells):,} "
-        msg += "cells in common; at least one of each is needed."
+    if not names:
+        msg = "Predicted and measured expression have 0 genes in common; at least one is needed."
         raise ValueError(msg)
-    predicted, true = predicted.loc[cells, names], true.loc[cells, names]
+    rows = match_cells(
+        CellNames.of(predicted.index, modality),
+        CellNames.of(true.index, rna_modality)
+        if measured is None
+        else CellNames(true.index, "measured.obs_names"),
+        "Only cells that are in both are compared.",
+        needed=True,
+    )
+    predicted, true = predicted.loc[rows >= 0, names], true.iloc[rows[rows >= 0]]
     groups = obs_column(data, atac, groupby, "groupby").reindex(predicted.index)
     is_complete = predicted.notna().all(axis=1) & groups.notna()
     if not is_complete.any():
@@ -177,6 +184,7 @@ def _measured(
             msg = "The data have no measured expression: pass `measured=`, an AnnData of cells x "
             msg += "genes, or a MuData with an RNA modality."
             raise ValueError(msg)
+        check_axis(data.axis, "the data")
         measured = get_modality(data, rna_modality, option="rna_modality")
     values = in_memory(get_matrix(measured, layer))
     stored = values.data if sp.issparse(values) else values

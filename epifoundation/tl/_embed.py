@@ -83,15 +83,16 @@ def embed(
     - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label;
     - ``obs["epifoundation_coverage"]``: fraction of a cell's open peaks that the model knows;
     - ``uns["epifoundation"]``: model, parameters and the report of the peak mapping;
-    - ``obsm["epifoundation_expression"]``: DataFrame, one column per gene, if there is no RNA
-      modality;
+    - ``obsm["epifoundation_expression"]``: DataFrame, predicted expression of all cells, one column
+      per gene, unless all cells are in an RNA modality;
     - for several files ``obs["epifoundation_file"]``, the file of each cell, and
       ``uns["epifoundation_files"]``, a DataFrame with the peak mapping of each; in an `output` file
       ``uns["epifoundation_run"]``, which identifies the call.
 
-    Into the RNA modality, if there is one: ``layers["epifoundation"]``, predicted expression, NaN
-    for genes that the model does not know and for cells without ATAC. For a model trained on counts
-    it is ``log1p`` of counts per 10,000; ``uns["epifoundation"]["expression_scale"]`` has the unit.
+    Into the RNA modality, if it has some of the cells (by name): ``layers["epifoundation"]``,
+    predicted expression, NaN for genes that the model does not know and for cells without ATAC. For
+    a model trained on counts it is ``log1p`` of counts per 10,000;
+    ``uns["epifoundation"]["expression_scale"]`` has the unit.
 
     Cells without a known open peak are NaN, with a warning. A transformer with a limit
     (``config.max_peaks``) reads a fixed subset of the open peaks of cells with more, with a

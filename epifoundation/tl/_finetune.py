@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -89,7 +89,8 @@ def finetune(
         of low rank, or of a set encoder, can be saved as a small file, see
         :meth:`~epifoundation.EpiFoundation.save_adapter`.
     expression
-        Learn from the RNA of a MuData; False ignores it.
+        Learn from the RNA of a MuData, and from the cells that have it only. False ignores the RNA,
+        and all cells with ATAC are used.
     layer
         Layer of the RNA modality with the target; if None, ``X``.
     {modalities}
@@ -196,7 +197,7 @@ def finetune(
         "options": training.options(fitted_as),
     }
     if labels is not None:
-        summary["unlabelled_cells"] = int(labels.isna().sum())
+        summary["unlabelled_cells"] = int(cast("pd.Series", prepared.labels).isna().sum())
     if by_gradient:
         # Imported here, as Lightning takes seconds
         from ..paper.train import finetune_model

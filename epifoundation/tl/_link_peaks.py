@@ -21,7 +21,7 @@ from ..genome._gene_table import gene_table
 from ..inference.expression import expression_head, find_genes, rna_of
 from ..links.cells import family_of, gather_cells
 from ..links.genes import check_annotation, place_genes
-from ..links.group import MIN_GROUP_CELLS, Candidates, link_group
+from ..links.group import MIN_GROUP_CELLS, Candidates, link_group, uses_rna
 from ..links.pairs import find_pairs
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
@@ -88,7 +88,8 @@ def link_peaks(
     groupby
         Column of ``obs``: links are tested in each group of cells. If None, in all cells.
     measured
-        Use the measured RNA of the same cells, if `data` has it. False: the model alone.
+        Use the measured RNA of the same cells, if `data` has it; cells are matched by name, and
+        those without RNA are used by the model only. False: the model alone.
     {model_batch_key}
     max_cells
         Cells of a group, drawn at random, in which peaks are removed; measured expression of all of
@@ -178,7 +179,9 @@ def link_peaks(
         )
         raise ValueError(msg)
     used_rna = rna if measured else None
-    cells = gather_cells(source, used_rna, model, projection, positions, batch_key, layer)
+    cells = gather_cells(
+        source, used_rna, model, projection, positions, batch_key, layer, rna_modality
+    )
     groups = pd.Series("all", index=range(atac.n_obs))
     if groupby is not None:
         groups = source.column(groupby, "groupby")
@@ -186,11 +189,13 @@ def link_peaks(
         msg = f"`groupby={groupby!r}` is missing for every cell."
         raise ValueError(msg)
     candidates = Candidates(names, positions, places, peaks, atac.var_names, pairs, max_distance)
-    parts, small = [], []
+    parts, small, unmeasured = [], [], []
     for group in groups.dropna().astype(str).unique():
         rows = np.flatnonzero((groups.astype(str) == group).to_numpy() & groups.notna().to_numpy())
         if len(rows) < MIN_GROUP_CELLS:
             small.append(f"{group!r} ({len(rows)})")
+        elif cells.measured is not None and not uses_rna(cells.take(rows)):
+            unmeasured.append(f"{group!r} ({int(cells.has_rna[rows].sum())})")
         part = link_group(
             model,
             head,
@@ -203,6 +208,10 @@ def link_peaks(
         parts.append(part)
     if small:
         warn(f"Groups of fewer than {MIN_GROUP_CELLS} cells are not tested: {', '.join(small)}.")
+    if unmeasured:
+        msg = f"Groups of fewer than {MIN_GROUP_CELLS} cells with RNA are tested with the model "
+        msg += f"alone: {', '.join(unmeasured)}."
+        warn(msg)
     links = pd.concat(parts, ignore_index=True)
     links.index = links.index.astype(str)
     target = copy_of(data) if copy else data
@@ -214,6 +223,7 @@ def link_peaks(
         "package_version": __version__,
         "scale": EFFECTS[family_of(model)],
         "measured": cells.measured is not None,
+        "measured_cells": int(cells.has_rna.sum()),
         "max_distance": max_distance,
         "groupby": groupby or "",
         "batch_key": batch_key or "",

@@ -69,10 +69,12 @@ def predict_expression(
     Returns
     -------
     None, or the copy; for cells that are read in blocks, the path of the results. If there is an
-    RNA modality with all requested genes, ``layers["epifoundation"]`` is written there, float32,
-    NaN for other genes and for cells without ATAC. Else ``obsm["epifoundation_expression"]`` of the
-    ATAC modality, a DataFrame with one column per gene. ``uns["epifoundation_expression"]`` of the
-    ATAC modality has model, scale and options.
+    RNA modality with all requested genes, and with some of the cells, matched by name,
+    ``layers["epifoundation"]`` is written there, float32, NaN for other genes and for cells without
+    ATAC. Unless it has all of the cells, ``obsm["epifoundation_expression"]`` of the ATAC modality
+    is written, a DataFrame of all cells with one column per gene.
+    ``uns["epifoundation_expression"]`` of the ATAC modality has model, scale and options. Earlier
+    predictions of the same name are removed.
 
     Unless `scale` is ``"measured"``, the unit is ``log1p`` of counts per 10,000 for a model that
     was trained on counts, the probability of being expressed for ``"binary"``, the scale of the

@@ -60,8 +60,9 @@ def pretrain(
     Parameters
     ----------
     {data_or_files}
-        A positive entry of the ATAC matrix is an open peak. Paired RNA is needed unless
-        ``objective="peaks"``. For a query decoder, a column ``chrom``, ``chromosome`` or
+        A positive entry of the ATAC matrix is an open peak. RNA of the same cells, matched by name,
+        is needed unless ``objective="peaks"``; cells without are left out, with a warning. For a
+        query decoder, a column ``chrom``, ``chromosome`` or
         ``interval`` (10x) of the RNA modality's ``var`` has the chromosomes of genes. Not changed.
     peaks
         Vocabulary of the model, for example from :func:`epifoundation.pp.consensus_peaks`. If None,
@@ -117,9 +118,9 @@ def pretrain(
     Raises
     ------
     ValueError
-        Unknown modality, layer or column; unpaired cells; peak names that are not intervals;
-        negative, NaN or infinite values; too few cells; options of `training` or `config` that do
-        not apply to the encoder.
+        Unknown modality, layer or column; no cell with both ATAC and RNA; peak names that are not
+        intervals; negative, NaN or infinite values; too few cells; options of `training` or
+        `config` that do not apply to the encoder.
     FileExistsError
         `checkpoint` is not empty.
     KeyboardInterrupt

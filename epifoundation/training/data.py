@@ -21,7 +21,7 @@ from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from .label_head import check_labels
 from .rows import Piece, Rows, as_float
 from .split import split_cells
-from .vocabularies import common_genes, find_peaks, gene_chromosomes, rna_table
+from .vocabularies import check_same_batches, common_genes, find_peaks, gene_chromosomes, pair_cells
 
 
 @dataclass
@@ -143,30 +143,43 @@ def prepare(
     """Check and prepare `data`. Arguments as in :func:`epifoundation.tl.pretrain`.
 
     `map_peaks` maps the peaks of a source onto those of `init`; `option` is the name of
-    `validation` in errors. Matrices are read and checked later, in blocks.
+    `validation` in errors. Matrices are read and checked later, in blocks. If expression is
+    learned, cells without RNA are left out.
     """
     named = as_sources(data)
     found, projections = find_peaks(named, init, peaks, keys.modality, genome, map_peaks)
     sizes: list[int] = []
     batch, labels, tables = [], [], []
+    in_atac: list[np.ndarray | None] = []  # rows of the cells in either modality; None for all
+    in_rna: list[np.ndarray | None] = []
     for name, place in named.items():
         with opened(place, keys.modality, name) as source:
-            sizes.append(source.n_obs)
-            if keys.batch_key is not None:
-                batch.append(source.column(keys.batch_key, "batch_key"))
-            if keys.label_key is not None:
-                labels.append(source.column(keys.label_key, "label_key"))
+            rows = None
             if objective != "peaks":
-                tables.append(rna_table(source, keys.rna_modality, objective, keys.layer))
+                pair = pair_cells(source, keys.rna_modality, objective, keys.layer)
+                if keys.batch_key is not None:
+                    check_same_batches(source, keys.rna_modality, keys.batch_key, pair)
+                rows = pair.atac
+                tables.append(pair.var)
+                in_rna.append(pair.rna)
+            in_atac.append(rows)
+            sizes.append(source.n_obs if rows is None else len(rows))
+            if keys.batch_key is not None:
+                batch.append(_taken(source.column(keys.batch_key, "batch_key"), rows))
+            if keys.label_key is not None:
+                labels.append(_taken(source.column(keys.label_key, "label_key"), rows))
     if not sum(sizes):
         msg = "There are no cells to train on."
         raise ValueError(msg)
 
-    def pieces(modality: str, projections: list[Any], layer: str | None = None) -> list[Piece]:
-        parts = zip(named.items(), sizes, projections, strict=True)
-        return [Piece(place, name, modality, n, to, layer) for (name, place), n, to in parts]
+    def pieces(
+        modality: str, projections: list[Any], rows: list[Any], layer: str | None = None
+    ) -> list[Piece]:
+        parts = zip(named.items(), sizes, projections, rows, strict=True)
+        return [Piece(at, name, modality, n, to, layer, of) for (name, at), n, to, of in parts]
 
-    pattern = Rows(pieces(keys.modality, projections), len(found), "`X` of the ATAC modality")
+    what = "`X` of the ATAC modality"
+    pattern = Rows(pieces(keys.modality, projections, in_atac), len(found), what)
     genes = GeneVocabulary([]) if init is None else init.genes
     target, positions, chromosomes = None, None, None
     if objective != "peaks":
@@ -176,7 +189,7 @@ def prepare(
         what = f"layer {keys.layer!r}" if keys.layer else "`X`"
         what += " of the RNA modality"
         target = Rows(
-            pieces(keys.rna_modality, projections, keys.layer),
+            pieces(keys.rna_modality, projections, in_rna, keys.layer),
             len(genes) if positions is None else len(positions),
             what,
             change=_reader(objective, what),
@@ -202,6 +215,10 @@ def prepare(
         batches,
         None if keys.label_key is None else pd.concat(labels, ignore_index=True),
     )
+
+
+def _taken(column: pd.Series, rows: np.ndarray | None) -> pd.Series:
+    return column if rows is None else column.iloc[rows].reset_index(drop=True)
 
 
 def _batch_names(batch: pd.Series, key: str) -> pd.Series:

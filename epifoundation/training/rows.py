@@ -12,10 +12,10 @@ import scipy.sparse as sp
 
 from .._validate import check_values
 from ..cells.formats import open_source
+from ..cells.rows import SelectedRows, runs_of
 from ..cells.source import Located, Source
 from ..cells.tokens import open_peaks
 
-MAX_GAP = 64  # rows that are read and dropped, rather than starting another read
 MAX_OPEN = 16  # open files
 READ_RUN = 1024  # rows per read
 PASS_CELLS = 16_384
@@ -40,6 +40,8 @@ class Piece:
         Its columns x the common ones; None if they are the same.
     layer
         Layer; None is ``X``.
+    rows
+        Rows of the cells; None for all.
     """
 
     place: Located
@@ -48,6 +50,7 @@ class Piece:
     n_cells: int
     projection: sp.csr_matrix | None
     layer: str | None = None
+    rows: np.ndarray | None = None
 
 
 @dataclass
@@ -91,11 +94,9 @@ class Rows:
         parts = []
         for i, (first, last) in enumerate(pairwise(starts)):
             inside = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last)] - first
-            if len(inside):
-                cuts = np.flatnonzero(np.diff(inside) > MAX_GAP) + 1
-                for run in np.split(inside, cuts):
-                    pieces = np.split(run, np.arange(READ_RUN, len(run), READ_RUN))
-                    parts += [self._read(i, piece) for piece in pieces]
+            for run in runs_of(inside):
+                pieces = np.split(run, np.arange(READ_RUN, len(run), READ_RUN))
+                parts += [self._read(i, piece) for piece in pieces]
         read = parts[0] if len(parts) == 1 else _stacked(parts)
         if (order == np.arange(len(order))).all():
             return read
@@ -126,7 +127,8 @@ class Rows:
             if len(self._opened) >= MAX_OPEN:
                 self._opened.pop(next(iter(self._opened))).close()
             piece = self.pieces[i]
-            self._opened[i] = open_source(piece.place, piece.modality, name=piece.name)
+            source = open_source(piece.place, piece.modality, name=piece.name)
+            self._opened[i] = source if piece.rows is None else SelectedRows(source, piece.rows)
         return self._opened[i]
 
     def _read(self, i: int, rows: np.ndarray) -> sp.csr_matrix:

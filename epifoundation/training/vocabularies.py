@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from .._validate import check_paired, check_unique
-from .._warn import naming
+from .._pairing import UNIQUE
+from .._validate import check_unique
+from .._warn import naming, warn
 from ..cells.formats import opened
+from ..cells.pairing import rows_in
 from ..cells.source import InMemory, Located, Source
 from ..genome import read_intervals
 from ..genome._intervals import with_prefix
@@ -19,7 +22,24 @@ from ..models import EpiFoundation
 from ..peaks.mapping import PeakMap, map_onto
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ..pp._consensus_peaks import consensus_peaks
-from .rows import PASS_CELLS
+
+ATAC_ALONE = "`objective='peaks'` (in fine-tuning `expression=False`)"  # uses all cells with ATAC
+
+
+class PairedCells(NamedTuple):
+    """RNA of a source, and rows of the cells that have both ATAC and RNA; None for all.
+
+    Attributes
+    ----------
+    var
+        Table of genes.
+    atac, rna
+        Rows of the cells in either modality, in the order of the ATAC.
+    """
+
+    var: pd.DataFrame
+    atac: np.ndarray | None
+    rna: np.ndarray | None
 
 
 def find_peaks(
@@ -59,8 +79,8 @@ def find_peaks(
     return found, projections
 
 
-def rna_table(source: Source, rna_modality: str, objective: str, layer: str | None) -> pd.DataFrame:
-    """``var`` of the RNA of a source, whose cells must be those of the ATAC modality."""
+def pair_cells(source: Source, rna_modality: str, objective: str, layer: str | None) -> PairedCells:
+    """The RNA of a source, and the cells that have it; the others are left out with a warning."""
     rna = source.other(rna_modality)
     if rna is None:
         why = f"{source.name} has no modality {rna_modality!r} (`rna_modality=`)"
@@ -72,18 +92,37 @@ def rna_table(source: Source, rna_modality: str, objective: str, layer: str | No
     if layer is not None:
         rna.matrix(layer)  # raises if the layer is missing
     check_unique(rna.var.index, "gene names", "call `var_names_make_unique()`")
-    if isinstance(source, InMemory) and isinstance(rna, InMemory):
-        check_paired(source.adata, rna.adata)
-        return rna.var
-    paired = rna.n_obs == source.n_obs
-    for start in range(0, source.n_obs if paired else 0, PASS_CELLS):
-        stop = min(start + PASS_CELLS, source.n_obs)
-        paired &= source.names(start, stop).equals(rna.names(start, stop))
-    if not paired:
-        msg = f"The modalities of {source.name} do not contain the same cells in the same order: "
-        msg += f"{source.n_obs:,} cells with ATAC, {rna.n_obs:,} with RNA."
-        raise ValueError(msg)
-    return rna.var
+    advice = f"Only cells with both are trained on; {ATAC_ALONE} uses all cells with ATAC."
+    in_rna = rows_in(rna, source, advice, needed=True)
+    if in_rna is None:
+        return PairedCells(rna.var, None, None)
+    has_rna = in_rna >= 0
+    n_lost, n_unused = int((~has_rna).sum()), rna.n_obs - int(has_rna.sum())
+    if source.n_obs and (n_lost or n_unused):
+        msg = f"{n_lost:,} of the {source.n_obs:,} cells with ATAC of {source.name} have no RNA, "
+        msg += f"and {n_unused:,} of the {rna.n_obs:,} with RNA no ATAC. {advice}"
+        warn(msg)
+    return PairedCells(rna.var, np.flatnonzero(has_rna) if n_lost else None, in_rna[has_rna])
+
+
+def check_same_batches(source: Source, rna_modality: str, key: str, pair: PairedCells) -> None:
+    """Warn if cells have another batch in the RNA than in the ATAC, of the same batches."""
+    rna = source.other(rna_modality)
+    if rna is None or not rna.has_column(key):
+        return
+    one, other = source.column(key, "batch_key"), rna.column(key, "batch_key")
+    if set(one.dropna().astype(str)) != set(other.dropna().astype(str)):
+        return  # columns of other meaning
+    one = one if pair.atac is None else one.iloc[pair.atac]
+    other = other if pair.rna is None else other.iloc[pair.rna]
+    a, b = (each.astype(str).where(each.notna()).to_numpy() for each in (one, other))
+    differs = (a != b) & one.notna().to_numpy() & other.notna().to_numpy()
+    if differs.any():
+        i = int(np.flatnonzero(differs)[0])
+        msg = f"{int(differs.sum()):,} of {len(a):,} cells of {source.name} have another "
+        msg += f"`batch_key={key!r}` in the RNA ({b[i]!r}) than with ATAC ({a[i]!r}): cells of the "
+        msg += f"same name may be different cells. If so, {UNIQUE}."
+        warn(msg)
 
 
 def common_genes(

@@ -5,13 +5,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from epifoundation.cells.formats import open_source
 from epifoundation.cells.matrix import read_rows
-from epifoundation.cells.rows import LoadedRows, iter_rows
+from epifoundation.cells.rows import LoadedRows, SelectedRows, iter_rows
+from epifoundation.cells.source import InMemory
 
 matrices = arrays(
     np.float32,
@@ -110,3 +112,19 @@ def test_half_precision_becomes_single_and_other_types_stay():
         rows = read_rows(np.arange(6).reshape(2, 3).astype(dtype), 0, 2)
         assert rows.dtype == expected
         np.testing.assert_array_equal(rows.toarray(), [[0, 1, 2], [3, 4, 5]])
+
+
+@given(rows=st.lists(st.integers(0, 299), min_size=1, max_size=80), data=st.data())
+def test_selected_rows_are_those_of_the_source(rows, data):
+    """In any order, some of them twice, from single runs or many."""
+    matrix = sp.random(300, 7, 0.3, "csr", np.float32, np.random.default_rng(0))
+    names = pd.Index([f"cell{i}" for i in range(300)])
+    data_of_all = AnnData(matrix, obs=pd.DataFrame(index=names))
+    selected = SelectedRows(InMemory(data_of_all, "atac", "the data"), np.array(rows))
+    start = data.draw(st.integers(0, len(rows) - 1))
+    stop = data.draw(st.integers(start + 1, len(rows)))
+    found = selected.read(start, stop)
+    np.testing.assert_array_equal(found.toarray(), matrix[rows[start:stop]].toarray())
+    assert list(selected.names(start, stop)) == list(names[rows[start:stop]])
+    whole = InMemory(AnnData(matrix[rows]), "atac", "the data")
+    np.testing.assert_array_equal(selected.bounds(9, 20), whole.bounds(9, 20))

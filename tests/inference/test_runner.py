@@ -4,10 +4,8 @@ import shutil
 import signal
 import textwrap
 import time
-import warnings
 
 import anndata as ad
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -426,17 +424,6 @@ def test_a_file_of_another_build_is_named(mdata, model, tmp_path):
     with pytest.raises(ValueError, match=r"^'.*far.h5ad': "):
         ep.tl.embed([path, far], model, output=tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr.partial").exists()
-
-
-def test_other_cells_of_the_rna(mdata, model, tmp_path):
-    rna = mdata["rna"][::-1].copy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = write(mudata.MuData({"atac": mdata["atac"], "rna": rna}), tmp_path / "m.h5mu")
-    with pytest.raises(ValueError, match="do not contain the same cells in the same order"):
-        ep.tl.embed(path, model)
-    ep.tl.embed(path, model, output=tmp_path / "out.zarr")
-    assert "epifoundation" in read(tmp_path / "out.zarr").layers
 
 
 def test_a_file_that_is_cut_off(mdata, model, tmp_path, monkeypatch):

@@ -77,3 +77,12 @@ def test_values_that_are_no_counts_are_refused_but_in_a_layer_accepted(mdata, mo
         pd.DataFrame(rna.layers["counts"].toarray()[:, GENES]),
         check_dtype=False,
     )
+
+
+def test_without_a_cell_in_both_nothing_is_measured(mdata, model):
+    rna = mdata["rna"].copy()
+    rna.obs_names = rna.obs_names + "-1"
+    with pytest.warns(UserWarning, match=r"0 cells are in both.*removesuffix\('-1'\)"):
+        cells = gather(mdata["atac"], rna, model)
+    assert (cells.measured, cells.total) == (None, None)
+    assert not cells.has_rna.any()

@@ -58,3 +58,25 @@ def test_bad_input_is_refused(mdata, model):
     other.var_names = [f"x{i}" for i in range(40)]
     with pytest.raises(ValueError, match="have 0 genes"):
         ep.pl.expression(mdata, groupby="cell_type", measured=other)
+
+
+def test_cells_are_matched_by_name_and_those_with_one_modality_left_out(mdata, model):
+    import mudata
+
+    data = mudata.MuData({"atac": mdata["atac"][:350].copy(), "rna": mdata["rna"][:49:-1].copy()})
+    ep.tl.embed(data, model)
+    met = mdata[50:350].copy()
+    ep.tl.embed(met, model)
+    found, expected = (
+        ep.pl.expression(each, groupby="cell_type", genes=["gene3"]) for each in (data, met)
+    )
+    assert [ax.get_title() for ax in found] == [ax.get_title() for ax in expected]
+    plt.close("all")
+    atac, far = met["atac"].copy(), met["rna"].copy()
+    ep.tl.predict_expression(atac, model)
+    far.obs_names = far.obs_names + "-1"
+    cure = (
+        r"0 cells are in both.*`measured.obs_names = measured.obs_names.str.removesuffix\('-1'\)`"
+    )
+    with pytest.raises(ValueError, match=cure):
+        ep.pl.expression(atac, groupby="cell_type", measured=far)

@@ -211,3 +211,37 @@ def test_an_annotation_of_another_build_is_refused(shared_data):
         ep.tl.gene_activity(
             granja, annotation=shared_data.parent / "annotation" / "hg38_genes.bed.gz"
         )
+
+
+def test_cells_without_rna_change_nothing_of_what_was_measured(world):
+    data, model = world
+    rna = data["rna"][np.random.default_rng(0).permutation(900)].copy()
+    some = mudata.MuData({"atac": data["atac"].copy(), "rna": rna})
+    met = mudata.MuData({"atac": data["atac"][:900].copy(), "rna": data["rna"][:900].copy()})
+    found, expected = (
+        ep.tl.link_peaks(each, model, copy=True, **OPTIONS)["atac"].uns for each in (some, met)
+    )
+    assert found[REPORT]["measured_cells"] == expected[REPORT]["measured_cells"] == 900
+    one, other = (
+        each[KEY].set_index(["gene", "peak"])["by_measurement"] for each in (found, expected)
+    )
+    assert other.abs().max() > 0.1
+    pd.testing.assert_series_equal(one.sort_index(), other.sort_index(), atol=1e-6)
+
+
+def test_a_group_without_rna_is_tested_with_the_model_alone(world):
+    data, model = world
+    batch = data["atac"].obs["batch"].to_numpy()
+    rna = data["rna"][batch == "batch0"].copy()
+    some = mudata.MuData({"atac": data["atac"].copy(), "rna": rna})
+    options = OPTIONS | {"genes": ["gene3", "gene4"]}
+    with pytest.warns(UserWarning, match=r"with the model alone: 'batch1' \(0\)"):
+        ep.tl.link_peaks(some, model, groupby="batch", **options)
+    links = some["atac"].uns[KEY]
+    alone = ep.tl.link_peaks(
+        some["atac"], model, groupby="batch", copy=True, annotation=data["rna"].var, **options
+    ).uns[KEY]
+    of_group = [each[each["group"] == "batch1"] for each in (links, alone)]
+    assert (of_group[0]["by_measurement"] == 0).all()
+    np.testing.assert_allclose(of_group[0]["by_embedding"].sum(), of_group[1]["by_embedding"].sum())
+    assert (links.loc[links["group"] == "batch0", "by_measurement"] != 0).any()
