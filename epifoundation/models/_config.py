@@ -28,7 +28,6 @@ MODEL_FILES = CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS = (
     "cells.safetensors",
 )
 DIGEST = "config_sha256"
-AGAIN = "download or save the model again"
 TYPES = {"genome": str, "model": dict, "sizes": dict, "training": dict, "sha256": dict}
 JSON_TYPES = {str: "a string", dict: "an object"}
 REQUIRED_SIZES = {"n_peaks", "n_genes", "n_labels", "n_batches"}  # later ones have defaults
@@ -49,7 +48,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict) or "format_version" not in config:
         msg = f"{str(path)!r} is damaged: it must be an object with a `format_version`, "
-        raise ValueError(f"{msg}got {config!r:.80}; {AGAIN}.")
+        raise ValueError(f"{msg}got {config!r:.80}; download or save the model again.")
     version = config["format_version"]
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         msg = (
@@ -68,7 +67,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        msg = f"{str(path)!r} is damaged ({type(error).__name__}: {error}); {AGAIN}."
+        msg = f"{str(path)!r} is damaged ({type(error).__name__}: {error}); "
+        msg += "download or save the model again."
         raise ValueError(msg) from error
 
 
@@ -89,7 +89,7 @@ def about(path: Path) -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         reason = str(error).rstrip(".")
-        msg = f"{str(path)!r} is damaged: {reason}; {AGAIN}."
+        msg = f"{str(path)!r} is damaged: {reason}; download or save the model again."
         raise ValueError(msg) from error
 
 

@@ -15,7 +15,7 @@ from ..nn import ModelConfig, Network, Sizes
 from ..peaks.counted import CountedCells
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ._checks import check_cells, check_labels, check_tensors
-from ._config import AGAIN, CARD, CELLS, GENES, LABELS, PEAKS, about, read_json
+from ._config import CARD, CELLS, GENES, LABELS, PEAKS, about, read_json
 from ._saving import locate
 from ._weights import described, filled
 
@@ -24,13 +24,13 @@ def check_hash(directory: Path, file: str, expected: str) -> None:
     """Raise an error unless the file exists and has the expected sha256."""
     path = locate(directory, file)
     if not path.is_file():
-        msg = f"The model in {str(directory)!r} lacks {file!r}; {AGAIN}."
+        msg = f"The model in {str(directory)!r} lacks {file!r}; download or save the model again."
         raise FileNotFoundError(msg)
     found = sha256(path)
     if found != expected:
         msg = (
             f"{str(path)!r} is truncated or altered: its sha256 is {found[:12]}…, expected "
-            f"{expected[:12]}… ({path.stat().st_size:,} bytes); {AGAIN}."
+            f"{expected[:12]}… ({path.stat().st_size:,} bytes); download or save the model again."
         )
         raise ValueError(msg)
 
@@ -70,7 +70,8 @@ def _load[T](path: Path, load: Callable[[bytes], T]) -> T:
     except OSError:
         raise
     except Exception as error:  # of safetensors, or KeyError for unknown types
-        msg = f"{str(path)!r} is not a safetensors file ({error}); {AGAIN}."
+        msg = f"{str(path)!r} is not a safetensors file ({error}); "
+        msg += "download or save the model again."
         raise ValueError(msg) from error
 
 
@@ -86,7 +87,8 @@ def read_network(directory: Path, file: str, config: ModelConfig, sizes: Sizes) 
     try:
         network = filled(described(config, sizes), tensors)
     except ValueError as error:
-        msg = f"The weights in {str(path)!r} do not fit config.json: {error}; {AGAIN}."
+        msg = f"The weights in {str(path)!r} do not fit config.json: {error}; "
+        msg += "download or save the model again."
         raise ValueError(msg) from error
     with about(path):
         check_tensors(network)
