@@ -88,7 +88,8 @@ def about(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        reason = str(error).rstrip(".")
+        # Some errors begin with the name of the file
+        reason = re.sub(f"^{re.escape(repr(str(path)))} ", "it ", str(error)).rstrip(".")
         msg = f"{str(path)!r} is damaged: {reason}; download or save the model again."
         raise ValueError(msg) from error
 

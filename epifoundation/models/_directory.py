@@ -44,7 +44,7 @@ from ._model_files import (
     read_tensors,
 )
 from ._revision import former_revision
-from ._saving import COMPLETE, is_temporary, listed, locate, locked, replacing
+from ._saving import COMPLETE, is_temporary, listed, locate, locked, replacing, steady
 
 
 def write(
@@ -107,26 +107,12 @@ def _is_base(directory: Path, adapter: Adapter) -> bool:
 
 def base_of(directory: Path) -> dict[str, str] | None:
     """Name and revision of the base model of an adapter; None for a whole model."""
-    return read_config(directory).get("adapter_of")
+    return steady(directory, CONFIG, read_config).get("adapter_of")
 
 
 def read(directory: Path, *, name: str, base: EpiFoundation | None = None) -> EpiFoundation:
     """Read and check the model in `directory`, which is an adapter of `base` if that is given."""
-    while True:
-        before = _config_bytes(directory)
-        try:
-            return _read(directory, name, base)
-        except (OSError, ValueError):
-            if _config_bytes(directory) == before:
-                raise
-            # Another process saved a model in the meantime
-
-
-def _config_bytes(directory: Path) -> bytes:
-    try:
-        return locate(directory, CONFIG).read_bytes()
-    except OSError:
-        return b""
+    return steady(directory, CONFIG, lambda found: _read(found, name, base))
 
 
 def _read(directory: Path, name: str, base: EpiFoundation | None) -> EpiFoundation:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -25,6 +25,26 @@ def locate(directory: Path, file: str) -> Path:
     """Path of a file of a directory, which may be on its way into place."""
     complete = directory / COMPLETE / file
     return complete if complete.is_file() else directory / file
+
+
+def steady[T](directory: Path, config: str, read: Callable[[Path], T]) -> T:
+    """The result of `read`, which is called again if files were replaced in the meantime."""
+    while True:
+        before = _state(directory, config)
+        try:
+            return read(directory)
+        except (OSError, ValueError):
+            if _state(directory, config) == before:
+                raise
+
+
+def _state(directory: Path, config: str) -> tuple[list[str], bytes]:
+    """What changes while files are replaced: those on their way, and the configuration."""
+    try:
+        moving = sorted(path.name for path in directory.glob(f"{COMPLETE}/*"))
+        return moving, locate(directory, config).read_bytes()
+    except OSError:
+        return [], b""
 
 
 def is_temporary(path: Path) -> bool:
