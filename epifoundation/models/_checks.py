@@ -15,7 +15,7 @@ from ..nn import ENCODER, LABELS, ModelConfig, Network, Sizes
 from ..peaks.counted import WEIGHT, CountedCells
 
 # Ends of the names of tensors that must not be negative, or must be positive
-NOT_NEGATIVE = ("running_var", "vectors.count", "deviation")
+NOT_NEGATIVE = ("running_var", "vectors.count")
 POSITIVE = ("temperature", "pseudocount", "readout.width", "readout.scale", "measured.width")
 
 

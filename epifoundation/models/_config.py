@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..nn import Sizes
-from ._checks import check_genome
+from ..nn import ModelConfig, Sizes
+from ._checks import check_genome, check_training
 from ._saving import is_temporary, locate
 
 FORMAT_VERSION = 2
@@ -117,11 +117,6 @@ def _check(config: dict[str, Any]) -> None:
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
             msg = f"`sha256` of {name!r} must be 64 hexadecimal digits, got {digest!r:.80}"
             raise ValueError(msg)
-    # Models saved by earlier versions have no digest of their configuration
-    if DIGEST in config and digest_of(config) != config[DIGEST]:
-        msg = f"it was altered: the sha256 of its content is {digest_of(config)[:12]}…, "
-        msg += f"expected {config[DIGEST]!r:.14}…"
-        raise ValueError(msg)
     check_genome(config["genome"])
     required = {WEIGHTS, PEAKS, GENES, CARD}
     if "adapter_of" in config:
@@ -140,3 +135,16 @@ def _check(config: dict[str, Any]) -> None:
     if missing:
         msg = f"missing or wrong {missing}"
         raise ValueError(msg)
+    check_training(config["training"], parts_of(config)[1])
+    # Models saved by earlier versions have no digest of their configuration
+    if DIGEST in config and digest_of(config) != config[DIGEST]:
+        msg = f"it was altered: the sha256 of its content is {digest_of(config)[:12]}…, "
+        msg += f"expected {config[DIGEST]!r:.14}…"
+        raise ValueError(msg)
+
+
+def parts_of(config: dict[str, Any]) -> tuple[ModelConfig, Sizes]:
+    """Architecture and sizes."""
+    version = config["format_version"]
+    architecture = ModelConfig.from_dict(config["model"], format_version=version)
+    return architecture, Sizes(**config["sizes"])

@@ -12,11 +12,10 @@ from safetensors.torch import save
 
 from .._files import sha256
 from .._version import __version__
-from ..nn import ModelConfig, Sizes
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ._adapter import Adapter
 from ._card import default_card
-from ._checks import check_tensors, check_training
+from ._checks import check_tensors
 from ._config import (
     ADAPTER,
     CARD,
@@ -30,6 +29,7 @@ from ._config import (
     WEIGHTS,
     about,
     digest_of,
+    parts_of,
     read_config,
 )
 from ._model import EpiFoundation
@@ -77,7 +77,7 @@ def check_target(directory: Path, *, overwrite: bool) -> None:
     if not (overwrite and is_model):
         cure = "pass `overwrite=True` or choose another"
         if not is_model:
-            cure = "it contains other files; choose another directory"
+            cure = "it contains other files, or a damaged model; choose another directory"
         msg = f"{str(directory)!r} exists and is not empty; {cure}."
         raise FileExistsError(msg)
 
@@ -126,11 +126,7 @@ def _read(directory: Path, name: str, base: EpiFoundation | None) -> EpiFoundati
         else (base.peaks, base.genes)
     )
     labels = read_labels(directory) if LABELS in files else []
-    with about(locate(directory, CONFIG)):
-        sizes = Sizes(**config["sizes"])
-        version = config["format_version"]
-        architecture = ModelConfig.from_dict(config["model"], format_version=version)
-        check_training(config["training"], sizes)
+    architecture, sizes = parts_of(config)
     parts = {"n_peaks": len(peaks), "n_genes": len(genes), "n_labels": len(labels)}
     for size, found in parts.items():
         if found != getattr(sizes, size):
@@ -157,7 +153,7 @@ def _read(directory: Path, name: str, base: EpiFoundation | None) -> EpiFoundati
         )
     former = _former_revision(config)
     if former:
-        model.__dict__["former_revision"] = former  # fills the cached property
+        model.__dict__["_former_revision"] = former  # fills the cached property
     return model
 
 
@@ -204,13 +200,15 @@ def _write_vocabularies(model: EpiFoundation, directory: Path) -> None:
     some = PeakVocabulary(model.peaks.intervals.drop_duplicates("chrom"), genome)
     some.write_bed(directory / PEAKS)
     model.genes.write_tsv(directory / GENES)
-    found = PeakVocabulary.read_bed(directory / PEAKS, genome=genome)
-    genes = GeneVocabulary.read_tsv(directory / GENES)
-    same_genes = (genes.names, genes.ids) == (model.genes.names, model.genes.ids)
-    if not same_genes or not found.same_as(some.intervals):
-        what = "chromosomes" if same_genes else "genes"
-        msg = f"The names of {what} cannot be written to a text file: rename those with tabs, line "
-        msg += "breaks or control characters."
+    try:
+        is_same = PeakVocabulary.read_bed(directory / PEAKS).same_as(some.intervals)
+        genes = GeneVocabulary.read_tsv(directory / GENES)
+        is_same &= (genes.names, genes.ids) == (model.genes.names, model.genes.ids)
+    except ValueError:
+        is_same = False
+    if not is_same:
+        msg = "The names of chromosomes or genes cannot be written to a text file: rename those "
+        msg += "with tabs, line breaks or control characters, and chromosomes called 'track'."
         raise ValueError(msg)
     model.peaks.write_bed(directory / PEAKS)
 

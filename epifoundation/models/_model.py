@@ -130,7 +130,7 @@ class EpiFoundation:
         return revision_of(self)
 
     @cached_property
-    def former_revision(self) -> str:
+    def _former_revision(self) -> str:
         """The revision in earlier versions, of weights and training cells only.
 
         Adapters that were saved then name their base by it.

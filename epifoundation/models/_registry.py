@@ -167,7 +167,7 @@ def _base(
         except (ValueError, OSError) as error:
             msg = f"{adapter}, which was not found ({error}); pass it as `base=`."
             raise ValueError(msg) from error
-    if revision not in (base.revision, base.former_revision):
+    if revision not in (base.revision, base._former_revision):
         msg = f"{adapter}, but {base.name!r} has the revision {base.revision}. "
         msg += "Pass the right model as `base=`."
         raise ValueError(msg)

@@ -44,8 +44,10 @@ def check_number(config: Any, name: str, kind: type, low: float, high: float) ->
     if isinstance(value, bool) or not is_number or not low <= value <= most:
         what = "an integer" if kind is int else "a number"
         bounds = f"between {low} and {high}"
-        if high == inf:
-            bounds = f"of at least {low}, and at most {most:.0e}"
+        if kind is int:
+            bounds = f"of at least {low}, and at most {most:,}"
+        elif high == inf:
+            bounds = f"of at least {low}, and finite"
         msg = f"`{name}` must be {what} {bounds}, got {value!r}."
         raise ValueError(msg)
 

@@ -231,7 +231,7 @@ class Sizes:
             elif each.name != "heads":
                 limit = MAX_LAYERS if each.name == "n_label_layers" else MAX_SIZE
                 check_number(self, each.name, int, 2 if each.name == "n_bins" else 0, limit)
-        sizes = self.heads.values() if isinstance(self.heads, Mapping) else [self.heads]
+        sizes = self.heads.values() if isinstance(self.heads, Mapping) else [None]
         if not all(type(size) is int and 0 <= size <= MAX_SIZE for size in sizes):
             msg = f"`heads` must be integers between 0 and {MAX_SIZE} by name, got {self.heads!r}."
             raise ValueError(msg)
