@@ -235,6 +235,10 @@ class Sizes:
         if not all(type(size) is int and 0 <= size <= MAX_SIZE for size in sizes):
             msg = f"`heads` must be integers between 0 and {MAX_SIZE} by name, got {self.heads!r}."
             raise ValueError(msg)
+        if self.n_calibration and not self.n_reference:
+            msg = f"`n_calibration` ({self.n_calibration}) needs cells to compare with: "
+            msg += "`n_reference` must be at least 1, got 0."
+            raise ValueError(msg)
 
     def updated(self, sizes: Mapping[str, Any]) -> Sizes:
         """Sizes of which some are replaced; those without a field are added to `heads`."""
