@@ -90,16 +90,15 @@ class EpiFoundation:
         kinds |= {"name": str, "card": str}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
-                found = type(getattr(self, name)).__name__
-                msg = f"`{name}` must be a {kind.__name__}, got {found}."
+                given = type(getattr(self, name)).__name__
+                msg = f"`{name}` must be a {kind.__name__}, got {given}."
                 raise TypeError(msg)
         object.__setattr__(self, "labels", check_labels(self.labels))
         sizes = self.network.sizes
-        parts = {"peaks": self.peaks, "genes": self.genes, "labels": self.labels}
-        for name, part in parts.items():
-            expected = getattr(sizes, f"n_{name}")
-            if len(part) != expected:
-                msg = f"`{name}` has {len(part):,} {name}, but the network has {expected:,}; "
+        for name in ("peaks", "genes", "labels"):
+            found, expected = len(getattr(self, name)), getattr(sizes, f"n_{name}")
+            if found != expected:
+                msg = f"`{name}` has {found:,} {name}, but the network has {expected:,}; "
                 msg += "pass those with which it was fitted."
                 raise ValueError(msg)
         check_names(self.genes.names, "genes")
