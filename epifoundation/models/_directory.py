@@ -120,13 +120,13 @@ def _read(directory: Path, name: str, base: EpiFoundation | None) -> EpiFoundati
     files = config["sha256"]
     for file, expected in files.items():
         check_hash(directory, file, expected)
-    peaks, genes = (
-        (read_peaks(directory, config["genome"]), read_genes(directory))
-        if base is None
-        else (base.peaks, base.genes)
-    )
-    labels = read_labels(directory) if LABELS in files else []
     architecture, sizes = parts_of(config)
+    if base is None:
+        peaks = read_peaks(directory, config["genome"], sizes.n_peaks)
+        genes = read_genes(directory)
+    else:
+        peaks, genes = base.peaks, base.genes
+    labels = read_labels(directory) if LABELS in files else []
     parts = {"n_peaks": len(peaks), "n_genes": len(genes), "n_labels": len(labels)}
     for size, found in parts.items():
         if found != getattr(sizes, size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from .._files import sha256
+from .._files import DECODE_ERRORS, open_text, sha256
 from ..nn import ModelConfig, Network, Sizes
 from ..peaks.counted import CountedCells
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
@@ -18,6 +19,8 @@ from ._checks import check_cells, check_labels, check_tensors
 from ._config import CARD, CELLS, GENES, LABELS, PEAKS, about, read_json
 from ._saving import locate
 from ._weights import described, filled
+
+MAX_LINE = 1_000  # bytes of a line of a BED file: a few bytes can expand to gigabytes
 
 
 def check_hash(directory: Path, file: str, expected: str) -> None:
@@ -35,11 +38,24 @@ def check_hash(directory: Path, file: str, expected: str) -> None:
         raise ValueError(msg)
 
 
-def read_peaks(directory: Path, genome: str) -> PeakVocabulary:
-    """The peaks."""
-    path = locate(directory, PEAKS)
+def read_peaks(directory: Path, genome: str, n_peaks: int) -> PeakVocabulary:
+    """The peaks, of which there should be `n_peaks`."""
+    path, limit = locate(directory, PEAKS), MAX_LINE * (n_peaks + 1_000)
     with about(path):
+        _check_length(path, limit)
         return PeakVocabulary.read_bed(path, genome=genome)
+
+
+def _check_length(path: Path, limit: int) -> None:
+    """Raise ValueError if the text of a compressed file is far longer than it should be."""
+    total = 0
+    with suppress(*DECODE_ERRORS), path.open("rb") as raw:  # reading the file says more
+        text = open_text(raw, path)
+        while total <= limit and (part := text.read(2**20)):
+            total += len(part)
+    if total > limit:
+        msg = f"it contains more than {limit:,} bytes of text"
+        raise ValueError(msg)
 
 
 def read_genes(directory: Path) -> GeneVocabulary:

@@ -141,6 +141,7 @@ TEXT = {
     "reversed": ("peaks.bed.gz", gzip.compress(b"chr1\t5\t2\n"), "reversed"),
     "two columns": ("peaks.bed.gz", gzip.compress(b"chr1\t5\n"), "2 of 3"),
     "cut": ("peaks.bed.gz", gzip.compress(b"chr1\t5\t9\n" * 99)[:-9], "truncated"),
+    "long": ("peaks.bed.gz", gzip.compress(b"chr1\t1\t2\n" * 300_000), "more than .* of text"),
     "card": ("README.md", b"\xff\xfe", "utf-8"),
 }
 
