@@ -13,13 +13,11 @@ import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, load_file, save
-from sealing import reseal, rewrite, write
+from sealing import N_PEAKS, random_transformer, reseal, rewrite, write
 
 import epifoundation as ep
-from epifoundation.nn import Network, Sizes
+from epifoundation.nn import Sizes
 from epifoundation.peaks.counted import CountedCells
-
-N_PEAKS = 30
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +33,6 @@ def whole(simulated, tmp_path_factory):
 @pytest.fixture
 def saved(whole, tmp_path):
     return ep.models.from_pretrained(whole).save_pretrained(tmp_path / "model")
-
-
-def random_transformer(**changes):
-    """A transformer with all parts and random weights."""
-    torch.manual_seed(0)
-    names = [f"chr{1 + i % 2}:{1000 * i}-{1000 * i + 500}" for i in range(N_PEAKS)]
-    config = ep.ModelConfig(
-        "transformer", 8, 2, 1, objective="binary", decoder="query", values=True, max_peaks=9
-    )
-    sizes = Sizes(N_PEAKS, 4, 3, 2, n_chromosomes=2, n_label_layers=1)
-    options = {
-        "network": Network(config, sizes),
-        "peaks": ep.PeakVocabulary.from_names(names, genome="hg38"),
-        "genes": ep.GeneVocabulary([f"g{i}" for i in range(4)]),
-        "labels": ["a", "b", "c"],
-        "training": {"batches": ["x", "y"], "history": [{"train": 1.0, "validation": 2}]},
-    }
-    return ep.EpiFoundation(**options | changes)
 
 
 @pytest.fixture

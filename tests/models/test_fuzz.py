@@ -17,8 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
-from sealing import reseal, rewrite
-from test_damage import random_transformer
+from sealing import random_transformer, reseal, rewrite
 
 import epifoundation as ep
 
