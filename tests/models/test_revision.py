@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save
-from sealing import rewrite, write
+from sealing import random_transformer, rewrite, write
 
 import epifoundation as ep
 from epifoundation.nn import Network
@@ -95,6 +97,35 @@ def test_cells_of_models_that_differ_in_labels_only_are_not_mixed(model, simulat
     atac = ep.tl.embed(simulated["atac"][:50].copy(), model, copy=True)
     with pytest.raises(ValueError, match="cells of two models cannot be compared"):
         ep.tl.annotate(atac, replace(model, labels=model.labels[::-1]))
+
+
+WORDS = (
+    st.text(max_size=5) | st.text('\t\n\r"#, tab', max_size=4) | st.sampled_from(["NA", "track"])
+)
+
+
+@given(
+    genes=st.lists(WORDS, min_size=4, max_size=4, unique=True),
+    labels=st.lists(WORDS, min_size=3, max_size=3, unique=True),
+    chrom=st.sampled_from(["chr1", "1", "HiC 9"]) | WORDS,
+    genome=st.sampled_from(["hg38", "GRCm38", "my build"]) | WORDS,
+)
+def test_any_names_come_back_or_are_refused(genes, labels, chrom, genome, tmp_path_factory):
+    model = random_transformer()
+    path = tmp_path_factory.mktemp("names") / "model"
+    intervals = model.peaks.intervals.copy()
+    intervals.loc[0, "chrom"] = chrom
+    try:
+        peaks = ep.PeakVocabulary(intervals, genome=genome)
+        changes = {"genes": ep.GeneVocabulary(genes, labels + genes[:1]), "labels": labels}
+        model = replace(model, peaks=peaks, **changes)
+        model.save_pretrained(path)
+    except ValueError as refusal:
+        assert not path.exists(), refusal  # noqa: PT017
+        return
+    again = ep.models.from_pretrained(path)
+    assert again.revision == model.revision
+    assert (again.labels, again.genes.names, again.peaks.genome) == (labels, genes, peaks.genome)
 
 
 def as_before(directory, **changes):
