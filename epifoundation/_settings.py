@@ -19,9 +19,10 @@ class Settings:
     progress
         Show progress bars on long work.
     cache_dir
-        Folder of converted models, and of files of Hugging Face that you put there yourself;
-        default: ``$XDG_CACHE_HOME/epifoundation`` or ``~/.cache/epifoundation``. Downloads are in
-        the cache of huggingface_hub, whose folder is set with ``HF_HOME``.
+        Folder of converted models, of files of Hugging Face that you put there yourself, and of
+        locks by which processes that save a model wait for each other; default:
+        ``$XDG_CACHE_HOME/epifoundation`` or ``~/.cache/epifoundation``. Downloads are in the cache
+        of huggingface_hub, whose folder is set with ``HF_HOME``.
     """
 
     progress: bool = True

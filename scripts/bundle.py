@@ -10,6 +10,7 @@ with chromatinhd 0.4.3 (MIT). Writes `epifoundation/datasets/pbmc_multiome.h5mu`
 import argparse
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import mudata
@@ -114,9 +115,10 @@ def make_model(mdata):
         accuracy, macro_f1 = ep.metrics.accuracy(true, guess), ep.metrics.macro_f1(true, guess)
         table += f"| {name} | {accuracy:.3f} | {macro_f1:.3f} | {pearson} |\n"
     error = ep.metrics.expected_calibration_error(true, head, confidence)
-    model.card = CARD.format(
+    card = CARD.format(
         table=table, error=error, train=int((~is_test).sum()), test=int(is_test.sum())
     )
+    model = replace(model, card=card)
     shutil.rmtree(MODEL, ignore_errors=True)
     model.save_pretrained(MODEL)
     size = sum(file.stat().st_size for file in MODEL.iterdir()) / 1e6

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..nn import ModelConfig, Network, Sizes
+from ._weights import described, filled
 
 if TYPE_CHECKING:
     from ._model import EpiFoundation
@@ -52,37 +53,65 @@ class Adapter:
         return cls(base.name, base.revision, tensors)
 
     def apply(self, base: Network, config: ModelConfig, sizes: Sizes) -> Network:
-        """A new network: `base` with the changes.
+        """A new network on the CPU: `base` with the changes.
+
+        The sum of products of half-precision numbers is exact in double precision, as long as it
+        is below 32, so that each machine computes the same weights.
 
         Raises
         ------
         ValueError
-            A tensor is missing, unexpected or has the wrong shape.
+            A tensor is missing, unexpected, or has the wrong shape or type.
         """
-        before = base.state_dict()
-        with torch.random.fork_rng():
-            network = Network(config, sizes)
-        state, used = {}, set()
-        for name, tensor in network.state_dict().items():
+        before = {name: tensor.cpu() for name, tensor in base.state_dict().items()}
+        network = described(config, sizes)
+        state: dict[str, Tensor] = {}
+        used: set[str] = set()
+        for name, expected in network.state_dict().items():
             if name in self.tensors:
-                state[name] = self.tensors[name].to(tensor.dtype)
+                tensor = self.tensors[name]
+                _check(name, tensor, expected, half=name in HALF_PRECISION)
+                state[name] = tensor.to(expected.dtype, copy=True)
                 used.add(name)
             elif name + LEFT in self.tensors and name + RIGHT in self.tensors and name in before:
-                left, right = (self.tensors[name + side].to(before[name]) for side in (LEFT, RIGHT))
-                state[name] = before[name] + left @ right
+                left, right = (self.tensors[name + side] for side in (LEFT, RIGHT))
+                _check_factors(name, left, right, expected)
+                update = (left.double() @ right.double()).float()
+                _check(name, before[name], expected)
+                state[name] = before[name] + update
                 used |= {name + LEFT, name + RIGHT}
             elif name in before:
-                state[name] = before[name]
-            found = tuple(state[name].shape) if name in state else "missing"
-            if found != tuple(tensor.shape):
-                msg = f"The adapter does not fit: expected {name} with shape "
-                msg += f"{tuple(tensor.shape)}, got {found}."
+                _check(name, before[name], expected)
+                state[name] = before[name].clone()
+            else:
+                msg = f"The adapter does not fit: missing {name}."
                 raise ValueError(msg)
         if unexpected := sorted(set(self.tensors) - used):
             msg = f"The adapter does not fit: unexpected tensors {unexpected[:5]}."
             raise ValueError(msg)
-        network.load_state_dict(state)
-        return network
+        return filled(network, state)
+
+
+def _check(name: str, tensor: Tensor, expected: Tensor, *, half: bool = False) -> None:
+    shapes = tuple(tensor.shape), tuple(expected.shape)
+    if shapes[0] != shapes[1]:
+        msg = f"The adapter does not fit: expected {name} with shape {shapes[1]}, got {shapes[0]}."
+        raise ValueError(msg)
+    dtypes = (torch.float16, torch.float32) if half else (expected.dtype,)
+    if tensor.dtype not in dtypes:
+        msg = f"The adapter does not fit: expected {name} with type {dtypes[0]}, "
+        raise ValueError(f"{msg}got {tensor.dtype}.")
+
+
+def _check_factors(name: str, left: Tensor, right: Tensor, expected: Tensor) -> None:
+    shapes, wanted = (tuple(left.shape), tuple(right.shape)), tuple(expected.shape)
+    has_rank = left.ndim == right.ndim == len(wanted) == 2 and left.shape[1] == right.shape[0]
+    if not has_rank or (left.shape[0], right.shape[1]) != wanted:
+        msg = f"The adapter does not fit: expected two factors of {name} with shape {wanted}, "
+        raise ValueError(f"{msg}got {shapes[0]} and {shapes[1]}.")
+    if {left.dtype, right.dtype} != {torch.float16}:
+        msg = f"The adapter does not fit: expected factors of {name} with type torch.float16, "
+        raise ValueError(f"{msg}got {left.dtype} and {right.dtype}.")
 
 
 def adapted(

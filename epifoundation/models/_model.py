@@ -18,15 +18,23 @@ from ..nn import ModelConfig, Network
 from ..peaks.counted import CountedCells, hash_tokens, peak_keys
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ._adapter import Adapter
+from ._checks import (
+    check_cells,
+    check_genome,
+    check_labels,
+    check_names,
+    check_tensors,
+    check_training,
+)
+from ._revision import former_revision, revision_of
 
-EMPTY = hashlib.sha256(b"").hexdigest()
 
-
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class EpiFoundation:
     """A pretrained model.
 
     :func:`epifoundation.tl.pretrain` and :func:`epifoundation.models.from_pretrained` return it.
+    :func:`dataclasses.replace` makes another one with other parts.
 
     Parameters
     ----------
@@ -51,6 +59,14 @@ class EpiFoundation:
         ``"labels"``). They are recognized in new data and left out of the vectors of their own
         peaks, so that they are embedded like new cells.
 
+    Raises
+    ------
+    TypeError
+        `network`, `peaks` or `genes` are of another class.
+    ValueError
+        The number of peaks, genes or labels is not that of the network; labels are not unique,
+        non-empty strings; weights are not finite.
+
     Examples
     --------
     >>> import epifoundation as ep
@@ -70,6 +86,26 @@ class EpiFoundation:
     cells: Mapping[str, CountedCells] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        kinds = {"network": Network, "peaks": PeakVocabulary, "genes": GeneVocabulary}
+        kinds |= {"name": str, "card": str}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                given = type(getattr(self, name)).__name__
+                msg = f"`{name}` must be a {kind.__name__}, got {given}."
+                raise TypeError(msg)
+        object.__setattr__(self, "labels", check_labels(self.labels))
+        sizes = self.network.sizes
+        for name in ("peaks", "genes", "labels"):
+            found, expected = len(getattr(self, name)), getattr(sizes, f"n_{name}")
+            if found != expected:
+                msg = f"`{name}` has {found:,} {name}, but the network has {expected:,}; "
+                msg += "pass those with which it was fitted."
+                raise ValueError(msg)
+        check_names(self.genes.names, "genes")
+        check_genome(self.peaks.genome)
+        check_training(self.training, sizes)
+        check_cells(self.cells, self.config, len(self.labels))
+        check_tensors(self.network)
         # No dropout, no gradients
         self.network.eval().requires_grad_(False)
 
@@ -85,8 +121,20 @@ class EpiFoundation:
 
     @cached_property
     def revision(self) -> str:
-        """First 12 digits of the sha256 of the weights and recognized cells."""
-        return revision_of(
+        """First 12 digits of a sha256 of everything that results depend on.
+
+        These are weights, training cells, labels, genes, peaks and architecture, but not the name
+        and the card.
+        """
+        return revision_of(self)
+
+    @cached_property
+    def _former_revision(self) -> str:
+        """The revision in earlier versions, of weights and training cells only.
+
+        Adapters that were saved then name their base by it.
+        """
+        return former_revision(
             hashlib.sha256(self.weights).hexdigest(), hashlib.sha256(self.cell_bytes).hexdigest()
         )
 
@@ -140,8 +188,8 @@ class EpiFoundation:
     ) -> Path:
         """Write the model to a directory: JSON, safetensors, BED and TSV, no pickle.
 
-        Files are written to a temporary directory and moved into place, so that no partial model
-        is left behind.
+        All files are replaced at once: if the process is killed, the directory has the old model or
+        the new one.
 
         Parameters
         ----------
@@ -229,10 +277,3 @@ class EpiFoundation:
             f"labels={len(self.labels)}",
         ]
         return f"EpiFoundation({', '.join(parts)})"
-
-
-def revision_of(weights: str, cells: str | None = None) -> str:
-    """Revision of a model, from the sha256 of its weights and of the cells that it recognizes."""
-    if cells in (None, EMPTY):
-        return weights[:12]
-    return hashlib.sha256(f"{weights}{cells}".encode()).hexdigest()[:12]

@@ -1,99 +1,33 @@
-"""Files of a model directory: their names, and reading them with checks."""
+"""Read the files of a model directory with checks."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import fields
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from .._files import sha256
-from .._version import __version__
-from ..nn import Network, Sizes
+from .._files import DECODE_ERRORS, open_text, sha256
+from ..nn import ModelConfig, Network, Sizes
 from ..peaks.counted import CountedCells
-from ._model import revision_of
+from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
+from ._checks import check_cells, check_labels, check_tensors
+from ._config import CARD, CELLS, GENES, LABELS, PEAKS, about, read_json
+from ._saving import locate
+from ._weights import described, filled
 
-FORMAT_VERSION = 2
-MODEL_FILES = CONFIG, WEIGHTS, PEAKS, GENES, LABELS, CARD, ADAPTER, CELLS = (
-    "config.json",
-    "model.safetensors",
-    "peaks.bed.gz",
-    "genes.tsv",
-    "labels.json",
-    "README.md",
-    "adapter.safetensors",
-    "cells.safetensors",
-)
-TYPES = {"genome": str, "model": dict, "sizes": dict, "training": dict, "sha256": dict}
-REQUIRED_SIZES = {"n_peaks", "n_genes", "n_labels", "n_batches"}  # later ones have defaults
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """The content of ``config.json``, checked."""
-    path = directory / CONFIG
-    if not (directory / WEIGHTS).is_file() and any(directory.glob("*.pth")):
-        msg = f"{str(directory)!r} contains a checkpoint of the original implementation; "
-        msg += "read it with `ep.models.convert_original(checkpoint, vocabularies)`."
-        raise ValueError(msg)
-    if not path.is_file():
-        present = sorted(file.name for file in directory.iterdir())
-        msg = f"{str(directory)!r} is not a model directory: it has no {CONFIG}; "
-        msg += f"it contains {present}."
-        raise FileNotFoundError(msg)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        version = config["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{str(path)!r} is damaged ({type(error).__name__}: {error}); "
-        msg += "download or save the model again."
-        raise ValueError(msg) from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        msg = (
-            f"The model in {str(directory)!r} has format version {version!r}; epifoundation "
-            f"{__version__} reads up to version {FORMAT_VERSION}. Upgrade with "
-            "`pip install -U epifoundation`."
-        )
-        raise ValueError(msg)
-    if wrong := _damaged_keys(config):
-        msg = (
-            f"{str(path)!r} is damaged: missing or wrong {wrong}; download or save the model again."
-        )
-        raise ValueError(msg)
-    return config
-
-
-def _damaged_keys(config: dict[str, Any]) -> list[str]:
-    wrong = [key for key, kind in TYPES.items() if not isinstance(config.get(key), kind)]
-    required = {WEIGHTS, PEAKS, GENES, CARD}
-    if "adapter_of" in config:
-        base = config["adapter_of"]
-        is_whole = isinstance(base, dict) and {"model", "revision"} <= set(base)
-        wrong += [] if is_whole and "revision" in config else ["adapter_of"]
-        required = {ADAPTER, CARD}
-    return (
-        wrong
-        or sorted(required - set(config["sha256"]))
-        or sorted(REQUIRED_SIZES - set(config["sizes"]))
-        or sorted(set(config["sizes"]) - {field.name for field in fields(Sizes)})
-    )
-
-
-def revision_in(config: dict[str, Any]) -> str:
-    """The revision of a whole model, from the checksums in its configuration."""
-    return revision_of(config["sha256"].get(WEIGHTS, ""), config["sha256"].get(CELLS))
+MAX_LINE = 1_000  # bytes of a line of a BED file: a few bytes can expand to gigabytes
 
 
 def check_hash(directory: Path, file: str, expected: str) -> None:
     """Raise an error unless the file exists and has the expected sha256."""
-    path = directory / file
+    path = locate(directory, file)
     if not path.is_file():
-        msg = f"The model in {str(directory)!r} lacks {file!r}; download or save it again."
+        msg = f"The model in {str(directory)!r} lacks {file!r}; download or save the model again."
         raise FileNotFoundError(msg)
     found = sha256(path)
     if found != expected:
@@ -104,46 +38,97 @@ def check_hash(directory: Path, file: str, expected: str) -> None:
         raise ValueError(msg)
 
 
+def read_peaks(directory: Path, genome: str, n_peaks: int) -> PeakVocabulary:
+    """The peaks, of which there should be `n_peaks`."""
+    path, limit = locate(directory, PEAKS), MAX_LINE * (n_peaks + 1_000)
+    with about(path):
+        _check_length(path, limit)
+        return PeakVocabulary.read_bed(path, genome=genome)
+
+
+def _check_length(path: Path, limit: int) -> None:
+    """Raise ValueError if the text of a compressed file is far longer than it should be."""
+    total = 0
+    with suppress(*DECODE_ERRORS), path.open("rb") as raw:  # reading the file says more
+        text = open_text(raw, path)
+        while total <= limit and (part := text.read(2**20)):
+            total += len(part)
+    if total > limit:
+        msg = f"it contains more than {limit:,} bytes of text"
+        raise ValueError(msg)
+
+
+def read_genes(directory: Path) -> GeneVocabulary:
+    """The genes."""
+    path = locate(directory, GENES)
+    with about(path):
+        return GeneVocabulary.read_tsv(path)
+
+
+def read_labels(directory: Path) -> list[str]:
+    """The labels."""
+    path = locate(directory, LABELS)
+    content = read_json(path)
+    with about(path):
+        return check_labels(content)
+
+
+def read_card(directory: Path) -> str:
+    """The model card."""
+    path = locate(directory, CARD)
+    with about(path):
+        return path.read_text(encoding="utf-8")
+
+
 def _load[T](path: Path, load: Callable[[bytes], T]) -> T:
     try:
         return load(path.read_bytes())
-    except SafetensorError as error:
+    except OSError:
+        raise
+    except Exception as error:  # of safetensors, or KeyError for unknown types
         msg = f"{str(path)!r} is not a safetensors file ({error}); "
         msg += "download or save the model again."
         raise ValueError(msg) from error
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(directory: Path, file: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
-    return _load(path, load_tensors)
+    return _load(locate(directory, file), load_tensors)
 
 
-def load_weights(network: Network, path: Path) -> None:
-    """Load weights; the error lists missing and unexpected tensors, and wrong shapes."""
-    tensors, expected = read_tensors(path), network.state_dict()
-    problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)} rather than {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if problems:
-        msg = f"The weights in {str(path)!r} do not fit config.json: {'; '.join(problems)}."
-        raise ValueError(msg)
-    network.load_state_dict(
-        {name: part.float() if part.is_floating_point() else part for name, part in tensors.items()}
-    )
-
-
-def read_counted_cells(path: Path) -> dict[str, CountedCells]:
-    """The cells that a model recognizes, by block of columns."""
-    arrays = _load(path, load_arrays)
-    blocks, parts = sorted({name.split(".")[0] for name in arrays}), ("hashes", "codes", "weights")
+def read_network(directory: Path, file: str, config: ModelConfig, sizes: Sizes) -> Network:
+    """A network with the weights of a file; the error lists all that does not fit."""
+    tensors = read_tensors(directory, file)
+    path = locate(directory, file)
     try:
-        return {
+        network = filled(described(config, sizes), tensors)
+    except ValueError as error:
+        msg = f"The weights in {str(path)!r} do not fit config.json: {error}; "
+        msg += "download or save the model again."
+        raise ValueError(msg) from error
+    with about(path):
+        check_tensors(network)
+    return network
+
+
+def read_counted_cells(
+    directory: Path, config: ModelConfig, n_labels: int
+) -> dict[str, CountedCells]:
+    """The training cells, by block of columns."""
+    path = locate(directory, CELLS)
+    arrays: dict[str, Any] = _load(path, load_arrays)
+    parts = ("hashes", "codes", "weights")
+    blocks = sorted({name.rpartition(".")[0] for name in arrays})
+    with about(path):
+        for name in (f"{block}.{part}" for block in blocks for part in parts):
+            if name not in arrays:
+                msg = f"it lacks {name!r}"
+                raise ValueError(msg)
+        if unexpected := sorted(set(arrays) - {f"{b}.{part}" for b in blocks for part in parts}):
+            msg = f"it has the unexpected arrays {unexpected[:5]}"
+            raise ValueError(msg)
+        cells = {
             block: CountedCells(*(arrays[f"{block}.{part}"] for part in parts)) for block in blocks
         }
-    except KeyError as error:
-        msg = f"{str(path)!r} lacks {error}; download or save the model again."
-        raise ValueError(msg) from error
+        check_cells(cells, config, n_labels)
+    return cells

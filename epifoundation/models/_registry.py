@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 
 from .._hub import fetch
+from ._config import CONFIG, MODEL_FILES
 from ._directory import base_of, read
 from ._model import EpiFoundation
-from ._model_files import CONFIG, MODEL_FILES
 from ._original_hub import fetch_original
 
 DEFAULT_MODEL = "pbmc-51loci"
@@ -107,6 +107,22 @@ def from_pretrained(
     >>> ep.models.from_pretrained("pbmc-51loci").peaks.genome
     'hg38'
     """
+    return _load(name_or_path, revision, base, ()).to(resolve_device(device))
+
+
+def _load(
+    name_or_path: str | Path,
+    revision: str | None,
+    base: EpiFoundation | str | Path | None,
+    adapters: tuple[Path, ...],
+) -> EpiFoundation:
+    """The model on the CPU; `adapters` are those whose base it is."""
+    if not isinstance(name_or_path, str | Path):
+        msg = f"`name_or_path` must be a string or a path, got {type(name_or_path).__name__}."
+        raise TypeError(msg)
+    if not isinstance(revision, str | None):
+        msg = f"`revision` must be a string or None, got {type(revision).__name__}."
+        raise TypeError(msg)
     name = str(name_or_path)
     # A Path is always a directory; a folder does not shadow a registered name
     is_name = isinstance(name_or_path, str)
@@ -119,17 +135,19 @@ def from_pretrained(
         raise ValueError(msg)
     if is_paper:
         file = name.removeprefix(PAPER).removeprefix("/")
-        return fetch_original(PAPER, file or None, revision).to(resolve_device(device))
+        return fetch_original(PAPER, file or None, revision)
     if is_directory:
         directory = Path(name)
     elif is_bundled:
         directory = Path(str(files("epifoundation.models"))) / "bundled" / name
     else:
         directory = _download(name_or_path, revision)
-    return read(directory, name=name, base=_base(directory, base)).to(resolve_device(device))
+    return read(directory, name=name, base=_base(directory, base, adapters))
 
 
-def _base(directory: Path, base: EpiFoundation | str | Path | None) -> EpiFoundation | None:
+def _base(
+    directory: Path, base: EpiFoundation | str | Path | None, adapters: tuple[Path, ...]
+) -> EpiFoundation | None:
     """The base model of an adapter; None for a whole model."""
     stored = base_of(directory)
     if stored is None:
@@ -139,13 +157,17 @@ def _base(directory: Path, base: EpiFoundation | str | Path | None) -> EpiFounda
         return None
     name, revision = stored["model"], stored["revision"]
     adapter = f"{str(directory)!r} is an adapter of the model {name!r} ({revision})"
+    if directory.resolve() in adapters:
+        msg = f"{adapter}, and thereby of itself; pass its base as `base=`."
+        raise ValueError(msg)
     if not isinstance(base, EpiFoundation):
+        above = (*adapters, directory.resolve())
         try:
-            base = from_pretrained(name if base is None else base, device="cpu")
+            base = _load(name if base is None else base, None, None, above)
         except (ValueError, OSError) as error:
             msg = f"{adapter}, which was not found ({error}); pass it as `base=`."
             raise ValueError(msg) from error
-    if base.revision != revision:
+    if revision not in (base.revision, base._former_revision):
         msg = f"{adapter}, but {base.name!r} has the revision {base.revision}. "
         msg += "Pass the right model as `base=`."
         raise ValueError(msg)
@@ -166,6 +188,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         msg = "`device` must be 'auto' or an available torch device, such as 'cpu' or 'cuda:0', "
         msg += f"got {device!r}: {error}"
         raise ValueError(msg) from error
+    if resolved.type == "meta":
+        msg = "`device` must be 'auto' or a torch device that has memory, got 'meta'."
+        raise ValueError(msg)
     return resolved
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf
+from sys import float_info
 from typing import Any
+
+# Larger numbers are not finite, or are no indices of arrays
+LARGEST = {int: 2**53, float: float_info.max}
 
 # Options of version 0.1, and what to use instead
 REMOVED = {
@@ -35,11 +39,23 @@ def check_number(config: Any, name: str, kind: type, low: float, high: float) ->
     value = getattr(config, name)
     if value is None and type(config).__dataclass_fields__[name].default is None:
         return
+    most = min(high, LARGEST[kind])
     is_number = isinstance(value, int if kind is int else (int, float))
-    if isinstance(value, bool) or not is_number or not low <= value <= high:
+    if isinstance(value, bool) or not is_number or not low <= value <= most:
         what = "an integer" if kind is int else "a number"
-        bounds = f"of at least {low}" if high == inf else f"between {low} and {high}"
+        bounds = f"between {low} and {high}"
+        if kind is int:
+            bounds = f"of at least {low}, and at most {most:,}"
+        elif high == inf:
+            bounds = f"of at least {low}, and finite"
         msg = f"`{name}` must be {what} {bounds}, got {value!r}."
+        raise ValueError(msg)
+
+
+def check_flag(config: Any, name: str) -> None:
+    """Raise ValueError unless an attribute is True or False."""
+    if not isinstance(getattr(config, name), bool):
+        msg = f"`{name}` must be True or False, got {getattr(config, name)!r}."
         raise ValueError(msg)
 
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from math import inf
 from typing import Any
 
-from .checks import NamesRemoved, check_number, check_option, preset
+from .checks import NamesRemoved, check_flag, check_number, check_option, preset
 from .encoders import ENCODERS, FORMAT_1
 
 DECODERS = ("linear", "query")
 OBJECTIVES = ("counts", "binary", "gaussian", "peaks")
 DIM = 128
-WHOLE = ("dim", "n_heads", "n_layers", "feedforward", "max_peaks")  # numbers of at least 1
+# Integers of at least 1, and their limits: a network of this size can be described before it is
+# compared with the weights, and takes memory only then
+WHOLE = {
+    "dim": 2**16,
+    "n_heads": 2**16,
+    "n_layers": 1_000,
+    "feedforward": 2**20,
+    "max_peaks": 2**31,
+}
+MAX_SIZE, MAX_LAYERS = 2**28, 1_000  # of a part of a network
 
 
 @dataclass(frozen=True)
@@ -88,15 +96,17 @@ class ModelConfig(NamesRemoved):
                 msg += "which is fitted in closed form: "
                 msg += "leave it out, or pass `encoder='transformer'`."
                 raise ValueError(msg)
-        for name in WHOLE:
+        for name, limit in WHOLE.items():
             # A trained set encoder of format 1 may have no layers
-            check_number(self, name, int, 0 if self.encoder == FORMAT_1 else 1, inf)
+            check_number(self, name, int, 0 if self.encoder == FORMAT_1 else 1, limit)
         if self.n_heads and self.width % self.n_heads:
             msg = f"`dim` ({self.dim}) must be divisible by `n_heads` ({self.n_heads})."
             raise ValueError(msg)
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            msg = f"`dropout` must lie in [0, 1), got {self.dropout!r}."
+        check_number(self, "dropout", float, 0, 1)
+        if self.dropout == 1:
+            msg = "`dropout` must be less than 1, got 1: nothing would be left."
             raise ValueError(msg)
+        check_flag(self, "values")
         if self.values and self.decoder != "query":
             msg = f"`values` needs `decoder='query'`, got {self.decoder!r}."
             raise ValueError(msg)
@@ -151,7 +161,7 @@ class ModelConfig(NamesRemoved):
             values = dict(values)
             n_heads, n_seeds = values.get("n_heads"), values.pop("n_seeds", 1)
             if values.get("encoder", "set") == "set":
-                if n_heads or n_seeds > 1:
+                if n_heads or n_seeds not in (0, 1):
                     msg = f"A set encoder with attention (`n_heads={n_heads}`, "
                     msg += f"`n_seeds={n_seeds}`) is not read any more: it was an experiment of "
                     msg += "version 0.1. Pretrain the model again, or read it with "
@@ -213,6 +223,22 @@ class Sizes:
     n_label_landmarks: int = 0
     has_measured: bool = False
     heads: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if isinstance(each.default, bool):
+                check_flag(self, each.name)
+            elif each.name != "heads":
+                limit = MAX_LAYERS if each.name == "n_label_layers" else MAX_SIZE
+                check_number(self, each.name, int, 2 if each.name == "n_bins" else 0, limit)
+        sizes = self.heads.values() if isinstance(self.heads, Mapping) else [None]
+        if not all(type(size) is int and 0 <= size <= MAX_SIZE for size in sizes):
+            msg = f"`heads` must be integers between 0 and {MAX_SIZE} by name, got {self.heads!r}."
+            raise ValueError(msg)
+        if self.n_calibration and not self.n_reference:
+            msg = f"`n_calibration` ({self.n_calibration}) needs cells to compare with: "
+            msg += "`n_reference` must be at least 1, got 0."
+            raise ValueError(msg)
 
     def updated(self, sizes: Mapping[str, Any]) -> Sizes:
         """Sizes of which some are replaced; those without a field are added to `heads`."""

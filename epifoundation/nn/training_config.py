@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, inf
 from typing import Any
 
-from .checks import NamesRemoved, check_number, check_option, preset
+from .checks import NamesRemoved, check_flag, check_number, check_option, preset
 from .config import ModelConfig
 
 SCHEDULES = ("one-cycle", "cosine-restarts")
@@ -134,6 +134,7 @@ class TrainingConfig(NamesRemoved):
         check_option(self, "schedule", SCHEDULES)
         for name, limits in NUMBERS.items():
             check_number(self, name, *limits)
+        check_flag(self, "warm_start")
         if self.balanced_genes is not None and self.n_neighbors > 1:
             msg = "`balanced_genes` needs cells that are not pooled: "
             msg += f"pass `n_neighbors=1`, not {self.n_neighbors}."

@@ -79,7 +79,7 @@ def train_model(
     fits = HEAD_FITS | {"measured": fit_measured_head}
     if loaded.target is not None and config.predicts_peaks and not training.peak_weight:
         fits["peaks"] = partial(fit_peak_head, model)
-    return replace(with_heads(model, loaded, fits, rng, codes), labels=labels)
+    return with_heads(model, loaded, fits, rng, labels=labels, codes=codes)
 
 
 def finetune_model(
@@ -131,7 +131,7 @@ def finetune_model(
     if codes is None:
         tuned = finish(tuned)
     else:
-        tuned = replace(_with_labels(start[0], tuned, loaded, finish, codes), labels=labels)
+        tuned = _with_labels(start[0], tuned, loaded, finish, labels, codes)
         fraction = tuned.training["share"]
         factors = {name: (left * fraction, right) for name, (left, right) in factors.items()}
     # The head for the measured scale is large: an adapter has none
@@ -145,6 +145,7 @@ def _with_labels(
     tuned: EpiFoundation,
     data: Loaded,
     finish: Callable[[EpiFoundation], EpiFoundation],
+    labels: list[str],
     codes: np.ndarray,
 ) -> EpiFoundation:
     """A model between `start` and `tuned`, with the label head of the least validation loss.
@@ -167,7 +168,7 @@ def _with_labels(
     model.training["share"] = fraction
     tensors = {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
     network = model.network.with_sizes(model.network.sizes.updated(head.sizes), tensors)
-    return replace(model, network=network).to(model.device)
+    return replace(model, network=network, labels=labels).to(model.device)
 
 
 def with_heads(
@@ -175,9 +176,14 @@ def with_heads(
     data: Loaded,
     fits: Mapping[str, HeadFit],
     rng: np.random.Generator,
+    *,
+    labels: list[str] | None = None,
     codes: np.ndarray | None = None,
 ) -> EpiFoundation:
-    """`model` with heads fitted to the embedding of the cells in memory."""
+    """`model` with heads fitted to the embedding of the cells in memory.
+
+    With the codes of `labels`, of which the model has none, also a label head.
+    """
     rows = np.concatenate([data.train, data.held])
     cells = HeadData(
         data,
@@ -192,7 +198,7 @@ def with_heads(
     if not tensors:
         return model
     network = model.network.with_sizes(model.network.sizes.updated(sizes), tensors)
-    return replace(model, network=network).to(model.device)
+    return replace(model, network=network, labels=labels or model.labels).to(model.device)
 
 
 def without_batch_effects(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -197,6 +198,21 @@ class GeneVocabulary:
 
     @classmethod
     def read_tsv(cls, path: str | Path) -> GeneVocabulary:
-        """The inverse of :meth:`write_tsv`."""
-        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        return cls(frame["gene"].tolist(), frame["id"].tolist() if "id" in frame else None)
+        """The inverse of :meth:`write_tsv`.
+
+        Raises
+        ------
+        ValueError
+            The file is not text, has no column ``gene``, or names a gene twice.
+        """
+        try:
+            with Path(path).open(encoding="utf-8", newline="") as file:
+                header, *rows = [row for row in csv.reader(file, delimiter="\t") if row]
+        except (ValueError, csv.Error) as error:
+            msg = f"{str(path)!r} is not a tab-separated text file with a header: {error}."
+            raise ValueError(msg) from error
+        if "gene" not in header or any(len(row) != len(header) for row in rows):
+            msg = f"{str(path)!r} must have a column 'gene', and all its columns in each line; "
+            raise ValueError(f"{msg}it has the columns {header!r:.80}.")
+        table = dict(zip(header, zip(*rows, strict=True), strict=bool(rows)))
+        return cls(table.get("gene", ()), table.get("id", () if "id" in header else None))

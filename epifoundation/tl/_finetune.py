@@ -208,7 +208,8 @@ def finetune(
     tuned = replace(base, adapter=None).to(device)
     if batch_key is not None:
         tuned = without_batches(tuned, prepared, training, rng)
-    else:
+    if batch_key is None or (prepared.target is None and base.network.sizes.n_batches):
+        # Offsets of expression are still those of the batches of the base
         summary["batches"] = base.training.get("batches", [])
     if labels is not None:
         tuned, _ = with_labels(tuned, prepared, training, rng)

@@ -54,5 +54,6 @@ def without_batches(
         )
         sizes = replace(network.sizes, n_batches=len(data.batches))
         network = network.with_sizes(sizes, {"expression.batch": torch.from_numpy(offsets)})
-        base = replace(base, network=network)
+        summary = base.training | {"batches": data.batches}
+        base = replace(base, network=network, training=summary)
     return base.to(model.device)

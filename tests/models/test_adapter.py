@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sealing import rewrite
 
 import epifoundation as ep
 from epifoundation.paper import train
@@ -139,14 +140,13 @@ def test_what_was_not_tuned_with_a_rank_has_no_adapter(simulated, model, tmp_pat
 def test_a_damaged_adapter_is_refused(saved, tmp_path, damage):
     _, base, tuned, _ = saved
     path = tuned.save_adapter(tmp_path / "broken")
-    weights, config = path / "adapter.safetensors", path / "config.json"
+    weights = path / "adapter.safetensors"
     if damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:-10])
     elif damage == "missing":
         weights.unlink()
     elif damage == "untold":
-        stored = json.loads(config.read_text())
-        config.write_text(json.dumps(stored | {"adapter_of": {"model": "someone"}}))
+        rewrite(path, lambda config: config.update(adapter_of={"model": "someone"}))
     else:
         tensors = dict(tuned.adapter.tensors)
         tensors["nowhere"] = next(iter(tensors.values())).clone()

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epifoundation import ModelConfig, TrainingConfig
+from epifoundation.nn import Sizes
 from epifoundation.nn.encoders import FORMAT_1
 from epifoundation.nn.training_config import MEASURED
 
@@ -114,6 +115,11 @@ def test_configurations_of_format_1():
         {"landmarks": 0},
         {"landmarks": 10.0},
         {"softness": float("nan")},
+        {"lr": float("inf")},
+        {"lr": 10**400},
+        {"weight_decay": True},
+        {"batch_size": 10**30},
+        {"n_neighbors": "15"},
     ],
 )
 def test_impossible_training_is_refused(values):
@@ -159,3 +165,40 @@ def test_unknown_presets():
     for kind in (ModelConfig, TrainingConfig):
         with pytest.raises(ValueError, match="Unknown preset 'huge'"):
             kind.preset("huge")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 10**9}, "`dim` must be an integer of at least 1, and at most 65,536"),
+        ({"encoder": "transformer", "n_layers": 10**7}, "`n_layers` must be .* at most 1,000"),
+        ({"encoder": "transformer", "feedforward": 10**9}, "`feedforward` must be"),
+        ({"encoder": "transformer", "max_peaks": 10**12}, "`max_peaks` must be"),
+        ({"encoder": "transformer", "dropout": True}, "`dropout` must be a number between 0 and 1"),
+        ({"encoder": "transformer", "dropout": "0.1"}, "`dropout` must be a number"),
+        ({"encoder": "transformer", "dropout": 1}, "`dropout` must be less than 1"),
+        ({"encoder": "transformer", "dropout": float("nan")}, "`dropout` must be a number"),
+        ({"values": 1}, "`values` must be True or False, got 1"),
+        ({"encoder": ["set"]}, r"Unknown encoder \['set'\]"),
+        ({"objective": None}, "Unknown objective None"),
+    ],
+)
+def test_options_of_other_types_and_absurd_sizes_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**options)
+
+
+def test_flags_of_training_are_bool():
+    with pytest.raises(ValueError, match="`warm_start` must be True or False, got 1"):
+        TrainingConfig(warm_start=1)
+
+
+@given(st.sampled_from(list(Sizes(1).to_dict())), st.none() | st.text() | st.integers(max_value=-1))
+def test_sizes_are_counts(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        Sizes(**{"n_peaks": 3, name: value})
+
+
+def test_calibration_needs_cells_to_compare_with():
+    with pytest.raises(ValueError, match="`n_reference` must be at least 1"):
+        Sizes(3, n_labels=2, n_calibration=5)

@@ -464,3 +464,15 @@ def test_a_batch_that_the_model_never_saw_gets_the_mean_batch_and_is_named(world
     pd.testing.assert_frame_equal(found[is_new], mean[is_new], atol=1e-5)
     pd.testing.assert_frame_equal(found[~is_new], known.obsm["epifoundation_expression"], atol=1e-5)
     assert atac.uns["epifoundation"]["parameters"]["unseen_batches"] == ["new"]
+
+
+def test_offsets_of_expression_keep_the_names_of_their_batches(simulated, model):
+    """Batches of ATAC alone are projected out; expression is predicted for those of the RNA."""
+    atac = simulated["atac"].copy()
+    atac.obs["donor"] = np.array(["x", "y", "z"])[np.arange(atac.n_obs) % 3]
+    tuned = ep.tl.finetune(atac, model, batch_key="donor")
+    assert tuned.network.sizes.n_batches == 2
+    assert tuned.training["batches"] == ["batch0", "batch1"]
+    mdata = simulated.copy()
+    mdata["atac"].obs["donor"] = atac.obs["donor"]
+    assert ep.tl.finetune(mdata, model, batch_key="donor").training["batches"] == ["x", "y", "z"]
