@@ -56,7 +56,7 @@ ALLOWED = {
     "_memory": set(),
     "_settings": set(),
     "_signatures": {"_docs"},
-    "_validate": set(),
+    "_validate": {"_warn"},
     "_version": set(),
     "_warn": set(),
     "nn": set(),

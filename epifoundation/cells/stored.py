@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .._validate import Data, missing_column
+from .._validate import Data, check_single, check_unique, missing_column, text, without_blanks
 from .groups import EXPECTED, check_encoding, open_group, read_element
 from .matrix import row_reader
 from .source import Source
+from .table import StoredTable
 from .zarr_csr import StoredCsr
 
 MATRICES = ("array", "csr_matrix", "csc_matrix")  # anndata encodings with rows
@@ -26,7 +27,7 @@ class OnDisk(Source):
     def __init__(self, path: Path, root: Any, group: Any) -> None:
         super().__init__(repr(str(path)))
         self.path, self.root, self.group = path, root, group
-        self.var = self._table("var")
+        self.var = self._table(group, "var").read()
         self._names = (0, 0, np.zeros(0, dtype=object))  # first and last row, names read last
         self._matrices: dict[str | None, Any] = {}
 
@@ -49,25 +50,31 @@ class OnDisk(Source):
     @cached_property
     @override
     def n_obs(self) -> int:  # type: ignore[override]
-        return int(self._index.shape[0])
+        return int(self._obs.index.shape[0])
+
+    @cached_property
+    def _obs(self) -> StoredTable:
+        return self._table(self.group, "obs")
 
     @property
-    def _index(self) -> Any:
-        obs = self.group.get("obs")
-        if obs is None:
-            raise self._missing_table("obs")
-        if "_index" not in obs.attrs:
-            msg = f"`obs` of {self.name} has an old format: "
-            msg += "read it with anndata and write it again."
+    def takes_columns(self) -> bool:
+        """Whether columns can be added to ``obs``; anndata before 0.7 wrote it as one array."""
+        return hasattr(self.group["obs"], "keys")
+
+    def _table(self, group: Any, part: str) -> StoredTable:
+        table = StoredTable.of(group, part, self.name)
+        if table is None:  # such as files of 10x
+            msg = f"{self.name} has no table `{part}`; expected {EXPECTED}, found {sorted(group)}."
+            msg += " Read it into an AnnData and pass that."
             raise ValueError(msg)
-        return _sliceable(obs[obs.attrs["_index"]])
+        return table
 
     @override
     def names(self, start: int, stop: int) -> pd.Index:
         low, high, names = self._names
         if low <= start and stop <= high:
             return pd.Index(names[start - low : stop - low])
-        index = self._index
+        index = self._obs.index
         size = getattr(index, "chunks", (1,))[0]  # zarr decodes whole chunks: keep them
         low, high = start // size * size, min(-(-stop // size) * size, self.n_obs)
         try:
@@ -79,39 +86,39 @@ class OnDisk(Source):
 
     @override
     def column(self, key: str, option: str) -> pd.Series:
-        modalities = {} if self.root is self.group else self.root["mod"]
+        return without_blanks(self._find_column(key, option), key, option, self.name)
+
+    def _find_column(self, key: str, option: str) -> pd.Series:
+        key = text(key, option)
+        is_mudata = self.root is not self.group
+        groups = dict(self.root["mod"]) if is_mudata else {}
         modality, _, column = key.partition(":")
-        if modality in modalities and column in modalities[modality]["obs"]:
-            return self._reindexed(modalities[modality]["obs"], column)
-        if key in self.group["obs"]:
-            return pd.Series(self._element(self.group["obs"], key))
-        tables = [self.group["obs"]]
-        if self.root is not self.group and "obs" in self.root:
-            tables.append(self.root["obs"])
-        if key in tables[-1]:
-            return self._reindexed(tables[-1], key)
-        columns = [name for table in tables for name in table.attrs["column-order"]]
-        rest = [name for name in modalities if modalities[name] != self.group]
-        others = {name: modalities[name]["obs"].attrs["column-order"] for name in rest}
+        if modality in groups:
+            table = self._table(groups[modality], "obs")
+            if column in table.columns:
+                return self._reindexed(table, column, option)
+        if key in self._obs.columns:
+            return pd.Series(self._column(self._obs, key, option))
+        shared = self._table(self.root, "obs") if is_mudata and "obs" in self.root else None
+        if shared is not None and key in shared.columns:
+            return self._reindexed(shared, key, option)
+        columns = [*self._obs.columns, *(shared.columns if shared is not None else [])]
+        others = {
+            name: self._table(group, "obs").columns
+            for name, group in groups.items()
+            if group != self.group
+        }
         raise missing_column(key, option, columns, others, self.name)
 
-    def _element(self, parent: Any, key: str) -> Any:
-        return read_element(parent, key, self.name)
+    def _column(self, table: StoredTable, key: str, option: str) -> Any:
+        check_single(table.columns, key, option, self.name)
+        return table.column(key)
 
-    def _table(self, part: str) -> pd.DataFrame:
-        table = self._element(self.group, part) if part in self.group else None
-        if not isinstance(table, pd.DataFrame):  # such as files of 10x
-            raise self._missing_table(part)
-        return table
-
-    def _missing_table(self, part: str) -> ValueError:
-        msg = f"{self.name} has no table `{part}`; expected {EXPECTED}, found {sorted(self.group)}."
-        return ValueError(f"{msg} Read it into an AnnData and pass that.")
-
-    def _reindexed(self, table: Any, key: str) -> pd.Series:
+    def _reindexed(self, table: StoredTable, key: str, option: str) -> pd.Series:
         """A column of another ``obs`` in the order of these cells."""
-        names = self._element(table, table.attrs["_index"])
-        values = pd.Series(self._element(table, key), index=names)
+        names = pd.Index(table.index[:])
+        check_unique(names, f"cell names in {self.name}", "call `obs_names_make_unique()`")
+        values = pd.Series(self._column(table, key, option), index=names)
         return values.reindex(self.names(0, self.n_obs)).reset_index(drop=True)
 
     @override
@@ -124,7 +131,8 @@ class OnDisk(Source):
                 msg = f"{self.name} has no {missing}; available: {sorted(where)}."
                 raise ValueError(msg)
             element = where[name]
-            if check_encoding(element, MATRICES, self.name) in ("csr_matrix", "csc_matrix"):
+            encoding = check_encoding(element, MATRICES, self.name)
+            if encoding.endswith("_matrix") or "h5sparse_format" in element.attrs:  # anndata 0.6
                 from anndata.io import sparse_dataset
 
                 stored = sparse_dataset(element)
@@ -162,7 +170,7 @@ class OnDisk(Source):
     @override
     def uns(self, key: str) -> Any:
         entries = self.group.get("uns", {})
-        return self._element(entries, key) if key in entries else None
+        return read_element(entries, key, self.name) if key in entries else None
 
     @override
     def other(self, modality: str) -> Source | None:
@@ -204,13 +212,6 @@ def read_zarr(path: Path) -> Data:
 def _close(root: Any) -> None:
     if hasattr(root, "close"):  # zarr stores need none
         root.close()
-
-
-def _sliceable(element: Any) -> Any:
-    """An array of strings that can be sliced."""
-    if element.attrs.get("encoding-type") == "nullable-string-array":
-        element = element["values"]
-    return element.asstr() if hasattr(element, "asstr") else element  # h5py has asstr
 
 
 def _count_files(array: Any) -> tuple[int, int]:

@@ -119,7 +119,7 @@ class InFile:
         self.partial = path.with_name(f"{path.name}.partial")
         source = open_source(path, modality)
         try:
-            if not isinstance(source, OnDisk):
+            if not isinstance(source, OnDisk) or not source.takes_columns:
                 msg = f"Results cannot be written into {str(path)!r}: pass `output=`."
                 raise ValueError(msg)
             self.genes = self._genes(source) if reader.genes else None
