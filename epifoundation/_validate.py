@@ -132,7 +132,7 @@ def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = 
         columns = [*atac.obs.columns, *([] if data is atac else data.obs.columns)]
         others = {one: adata.obs.columns for one, adata in modalities.items() if adata is not atac}
         raise missing_column(key, option, columns, others, name)
-    check_single(table.columns, key, option, name)
+    check_single(table.columns, key, f"`obs`{f' of {name}' if name else ''}")
     values = table[key]
     if table is not atac.obs:
         check_unique(table.index, "cell names", "call `obs_names_make_unique()`")
@@ -140,12 +140,11 @@ def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = 
     return without_blanks(values, key, option, name)
 
 
-def check_single(columns: Iterable[Any], key: str, option: str, name: str = "") -> None:
+def check_single(columns: Iterable[Any], key: str, table: str) -> None:
     """Raise ValueError if a table has several columns of this name."""
     n_columns = list(columns).count(key)
     if n_columns > 1:
-        msg = f"`obs`{f' of {name}' if name else ''} has {n_columns} columns {key!r} "
-        msg += f"(`{option}={key!r}`): rename or drop the copies."
+        msg = f"{table} has {n_columns} columns {key!r}: rename or drop the copies."
         raise ValueError(msg)
 
 

@@ -16,7 +16,6 @@ from .groups import EXPECTED, check_encoding, open_group, read_element
 from .matrix import row_reader
 from .source import Source
 from .table import StoredTable
-from .zarr_csr import StoredCsr
 
 MATRICES = ("array", "csr_matrix", "csc_matrix")  # anndata encodings with rows
 
@@ -96,12 +95,12 @@ class OnDisk(Source):
         if modality in groups:
             table = self._table(groups[modality], "obs")
             if column in table.columns:
-                return self._reindexed(table, column, option)
+                return self._reindexed(table, column)
         if key in self._obs.columns:
-            return pd.Series(self._column(self._obs, key, option))
+            return pd.Series(self._column(self._obs, key))
         shared = self._table(self.root, "obs") if is_mudata and "obs" in self.root else None
         if shared is not None and key in shared.columns:
-            return self._reindexed(shared, key, option)
+            return self._reindexed(shared, key)
         columns = [*self._obs.columns, *(shared.columns if shared is not None else [])]
         others = {
             name: self._table(group, "obs").columns
@@ -110,35 +109,39 @@ class OnDisk(Source):
         }
         raise missing_column(key, option, columns, others, self.name)
 
-    def _column(self, table: StoredTable, key: str, option: str) -> Any:
-        check_single(table.columns, key, option, self.name)
+    def _column(self, table: StoredTable, key: str) -> Any:
+        check_single(table.columns, key, f"`obs` of {self.name}")
         return table.column(key)
 
-    def _reindexed(self, table: StoredTable, key: str, option: str) -> pd.Series:
+    def _reindexed(self, table: StoredTable, key: str) -> pd.Series:
         """A column of another ``obs`` in the order of these cells."""
         names = pd.Index(table.index[:])
         check_unique(names, f"cell names in {self.name}", "call `obs_names_make_unique()`")
-        values = pd.Series(self._column(table, key, option), index=names)
+        values = pd.Series(self._column(table, key), index=names)
         return values.reindex(self.names(0, self.n_obs)).reset_index(drop=True)
 
     @override
     def matrix(self, layer: str | None) -> Any:
         if layer not in self._matrices:
             where = self.group if layer is None else self.group.get("layers", {})
-            name = "X" if layer is None else layer
-            if name not in where:
-                missing = "`X`" if layer is None else f"layer {layer!r}"
-                msg = f"{self.name} has no {missing}; available: {sorted(where)}."
+            name = "`X`" if layer is None else f"layer {layer!r}"
+            key = "X" if layer is None else layer
+            if key not in where:
+                msg = f"{self.name} has no {name}; available: {sorted(where)}."
                 raise ValueError(msg)
-            element = where[name]
+            element = where[key]
             encoding = check_encoding(element, MATRICES, self.name)
             if encoding.endswith("_matrix") or "h5sparse_format" in element.attrs:  # anndata 0.6
                 from anndata.io import sparse_dataset
 
-                stored = sparse_dataset(element)
-                is_zarr_csr = stored.format == "csr" and not hasattr(element, "file")
-                element = (StoredCsr.of(element, stored.shape) if is_zarr_csr else None) or stored
-            self._matrices[layer] = row_reader(element)
+                element = sparse_dataset(element)
+            found = row_reader(element, f"{name} of {self.name}")
+            if tuple(found.shape) != (self.n_obs, len(self.var)):
+                msg = f"{name} of {self.name} has {found.shape[0]:,} x {found.shape[1]:,} values, "
+                msg += f"but there are {self.n_obs:,} cells and {len(self.var):,} columns. Copy it "
+                msg += "again."
+                raise OSError(msg)
+            self._matrices[layer] = found
             self.check_whole(0, self.n_obs)
         return self._matrices[layer]
 

@@ -15,7 +15,7 @@ from mudata import MuData
 
 from .._docs import documented
 from .._keys import Keys
-from .._validate import RNG, Data, get_atac, get_modality, obs_column
+from .._validate import RNG, Data, get_atac, get_modality, names_of, obs_column
 from ._report_page import page
 from ._report_sections import Results, predicted_genes, sections
 
@@ -160,7 +160,7 @@ def _genes(
         raise ValueError(msg)
     if rna is not None:
         known = known.intersection(rna.var_names, sort=False)
-    wanted = [genes] if isinstance(genes, str) else [str(name) for name in genes]
+    wanted = names_of(genes, "genes")
     missing = [name for name in wanted if name not in known]
     if missing:
         msg = f"{missing[:5]} are not among the {len(known):,} available genes, "

@@ -238,7 +238,7 @@ def _fit(
         raise ValueError(msg)
     if calibration is None:
         calibration = _batches_held_out(reference, model, batch_key, modality) or 0.2
-    kept = parse_validation(calibration)
+    kept = parse_validation(calibration, "calibration")
     rng = np.random.default_rng(rng)
 
     def mapped(source: Source) -> PeakMap:

@@ -12,7 +12,7 @@ import torch
 from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
-from .._validate import RNG, Data, check_writable, get_atac, integer
+from .._validate import RNG, Data, check_writable, get_atac, integer, names_of
 from .._version import __version__
 from .._warn import warn
 from ..cells.source import InMemory
@@ -154,6 +154,7 @@ def link_peaks(
     generator = np.random.default_rng(rng)
     rna = rna_of(data, rna_modality)
     if genes is not None:
+        genes = names_of(genes, "genes")
         find_genes(model, genes)  # errors before the work
     table = gene_table(annotation, None if rna is None else rna.var)
     source = InMemory(data, modality, "the data")
