@@ -33,8 +33,9 @@ SHIFT = 250_000
 # Ratio of overlaps to those by chance: at least 2.5 on the right build, 0.9 to 1.2 on a wrong one
 MAX_CHANCE_RATIO = 1.5
 MIN_CHANCE_OVERLAPS = 30  # fewer overlaps by chance are not tested
-# Misplaced peaks that do not contradict a stated build; of a wrong one, 1 in 100 are misplaced
-MAX_MISPLACED_STATED = 2
+# Misplaced peaks that do not contradict the model's build if it is stated, or most peaks are the
+# model's. Of peaks of another build, about 1 in 100 are misplaced
+MAX_MISPLACED, MAX_FRACTION_MISPLACED = 2, 2e-3
 WARN_BELOW = 0.5  # of the model's peaks; with less, cells look sparser than in training
 # Of the model's peaks; with less there is an error. `docs/guide/peaks.md` names it
 MIN_COVERAGE = 0.02
@@ -202,12 +203,12 @@ def _check_build(
     advice = _advice(model, lifted=lifted)
     found, wrong = incompatible_builds(intervals, model)
     is_doubted = bool(found)
-    if is_doubted and stated == model:
-        is_doubted = wrong.sum() > max(MAX_MISPLACED_STATED, 2e-3 * len(wrong))
-    if is_doubted:  # peaks of the model are of its build, whatever others are
+    if is_doubted:  # peaks of the model are no evidence against its build
         known = pd.MultiIndex.from_frame(peaks.intervals[COLUMNS])
         is_known = pd.MultiIndex.from_frame(intervals[COLUMNS]).isin(known)
-        is_doubted = is_known.sum() <= len(wrong) / 2
+        n_new, is_expected = int((wrong & ~is_known).sum()), is_known.mean() > 0.5
+        max_new = max(MAX_MISPLACED, MAX_FRACTION_MISPLACED * len(wrong))
+        is_doubted = n_new > (max_new if is_expected or stated == model else 0)
     if is_doubted:
         if found[0][0] != model[0]:  # h: human, m: mouse
             advice = "That is another organism: use a model of it, or pretrain on your own cells "

@@ -87,11 +87,11 @@ def test_blank_labels_are_missing_labels(blank, kind, place, mdata, tmp_path):
     expected, given = atac.copy(), atac
     expected.obs["cell_type"] = labels.mask(is_blank)
     given.obs["cell_type"] = labels.mask(is_blank, blank).astype(kind)
-    before = given.obs.copy()
     source = given
     if place == "file":
         source = tmp_path / "a.h5ad"
         given.write_h5ad(source)
+    before = given.obs.copy()
     options = {"objective": "peaks", "label_key": "cell_type"}
     message = rf"`label_key='cell_type'` is blank for {is_blank.sum()} of 300 cells.*as missing"
     with pytest.warns(UserWarning, match=message):
@@ -123,17 +123,18 @@ def test_blank_batches_are_missing_batches(mdata):
     "given",
     [1, np.int64(1), np.array(1), [1], (np.int8(1),), {1}, np.array([1]), pd.Series([1]), "1",
      np.str_("1"), iter(["1"])],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_batches_may_be_numbers(given, mdata):
     model = ep.tl.pretrain(mdata["atac"], objective="peaks", batch_key="donor", validation=given)
     assert model.training["validation"] == ["1"]
 
 
-@pytest.mark.parametrize("given", [1, np.int64(1), [1], iter([1])], ids=repr)
+@pytest.mark.parametrize(
+    "given", [1, np.int64(1), [1], (1,)], ids=lambda value: type(value).__name__
+)
 def test_batches_of_finetuning_and_calibration_may_be_numbers(given, mdata, model):
     options = {"label_key": "cell_type", "batch_key": "donor"}
-    given = list(given) if hasattr(given, "__next__") else given
     tuned = ep.tl.finetune(mdata["atac"], model, validation=given, **options)
     assert tuned.training["validation"] == ["1"]
     data = mdata["atac"].copy()
