@@ -205,6 +205,11 @@ def text(value: Any, option: str) -> str:
     return value
 
 
+def is_storable(name: str) -> bool:
+    """Whether HDF5 and zarr can have this text: Unicode without NUL."""
+    return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def names_of(value: Any, option: str) -> list[str]:
     """One name or several as a list; a set is sorted."""
     if isinstance(value, str):
@@ -223,7 +228,8 @@ def names_of(value: Any, option: str) -> list[str]:
 def one_of(value: Any, options: Iterable[Any], option: str) -> None:
     """Raise ValueError unless `value` is one of the options."""
     options = list(options)
-    if value not in options:
+    # Comparing other types, such as tables, may fail
+    if not any(isinstance(value, type(each)) and value == each for each in options):
         msg = f"`{option}` must be one of {options}, got {value!r}."
         raise ValueError(msg)
 
@@ -242,6 +248,15 @@ def fraction(value: Any, option: str) -> None:
     if not is_number or not 0 <= value <= 1:
         msg = f"`{option}` must lie between 0 and 1, got {value!r}."
         raise ValueError(msg)
+
+
+def generator_of(rng: RNG) -> np.random.Generator:
+    """The generator of a seed; TypeError if it is neither."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        msg = f"`rng` must be a seed (a non-negative integer), a Generator or None, got {rng!r}."
+        raise TypeError(msg) from error
 
 
 def check_writable(data: Data, atac: AnnData, *, copy: bool) -> None:

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
+from .._validate import check_unique
 from .._warn import warn
 from ..cells.rows import LoadedRows, read_counts
 from ..cells.source import InMemory, Source
@@ -116,6 +117,7 @@ def gather_cells(
                 )
                 raise ValueError(msg)
             total = np.asarray(counts[:, found[found >= 0]].sum(axis=1), np.float64).ravel()
+            check_unique(rna.obs_names, "cell names in RNA", "call `obs_names_make_unique()`")
             row = rna.obs_names.get_indexer(names)
             measured = np.where((row >= 0)[:, None], measured[row], np.nan)
             total = np.where(row >= 0, total[row], 0.0)

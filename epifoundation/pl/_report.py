@@ -15,7 +15,7 @@ from mudata import MuData
 
 from .._docs import documented
 from .._keys import Keys
-from .._validate import RNG, Data, get_atac, get_modality, names_of, obs_column
+from .._validate import RNG, Data, generator_of, get_atac, get_modality, names_of, obs_column
 from ._report_page import page
 from ._report_sections import Results, predicted_genes, sections
 
@@ -115,7 +115,7 @@ def report(
         genes=_genes(genes, atac, rna, keys),
         options=shared,
         rna_options=shared | {"rna_modality": rna_modality, "layer": layer},
-        rng=np.random.default_rng(rng),
+        rng=generator_of(rng),
     )
     with plt.style.context("default"):  # the current style may be dark
         parts = sections(results)

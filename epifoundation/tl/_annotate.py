@@ -12,7 +12,8 @@ import torch
 
 from .._docs import documented
 from .._keys import Keys
-from .._validate import RNG, Data, get_atac
+from .._option_types import checked
+from .._validate import RNG, Data, generator_of, get_atac
 from .._version import __version__
 from ..cells.formats import opened
 from ..cells.source import Inputs, Source, as_sources
@@ -33,6 +34,7 @@ from ..training.split import parse_validation
 
 @documented
 @takes_mapping
+@checked
 def annotate(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,
@@ -239,7 +241,7 @@ def _fit(
     if calibration is None:
         calibration = _batches_held_out(reference, model, batch_key, modality) or 0.2
     kept = parse_validation(calibration, "calibration")
-    rng = np.random.default_rng(rng)
+    rng = generator_of(rng)
 
     def mapped(source: Source) -> PeakMap:
         return map_source(source, model, None, keys)

@@ -13,7 +13,8 @@ import torch
 
 from .._docs import documented
 from .._keys import Keys
-from .._validate import RNG, integer
+from .._option_types import checked
+from .._validate import RNG, generator_of, integer
 from .._version import __version__
 from .._warn import warn
 from ..cells.formats import opened
@@ -36,6 +37,7 @@ RANK = 8
 
 @documented
 @takes_mapping
+@checked
 def finetune(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,
@@ -169,7 +171,7 @@ def finetune(
     )
     if by_gradient:
         _check_transformer(base, training, labels, learns_expression=learns_expression)
-    rng = np.random.default_rng(rng)
+    rng = generator_of(rng)
 
     def mapped(source: Source) -> PeakMap:
         return map_source(source, base, mapping, Keys())

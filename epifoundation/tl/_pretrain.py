@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from .._docs import documented
-from .._validate import RNG, integer, one_of
+from .._option_types import checked
+from .._validate import RNG, generator_of, integer, one_of
 from .._version import __version__
 from ..cells.source import Inputs
 from ..models import EpiFoundation
@@ -28,6 +29,7 @@ from ..training.split import parse_validation
 
 
 @documented
+@checked
 def pretrain(
     data: Inputs,
     *,
@@ -174,7 +176,7 @@ def pretrain(
     engine = engine or Engine()
     if config.is_measured:
         engine.check_measured()
-    rng = np.random.default_rng(rng)
+    rng = generator_of(rng)
     held = parse_validation(validation)
     prepared = prepare(
         data,

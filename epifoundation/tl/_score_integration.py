@@ -16,8 +16,18 @@ from anndata import AnnData
 from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
+from .._option_types import checked
 from .._settings import settings
-from .._validate import RNG, Data, check_writable, get_atac, integer, names_of, obs_column
+from .._validate import (
+    RNG,
+    Data,
+    check_writable,
+    generator_of,
+    get_atac,
+    integer,
+    names_of,
+    obs_column,
+)
 from ..cells.rows import read_counts
 from ..cells.source import InMemory
 from ..training.components import semantic_components
@@ -29,6 +39,7 @@ UNINTEGRATED = "LSI"
 
 
 @documented
+@checked
 def score_integration(
     data: Data,
     *,
@@ -136,9 +147,7 @@ def score_integration(
     if unintegrated is None:
         source = InMemory(data, modality, "the data")
         pattern = as_pattern(read_counts(source)[np.flatnonzero(usable)])
-        components = semantic_components(
-            pattern, N_LSI, np.random.default_rng(rng), torch.device("cpu")
-        )
+        components = semantic_components(pattern, N_LSI, generator_of(rng), torch.device("cpu"))
         scored.obsm[UNINTEGRATED] = components.scores(pattern)
         unintegrated, wanted = UNINTEGRATED, [UNINTEGRATED, *wanted]
     table = _benchmark(scored, wanted, unintegrated, n_jobs)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from .._docs import documented
 from .._keys import Keys
+from .._option_types import checked
 from .._validate import Data, get_atac, one_of
 
 LINK_FORMATS = ("bedpe", "longrange")
@@ -19,6 +20,7 @@ COLUMNS = (*PLACE, "gene", "peak", "group", "tss", "effect", "qvalue")  # that a
 
 
 @documented
+@checked
 def write_links(
     data: Data,
     *,
