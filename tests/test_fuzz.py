@@ -241,15 +241,29 @@ CHANGES = [
 ]
 
 
+class Parts(dict):
+    """The modalities of a MuData, which takes long to build."""
+
+    @property
+    def mod(self):
+        return self
+
+    @property
+    def n_obs(self):
+        return self["atac"].n_obs
+
+
 def data_to(draw):
     """Data with up to two changes: a MuData, or its ATAC alone."""
     small, _ = base()
-    data = small.copy()
+    data = Parts({name: one.copy() for name, one in small.mod.items()})
     chosen = draw(st.lists(st.sampled_from(CHANGES), max_size=2))
     for change in sorted(chosen, key=lambda one: one is change_matrix):
-        with contextlib.suppress(Exception):  # refused by anndata, mudata or pandas
+        with contextlib.suppress(Exception):  # refused by anndata or pandas
             change(draw, data)
-    return data["atac"] if draw(st.integers(0, 3)) == 0 else data
+    with contextlib.suppress(Exception):  # refused by mudata
+        return MuData(data) if draw(st.booleans()) else data["atac"]
+    return data["atac"]
 
 
 # Functions, with the options of a call that works
@@ -284,7 +298,17 @@ TOOLS = {
 }
 ORIGINAL = {"consensus_peaks": ep.pp.consensus_peaks, "scan_knock_outs": ep.tl.scan_knock_outs}
 # Would start processes, or look for hardware, or write to any place of the machine
-FIXED = {"data", "model", "engine", "device", "n_jobs", "checkpoint", "init", "n_workers"}
+FIXED = {
+    "data",
+    "sources",
+    "model",
+    "engine",
+    "device",
+    "n_jobs",
+    "checkpoint",
+    "init",
+    "n_workers",
+}
 
 
 def options_to(draw, name):

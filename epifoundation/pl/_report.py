@@ -8,7 +8,6 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData

@@ -13,6 +13,7 @@ from mudata import MuData
 
 from .._files import read_columns
 from .._keys import Keys
+from .._option_types import checked
 from .._validate import check_unique, integer, one_of
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
@@ -24,6 +25,7 @@ Peaks: TypeAlias = EpiFoundation | PeakVocabulary | pd.DataFrame | str | Path | 
 MIN_FRAGMENTS = 1000  # barcodes with fewer are background
 
 
+@checked
 def count_fragments(
     fragments: str | Path | Mapping[str, str | Path],
     peaks: Peaks,

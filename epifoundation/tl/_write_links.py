@@ -12,7 +12,7 @@ import pandas as pd
 from .._docs import documented
 from .._keys import Keys
 from .._option_types import checked
-from .._validate import Data, get_atac, one_of
+from .._validate import Data, fraction, get_atac, one_of
 
 LINK_FORMATS = ("bedpe", "longrange")
 PLACE = ("chrom", "start", "end")
@@ -80,6 +80,7 @@ def write_links(
         one_of(group, sorted(links["group"].astype(str).unique()), "group")
         links = links[links["group"].astype(str) == group]
     if max_qvalue is not None:
+        fraction(max_qvalue, "max_qvalue")
         links = links[links["qvalue"] <= max_qvalue]
     if path.exists() and not overwrite:
         msg = f"{str(path)!r} exists: pass `overwrite=True` or another `path`."
