@@ -36,12 +36,25 @@ def checked[**P, R](tool: Callable[P, R]) -> Callable[P, R]:
         for name, value in kwargs.items():
             if (kinds := types().get(name)) and not isinstance(value, kinds):
                 names = ["None" if kind is NoneType else kind.__name__ for kind in kinds]
-                known = " or ".join(name for name in names if name not in ("bool_", "PathLike"))
+                known = " or ".join(dict.fromkeys(name for name in names if name != "PathLike"))
                 msg = f"`{name}` must be {known}, got {value!r} ({type(value).__name__})."
                 raise TypeError(msg)
+            if Path in kinds and isinstance(value, str | os.PathLike):
+                _check_path(value, name)
         return tool(*args, **kwargs)
 
     return wrapper
+
+
+def _check_path(path: str | os.PathLike[str], name: str) -> None:
+    """Raise ValueError if no file can have this path."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # to be written, or an error of the function
+    except (OSError, ValueError) as error:
+        msg = f"`{name}` cannot be the path of a file ({error})."
+        raise ValueError(msg) from error
 
 
 def _types(hint: Any) -> tuple[type, ...]:

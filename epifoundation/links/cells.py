@@ -119,6 +119,8 @@ def gather_cells(
             total = np.asarray(counts[:, found[found >= 0]].sum(axis=1), np.float64).ravel()
             check_unique(rna.obs_names, "cell names in RNA", "call `obs_names_make_unique()`")
             row = rna.obs_names.get_indexer(names)
-            measured = np.where((row >= 0)[:, None], measured[row], np.nan)
-            total = np.where(row >= 0, total[row], 0.0)
+            has_rna = row >= 0
+            of_genes, of_cells = measured, total
+            measured, total = np.full((len(row), len(genes)), np.nan), np.zeros(len(row))
+            measured[has_rna], total[has_rna] = of_genes[row[has_rna]], of_cells[row[has_rna]]
     return LinkCells(matrix, projection, model.network.folded(), names, batch, measured, total)
