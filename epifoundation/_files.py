@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import re
 import zlib
 from pathlib import Path
 from typing import IO, Any, cast
@@ -40,7 +41,7 @@ def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
 
 
 def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[list[str]]:
-    """The first `n_columns` tab-separated columns of all lines except comments.
+    """The first `n_columns` tab-separated columns of all lines except comments, without blanks.
 
     Longer lines are returned up to `at_most` columns.
 
@@ -55,23 +56,38 @@ def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[
     if not path.is_file():
         msg = f"The file {str(path)!r} does not exist."
         raise FileNotFoundError(msg)
-    try:
-        with path.open("rb") as raw:
-            lines = open_text(raw, path).read().decode().splitlines()
-    except READ_ERRORS as error:
-        msg = f"{str(path)!r} is not text, or is truncated: {error}."
-        raise ValueError(msg) from error
     rows = []
-    for i, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
+    for i, line in enumerate(read_lines(path), start=1):
+        is_header = re.match(r"#|(track|browser)(\s|$)", line)  # of BED
+        if not line.strip() or is_header:
             continue
-        fields = line.split("\t")[: max(n_columns, at_most)]
+        fields = [field.strip() for field in line.split("\t")[: max(n_columns, at_most)]]
         if len(fields) < n_columns:
             msg = f"{str(path)!r}, line {i:,}: {len(fields)} of {n_columns} tab-separated columns, "
             msg += f"in {line[:80]!r}."
             raise ValueError(msg)
         rows.append(fields)
     return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file in UTF-8, without the byte order mark that some editors write.
+
+    Raises
+    ------
+    ValueError
+        The file is not text, or is truncated.
+    """
+    try:
+        with path.open("rb") as raw:
+            content = open_text(raw, path).read()
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+            msg = f"{str(path)!r} is binary, or text in UTF-16: save it as text in UTF-8."
+            raise ValueError(msg)
+        return re.split(r"\r\n|\n|\r", content.decode("utf-8-sig"))
+    except READ_ERRORS as error:
+        msg = f"{str(path)!r} is not text, or is truncated: {error}."
+        raise ValueError(msg) from error
 
 
 def sha256(path: Path) -> str:

@@ -15,10 +15,14 @@ class Keys:
 
     @classmethod
     def of(cls, key_added: str | None) -> "Keys":
-        if key_added is not None and (not isinstance(key_added, str) or not key_added):
-            msg = f"`key_added` must be a non-empty string or None, got {key_added!r}."
+        if key_added is None:
+            return cls()
+        is_name = isinstance(key_added, str) and key_added.strip(" .") and key_added.isprintable()
+        if not is_name or "/" in key_added:  # files cannot have such names
+            msg = "`key_added` must be None or a string of printable characters without '/', not "
+            msg += f"only blanks or dots; got {key_added!r}."
             raise ValueError(msg)
-        return cls(key_added or DEFAULT_KEY)
+        return cls(key_added)
 
     @property
     def embedding(self) -> str:

@@ -11,6 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from ._pairing import ALL_CELLS, UNIQUE, CellNames, check_axis, reindexed
+from ._warn import warn
 
 Data: TypeAlias = AnnData | MuData
 RNG: TypeAlias = int | np.random.Generator | None
@@ -101,48 +102,125 @@ def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = 
     """A column of ``obs``, indexed by the cells of the ATAC modality.
 
     ``"modality:column"`` is a column of that modality of the MuData. Other keys are looked up in
-    the ATAC modality, then in the MuData. Cells that are missing from the table are NaN, see
-    :func:`._pairing.reindexed`.
+    the ATAC modality, then in the MuData. Cells that are missing from the table, see
+    :func:`._pairing.reindexed`, and values that are blank are NaN.
     """
+    key = text(key, option)
     modalities = data.mod if isinstance(data, MuData) else {}
     modality, _, column = key.partition(":")
     own = next((each for each, adata in modalities.items() if adata is atac), "atac")
     cells = CellNames.of(atac.obs_names, own)
+    where = f"`obs`{f' of {name}' if name else ''}"
     if modality in modalities and column in modalities[modality].obs.columns:
         if modality != own:
             check_axis(data.axis, name or "the data")
-        table = CellNames.of(modalities[modality].obs_names, modality)
-        return reindexed(modalities[modality].obs[column], table.code, cells, name=name)
-    if key in atac.obs.columns:
-        return atac.obs[key]
-    if data is not atac and key in data.obs.columns:
-        return reindexed(data.obs[key], ALL_CELLS, cells, name=name)
-    columns = [*atac.obs.columns, *([] if data is atac else data.obs.columns)]
-    others = {each: adata.obs.columns for each, adata in modalities.items() if adata is not atac}
-    raise missing_column(key, option, columns, others, name)
+        table = modalities[modality].obs
+        check_single(table.columns, column, where)
+        code = CellNames.of(table.index, modality).code
+        values = reindexed(table[column], code, cells, name=name)
+    elif key in atac.obs.columns:
+        check_single(atac.obs.columns, key, where)
+        values = atac.obs[key]
+    elif data is not atac and key in data.obs.columns:
+        check_single(data.obs.columns, key, where)
+        values = reindexed(data.obs[key], ALL_CELLS, cells, name=name)
+    else:
+        columns = [*atac.obs.columns, *([] if data is atac else data.obs.columns)]
+        others = {one: adata.obs.columns for one, adata in modalities.items() if adata is not atac}
+        raise missing_column(key, option, columns, others, name)
+    return without_blanks(values, key, option, name)
+
+
+def check_single(columns: Iterable[Any], key: str, table: str) -> None:
+    """Raise ValueError if a table has several columns of this name."""
+    n_columns = list(columns).count(key)
+    if n_columns > 1:
+        msg = f"{table} has {n_columns} columns {key!r}: rename or drop the copies."
+        raise ValueError(msg)
+
+
+def without_blanks(values: pd.Series, key: str, option: str, name: str = "") -> pd.Series:
+    """The column with NaN in place of text that is empty or blank, with a warning."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        names = values.cat.categories
+    elif values.dtype.kind in "OTU" or pd.api.types.is_string_dtype(values.dtype):
+        try:
+            names = values.unique()
+        except TypeError as error:
+            kinds = sorted({type(value).__name__ for value in values})
+            msg = f"`{option}={key!r}`: the column has values of the types {kinds}; expected text "
+            msg += "or numbers."
+            raise TypeError(msg) from error
+    else:
+        return values
+    blank = [one for one in names if isinstance(one, str) and not one.strip()]
+    if not blank:
+        return values
+    is_blank = values.isin(blank)
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.cat.remove_categories(blank)
+    else:
+        values = values.mask(is_blank)
+    if is_blank.any():
+        msg = f"`{option}={key!r}` is blank for {int(is_blank.sum()):,} of {len(values):,} cells"
+        warn(f"{msg}{f' of {name}' if name else ''}: they are treated as missing.")
+    return values
 
 
 def missing_column(
     key: str,
     option: str,
-    columns: Iterable[str],
-    modalities: Mapping[str, Iterable[str]],
+    columns: Iterable[Any],
+    modalities: Mapping[str, Iterable[Any]],
     name: str = "",
 ) -> ValueError:
     """The error for a missing column; it lists the available ones."""
-    known = set(map(str, columns))
+    known = set(columns)  # names may be numbers
     known |= {f"{each}:{column}" for each in modalities for column in set(modalities[each]) - known}
-    similar = next((each for each in sorted(known) if each.endswith(f":{key}")), None)
+    available = sorted(known, key=str)
+    similar = next((each for each in available if str(each).endswith(f":{key}")), None)
     hint = "" if similar is None else f" Did you mean `{option}={similar!r}`?"
     of = f" of {name}" if name else ""
-    msg = f"`{option}={key!r}` is not a column of `obs`{of}; available: {sorted(known)}.{hint}"
+    msg = f"`{option}={key!r}` is not a column of `obs`{of}; available: {available}.{hint}"
     return ValueError(msg)
+
+
+def text(value: Any, option: str) -> str:
+    """`value` if it is a non-empty string; else TypeError or ValueError."""
+    if not isinstance(value, str):
+        msg = f"`{option}` must be a string, got {value!r} ({type(value).__name__})."
+        raise TypeError(msg)
+    if not value:
+        msg = f"`{option}` is an empty string; pass a name."
+        raise ValueError(msg)
+    return value
+
+
+def is_storable(name: str) -> bool:
+    """Whether HDF5 and zarr can have this text: Unicode without NUL."""
+    return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def names_of(value: Any, option: str) -> list[str]:
+    """One name or several as a list; a set is sorted."""
+    if isinstance(value, str):
+        return [value]
+    names = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+    is_scalar = isinstance(names, np.ndarray) and not names.ndim
+    names = list(names) if isinstance(names, Iterable) and not is_scalar else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        wrong = value if names is None else next(n for n in names if not isinstance(n, str))
+        msg = f"`{option}` must be a name or a sequence of names, got {wrong!r} "
+        msg += f"({type(wrong).__name__})."
+        raise TypeError(msg)
+    return [str(name) for name in names]
 
 
 def one_of(value: Any, options: Iterable[Any], option: str) -> None:
     """Raise ValueError unless `value` is one of the options."""
     options = list(options)
-    if value not in options:
+    # Comparing other types, such as tables, may fail
+    if not any(isinstance(value, type(each)) and value == each for each in options):
         msg = f"`{option}` must be one of {options}, got {value!r}."
         raise ValueError(msg)
 
@@ -161,6 +239,15 @@ def fraction(value: Any, option: str) -> None:
     if not is_number or not 0 <= value <= 1:
         msg = f"`{option}` must lie between 0 and 1, got {value!r}."
         raise ValueError(msg)
+
+
+def generator_of(rng: RNG) -> np.random.Generator:
+    """The generator of a seed; TypeError if it is neither."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        msg = f"`rng` must be a seed (a non-negative integer), a Generator or None, got {rng!r}."
+        raise TypeError(msg) from error
 
 
 def check_writable(data: Data, atac: AnnData, *, copy: bool) -> None:

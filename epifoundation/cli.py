@@ -238,7 +238,7 @@ def _has_none(parameter: Parameter) -> bool:
 def _read_table(path: str, command: str, parser: Parser) -> dict[str, Any]:
     """The options of a command in a TOML file."""
     try:
-        content = tomllib.loads(Path(path).read_text())
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         parser.error(f"{path!r} cannot be read as TOML: {error}")
     options, table = options_of(command), content.get(command, {})

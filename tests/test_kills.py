@@ -6,6 +6,7 @@
 import os
 import shutil
 import signal
+import sys
 import textwrap
 import time
 
@@ -142,5 +143,5 @@ def test_the_same_call_goes_on(given, forks, tmp_path, situation):
         assert found.keys() == expected.keys(), f"killed after {moments} of {seconds:.2f} s"
         differ = [name for name in expected if found[name] != expected[name]]
         assert differ == [], f"killed after {moments} of {seconds:.2f} s"
-        print(f"{situation} | {moments} of {seconds:.2f} s | the same bytes")
+        sys.stdout.write(f"{situation} | {moments} of {seconds:.2f} s | the same bytes\n")
         shutil.rmtree(folder)

@@ -5,6 +5,7 @@ import gzip
 import pytest
 from isal import igzip
 
+import epifoundation as ep
 from epifoundation import _files
 
 LINES = [[f"chr{1 + i % 5}", str(1000 + i)] for i in range(5_000)]
@@ -43,3 +44,49 @@ def test_damaged_files_are_refused(path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"'.*lines.tsv.gz' is not text, or is truncated"):
         _files.read_columns(path, 2)
+
+
+LINE = "chr1\t100\t200\tA γ\n"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", " \n", "\t\r\n"])
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_marks_and_blanks_are_no_part_of_fields(path, end, is_compressed):
+    text = ("track name=x\n# comment\n" + LINE * 3).replace("\n", end)
+    content = text.encode("utf-8-sig")
+    path.write_bytes(gzip.compress(content) if is_compressed else content)
+    assert _files.read_columns(path, 4) == [["chr1", "100", "200", "A γ"]] * 3
+
+
+def test_a_name_may_begin_with_track(path):
+    path.write_text("track1_AAAC-1\nbrowser-1\ntrack\nbrowser position chr1\n")
+    assert _files.read_columns(path, 1) == [["track1_AAAC-1"], ["browser-1"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_utf_16_is_refused_by_name(path, encoding, is_compressed):
+    content = LINE.encode(encoding)
+    path.write_bytes(gzip.compress(content) if is_compressed else content)
+    with pytest.raises(ValueError, match=r"'.*lines.tsv.gz' is binary, or text in UTF-16: save it"):
+        _files.read_columns(path, 3)
+
+
+def test_every_text_file_may_have_a_mark(tmp_path):
+    def write(name, text):
+        (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+        return tmp_path / name
+
+    bed = write("a.bed", "chr1\t100\t200\tA\nchr1\t300\t400\tB\n")
+    assert list(ep.PeakVocabulary.read_bed(bed).names) == ["chr1:100-200", "chr1:300-400"]
+    assert list(ep.genome.read_genes(bed)["chrom"]) == ["chr1", "chr1"]
+    gtf = write("a.gtf", 'chr1\tx\tgene\t1\t9\t.\t+\t.\tgene_id "G"\n')
+    assert list(ep.genome.read_genes(gtf)["chrom"]) == ["chr1"]
+    fragments = tmp_path / "fragments.tsv.gz"
+    lines = "chr1\t120\t180\tcell0\t1\nchr1\t320\t350\tcell1\t1\n"
+    fragments.write_bytes(gzip.compress(lines.encode("utf-8-sig")))
+    counted = ep.pp.count_fragments(
+        fragments, peaks=ep.PeakVocabulary.read_bed(bed), barcodes=write("a.txt", "cell1\ncell0\n")
+    )
+    assert list(counted.obs_names) == ["cell1", "cell0"]
+    assert counted.X.toarray().astype(bool).tolist() == [[False, True], [True, False]]

@@ -30,7 +30,7 @@ class LoadedRows(Source):
 
     def __init__(self, matrix: Any, names: pd.Index, name: str = "the data") -> None:
         super().__init__(name)
-        self._matrix, self._names, self.n_obs = row_reader(matrix), names, len(names)
+        self._matrix, self._names, self.n_obs = row_reader(matrix, name), names, len(names)
 
     @override
     def names(self, start: int, stop: int) -> pd.Index:
@@ -83,6 +83,19 @@ class SelectedRows(Source):
     @override
     def close(self) -> None:
         self.source.close()
+
+
+def read_counts(
+    source: Source,
+    *,
+    layer: str | None = None,
+    what: str = "`X` of the ATAC modality",
+    signed: bool = False,
+) -> sp.csr_matrix:
+    """All rows, as :func:`iter_rows`; `signed` allows negative values."""
+    rows = source.read(0, source.n_obs, layer)
+    check_values(rows.data, rows.indptr, source.names(0, source.n_obs), what, signed=signed)
+    return rows
 
 
 def iter_rows(

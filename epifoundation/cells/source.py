@@ -77,7 +77,7 @@ class Source:
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise self._unreadable("Rows", start, stop, error) from error
 
-    def _unreadable(self, what: str, start: int, stop: int, error: Exception) -> OSError:
+    def _unreadable(self, what: str, start: int, stop: int, error: Exception) -> Exception:
         return OSError(
             f"{what} {start:,} to {stop - 1:,} of {self.name} could not be read ({error}). "
             "Was it moved, truncated or overwritten?"
@@ -86,10 +86,9 @@ class Source:
     def stored_entries(self) -> np.ndarray:
         """Number of stored entries before each row, and of all, (n_obs + 1,)."""
         matrix = self.matrix(None)
-        if not _is_sparse(matrix):
-            return np.arange(self.n_obs + 1, dtype=np.int64) * len(self.var)
-        entries = matrix.indptr if sp.issparse(matrix) else matrix.group["indptr"][:]
-        return np.asarray(entries, dtype=np.int64)
+        if hasattr(matrix, "indptr"):
+            return np.asarray(matrix.indptr, dtype=np.int64)
+        return np.arange(self.n_obs + 1, dtype=np.int64) * len(self.var)
 
     def bounds(self, max_cells: int, max_entries: int) -> np.ndarray:
         """Row offsets of blocks with at most `max_cells` cells and `max_entries` entries.
@@ -137,8 +136,17 @@ class InMemory(Source):
     @override
     def matrix(self, layer: str | None) -> Any:
         if layer not in self._matrices:
-            self._matrices[layer] = row_reader(get_matrix(self.adata, layer))
+            what = f"{'`X`' if layer is None else f'layer {layer!r}'} of {self.name}"
+            self._matrices[layer] = row_reader(get_matrix(self.adata, layer), what)
         return self._matrices[layer]
+
+    @override
+    def _unreadable(self, what: str, start: int, stop: int, error: Exception) -> Exception:
+        if self.adata.isbacked:
+            return super()._unreadable(what, start, stop, error)
+        msg = f"{what} {start:,} to {stop - 1:,} of {self.name} are damaged ({error}). Build the "
+        msg += "matrix again."
+        return ValueError(msg)
 
     @override
     def uns(self, key: str) -> Any:
@@ -178,7 +186,3 @@ def _name_of(data: Located, default: str) -> str:
 def hash_names(names: pd.Index) -> np.ndarray:
     """A 64-bit hash of each name, the same in every process."""
     return pd.util.hash_array(names.to_numpy(dtype=object), categorize=False)
-
-
-def _is_sparse(matrix: Any) -> bool:
-    return sp.issparse(matrix) or hasattr(matrix, "group")

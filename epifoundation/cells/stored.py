@@ -12,11 +12,11 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .._pairing import ALL_CELLS, CellNames, check_axis, reindexed
-from .._validate import Data, missing_column
+from .._validate import Data, check_single, missing_column, text, without_blanks
 from .groups import EXPECTED, check_encoding, close, open_group, read_element
 from .matrix import row_reader
 from .source import Source
-from .zarr_csr import StoredCsr
+from .table import StoredTable
 
 MATRICES = ("array", "csr_matrix", "csc_matrix")  # anndata encodings with rows
 
@@ -29,7 +29,7 @@ class OnDisk(Source):
         self.path, self.root, self.group = path, root, group
         self.modality = str(group.name).rpartition("/")[2]
         self.axis = int(root.attrs.get("axis", 0))
-        self.var = self._table("var")
+        self.var = self._table(group, "var").read()
         self._names = (0, 0, np.zeros(0, dtype=object))  # first and last row, names read last
         self._matrices: dict[str | None, Any] = {}
 
@@ -52,25 +52,31 @@ class OnDisk(Source):
     @cached_property
     @override
     def n_obs(self) -> int:  # type: ignore[override]
-        return int(self._index.shape[0])
+        return int(self._obs.index.shape[0])
+
+    @cached_property
+    def _obs(self) -> StoredTable:
+        return self._table(self.group, "obs")
 
     @property
-    def _index(self) -> Any:
-        obs = self.group.get("obs")
-        if obs is None:
-            raise self._missing_table("obs")
-        if "_index" not in obs.attrs:
-            msg = f"`obs` of {self.name} has an old format: "
-            msg += "read it with anndata and write it again."
+    def takes_columns(self) -> bool:
+        """Whether columns can be added to ``obs``; anndata before 0.7 wrote it as one array."""
+        return hasattr(self.group["obs"], "keys")
+
+    def _table(self, group: Any, part: str) -> StoredTable:
+        table = StoredTable.of(group, part, self.name)
+        if table is None:  # such as files of 10x
+            msg = f"{self.name} has no table `{part}`; expected {EXPECTED}, found {sorted(group)}."
+            msg += " Read it into an AnnData and pass that."
             raise ValueError(msg)
-        return _sliceable(obs[obs.attrs["_index"]])
+        return table
 
     @override
     def names(self, start: int, stop: int) -> pd.Index:
         low, high, names = self._names
         if low <= start and stop <= high:
             return pd.Index(names[start - low : stop - low])
-        index = self._index
+        index = self._obs.index
         size = getattr(index, "chunks", (1,))[0]  # zarr decodes whole chunks: keep them
         low, high = start // size * size, min(-(-stop // size) * size, self.n_obs)
         try:
@@ -82,47 +88,44 @@ class OnDisk(Source):
 
     @override
     def column(self, key: str, option: str) -> pd.Series:
-        modalities = {} if self.root is self.group else self.root["mod"]
+        return without_blanks(self._find_column(key, option), key, option, self.name)
+
+    def _find_column(self, key: str, option: str) -> pd.Series:
+        key = text(key, option)
+        is_mudata = self.root is not self.group
+        groups = dict(self.root["mod"]) if is_mudata else {}
         modality, _, column = key.partition(":")
-        if modality in modalities and column in modalities[modality]["obs"]:
-            if modality != self.modality:
-                check_axis(self.axis, self.name)
-            return self._reindexed(
-                modalities[modality]["obs"], column, f'mdata["{modality}"].obs_names'
-            )
-        if key in self.group["obs"]:
-            return pd.Series(self._element(self.group["obs"], key))
-        tables = [self.group["obs"]]
-        if self.root is not self.group and "obs" in self.root:
-            tables.append(self.root["obs"])
-        if key in tables[-1]:
-            return self._reindexed(tables[-1], key, ALL_CELLS)
-        columns = [name for table in tables for name in table.attrs["column-order"]]
-        rest = [name for name in modalities if modalities[name] != self.group]
-        others = {name: modalities[name]["obs"].attrs["column-order"] for name in rest}
+        if modality in groups:
+            table = self._table(groups[modality], "obs")
+            if column in table.columns:
+                if modality != self.modality:
+                    check_axis(self.axis, self.name)
+                return self._reindexed(table, column, f'mdata["{modality}"].obs_names')
+        if key in self._obs.columns:
+            return pd.Series(self._column(self._obs, key))
+        shared = self._table(self.root, "obs") if is_mudata and "obs" in self.root else None
+        if shared is not None and key in shared.columns:
+            return self._reindexed(shared, key, ALL_CELLS)
+        columns = [*self._obs.columns, *(shared.columns if shared is not None else [])]
+        others = {
+            name: self._table(group, "obs").columns
+            for name, group in groups.items()
+            if group != self.group
+        }
         raise missing_column(key, option, columns, others, self.name)
 
     @override
     def has_column(self, key: str) -> bool:
-        return key in self.group["obs"]
+        return key in self._obs.columns
 
-    def _element(self, parent: Any, key: str) -> Any:
-        return read_element(parent, key, self.name)
+    def _column(self, table: StoredTable, key: str) -> Any:
+        check_single(table.columns, key, f"`obs` of {self.name}")
+        return table.column(key)
 
-    def _table(self, part: str) -> pd.DataFrame:
-        table = self._element(self.group, part) if part in self.group else None
-        if not isinstance(table, pd.DataFrame):  # such as files of 10x
-            raise self._missing_table(part)
-        return table
-
-    def _missing_table(self, part: str) -> ValueError:
-        msg = f"{self.name} has no table `{part}`; expected {EXPECTED}, found {sorted(self.group)}."
-        return ValueError(f"{msg} Read it into an AnnData and pass that.")
-
-    def _reindexed(self, table: Any, key: str, names_code: str) -> pd.Series:
+    def _reindexed(self, table: StoredTable, key: str, names_code: str) -> pd.Series:
         """A column of another ``obs`` in the order of these cells; the code as in `CellNames`."""
-        names = pd.Index(self._element(table, table.attrs["_index"]), dtype=object)
-        values = pd.Series(self._element(table, key), index=names, name=key)
+        names = pd.Index(table.index[:], dtype=object)
+        values = pd.Series(self._column(table, key), index=names, name=key)
         cells = CellNames.of(self.names(0, self.n_obs), self.modality)
         return reindexed(values, names_code, cells, name=self.name).reset_index(drop=True)
 
@@ -130,19 +133,24 @@ class OnDisk(Source):
     def matrix(self, layer: str | None) -> Any:
         if layer not in self._matrices:
             where = self.group if layer is None else self.group.get("layers", {})
-            name = "X" if layer is None else layer
-            if name not in where:
-                missing = "`X`" if layer is None else f"layer {layer!r}"
-                msg = f"{self.name} has no {missing}; available: {sorted(where)}."
+            name = "`X`" if layer is None else f"layer {layer!r}"
+            key = "X" if layer is None else layer
+            if key not in where:
+                msg = f"{self.name} has no {name}; available: {sorted(where)}."
                 raise ValueError(msg)
-            element = where[name]
-            if check_encoding(element, MATRICES, self.name) in ("csr_matrix", "csc_matrix"):
+            element = where[key]
+            encoding = check_encoding(element, MATRICES, self.name)
+            if encoding.endswith("_matrix") or "h5sparse_format" in element.attrs:  # anndata 0.6
                 from anndata.io import sparse_dataset
 
-                stored = sparse_dataset(element)
-                is_zarr_csr = stored.format == "csr" and not hasattr(element, "file")
-                element = (StoredCsr.of(element, stored.shape) if is_zarr_csr else None) or stored
-            self._matrices[layer] = row_reader(element)
+                element = sparse_dataset(element)
+            found = row_reader(element, f"{name} of {self.name}")
+            if tuple(found.shape) != (self.n_obs, len(self.var)):
+                msg = f"{name} of {self.name} has {found.shape[0]:,} x {found.shape[1]:,} values, "
+                msg += f"but there are {self.n_obs:,} cells and {len(self.var):,} columns. Copy it "
+                msg += "again."
+                raise OSError(msg)
+            self._matrices[layer] = found
             self.check_whole(0, self.n_obs)
         return self._matrices[layer]
 
@@ -174,7 +182,7 @@ class OnDisk(Source):
     @override
     def uns(self, key: str) -> Any:
         entries = self.group.get("uns", {})
-        return self._element(entries, key) if key in entries else None
+        return read_element(entries, key, self.name) if key in entries else None
 
     @override
     def other(self, modality: str) -> Source | None:
@@ -199,13 +207,6 @@ def read_zarr(path: Path) -> Data:
     """Read a zarr store into memory."""
     open_group(path)
     return mudata.read_zarr(path)
-
-
-def _sliceable(element: Any) -> Any:
-    """An array of strings that can be sliced."""
-    if element.attrs.get("encoding-type") == "nullable-string-array":
-        element = element["values"]
-    return element.asstr() if hasattr(element, "asstr") else element  # h5py has asstr
 
 
 def _count_files(array: Any) -> tuple[int, int]:

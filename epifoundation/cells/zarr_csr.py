@@ -1,4 +1,4 @@
-"""Read rows of a CSR matrix from a local zarr store, decompressing chunks into the result.
+"""Read a CSR matrix from a file; from a local zarr store, chunks are decompressed into the result.
 
 zarr decodes each chunk into a buffer and copies it, which takes about twice the time on one core;
 the Rust codecs of `zarrs` take 1.3 times the wall time and 1.8 times the processor time
@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 CODECS = ("blosc", "zstd", "gzip", "zlib", "lz4")  # the same streams in zarr v2 and v3
 MISSING_CHUNK = np.iinfo(np.uint64).max  # offset in the index of a shard
 
 
 class StoredCsr:
-    """A CSR matrix in a zarr store, read by slices of rows.
+    """A CSR matrix in an HDF5 file or zarr store, read by ranges of entries.
 
     Parameters
     ----------
@@ -33,25 +32,16 @@ class StoredCsr:
 
     format = "csr"
 
-    def __init__(
-        self, group: Any, shape: tuple[int, int], data: StoredArray, indices: StoredArray
-    ) -> None:
+    def __init__(self, group: Any, shape: tuple[int, int], data: Any, indices: Any) -> None:
         self.group, self.shape, self.dtype = group, shape, data.dtype
         self.data, self.indices = data, indices
         self.indptr = np.asarray(group["indptr"][:], dtype=np.int64)
 
     @classmethod
-    def of(cls, group: Any, shape: tuple[int, int]) -> StoredCsr | None:
-        """The matrix, or None if zarr has to read it."""
-        data, indices = StoredArray.of(group["data"]), StoredArray.of(group["indices"])
-        return None if data is None or indices is None else cls(group, shape, data, indices)
-
-    def __getitem__(self, rows: slice) -> sp.csr_matrix:
-        start, stop, _ = rows.indices(self.shape[0])
-        indptr = self.indptr[start : stop + 1]
-        part = slice(int(indptr[0]), int(indptr[-1]))
-        shape = (stop - start, self.shape[1])
-        return sp.csr_matrix((self.data[part], self.indices[part], indptr - indptr[0]), shape=shape)
+    def of(cls, group: Any, shape: tuple[int, int]) -> StoredCsr:
+        """The matrix; zarr or h5py read the arrays that :class:`StoredArray` cannot."""
+        data, indices = (StoredArray.of(group[name]) or group[name] for name in ("data", "indices"))
+        return cls(group, shape, data, indices)
 
 
 class StoredArray:
@@ -68,6 +58,7 @@ class StoredArray:
     def __init__(self, array: Any, codec: Any) -> None:
         self.array, self.codec = array, codec
         self.dtype, self.length = np.dtype(array.dtype), int(array.shape[0])
+        self.shape = (self.length,)
         self.size = int(array.chunks[0])
         self.per_shard = array.shards[0] // self.size if array.shards else 0
         self.folder = Path(array.store.root) / array.path

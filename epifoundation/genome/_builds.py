@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 
+from .._files import read_lines
 from ._intervals import COLUMNS, with_prefix
 
 BUILDS = ("hg38", "hg19", "hs1", "mm10", "mm39", "mm9")  # with chromosome lengths in bioframe
@@ -106,9 +108,12 @@ def _lengths(names: pd.Series, build: str) -> np.ndarray:
 
 
 def count_misplaced(intervals: pd.DataFrame) -> dict[str, int]:
-    """Number of misplaced intervals for each build."""
-    (codes, names), end = _contigs(intervals), intervals["end"].to_numpy()
-    return {build: int((end > _lengths(names, build)[codes]).sum()) for build in BUILDS}
+    """Number of intervals outside of the chromosomes of each build.
+
+    Those that only end past the end of a chromosome are not counted: peak callers extend peaks.
+    """
+    (codes, names), start = _contigs(intervals), intervals["start"].to_numpy()
+    return {build: int((start >= _lengths(names, build)[codes]).sum()) for build in BUILDS}
 
 
 def detect_build(intervals: pd.DataFrame) -> list[str]:
@@ -184,8 +189,13 @@ def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame,
         msg = "Lifting peaks over needs the package `liftover`: "
         msg += "`pip install 'epifoundation[fragments]'`."
         raise ImportError(msg) from error
+    # A copy without byte order mark and blanks, which liftover takes for damage
+    lines = "\n".join(line.rstrip() for line in read_lines(path))
     try:
-        lifter = ChainFile(str(path))
+        with TemporaryDirectory() as folder:
+            clean = Path(folder) / "clean.chain"
+            clean.write_text(lines, encoding="utf-8")
+            lifter = ChainFile(str(clean))
         names = list(lifter.keys())
     except Exception as error:  # liftover raises many types on other files
         reason = str(error).split("\n")[0]

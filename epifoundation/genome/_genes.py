@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,11 @@ from .._files import read_columns
 from ._intervals import COLUMNS, parse_intervals, read_intervals
 
 STRANDS = ("+", "-", ".")
-_ATTRIBUTE = r'{}[ =]"?([^";]+)"?'
+NAME_KEYS = ("gene_name", "Name", "gene_id")  # attributes with the name of a gene
+# Of GTF, `key "value";`, or GFF3, `key=value;`: quoted, with any `;`, or up to the next `;`
+_ATTRIBUTE = re.compile(
+    r"""(?:^|;)\s*([^\s=;"]+)(\s*=\s*|\s+)(?:"((?:[^"\\]|\\.)*)"\s*(?=;|$)|([^;]*))"""
+)
 
 
 def read_genes(source: str | Path | pd.DataFrame) -> pd.DataFrame:
@@ -124,19 +129,26 @@ def _from_gtf(path: str | Path) -> pd.DataFrame:
         msg = f"{str(path)!r} has no lines of the feature 'gene'."
         raise ValueError(msg)
     frame = pd.DataFrame(rows)
-    keys = ("gene_name", "Name", "gene_id")
-    names = pd.Series(np.nan, index=frame.index, dtype=object)
-    for key in keys:
-        found = frame[8].str.extract(_ATTRIBUTE.format(re.escape(key)))[0]
-        names = names.where(names.notna(), found)
+    names = pd.Series([_gene_name(attributes) for attributes in frame[8]], dtype=object)
     if names.isna().any():
         line = frame[8][names.isna()].iloc[0][:80]
-        msg = f"{str(path)!r}: a gene has none of {list(keys)}: {line!r}."
+        msg = f"{str(path)!r}: a gene has none of {list(NAME_KEYS)}: {line!r}."
         raise ValueError(msg)
     first = pd.to_numeric(frame[3], errors="coerce") - 1  # 1-based
     table = pd.DataFrame({"chrom": frame[0], "start": first, "end": frame[4]})
     index = pd.Index(names.to_numpy(), dtype=object)
     return _table(read_intervals(table), index, frame[6].to_numpy())
+
+
+def _gene_name(attributes: str) -> str | None:
+    """The value of the first of ``NAME_KEYS`` that is not empty."""
+    found: dict[str, str] = {}
+    for key, separator, quoted, bare in _ATTRIBUTE.findall(attributes):
+        value = re.sub(r"\\(.)", r"\1", quoted) if quoted else bare
+        value = unquote(value) if "=" in separator else value  # GFF3 writes ; as %3B
+        if value.strip():
+            found.setdefault(key, value.strip())
+    return next((found[key] for key in NAME_KEYS if key in found), None)
 
 
 def _table(intervals: pd.DataFrame, names: pd.Index, strand: np.ndarray) -> pd.DataFrame:

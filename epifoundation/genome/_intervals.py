@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from .._validate import check_single
 
 COLUMNS = ["chrom", "start", "end"]
 NAME_STYLES = "chr1:100-200, chr1-100-200, chr1_100_200 or 1:100-200"
@@ -41,14 +44,18 @@ def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
     0  chr1    100  200
     1  chrX      5   10
     """
-    all_names = [str(name) for name in names]
+    return _parse(names, f"rename `var_names` or give `var` the columns {COLUMNS}")
+
+
+def _parse(names: Iterable[Any], advice: str) -> pd.DataFrame:
+    all_names = [_text(name) for name in names]
     found = [_PARTS.match(name) for name in all_names]
     if None in found:
         first = all_names[found.index(None)]
         msg = (
             f"{found.count(None):,} of {len(all_names):,} peak names are not genomic intervals, "
             f"first {first!r}. "
-            f"Expected {NAME_STYLES}; rename `var_names` or give `var` the columns {COLUMNS}."
+            f"Expected {NAME_STYLES}; {advice}."
         )
         raise ValueError(msg)
     parts = pd.DataFrame([part.groups() for part in found if part], columns=COLUMNS, dtype=object)
@@ -80,8 +87,13 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
     >>> ep.genome.read_intervals(ep.datasets.pbmc_multiome()["atac"].var).shape[1]
     3
     """
+    for column in (*COLUMNS, "interval", "feature_types"):
+        check_single(var.columns, column, "`var`")
     if set(COLUMNS) <= set(var.columns):
-        frame = var[COLUMNS].reset_index(drop=True)
+        frame = var[COLUMNS].reset_index(drop=True).astype(object)
+        is_empty = frame.isna().all(axis=1).to_numpy()
+        if is_empty.any():  # as after an outer join: these have their names only
+            frame[is_empty] = read_intervals(var.loc[is_empty].drop(columns=COLUMNS)).to_numpy()
         return _check_intervals(frame["chrom"], frame["start"], frame["end"])
     has_kinds = "feature_types" in var.columns
     kinds = var["feature_types"].astype(str) if has_kinds else pd.Series(dtype=str)
@@ -98,7 +110,14 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
             "which separates them."
         )
         raise ValueError(msg)
-    return parse_intervals(var["interval"] if "interval" in var.columns else var.index)
+    if "interval" not in var.columns:
+        return parse_intervals(var.index)
+    given = var["interval"].astype(object).to_numpy()
+    is_given = np.array([not pd.isna(one) and str(one).strip() not in ("", "NA") for one in given])
+    names = np.where(is_given, given, var.index)
+    advice = f"the column `interval` has {int(is_given.sum()):,} values, without which the names "
+    advice += f"are read; drop it or rename `var_names`, or give `var` the columns {COLUMNS}"
+    return _parse(names, advice)
 
 
 def overlaps(query: pd.DataFrame, target: pd.DataFrame, *, min_fraction: float = 0.0) -> np.ndarray:
@@ -181,7 +200,8 @@ def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.D
     sides = (column.astype(object) for column in (start, end))
     first, last = (pd.to_numeric(side, errors="coerce").astype(float) for side in sides)
     whole = (first % 1 == 0) & (last % 1 == 0)
-    is_valid = chrom.notna() & (chrom.astype(str) != "") & whole
+    chrom = chrom.astype(object)
+    is_valid = chrom.notna() & (chrom.astype(str).str.strip() != "") & whole
     wrong = ~(is_valid & (first >= 0) & (last > first) & (last < 2**53))
     if wrong.any():
         i = int(np.flatnonzero(wrong)[0])
@@ -191,8 +211,14 @@ def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.D
             "Expected 0 <= start < end (0-based, half-open)."
         )
         raise ValueError(msg)
-    chrom, start, end = with_prefix(chrom.astype(str)), first.astype("int64"), last.astype("int64")
+    chrom, start, end = with_prefix(chrom.map(_text)), first.astype("int64"), last.astype("int64")
     return pd.DataFrame({"chrom": chrom, "start": start, "end": end})
+
+
+def _text(value: Any) -> str:
+    """Text without blanks around it; bytes, and bytes written as ``b'chr1'``, are decoded."""
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return re.sub(r"^b(['\"])(.*?)\1", r"\2", text).strip()
 
 
 def with_prefix(chrom: pd.Series) -> pd.Series:

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from .._validate import Data, get_modality
+from .._validate import Data, get_modality, names_of
 from .._warn import warn
 from ..cells.source import Source
 from ..models import EpiFoundation
@@ -45,9 +45,7 @@ def expression_head(model: EpiFoundation) -> ExpressionHead | QueryHead:
 
 def find_genes(model: EpiFoundation, genes: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Requested names without repeats, and their positions in the model."""
-    names = list(
-        dict.fromkeys([genes] if isinstance(genes, str) else [str(name) for name in genes])
-    )
+    names = list(dict.fromkeys(names_of(genes, "genes")))
     if not names:
         msg = "`genes` is empty: name at least one, or leave it out for all that the model knows."
         raise ValueError(msg)

@@ -143,7 +143,7 @@ class InFile:
         self.rows: np.ndarray | None = None
         source = open_source(path, modality)
         try:
-            if not isinstance(source, OnDisk):
+            if not isinstance(source, OnDisk) or not source.takes_columns:
                 msg = f"Results cannot be written into {str(path)!r}: pass `output=`."
                 raise ValueError(msg)
             self.genes = self._genes(source) if reader.genes else None

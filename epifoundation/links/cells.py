@@ -10,12 +10,10 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
-from .._memory import in_memory
 from .._pairing import CellNames, check_axis, match_cells
-from .._validate import get_matrix
 from .._warn import warn
-from ..cells.rows import LoadedRows
-from ..cells.source import Source
+from ..cells.rows import LoadedRows, read_counts
+from ..cells.source import InMemory, Source
 from ..inference.expression import batch_codes
 from ..models import EpiFoundation
 from ..nn import Folded
@@ -103,7 +101,7 @@ def gather_cells(
     ValueError
         The model was trained on counts, and the RNA modality does not contain counts.
     """
-    matrix, names = source.read(0, source.n_obs), source.names(0, source.n_obs)
+    matrix, names = read_counts(source), source.names(0, source.n_obs)
     batch = None if batch_key is None else batch_codes(source, batch_key, model)
     measured = total = None
     if rna is not None:
@@ -116,10 +114,10 @@ def gather_cells(
             )
             warn(msg)
         else:
-            counts = in_memory(get_matrix(rna, layer))
-            columns = counts[:, found[genes]]
-            dense = columns.todense() if sp.issparse(columns) else columns
-            measured = np.asarray(dense, dtype=np.float64)
+            what = f"{f'Layer {layer!r}' if layer else '`X`'} of the RNA modality"
+            of_rna = InMemory(rna, "rna", "the RNA modality")
+            counts = read_counts(of_rna, layer=layer, what=what, signed=True)
+            measured = counts[:, found[genes]].toarray().astype(np.float64)
             is_counts = not ((measured < 0).any() or (measured % 1 != 0).any())
             if family_of(model) == "counts" and not is_counts:
                 msg = (

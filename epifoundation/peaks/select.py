@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from .._validate import names_of
 from ..genome import overlaps, parse_intervals, read_intervals
 
 
@@ -18,7 +19,7 @@ def select_peaks(var: pd.DataFrame, peaks: str | Sequence[str]) -> np.ndarray:
     ValueError
         `peaks` is empty, or has a name that is neither a peak nor a region with peaks.
     """
-    names = [peaks] if isinstance(peaks, str) else [str(name) for name in peaks]
+    names = names_of(peaks, "peaks")
     if not names:
         msg = "`peaks` is empty: name at least one peak or region."
         raise ValueError(msg)

@@ -15,7 +15,7 @@ from .._docs import documented
 from .._keys import Keys
 from .._memory import in_memory
 from .._pairing import CellNames, check_axis, match_cells
-from .._validate import Data, get_atac, get_matrix, get_modality, obs_column
+from .._validate import Data, get_atac, get_matrix, get_modality, names_of, obs_column
 
 TOTAL = 1e4  # normalized counts per cell
 N_GENES = 5  # shown by default
@@ -104,7 +104,7 @@ def expression(
         per_gene = predicted.corrwith(true)
     if genes is None:
         genes = list(per_gene.sort_values(ascending=False).index[:N_GENES])
-    shown = [genes] if isinstance(genes, str) else [str(name) for name in genes]
+    shown = names_of(genes, "genes")
     missing = [name for name in shown if name not in names]
     if missing:
         msg = f"{missing[:5]} are not among the {len(names):,} genes that are both predicted and "

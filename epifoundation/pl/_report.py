@@ -8,14 +8,13 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
 from .._docs import documented
 from .._keys import Keys
-from .._validate import RNG, Data, get_atac, get_modality, obs_column
+from .._validate import RNG, Data, generator_of, get_atac, get_modality, names_of, obs_column
 from ._report_page import page
 from ._report_sections import Results, predicted_genes, sections
 
@@ -115,7 +114,7 @@ def report(
         genes=_genes(genes, atac, rna, keys),
         options=shared,
         rna_options=shared | {"rna_modality": rna_modality, "layer": layer},
-        rng=np.random.default_rng(rng),
+        rng=generator_of(rng),
     )
     with plt.style.context("default"):  # the current style may be dark
         parts = sections(results)
@@ -160,7 +159,7 @@ def _genes(
         raise ValueError(msg)
     if rna is not None:
         known = known.intersection(rna.var_names, sort=False)
-    wanted = [genes] if isinstance(genes, str) else [str(name) for name in genes]
+    wanted = names_of(genes, "genes")
     missing = [name for name in wanted if name not in known]
     if missing:
         msg = f"{missing[:5]} are not among the {len(known):,} available genes, "

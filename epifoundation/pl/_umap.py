@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from .._docs import documented
 from .._keys import Keys
-from .._validate import Data, get_atac, obs_column
+from .._validate import Data, check_single, get_atac, names_of, obs_column
 
 
 @documented
@@ -77,7 +77,9 @@ def umap(
             msg = f"No {missing} in `obs`: run `epifoundation.tl.embed` with a model that has "
             msg += "labels, or choose `color=`."
             raise ValueError(msg)
-    named = [color] if isinstance(color, str) else list(color)
+    named = names_of(color, "color")
+    for name in named:
+        check_single(atac.obs.columns, name, "`obs`")
     elsewhere = [name for name in named if name not in atac.obs and name not in atac.var_names]
     if elsewhere:
         # Columns of the MuData or of another modality are added to a copy of `obs`

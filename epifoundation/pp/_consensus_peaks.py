@@ -12,6 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from tqdm import tqdm
 
+from .._option_types import checked
 from .._settings import settings
 from .._validate import get_modality, integer
 from ..cells.formats import find_format, read_var
@@ -25,6 +26,7 @@ PeakSource: TypeAlias = AnnData | MuData | PeakVocabulary | pd.DataFrame | str |
 SUMMIT = "relSummit"  # column 10 of a narrowPeak in bioframe: offset from the start, -1 if none
 
 
+@checked
 def consensus_peaks(
     sources: PeakSource | Iterable[PeakSource] | Mapping[str, PeakSource],
     *,

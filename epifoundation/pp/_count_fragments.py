@@ -9,9 +9,11 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from .._files import read_columns
 from .._keys import Keys
+from .._option_types import checked
 from .._validate import check_unique, integer, one_of
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
@@ -23,6 +25,7 @@ Peaks: TypeAlias = EpiFoundation | PeakVocabulary | pd.DataFrame | str | Path | 
 MIN_FRAGMENTS = 1000  # barcodes with fewer are background
 
 
+@checked
 def count_fragments(
     fragments: str | Path | Mapping[str, str | Path],
     peaks: Peaks,
@@ -50,9 +53,10 @@ def count_fragments(
         the bundled model; a BED file; a :class:`~epifoundation.PeakVocabulary`; or a table of peaks
         such as ``adata.var``.
     barcodes
-        Barcodes of the cells, or a file with one per line (such as ``barcodes.tsv.gz``): the rows
-        of the result, in this order. For several samples, with their prefix, or a mapping by
-        sample. Default: all barcodes with at least `min_fragments`, sorted.
+        Barcodes of the cells, an AnnData, MuData or table that is indexed by them, or a file with
+        one per line (such as ``barcodes.tsv.gz``): the rows of the result, in this order. For
+        several samples, with their prefix, or a mapping by sample. Default: all barcodes with at
+        least `min_fragments`, sorted.
     min_fragments
         Minimal number of fragments of a cell in the file; default 1,000, and 0 with `barcodes`.
     counting
@@ -219,8 +223,12 @@ def _names(barcodes: Any, files: dict[str, Path], separator: str) -> pd.Index | 
 
 
 def _read_barcodes(barcodes: Iterable[str] | str | Path) -> list[str]:
-    if isinstance(barcodes, pd.DataFrame):  # obs
-        barcodes = barcodes.index
+    if isinstance(barcodes, pd.DataFrame | AnnData | MuData):
+        barcodes = barcodes.index if isinstance(barcodes, pd.DataFrame) else barcodes.obs_names
+    if not isinstance(barcodes, str | Path | Iterable):
+        msg = "`barcodes` must be names, an AnnData, or a file with one name per line, got "
+        msg += f"{barcodes!r} ({type(barcodes).__name__})."
+        raise TypeError(msg)
     if not isinstance(barcodes, str | Path):
         return [name.decode() if isinstance(name, bytes) else str(name) for name in barcodes]
     if not Path(barcodes).is_file():

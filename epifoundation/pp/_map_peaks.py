@@ -15,6 +15,7 @@ from mudata import MuData
 from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of, restored_on_error
+from .._option_types import checked
 from .._validate import Data, check_writable, get_atac
 from ..cells.formats import opened
 from ..cells.source import InMemory, Inputs, Source, as_sources
@@ -56,6 +57,7 @@ def map_source(
 
 
 @documented
+@checked
 def map_peaks(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,

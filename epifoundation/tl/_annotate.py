@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 
 from .._docs import documented
 from .._keys import Keys
-from .._validate import RNG, Data, get_atac
+from .._option_types import checked
+from .._validate import RNG, Data, generator_of, get_atac
 from .._version import __version__
 from ..cells.formats import opened
 from ..cells.source import Inputs, Source, as_sources
@@ -34,6 +34,7 @@ from ..training.split import parse_validation
 
 @documented
 @takes_mapping
+@checked
 def annotate(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,
@@ -236,8 +237,8 @@ def _fit(
         raise ValueError(msg)
     if calibration is None:
         calibration = _batches_held_out(reference, model, batch_key, modality) or 0.2
-    kept = parse_validation(calibration)
-    rng = np.random.default_rng(rng)
+    kept = parse_validation(calibration, "calibration")
+    rng = generator_of(rng)
 
     def mapped(source: Source) -> PeakMap:
         return map_source(source, model, None, keys)

@@ -9,6 +9,7 @@ import torch
 
 from .._docs import documented
 from .._keys import Keys
+from .._option_types import checked
 from .._validate import Data, integer, one_of
 from ..cells.source import Inputs
 from ..inference.embedding import EmbeddingReadout
@@ -24,6 +25,7 @@ from ..peaks.options import PeakMapping, takes_mapping
 
 @documented
 @takes_mapping
+@checked
 def embed(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
 
 from .._docs import documented
 from .._keys import Keys
-from .._validate import RNG, integer
+from .._option_types import checked
+from .._validate import RNG, generator_of, integer
 from .._version import __version__
 from .._warn import warn
 from ..cells.formats import opened
@@ -36,6 +36,7 @@ RANK = 8
 
 @documented
 @takes_mapping
+@checked
 def finetune(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,
@@ -158,9 +159,10 @@ def finetune(
                 "leave it out."
             )
             raise ValueError(msg)
+    held = parse_validation(validation)
     has_rna, labels, batches = _read_obs(data, modality, rna_modality, label_key, batch_key)
     if batches is not None:
-        batch_key = _check_batches(batches, str(batch_key), labels, validation)
+        batch_key = _check_batches(batches, str(batch_key), labels, held)
     learns_expression = (
         expression
         and has_rna
@@ -169,8 +171,7 @@ def finetune(
     )
     if by_gradient:
         _check_transformer(base, training, labels, learns_expression=learns_expression)
-    rng = np.random.default_rng(rng)
-    held = parse_validation(validation)
+    rng = generator_of(rng)
 
     def mapped(source: Source) -> PeakMap:
         return map_source(source, base, mapping, Keys())
@@ -262,13 +263,13 @@ def _check_transformer(
 
 
 def _check_batches(
-    batch: pd.Series, key: str, labels: pd.Series | None, validation: float | Sequence[str] | None
+    batch: pd.Series, key: str, labels: pd.Series | None, held: float | list[str]
 ) -> str | None:
     """The column, or None with a warning if it has a single batch."""
     names = sorted(set(batch.dropna().astype(str)))
     if len(names) > 1 or batch.isna().any():  # missing batches are an error later
         return key
-    if labels is None or isinstance(parse_validation(validation), list):
+    if labels is None or isinstance(held, list):
         msg = (
             f"`batch_key={key!r}` has a single batch, {names}: there is nothing to compare or to "
             "hold out. Pass another column, or leave it out."

@@ -11,6 +11,7 @@ from anndata import AnnData
 from tqdm import tqdm
 
 from .._docs import documented
+from .._option_types import checked
 from .._settings import settings
 from .._validate import integer
 from ..cells.formats import opened
@@ -21,6 +22,7 @@ from ..genome._gene_table import gene_table
 
 
 @documented
+@checked
 def gene_activity(
     data: Located,
     *,

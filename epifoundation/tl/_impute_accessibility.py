@@ -13,6 +13,7 @@ import torch
 from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
+from .._option_types import checked
 from .._validate import Data, check_writable, get_atac
 from ..cells.source import InMemory
 from ..inference.encode import encode_cells
@@ -28,6 +29,7 @@ IMPUTE_CELLS = 64  # at a time: each has a probability for all peaks of the mode
 
 @documented
 @takes_mapping
+@checked
 def impute_accessibility(
     data: Data,
     model: EpiFoundation | str | Path | None = None,

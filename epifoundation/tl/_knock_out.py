@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .._docs import documented
 from .._keys import Keys
+from .._option_types import checked
 from .._settings import settings
 from .._warn import warn
 from ..cells.formats import opened
@@ -68,6 +69,7 @@ class KnockOuts(NamedTuple):
 
 @documented
 @takes_mapping
+@checked
 def knock_out(
     data: Located,
     model: EpiFoundation | str | Path | None = None,
@@ -143,6 +145,7 @@ def knock_out(
 
 @documented
 @takes_mapping
+@checked
 def scan_knock_outs(
     data: Located,
     model: EpiFoundation | str | Path | None = None,

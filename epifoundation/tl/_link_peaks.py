@@ -12,7 +12,8 @@ import torch
 from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
-from .._validate import RNG, Data, check_writable, get_atac, integer
+from .._option_types import checked
+from .._validate import RNG, Data, check_writable, generator_of, get_atac, integer, names_of
 from .._version import __version__
 from .._warn import warn
 from ..cells.source import InMemory
@@ -37,6 +38,7 @@ EFFECTS = {
 
 @documented
 @takes_mapping
+@checked
 def link_peaks(
     data: Data,
     model: EpiFoundation | str | Path | None = None,
@@ -152,9 +154,10 @@ def link_peaks(
     check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
     head = expression_head(model)
-    generator = np.random.default_rng(rng)
+    generator = generator_of(rng)
     rna = rna_of(data, rna_modality)
     if genes is not None:
+        genes = names_of(genes, "genes")
         find_genes(model, genes)  # errors before the work
     table = gene_table(annotation, None if rna is None else rna.var)
     source = InMemory(data, modality, "the data")

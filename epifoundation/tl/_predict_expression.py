@@ -10,6 +10,7 @@ import torch
 
 from .._docs import documented
 from .._keys import Keys
+from .._option_types import checked
 from .._validate import Data, integer, one_of
 from ..cells.source import Inputs
 from ..inference.expression import check_batches, expression_head, find_genes
@@ -24,6 +25,7 @@ from ..peaks.options import PeakMapping, takes_mapping
 
 @documented
 @takes_mapping
+@checked
 def predict_expression(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from .._docs import documented
-from .._validate import RNG, integer, one_of
+from .._option_types import checked
+from .._validate import RNG, generator_of, integer, one_of
 from .._version import __version__
 from ..cells.source import Inputs
 from ..models import EpiFoundation
@@ -28,6 +28,7 @@ from ..training.split import parse_validation
 
 
 @documented
+@checked
 def pretrain(
     data: Inputs,
     *,
@@ -176,7 +177,7 @@ def pretrain(
         _check_checkpoint(saved)
     if config.is_measured:
         engine.check_measured()
-    rng = np.random.default_rng(rng)
+    rng = generator_of(rng)
     held = parse_validation(validation)
     prepared = prepare(
         data,

@@ -16,8 +16,19 @@ from anndata import AnnData
 from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
+from .._option_types import checked
 from .._settings import settings
-from .._validate import RNG, Data, check_writable, get_atac, integer, obs_column
+from .._validate import (
+    RNG,
+    Data,
+    check_writable,
+    generator_of,
+    get_atac,
+    integer,
+    names_of,
+    obs_column,
+)
+from ..cells.rows import read_counts
 from ..cells.source import InMemory
 from ..training.components import semantic_components
 from ..training.rows import as_pattern
@@ -28,6 +39,7 @@ UNINTEGRATED = "LSI"
 
 
 @documented
+@checked
 def score_integration(
     data: Data,
     *,
@@ -102,13 +114,7 @@ def score_integration(
     atac = get_atac(data, modality)
     check_writable(data, atac, copy=copy)
     n_jobs = integer(n_jobs, "n_jobs", minimum=1)
-    names = (
-        [keys.embedding]
-        if embeddings is None
-        else [embeddings]
-        if isinstance(embeddings, str)
-        else list(embeddings)
-    )
+    names = [keys.embedding] if embeddings is None else names_of(embeddings, "embeddings")
     wanted = list(dict.fromkeys([*([unintegrated] if unintegrated else []), *names]))
     missing = [name for name in wanted if name not in atac.obsm]
     if missing or not names:
@@ -140,10 +146,8 @@ def score_integration(
     _check_scored(scored, batch_key, label_key)
     if unintegrated is None:
         source = InMemory(data, modality, "the data")
-        pattern = as_pattern(source.read(0, source.n_obs)[np.flatnonzero(usable)])
-        components = semantic_components(
-            pattern, N_LSI, np.random.default_rng(rng), torch.device("cpu")
-        )
+        pattern = as_pattern(read_counts(source)[np.flatnonzero(usable)])
+        components = semantic_components(pattern, N_LSI, generator_of(rng), torch.device("cpu"))
         scored.obsm[UNINTEGRATED] = components.scores(pattern)
         unintegrated, wanted = UNINTEGRATED, [UNINTEGRATED, *wanted]
     table = _benchmark(scored, wanted, unintegrated, n_jobs)

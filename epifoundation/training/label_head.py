@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._validate import is_storable
 from ..nn import LabelHead, conformal_scores
 from .components import same_bits
 
@@ -106,6 +107,10 @@ def check_labels(
     names = sorted(set(labels.iloc[train[known[train]]].astype(str)))
     codes = pd.Index(names).get_indexer(labels.astype(str)).astype(np.int64)
     codes[~known] = -1
+    for name in names:
+        if name == "_index" or not is_storable(name):  # of the table of probabilities
+            msg = f"The label {name!r} cannot be written to files: rename it."
+            raise ValueError(msg)
     n_held = int((codes[held] >= 0).sum())
     if len(names) < 2 or not n_held:
         msg = "`label_key` needs two labels or more among the training cells, and a validation "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,20 @@ MIN_PER_LABEL = 20  # cells drawn of each label, or all if it has fewer
 DRAWN_RUN = 32  # neighbouring cells that are drawn together, as they are close on disk
 
 
-def parse_validation(validation: float | Sequence[str] | None) -> float | list[str]:
-    """Validation cells: a fraction of the cells, or names of batches."""
+def parse_validation(validation: Any, option: str = "validation") -> float | list[str]:
+    """Validation cells: a fraction of the cells, or the names of one or several batches."""
     if validation is None:
         return 0.1
-    if isinstance(validation, float | int | np.floating):
+    if isinstance(validation, np.ndarray) and not validation.ndim:
+        validation = validation.item()
+    if isinstance(validation, float | np.floating):
         return float(validation)
-    return [validation] if isinstance(validation, str) else [str(name) for name in validation]
+    if isinstance(validation, str | int | np.generic):  # batches may be numbers
+        return [str(validation)]
+    if not isinstance(validation, Iterable):
+        msg = f"`{option}` must be a fraction of the cells or names of batches, got {validation!r}."
+        raise TypeError(msg)
+    return [str(name) for name in validation]
 
 
 def split_cells(
@@ -41,7 +49,8 @@ def split_cells(
     else:
         if batch is None:
             msg = (
-                f"`{option}={validation}` names batches: pass `batch_key=`, their column of `obs`."
+                f"`{option}={validation}` names batches: pass `batch_key=`, their column of `obs`, "
+                "or a fraction between 0 and 1."
             )
             raise ValueError(msg)
         unknown = sorted(set(validation) - set(batch))

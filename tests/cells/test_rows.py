@@ -26,7 +26,7 @@ class Lazy:
     """Stands for a dask array, whose slices are computed on request."""
 
     def __init__(self, dense):
-        self.dense, self.shape = dense, dense.shape
+        self.dense, self.shape, self.dtype = dense, dense.shape, dense.dtype
 
     def __getitem__(self, rows):
         return Lazy(self.dense[rows])

@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SHARED
+from hypothesis import given
+from hypothesis import strategies as st
 
 import epifoundation as ep
 from epifoundation.genome import read_genes, transcription_start
+from epifoundation.genome._genes import _gene_name
 
 GTF = """##description: a comment
 chr1\tHAVANA\tgene\t101\t200\t.\t+\t.\tgene_id "ENSG1"; gene_name "A";
@@ -31,6 +34,53 @@ def test_gtf_counts_from_one_and_names_genes(tmp_path, name):
     assert genes.loc["A"].tolist() == ["chr1", 100, 200, "+"]  # the longer of two
     assert genes.loc["ENSG2"].tolist() == ["chr2", 300, 500, "-"]
     assert transcription_start(genes).tolist() == [100, 499]
+
+
+NAMES = ["gene_name", "Name", "gene_id"]
+# Attributes whose names contain that of the gene, and text that looks like one
+DECOYS = [
+    ("ref_gene_name", "OLD"),
+    ("projection_parent_gene_id", "PARENT"),
+    ("gene_name_source", "HGNC"),
+    ("Full_Name", "long"),
+    ("note", 'a; gene_name X; gene_id=Y; Name "Z'),
+    ("gene_version", "5"),
+    ("empty", ""),
+]
+values = st.text("AZ09 .-;=%,'γ", min_size=1, max_size=8).map(str.strip).filter(bool)
+
+
+def written(key, value, style):
+    if style == "GFF3":
+        escaped = value.replace("%", "%25").replace(";", "%3B").replace("=", "%3D")
+        return f"{key}={escaped}"
+    if style == "GTF without quotes" and not set(value) & set(';="') and value:
+        return f"{key} {value}"
+    escaped = value.replace('"', '\\"')
+    return f'{key} "{escaped}"'
+
+
+@given(
+    given=st.dictionaries(st.sampled_from(NAMES), values, min_size=1),
+    style=st.sampled_from(["GTF", "GTF without quotes", "GFF3"]),
+    between=st.sampled_from([";", "; ", " ; "]),
+    end=st.sampled_from(["", ";", " ; "]),
+    data=st.data(),
+)
+def test_attributes_are_found_by_their_exact_names(given, style, between, end, data):
+    decoys = data.draw(st.lists(st.sampled_from(DECOYS), unique=True))
+    attributes = data.draw(st.permutations([*given.items(), *decoys]))
+    line = between.join(written(key, value, style) for key, value in attributes) + end
+    assert _gene_name(line) == next(given[key] for key in NAMES if key in given)
+
+
+def test_lines_are_read_whatever_ends_them(tmp_path):
+    path = tmp_path / "genes.gtf"
+    line = 'chr1\tx\tgene\t1001\t2000\t.\t+\t.\tgene_id "G1"; ref_gene_name "OLD"; gene_name "{}"; '
+    for end in ("\n", "\r\n", "\r", "  \n"):
+        # A form feed and a line separator are text
+        path.write_bytes("".join(line.format(n) + end for n in ("A\x0c", "B\u2028c")).encode())
+        assert list(read_genes(path).index) == ["A", "B\u2028c"]
 
 
 @pytest.mark.parametrize("columns", ["{s}", "0\t{s}", "0"])

@@ -1,5 +1,7 @@
 """Interval names in all styles against the columns they encode; overlaps against brute force."""
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -145,3 +147,22 @@ def test_intervals_before_their_contig_overlap_no_other_contig(query, target):
         if a == b and s < f and t < e
     ]
     assert overlaps(query, target).tolist() == expected
+
+
+CHAIN = "chain 1 chr1 248956422 + 0 5000 chr1 249250621 + 1000 6000 1\n5000\n\n"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_chain_files_of_any_editor(tmp_path, end, encoding):
+    path = tmp_path / "a.chain.gz"
+    path.write_bytes(gzip.compress(CHAIN.replace("\n", end).encode(encoding)))
+    lifted, _ = lift_over(frame([("chr1", 100, 200)]), path)
+    assert lifted.to_numpy().tolist() == [["chr1", 1100, 1200]]
+
+
+def test_a_chain_file_in_utf_16_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.chain"
+    path.write_text(CHAIN, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"a\.chain' is binary, or text in UTF-16"):
+        lift_over(frame([("chr1", 100, 200)]), path)

@@ -87,7 +87,7 @@ def test_bed_files_of_all_kinds(tmp_path, compress, name):
     ("content", "message"),
     [
         (b"chr1\t1\t5\nchr1 6 9\n", "line 2: 1 of 3 tab-separated columns, in 'chr1 6 9'"),
-        (b"\xff\xfe", "is not text, or is truncated"),
+        (b"\xff\xfe", "is binary, or text in UTF-16"),
         (gzip.compress(b"chr1\t1\t5\n" * 99, mtime=0)[:-9], "is not text, or is truncated"),
         (b"\t1\t5\n", "1 of 1 intervals are empty"),
         (b"chr1\t5\t1\n", "1 of 1 intervals are empty, reversed"),

@@ -485,3 +485,107 @@ def test_a_view_of_backed_data_is_refused_before_the_work(tmp_path):
     ):
         ep.pp.map_peaks(view, MODEL)
     assert ep.pp.map_peaks(view, MODEL, copy=True).obsm["epifoundation_peaks"].shape == (2, 4)
+
+
+@pytest.mark.parametrize("genome", [None, "hg38"])
+@pytest.mark.parametrize("start", [248_956_000, 248_956_422, 249_000_000])
+def test_a_peak_past_the_end_of_its_chromosome_is_counted_not_another_build(genome, start):
+    """Peak callers extend peaks; the others are those of the model."""
+    names = [f"chr{1 + i % 5}:{1000 * i}-{1000 * i + 500}" for i in range(600)]
+    moved = [f"chr1:{start}-{start + 600}", *names[1:]]
+    atac = cells(moved)
+    ep.pp.map_peaks(atac, tiny(names, genome="hg38"), genome=genome)
+    report = atac.uns[UNS]["peaks"]
+    assert (report["misplaced"], report["matched"], report["data"]) == (1, 599, 600)
+    # A model of these peaks is of no other build
+    if start < 248_956_422:
+        ep.pp.map_peaks(cells(names), tiny(moved, genome="unknown"), genome=genome)
+    ep.pp.map_peaks(cells(moved), tiny(moved, genome="hg38"), genome=genome)
+
+
+def test_peaks_that_only_end_past_a_chromosome_are_of_any_build():
+    assert "hg38" in ep.genome.detect_build(frame([("chr1", 248_956_000, 600)]))
+    assert "hg38" not in ep.genome.detect_build(frame([("chr1", 248_956_422, 600)]))
+    other = [f"chr2:{1000 * i}-{1000 * i + 500}" for i in range(600)]
+    atac = cells(["chr1:248956000-248956600", *other])
+    model = tiny([f"chr2:{1000 * i + 10}-{1000 * i + 400}" for i in range(600)], genome="hg38")
+    ep.pp.map_peaks(atac, model)
+    assert atac.uns[UNS]["peaks"]["misplaced"] == 1
+
+
+@pytest.mark.parametrize("n", [300, 1000, 10_000])
+def test_subsets_of_another_build_are_refused(shared_data, annotation, n):
+    """Whatever build is stated, unless it is theirs."""
+    granja = ep.genome.read_intervals(
+        anndata.read_h5ad(shared_data / "granja_bmmc_atac_hg19.h5ad", backed="r").var
+    )
+    blood = ep.PeakVocabulary.read_bed(
+        annotation / "pbmc_unsorted_10k_peaks_hg38.bed.gz", genome="hg38"
+    )
+    is_out = ep.genome.misplaced(granja, "hg38")
+    for seed in range(5):
+        rows = np.random.default_rng(seed).choice(len(granja), n, replace=False)
+        part = granja.iloc[np.sort(rows)].reset_index(drop=True)
+        n_out = int(is_out[rows].sum())
+        if n_out:
+            with pytest.raises(
+                ValueError, match=f"of hg19, the model is of hg38: {n_out} of {n:,}"
+            ):
+                map_onto(blood, part)
+        if n_out > max(2, 2e-3 * n):
+            with pytest.raises(ValueError, match="of hg19, the model is of hg38"):
+                map_onto(blood, part, genome="hg38")
+
+
+@pytest.mark.parametrize("missing", [np.nan, None, "", "NA", pd.NA])
+@pytest.mark.parametrize("is_missing", [[True] * 4, [True, False, False, True], [False] * 4])
+def test_names_are_read_where_a_column_has_no_value(missing, is_missing):
+    """As after an outer join with a table that lacks the column."""
+    names = ["chr1:100-200", "chr1:300-400", "chr2:100-200", "chr2:1000-2000"]
+    index = [names[i] if empty else f"p{i}" for i, empty in enumerate(is_missing)]
+    given = [missing if empty else name for name, empty in zip(names, is_missing, strict=True)]
+    for dtype in (object, "category"):
+        var = pd.DataFrame({"interval": pd.Series(given, dtype=dtype).to_numpy()}, index=index)
+        assert list(ep.PeakVocabulary.from_var(var).names) == names
+    if isinstance(missing, str):
+        return
+    table = ep.genome.parse_intervals(names).astype(object)
+    table[np.array(is_missing)] = missing
+    assert list(ep.PeakVocabulary.from_var(table.set_index(pd.Index(index))).names) == names
+
+
+def test_names_that_are_no_intervals_beside_an_empty_column_are_explained():
+    var = pd.DataFrame({"interval": [np.nan, "chr1:5-9", "x"]}, index=["a", "b", "c"])
+    with pytest.raises(
+        ValueError, match=r"2 of 3 peak names are not .*the column `interval` has 2 values.*drop it"
+    ):
+        ep.PeakVocabulary.from_var(var)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda t: t.astype(str),
+        lambda t: t.astype({"chrom": "category", "start": "Int64", "end": float}),
+        lambda t: t.astype("category"),
+        lambda t: t.assign(chrom=[name.encode() for name in t["chrom"]]),
+        lambda t: t.assign(chrom=[str(name.encode()) for name in t["chrom"]]),
+        lambda t: t.assign(chrom=t["chrom"] + " "),
+        lambda t: t.assign(chrom=t["chrom"].str.removeprefix("chr")),
+        lambda t: t.assign(start=t["start"].astype(">i4"), end=t["end"].astype("float16")),
+        lambda t: t.assign(start=t["start"].astype("uint8")),
+        lambda t: t.astype(object),
+    ],
+)
+def test_columns_of_any_dtype_are_read(convert):
+    table = pd.DataFrame({"chrom": ["chr1", "chrX"], "start": [100, 200], "end": [160, 1000]})
+    assert list(ep.PeakVocabulary(convert(table)).names) == ["chr1:100-160", "chrX:200-1000"]
+    names = ["b'chr1':100-160", b"chrX:200-1000"]
+    assert list(ep.PeakVocabulary.from_names(names).names) == ["chr1:100-160", "chrX:200-1000"]
+
+
+def test_a_column_of_peaks_that_is_there_twice_is_named():
+    table = ep.genome.parse_intervals(["chr1:100-200"])
+    for column in ("chrom", "start"):
+        with pytest.raises(ValueError, match=f"`var` has 2 columns '{column}': rename or drop"):
+            ep.PeakVocabulary(pd.concat([table, table[[column]]], axis=1))

@@ -59,3 +59,39 @@ def test_lines_by_hand(mdata, linked, tmp_path):
         "chr1\t1500\t1501\tchr1:2000-2500,-2",
         "chr1\t2000\t2500\tchr1:1500-1501,-2",
     ]
+
+
+@pytest.mark.parametrize("name", ["links.bedpe", "links.longrange"])
+def test_an_existing_file_is_kept_unless_asked(mdata, linked, tmp_path, name, monkeypatch):
+    mdata["atac"].uns[KEY] = linked
+    path = tmp_path / name
+    path.write_text("my only copy")
+    with pytest.raises(FileExistsError, match=rf"{name}' exists: pass `overwrite=True`"):
+        ep.tl.write_links(mdata, path=path)
+    assert path.read_text() == "my only copy"
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            ep.tl.write_links(mdata, path=path, overwrite=True)
+    assert path.read_text() == "my only copy"
+    ep.tl.write_links(mdata, path=path, overwrite=True)
+    assert "chr1" in path.read_text()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["links.bedpe", "links.longrange"])
+def test_each_line_keeps_its_columns_whatever_the_names(mdata, linked, tmp_path, name):
+    plain = linked.copy()
+    linked["gene"] = ["A\tB", 'C"D', "E\nchr9\t1\t2", "F\u2028\r\ud800"]
+    linked["peak"], linked["group"] = linked["peak"] + "\x0b", "T\tcells"
+    mdata["atac"].uns[KEY] = linked
+    path = ep.tl.write_links(mdata, path=tmp_path / name, max_qvalue=None)
+    lines = path.read_text().splitlines()
+    mdata["atac"].uns[KEY] = plain
+    expected = ep.tl.write_links(mdata, path=tmp_path / f"b_{name}", max_qvalue=None)
+    assert [line.count("\t") for line in lines] == [
+        line.count("\t") for line in expected.read_text().splitlines()
+    ]
+    if name == "links.bedpe":
+        assert lines[1].split("\t")[6] == 'C"D|chr1:2000-2500 '
+        assert lines[2].split("\t")[6] == "E chr9 1 2|chr2:100-600 "
