@@ -143,11 +143,15 @@ def _changes(names: pd.Index, separators: str) -> list[Change]:
 
 def _additions(changes: list[Change], others: pd.Index) -> Iterator[Change]:
     """Changes after which a prefix or suffix of other names is added, or both."""
-    after = [Change(f" + {text!r}", lambda n, text=text: n + text) for text in _suffixes(others)]
+    after = [_append(text) for text in _suffixes(others)]
     before = [_prepend(text) for text in _prefixes(others)]
     for change, head, tail in product(changes, [UNCHANGED, *before], [UNCHANGED, *after]):
         if head.code or tail.code:
             yield change.then(head).then(tail)
+
+
+def _append(text: str) -> Change:
+    return Change(f" + {text!r}", lambda names: names + text)
 
 
 def _prepend(text: str) -> Change:

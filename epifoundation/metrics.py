@@ -270,10 +270,11 @@ def compare_expression(
     """
     for each in predicted.values():
         _check_same_names(true, each)
-    for each in (groups, predicted_groups, features):
-        _check_same_names(true, each, columns=False)
-    for each in (train_groups, train_features):
-        _check_same_names(train, each, columns=False)
+    of_cells: list[ArrayLike | None] = [groups, predicted_groups, features]
+    for of_test in of_cells:
+        _check_same_names(true, of_test, columns=False)
+    for of_training in (train_groups, train_features):
+        _check_same_names(train, of_training, columns=False)
     _check_same_names(true, train, index=False)
     true, train = np.asarray(true, dtype=np.float64), np.asarray(train, dtype=np.float64)
     names, codes = np.unique(np.asarray(train_groups), return_inverse=True)
