@@ -34,7 +34,8 @@ def checked[**P, R](tool: Callable[P, R]) -> Callable[P, R]:
     @wraps(tool)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         for name, value in kwargs.items():
-            if (kinds := types().get(name)) and not isinstance(value, kinds):
+            kinds = types().get(name, ())
+            if kinds and not isinstance(value, kinds):
                 names = ["None" if kind is NoneType else kind.__name__ for kind in kinds]
                 known = " or ".join(dict.fromkeys(name for name in names if name != "PathLike"))
                 msg = f"`{name}` must be {known}, got {value!r} ({type(value).__name__})."

@@ -241,11 +241,8 @@ def _changes(
     batch: torch.Tensor | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
     """Rows in which a peak is closed, how many are, and changes of expression and probabilities."""
-    folded, label, expression = (
-        model.network.folded(),
-        model.network.label,
-        model.network.expression,
-    )
+    network = model.network
+    folded, label, expression = network.folded(), network.label, network.expression
     predict = None
     if expression is not None and len(genes):
         predict = expression.predictor(torch.from_numpy(genes).to(model.device))
