@@ -55,7 +55,10 @@ class EmbeddingReadout(Readout):
         ]
         if not recorded_mapping(report, self.model):  # `pp.map_peaks` was run with another model
             places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]
-        of_model = dict(uns.get(keys.expression, {})).get("revision") == self.model.revision
+        of_model = any(
+            isinstance(each, Mapping) and each.get("revision") == self.model.revision
+            for each in (uns.get(keys.expression), report if has_expression(report) else None)
+        )
         if self._predicts or not of_model:
             places += [
                 f"uns/{keys.expression}",
@@ -80,6 +83,11 @@ class EmbeddingReadout(Readout):
     @property
     def _predicts(self) -> bool:
         return bool(self.parameters["expression"]) and len(self.model.genes) > 0
+
+
+def has_expression(report: Any) -> bool:
+    """Whether an entry of ``uns`` is of an embedding with predicted expression."""
+    return isinstance(report, Mapping) and "expression_scale" in report
 
 
 class EmbeddedCells(BlockReadout):

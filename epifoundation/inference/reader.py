@@ -165,6 +165,15 @@ class Reader:
         """Results of an earlier run to remove."""
         return [place for readout in self.readouts for place in readout.stale(uns)]
 
+    def with_kept(self, uns: dict[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+        """Reports, with the unit of expression that an earlier run predicted and that is kept."""
+        new, was = uns.get(self.keys.uns), old.get(self.keys.uns)
+        if new is None or "expression_scale" in new or not isinstance(was, Mapping):
+            return uns
+        if was.get("revision") != self.model.revision or "expression_scale" not in was:
+            return uns
+        return uns | {self.keys.uns: new | {"expression_scale": was["expression_scale"]}}
+
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
         """Reports on the run, by key of ``uns``."""
         return {

@@ -48,6 +48,7 @@ class InObject:
         atac, keys = get_atac(target, self.modality), self.reader.keys
         rna = target.mod.get(self.rna_modality) if isinstance(target, MuData) else None
         with restored_on_error(atac, rna):
+            uns = self.reader.with_kept(uns, atac.uns)
             for place in self.reader.stale(atac.uns):
                 _remove(atac, rna, place)
             self.reader.write(found, atac, rna)
@@ -188,6 +189,7 @@ class InFile:
         store.check_room(0 if is_zarr else self.file.stat().st_size)
         built = store.folder / ("results.zarr" if is_zarr else "results.h5ad")
         version = open_group(self.file).metadata.zarr_format if is_zarr else None
+        uns = self.reader.with_kept(uns, self._old_uns())
         build_file(built, store, bounds, uns, self.genes, version)
         moved, removed = self._changes(built)
         if is_zarr:
@@ -201,6 +203,17 @@ class InFile:
         self._check_unchanged(state)
         copy.replace(self.file)
 
+    def _old_uns(self) -> dict[str, Any]:
+        """Reports on earlier runs."""
+        from anndata.io import read_elem
+
+        root, keys = open_group(self.file), self.reader.keys
+        try:
+            uns = root.get(f"mod/{self.modality}/uns" if "mod" in root else "uns", {})
+            return {key: read_elem(uns[key]) for key in (keys.uns, keys.expression) if key in uns}
+        finally:
+            close(root)
+
     def _check_unchanged(self, state: str | None) -> None:
         if signature(self.file) != state:
             msg = f"{str(self.file)!r} was changed while its results were computed, so they were "
@@ -209,19 +222,15 @@ class InFile:
 
     def _changes(self, built: Path) -> tuple[dict[str, str], list[str]]:
         """Elements of the results and where they go, and elements of the file to delete."""
-        from anndata.io import read_elem
-
         results = open_group(built, "r" if self.rows is None else "r+")
         root = open_group(self.file)
         try:
             is_mudata = "mod" in root
             place = f"mod/{self.modality}/" if is_mudata else ""
             rna = f"mod/{self.rna_modality}/"
-            uns, keys = root.get(f"{place}uns", {}), self.reader.keys
-            old = {key: read_elem(uns[key]) for key in (keys.uns, keys.expression) if key in uns}
             removed = [
                 rna + each.removeprefix("rna/") if each.startswith("rna/") else place + each
-                for each in self.reader.stale(old)
+                for each in self.reader.stale(self._old_uns())
                 if is_mudata or not each.startswith("rna/")
             ]
             moved = {}

@@ -241,6 +241,7 @@ def _check_checkpoint(directory: Path) -> None:
     try:
         check_target(directory, overwrite=False)
     except FileExistsError as error:
-        msg = f"The checkpoint {str(directory)!r} exists: delete it, or name another one. A run "
-        msg += "with `engine=ep.Engine(state=...)` that was interrupted goes on from its state."
+        cure = "delete it or choose another; a run with `engine=ep.Engine(state=...)` that was "
+        cure += "interrupted goes on from its state"
+        msg = str(error).replace("pass `overwrite=True` or choose another", cure)
         raise FileExistsError(msg) from error

@@ -152,15 +152,16 @@ def test_an_embedding_in_the_object_is_not_used(planted, kind):
     reference, query, model = planted
     expected = ep.tl.annotate(query, model, reference=reference, copy=True, **OPTIONS)
     query = query.copy()
-    ep.tl.embed(query[::-1].copy() if kind == "other cells" else query, model)
+    ep.tl.embed(query, model)
     if kind == "other cells":
         other = query[::-1].copy()
         ep.tl.embed(other, model)
-        query.uns, query.obsm = other.uns, {key: other.obsm[key] for key in other.obsm}
+        query.obsm["X_epifoundation"] = other.obsm["X_epifoundation"]
     if kind == "damaged":
         query.obsm["X_epifoundation"][::2] = np.nan
     ep.tl.annotate(query, model, reference=reference, **OPTIONS)
     assert "epifoundation_expression" in query.obsm  # what was there stays
+    assert "expression_scale" in query.uns["epifoundation"]
     for name in ("confidence", "novelty", "set", "cell_type"):
         key = f"epifoundation_{name}"
         pd.testing.assert_series_equal(query.obs[key], expected.obs[key])
