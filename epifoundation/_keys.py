@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ._columns import column_keys
+
 DEFAULT_KEY = "epifoundation"
 UNKNOWN_LABEL = "unknown"  # label of cells that resemble no cell of the reference
 SEPARATOR = " | "  # between the labels of a prediction set
@@ -17,6 +19,10 @@ class Keys:
     def of(cls, key_added: str | None) -> "Keys":
         if key_added is not None and (not isinstance(key_added, str) or not key_added):
             msg = f"`key_added` must be a non-empty string or None, got {key_added!r}."
+            raise ValueError(msg)
+        if key_added and column_keys([key_added]) != [key_added]:
+            msg = f"`key_added={key_added!r}` is not a key that h5ad and zarr accept: without "
+            msg += f"slashes, such as {column_keys([key_added])[0]!r}."
             raise ValueError(msg)
         return cls(key_added or DEFAULT_KEY)
 

@@ -73,8 +73,12 @@ class EmbeddingReadout(Readout):
             "peaks": peaks | {"cells_above_limit": tally.limited},
             "parameters": {**self.parameters, "unseen_batches": tally.unknown_batches},
         }
+        # Columns of tables may have other names: see `table_of`
+        if self.parameters["annotation"] and self.model.labels:
+            report["labels"] = list(self.model.labels)
         if self._predicts:
             report["expression_scale"] = scale_of(self.model)
+            report["genes"] = list(self.model.genes.names)
         return {self.keys.uns: report}
 
     @property

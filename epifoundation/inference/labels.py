@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
+from .._columns import table_of
 from .._keys import SEPARATOR, UNKNOWN_LABEL, Keys
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
@@ -189,9 +190,7 @@ def write_labels(
     cell_type = pd.Categorical.from_codes(codes, categories=names)
     atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
     atac.obs[keys.confidence] = probabilities.max(axis=1)
-    atac.obsm[keys.probabilities] = pd.DataFrame(
-        probabilities, index=atac.obs_names, columns=labels
-    )
+    atac.obsm[keys.probabilities] = table_of(probabilities, atac.obs_names, labels)
 
 
 def threshold(scores: torch.Tensor, fraction: float) -> float:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 
+from .._columns import table_of
 from .._keys import Keys
 from .._validate import check_unique
 from .._version import __version__
@@ -64,6 +64,10 @@ class ExpressionReadout(Readout):
         """Start a block of cells."""
         return ExpressedCells(self, block, batches)
 
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """An earlier table, of which the report would no longer be true."""
+        return [f"obsm/{self.keys.expression}"]
+
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
         """Model, scale and genes."""
         if not self.has_report:
@@ -73,7 +77,7 @@ class ExpressionReadout(Readout):
             "revision": self.model.revision,
             "package_version": __version__,
             "scale": MEASURED_SCALE if self.scale == "measured" else scale_of(self.model),
-            "genes": list(self.names) or "all",
+            "genes": list(self.names) or list(self.model.genes.names),
             "batch_key": self.batch_key or "",
             "unseen_batches": tally.unknown_batches,
             "peaks": peaks,
@@ -135,6 +139,4 @@ class ExpressedCells(BlockReadout):
         if self.in_rna:
             cast("AnnData", rna).layers[self.keys.layer] = self.values
         else:
-            atac.obsm[self.keys.expression] = pd.DataFrame(
-                self.values, index=atac.obs_names, columns=pd.Index(self.names)
-            )
+            atac.obsm[self.keys.expression] = table_of(self.values, atac.obs_names, self.names)

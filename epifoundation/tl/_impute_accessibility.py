@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from .._columns import check_storable, table_of
 from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
@@ -120,6 +121,7 @@ def impute_accessibility(
     groups = None
     if groupby is not None:
         groups = source.column(groupby, "groupby").astype("category")
+        check_storable(groups.cat.categories, "group")
 
     embedding = np.full((atac.n_obs, model.network.dim), np.nan, dtype=np.float32)
     n_known = np.zeros(atac.n_obs)
@@ -145,13 +147,16 @@ def impute_accessibility(
         filled = np.full((atac.n_obs, len(among)), np.nan, dtype=np.float32)
         filled[:, np.searchsorted(among, columns)] = values
         names = atac.var_names[among]
-        written.obsm[keys.accessibility] = pd.DataFrame(filled, atac.obs_names, names)
+        written.obsm[keys.accessibility] = table_of(filled, atac.obs_names, names)
+        report = {"peaks": list(names)}
     else:
         filled = np.full((atac.n_vars, shape[0]), np.nan, dtype=np.float32)
         with np.errstate(invalid="ignore"):  # a group without cells
             filled[columns] = (values / np.diff(to_group.indptr)[:, None]).T
         names = pd.Index([str(name) for name in groups.cat.categories])
-        written.varm[keys.accessibility] = pd.DataFrame(filled, atac.var_names, names)
+        written.varm[keys.accessibility] = table_of(filled, atac.var_names, names)
+        report = {"groups": list(names)}
+    written.uns[keys.accessibility] = dict(written.uns.get(keys.accessibility, {})) | report
     return target if copy else None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._columns import check_storable
 from ..nn import LabelHead, conformal_scores
 from .components import same_bits
 
@@ -104,6 +105,7 @@ def check_labels(
     """Names of the labels of training cells, and code of each cell, -1 for none; or an error."""
     known = labels.notna().to_numpy()
     names = sorted(set(labels.iloc[train[known[train]]].astype(str)))
+    check_storable(names, "label")
     codes = pd.Index(names).get_indexer(labels.astype(str)).astype(np.int64)
     codes[~known] = -1
     n_held = int((codes[held] >= 0).sum())
