@@ -52,6 +52,7 @@ class EmbeddingReadout(Readout):
         places = [f"obs/{name}" for name in names] + [
             f"obsm/{keys.probabilities}",
             f"uns/{keys.annotation}",
+            f"uns/{keys.cell_type}_colors",
         ]
         if not recorded_mapping(report, self.model):  # `pp.map_peaks` was run with another model
             places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]

@@ -104,6 +104,10 @@ class AnnotationReadout(Readout):
         """Start a block of cells."""
         return AnnotatedCells(self, len(block.names))
 
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """Colours of earlier labels, by position."""
+        return [f"uns/{self.keys.cell_type}_colors"]
+
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
         """Model, reference, thresholds, and the number of unknown cells."""
         head = self.head

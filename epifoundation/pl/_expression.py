@@ -15,6 +15,7 @@ from .._docs import documented
 from .._keys import Keys
 from .._memory import in_memory
 from .._validate import Data, get_atac, get_matrix, get_modality, obs_column
+from ._palette import label_colors
 
 TOTAL = 1e4  # normalized counts per cell
 N_GENES = 5  # shown by default
@@ -119,7 +120,7 @@ def expression(
     axes[0].set(xlabel="correlation over cells", ylabel="genes")
     axes[0].set_title(f"{len(found):,} genes, mean {found.mean():.2f}", fontsize="small")
     kinds = sorted(groups.unique())
-    colours = plt.get_cmap("tab20")(np.arange(len(kinds)) % 20)
+    colours = list(label_colors(atac, keys, kinds, groupby).values())
     means = [frame[shown].groupby(groups).mean().loc[kinds] for frame in (true, predicted)]
     for ax, name in zip(axes[1:], shown, strict=True):
         x, y = (frame[name].to_numpy() for frame in means)

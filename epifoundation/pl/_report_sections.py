@@ -19,6 +19,7 @@ from ._annotation import annotation
 from ._composition import composition
 from ._coverage import coverage
 from ._expression import expression
+from ._palette import categories_of, label_colors
 from ._report_page import (
     Block,
     Columns,
@@ -132,16 +133,11 @@ def _embedding(results: Results) -> list[Block]:
         return [Paragraph(f"{len(known)} cells have an embedding, too few to plot.")]
     shown, note = _sample(known, MAX_UMAP_CELLS, results.rng)
     cells = with_umap(results.atac, keys.embedding, obs, shown, results.rng)
-    labels = [
-        name
-        for name in (keys.cell_type, results.label_key)
-        if name in obs and obs[name].dtype == "category"
-    ]
     pictures = []
     for name in obs.columns:
         if obs[name].nunique() > 1:
-            shared = labels if name in labels else [name]  # equal labels have equal colours
-            draw = partial(draw_umap, cells, name, obs[shared])
+            colors = label_colors(results.atac, keys, categories_of(obs[name]), name)
+            draw = partial(draw_umap, cells, name, colors)
             pictures.append(_plot(draw, f"UMAP of the cells, coloured by {name}"))
     return [Columns(pictures), Paragraph(f"UMAP of {keys.embedding}.{note}", is_note=True)]
 

@@ -156,7 +156,7 @@ def annotate(
     if reference is not None:
         options = (label_key, batch_key, calibration)
         fitted, numbers = _fit(reference, model, *options, modality, keys, rng)
-        report |= numbers
+        report |= numbers | _colors(reference, str(label_key), fitted.labels, modality)
     else:
         _check_model(model, label_key, batch_key, calibration)
     parameters = {
@@ -261,6 +261,25 @@ def _fit(
         "unlabelled_cells": numbers["unlabelled_cells"],
         "calibration": kept,
     }
+
+
+def _colors(
+    reference: Inputs, label_key: str, labels: list[str], modality: str
+) -> dict[str, list[str]]:
+    """The colours of the labels in the reference, where scanpy keeps them; empty without."""
+    for name, place in as_sources(reference).items():
+        with opened(place, modality, name) as source:
+            other, _, column = label_key.partition(":")
+            owner = source.other(other) if column else None
+            found = source.uns(f"{label_key}_colors") if owner is None else None
+            found = owner.uns(f"{column}_colors") if owner is not None else found
+            values = source.column(label_key, "label_key")
+            if found is None or not isinstance(values.dtype, pd.CategoricalDtype):
+                continue
+            colors = dict(zip(map(str, values.cat.categories), map(str, found), strict=False))
+            if set(labels) <= set(colors):
+                return {"colors": [colors[label] for label in labels]}
+    return {}
 
 
 def _batches_held_out(
