@@ -62,6 +62,16 @@ class Keys:
         return f"{self.key}_novelty"
 
     @property
+    def in_training(self) -> str:
+        """``obs`` of the ATAC modality: whether the encoder learned from the cell."""
+        return f"{self.key}_in_training"
+
+    @property
+    def in_reference(self) -> str:
+        """``obs`` of the ATAC modality: whether the labels were learned from the cell."""
+        return f"{self.key}_in_reference"
+
+    @property
     def annotation(self) -> str:
         """``uns`` of the ATAC modality: parameters of the annotation."""
         return f"{self.key}_annotation"

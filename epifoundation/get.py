@@ -73,41 +73,26 @@ def expression(
     >>> atac = ep.datasets.pbmc_multiome()["atac"][:300].copy()
     >>> ep.tl.embed(atac)
     >>> predicted = ep.get.expression(atac)
-    >>> predicted.shape, predicted.uns["scale"]
-    ((300, 51), 'log1p of counts per 10,000')
+    >>> predicted.shape
+    (300, 51)
     >>> sc.get.obs_df(predicted, ["CD79A", "epifoundation_cell_type"]).shape
     (300, 2)
     """
-    data, keys = _read(data), Keys.of(key_added)
-    atac = get_atac(data, modality, peaks=False)
-    of_embedding = _report(atac, keys.uns)
-    report = _report(atac, keys.expression) or of_embedding
-    scale = str(report.get("scale") or of_embedding.get("expression_scale", ""))
+    data = _read(data)
+    table, scale = predicted_table(data, modality, rna_modality, Keys.of(key_added))
+    atac, values = get_atac(data, modality, peaks=False), np.array(table, np.float32)
     rna = data.mod.get(rna_modality) if isinstance(data, MuData) else None
-    if keys.expression in atac.obsm:
-        table = with_names(atac.obsm[keys.expression], _names(report, "genes"))
-        names = table.columns
-        values, var, cells = np.array(table, np.float32), pd.DataFrame(index=names), atac.obs_names
-        if rna is not None and rna.var_names.is_unique:
-            var = rna.var.reindex(names) if names.isin(rna.var_names).all() else var
-    else:
-        parts = [rna, atac] if rna is not None else [atac]  # a file of results has genes as `var`
-        owner = next((each for each in parts if keys.layer in layer_names(each)), None)
-        if owner is None:
-            msg = (
-                f"No predicted expression in `obsm[{keys.expression!r}]` or "
-                f"`layers[{keys.layer!r}]`: run `epifoundation.tl.embed` or "
-                "`epifoundation.tl.predict_expression` first, or pass the `key_added=` of its "
-                "results."
-            )
-            raise ValueError(msg)
-        cells = atac.obs_names[atac.obs_names.isin(owner.obs_names)]
-        rows = owner.obs_names.get_indexer(cells)
-        layer = np.asarray(owner.layers[keys.layer][rows], np.float32)
-        known = ~np.isnan(layer).all(axis=0) if len(rows) else np.ones(owner.n_vars, bool)
-        values, var = layer[:, known], owner.var[known].copy()
-    rows = atac.obs_names.get_indexer(cells)
-    found = AnnData(values, obs=_obs(data, atac, modality).iloc[rows].copy(), var=var)
+    var = next(
+        (
+            each.var
+            for each in (rna, atac)
+            if each is not None and table.columns.isin(each.var_names).all()
+        ),
+        pd.DataFrame(index=table.columns),
+    )
+    rows = atac.obs_names.get_indexer(table.index)
+    obs = _obs(data, atac, modality).iloc[rows].copy()
+    found = AnnData(values, obs=obs, var=var.loc[table.columns].copy())
     for key, each in atac.obsm.items():
         if isinstance(each, np.ndarray):
             found.obsm[key] = each[rows]
@@ -118,7 +103,7 @@ def expression(
     n_missing = int(np.isnan(values).any(axis=1).sum())
     if n_missing:
         msg = (
-            f"{n_missing:,} of {len(cells):,} cells have no predicted expression (NaN), since the "
+            f"{n_missing:,} of {len(table):,} cells have no predicted expression (NaN), since the "
             "model knows none of their open peaks. Leave them out before tests and means: "
             "`adata = adata[~np.isnan(adata.X).any(axis=1)].copy()`."
         )
@@ -207,6 +192,32 @@ def accessibility(
             return with_names(tables[keys.accessibility], _names(report, names))
     msg = f"No {keys.accessibility!r} in `varm` or `obsm`: run "
     msg += "`epifoundation.tl.impute_accessibility` first, or pass its `key_added=`."
+    raise ValueError(msg)
+
+
+def predicted_table(
+    data: Data, modality: str, rna_modality: str, keys: Keys
+) -> tuple[pd.DataFrame, str]:
+    """Predicted expression of cells with ATAC, cells x genes, and the name of its scale."""
+    atac = get_atac(data, modality, peaks=False)
+    of_embedding = _report(atac, keys.uns)
+    report = _report(atac, keys.expression) or of_embedding
+    scale = str(report.get("scale") or of_embedding.get("expression_scale", ""))
+    if keys.expression in atac.obsm:
+        return with_names(atac.obsm[keys.expression], _names(report, "genes")), scale
+    rna = data.mod.get(rna_modality) if isinstance(data, MuData) else None
+    for part in (rna, atac):  # a file of results has genes as `var`
+        if part is None or keys.layer not in layer_names(part):
+            continue
+        cells = atac.obs_names[atac.obs_names.isin(part.obs_names)]
+        rows = part.obs_names.get_indexer(cells)
+        table = pd.DataFrame(part.layers[keys.layer][rows], cells, part.var_names)
+        return table.loc[:, table.notna().any(axis=0).to_numpy()], scale
+    msg = (
+        f"No predicted expression in `obsm[{keys.expression!r}]` or `layers[{keys.layer!r}]`: "
+        "run `epifoundation.tl.embed` or `epifoundation.tl.predict_expression` first, or pass the "
+        "`key_added=` of its results."
+    )
     raise ValueError(msg)
 
 

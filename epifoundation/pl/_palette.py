@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from .._keys import UNKNOWN_LABEL, Keys
 
-UNKNOWN_COLOR = "lightgray"  # also of cells without a label
+UNKNOWN_COLOR = "#d3d3d3"  # light grey, also of cells without a label
 MIN_DISTANCE = 0.25  # between a further colour and the first 20, in RGB
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from .._keys import Keys
 from ._umap import find_basis
 
 
@@ -34,7 +35,7 @@ def with_umap(
     return shown
 
 
-def draw_umap(cells: AnnData, color: str, colors: dict[str, str]) -> Any:
+def draw_umap(cells: AnnData, color: str, colors: dict[str, str], title: str) -> Any:
     """UMAP coloured by a column of `obs`, with a colour for each label."""
     import scanpy as sc
 
@@ -43,8 +44,21 @@ def draw_umap(cells: AnnData, color: str, colors: dict[str, str]) -> Any:
         cells.obs[color] = cells.obs[color].cat.remove_unused_categories()
         options = {"palette": colors, "na_in_legend": False}
     return sc.pl.embedding(
-        cells, basis="X_umap", color=color, show=False, return_fig=True, **options
+        cells, basis="X_umap", color=color, title=title, show=False, return_fig=True, **options
     )
+
+
+def title_of(name: str, keys: Keys, label_key: str | None, batch_key: str | None) -> str:
+    """What a column of ``obs`` shows."""
+    titles = {
+        keys.cell_type: "Annotated label",
+        keys.confidence: "Confidence of the label",
+        keys.novelty: "Novelty",
+        keys.coverage: "Fraction of open peaks known to the model",
+        batch_key: f"Batch ({name})",
+        label_key: f"True label ({name})",
+    }
+    return titles.get(name, name)
 
 
 def _seeded(function: Callable[..., Any], seed: int) -> dict[str, int]:
