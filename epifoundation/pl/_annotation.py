@@ -151,11 +151,15 @@ def _confusion(ax: Any, cells: pd.DataFrame) -> None:
                     color="w" if value > 0.5 else "k",
                 )
     ax.figure.colorbar(image, ax=ax, shrink=0.4, label="fraction of cells with the true label")
-    title = f"{len(cells):,} cells, accuracy {accuracy(cells):.1%}"
-    if cells["is_learned"].any():
-        new = cells[~cells["is_learned"]]
-        title += f"\n{len(new):,} of them new to the model"
-        title += f", accuracy {accuracy(new):.1%}" if len(new) else ""
+    new = cells[~cells["is_learned"]]
+    title = f"{len(cells):,} cells"
+    if len(new) < len(cells):
+        title += f", {len(new):,} of them new to the model\n"
+        title += f"new cells: accuracy {accuracy(new):.1%}, all" if len(new) else "all"
+        title += " cells:"
+    else:
+        title += ","
+    title += f" accuracy {accuracy(cells):.1%}"
     ax.set_title(title, fontsize="medium")
 
 
