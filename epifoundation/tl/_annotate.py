@@ -108,10 +108,13 @@ def annotate(
     - ``obs["epifoundation_novelty"]``: how much a cell differs from the reference, by the energy of
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
-    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label;
+    - ``obs["epifoundation_in_reference"]``: whether the labels were learned from the cell;
+    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label (read it with
+      :func:`epifoundation.get.probabilities`: files do not accept all labels as keys);
     - what :func:`epifoundation.tl.embed` writes except expression, unless the data have an
       embedding of this model;
-    - ``uns["epifoundation_annotation"]``: model, options, thresholds, numbers of cells.
+    - ``uns["epifoundation_annotation"]``: model, options, labels, thresholds, numbers of cells, and
+      the colours of the labels in the reference, if its ``uns`` has some.
 
     Cells without a known open peak get NaN, an empty set and no label.
 

@@ -71,7 +71,9 @@ def impute_accessibility(
     -------
     None, or the copy. Written into the ATAC modality: without `groupby`,
     ``obsm["epifoundation_accessibility"]``, a DataFrame of cells x `peaks`; with it,
-    ``varm["epifoundation_accessibility"]``, a DataFrame of peaks x groups. Probabilities, float32;
+    ``varm["epifoundation_accessibility"]``, a DataFrame of peaks x groups;
+    ``uns["epifoundation_accessibility"]`` has the names of peaks and groups
+    (:func:`epifoundation.get.accessibility` returns the table with them). Probabilities, float32;
     NaN for peaks that the model does not know or that were not selected, and for cells without a
     known open peak. A peak that overlaps several of the model's is open if one of them is.
 

@@ -72,7 +72,8 @@ def predict_expression(
     RNA modality with all requested genes, ``layers["epifoundation"]`` is written there, float32,
     NaN for other genes and for cells without ATAC. Else ``obsm["epifoundation_expression"]`` of the
     ATAC modality, a DataFrame with one column per gene. ``uns["epifoundation_expression"]`` of the
-    ATAC modality has model, scale and options.
+    ATAC modality has model, scale, genes and options. :func:`epifoundation.get.expression` returns
+    the prediction as an AnnData.
 
     Unless `scale` is ``"measured"``, the unit is ``log1p`` of counts per 10,000 for a model that
     was trained on counts, the probability of being expressed for ``"binary"``, the scale of the
