@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -207,12 +207,26 @@ def _set_sizes(ax: Any, atac: AnnData, keys: Keys) -> None:
         return
     sets = atac.obs[keys.prediction_set].astype(str)
     sizes = np.where(sets == "", 0, sets.str.count(re.escape(SEPARATOR)) + 1)
+    if keys.probabilities in atac.obsm:
+        likely = probabilities(atac, key_added=keys.key)
+        if any(SEPARATOR in label for label in likely):
+            order = likely.columns.to_numpy()[np.argsort(-likely.to_numpy(), axis=1)]
+            sizes = np.array([_set_size(*each) for each in zip(sets, order, strict=True)])
     counts = np.bincount(sizes)
     ax.bar(range(len(counts)), counts, color="0.4")
     alpha = atac.uns.get(keys.annotation, {}).get("alpha")
     ax.set(xlabel="labels in the prediction set", ylabel="cells")
     level = "" if alpha is None else f" at {1 - alpha:.0%}"
     ax.set_title(f"mean size {sizes.mean():.2f}{level}", fontsize="medium")
+
+
+def _set_size(text: str, labels: Iterable[str]) -> int:
+    """Number of labels in a set, of which the names may contain the separator."""
+    size = 0
+    for label in labels:  # in the order in which they are joined
+        if text == label or text.startswith(f"{label}{SEPARATOR}"):
+            size, text = size + 1, text[len(label) + len(SEPARATOR) :]
+    return size
 
 
 def _reliability(ax: Any, cells: pd.DataFrame, n_bins: int) -> None:

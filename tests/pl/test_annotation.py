@@ -1,5 +1,7 @@
 """``ep.pl.annotation`` and ``ep.pl.composition`` draw the numbers that the metrics give."""
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -123,6 +125,15 @@ def test_cells_that_labels_were_learned_from_are_told_apart(annotated):
     atac.obs["epifoundation_in_reference"] = True
     title = ep.pl.annotation(annotated, label_key="cell_type").axes[0].get_title()
     assert title.startswith("400 cells, 0 of them new to the model\nall cells: accuracy")
+
+
+def test_labels_with_the_separator_in_their_name_count_once(mdata, model):
+    labels = ["T | NK", "T", "NK", "B | T | NK"]
+    ep.tl.annotate(mdata, model)
+    expected = ep.pl.annotation(mdata).axes[1].get_title()
+    ep.tl.annotate(mdata, replace(model, labels=labels))
+    assert ep.pl.annotation(mdata).axes[1].get_title() == expected
+    plt.close("all")
 
 
 def test_labels_that_differ_from_their_columns(annotated):
