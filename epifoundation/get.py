@@ -86,7 +86,9 @@ def expression(
         (
             each.var
             for each in (rna, atac)
-            if each is not None and table.columns.isin(each.var_names).all()
+            if each is not None
+            and each.var_names.is_unique
+            and table.columns.isin(each.var_names).all()
         ),
         pd.DataFrame(index=table.columns),
     )
