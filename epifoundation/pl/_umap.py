@@ -117,7 +117,7 @@ def umap(
     fit_panels(panels, min(kwargs.get("ncols", 4), len(panels)))
     if as_figure:
         return panels[0].figure
-    if show is False:
+    if not (sc.settings.autoshow if show is None else show):
         return axes
     plt.show()
     return None
