@@ -46,8 +46,8 @@ def umap(
     {modality}
     {results_key}
     kwargs
-        Passed to :func:`scanpy.pl.embedding`. With `palette`, colours are those of scanpy; with
-        `wspace` or `hspace`, the figure is not enlarged.
+        Passed to :func:`scanpy.pl.embedding`. With `palette`, colours are chosen from it; with
+        `ax`, `wspace`, `hspace`, `save` or `projection`, the figure is not enlarged.
 
     Returns
     -------

@@ -272,16 +272,18 @@ def _colors(
     """The colours of the labels in the reference, where scanpy keeps them; empty without."""
     for name, place in as_sources(reference).items():
         with opened(place, modality, name) as source:
-            other, _, column = label_key.partition(":")
-            owner = source.other(other) if column else None
+            modality_of, _, column = label_key.partition(":")
+            owner = source.other(modality_of) if column else None
             found = source.uns(f"{label_key}_colors") if owner is None else None
             found = owner.uns(f"{column}_colors") if owner is not None else found
-            values = source.column(label_key, "label_key")
-            if found is None or not isinstance(values.dtype, pd.CategoricalDtype):
+            if found is None:
                 continue
-            colors = dict(zip(map(str, values.cat.categories), map(str, found), strict=False))
-            if set(labels) <= set(colors):
-                return {"colors": [colors[label] for label in labels]}
+            values = source.column(label_key, "label_key")
+            names = values.cat.categories if hasattr(values, "cat") else []
+            if len(names) == len(found):  # colours are by position
+                colors = dict(zip(map(str, names), map(str, found), strict=True))
+                if set(labels) <= set(colors):
+                    return {"colors": [colors[label] for label in labels]}
     return {}
 
 
