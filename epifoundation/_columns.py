@@ -36,7 +36,7 @@ def column_keys(names: Iterable[str], index: Hashable = None) -> list[str]:
 
 def table_of(values: np.ndarray, index: pd.Index, names: Sequence[str]) -> pd.DataFrame:
     """A table that can be written to h5ad and zarr, with a column for each name."""
-    return pd.DataFrame(values, index, pd.Index(column_keys(names, index.name), dtype=object))
+    return pd.DataFrame(values, index, pd.Index(column_keys(names, index.name)))
 
 
 def with_names(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
@@ -47,7 +47,7 @@ def with_names(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
         keys = columns
     true = dict(zip(keys, names, strict=True))
     columns = [true.get(key, key) for key in columns]
-    return table.set_axis(pd.Index(columns, dtype=object), axis=1)
+    return table.set_axis(pd.Index(columns), axis=1)
 
 
 def check_storable(names: Iterable[str], what: str) -> None:
