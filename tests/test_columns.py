@@ -71,7 +71,8 @@ def some(simulated):
     return simulated["atac"][:20].copy()
 
 
-@settings(max_examples=6)
+@pytest.mark.slow
+@settings(max_examples=3)
 @given(st.lists(text, unique=True, min_size=4, max_size=4))
 @example(["L2/3 IT", "L2_3 IT", "codes", "categories"])
 @example(["/", ".", "..", "_index"])
@@ -100,7 +101,8 @@ def test_labels_come_back_from_memory_and_blocks(tmp_path_factory, model, some, 
     assert list(ep.get.probabilities(folder / "cells.h5ad")) == labels
 
 
-@settings(max_examples=3)
+@pytest.mark.slow
+@settings(max_examples=1)
 @given(st.lists(text, unique=True, min_size=40, max_size=40))
 @example(ODD + [f"gene{i}" for i in range(40 - len(ODD))])
 def test_genes_come_back_from_memory_and_blocks(tmp_path_factory, model, some, genes):
