@@ -49,8 +49,8 @@ class EmbeddingReadout(Readout):
     def stale(self, uns: Mapping[str, Any]) -> list[str]:
         """Results of an earlier model, except expression predicted by this one."""
         keys, report = self.keys, uns.get(self.keys.uns)
-        names = (keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty)
-        names += (keys.in_training, keys.in_reference)
+        names = [keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty]
+        names += [keys.in_training, keys.in_reference]
         places = [f"obs/{name}" for name in names] + [
             f"obsm/{keys.probabilities}",
             f"uns/{keys.annotation}",

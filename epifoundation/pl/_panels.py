@@ -37,7 +37,7 @@ def fit_panels(axes: Sequence[Any], n_columns: int) -> None:
         above[row] = max(above[row], whole.y1 - box.y1)
         below[row] = max(below[row], box.y0 - whole.y0)
         extent = None if bar is None else bar.get_window_extent().transformed(in_inches)
-        offsets.append(extent and (extent.x0 - box.x1, extent.width))
+        offsets.append((0.0, 0.0) if extent is None else (extent.x0 - box.x1, extent.width))
     total_width = sum(left) + sum(right) + n_columns * (width + 2 * PAD)
     total_height = sum(above) + sum(below) + len(above) * (height + 2 * PAD)
     figure.set_size_inches(total_width, total_height)
