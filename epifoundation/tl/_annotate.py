@@ -14,6 +14,7 @@ from .._docs import documented
 from .._keys import Keys
 from .._validate import RNG, Data, get_atac
 from .._version import __version__
+from ..cells.colors import read_colors
 from ..cells.formats import opened
 from ..cells.source import Inputs, Source, as_sources
 from ..inference.embedding import EmbeddingReadout
@@ -159,7 +160,10 @@ def annotate(
     if reference is not None:
         options = (label_key, batch_key, calibration)
         fitted, numbers = _fit(reference, model, *options, modality, keys, rng)
-        report |= numbers | _colors(reference, str(label_key), fitted.labels, modality)
+        report |= numbers
+        colors = read_colors(reference, str(label_key), modality)
+        if set(fitted.labels) <= set(colors):
+            report["colors"] = [colors[label] for label in fitted.labels]
     else:
         _check_model(model, label_key, batch_key, calibration)
     parameters = {
@@ -264,27 +268,6 @@ def _fit(
         "unlabelled_cells": numbers["unlabelled_cells"],
         "calibration": kept,
     }
-
-
-def _colors(
-    reference: Inputs, label_key: str, labels: list[str], modality: str
-) -> dict[str, list[str]]:
-    """The colours of the labels in the reference, where scanpy keeps them; empty without."""
-    for name, place in as_sources(reference).items():
-        with opened(place, modality, name) as source:
-            modality_of, _, column = label_key.partition(":")
-            owner = source.other(modality_of) if column else None
-            found = source.uns(f"{label_key}_colors") if owner is None else None
-            found = owner.uns(f"{column}_colors") if owner is not None else found
-            if found is None:
-                continue
-            values = source.column(label_key, "label_key")
-            names = values.cat.categories if hasattr(values, "cat") else []
-            if len(names) == len(found):  # colours are by position
-                colors = dict(zip(map(str, names), map(str, found), strict=True))
-                if set(labels) <= set(colors):
-                    return {"colors": [colors[label] for label in labels]}
-    return {}
 
 
 def _batches_held_out(
