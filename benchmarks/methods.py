@@ -94,12 +94,8 @@ def of_model(model: ep.EpiFoundation, split: Split) -> Fitted:
     def expression(atac: AnnData, scale: str = "mean") -> np.ndarray:
         result = bare(atac)
         ep.tl.predict_expression(result, model, scale=scale)
-        return (
-            result.obsm["epifoundation_expression"]
-            .reindex(columns=split.rna.var_names)
-            .fillna(0)
-            .to_numpy()
-        )
+        found = ep.get.expression(result).to_df()
+        return found.reindex(columns=split.rna.var_names).fillna(0).to_numpy()
 
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(f"{folder}/model")

@@ -79,7 +79,9 @@ def typehints_formatter(annotation: object, _: object) -> str | None:
 
 
 # Names of functions in the text of a page, such as `ep.tl.embed`
-NAME = re.compile(r"(?<!`)`ep\.((?:pp|tl|pl|models|datasets|metrics|genome)\.\w+|[A-Z]\w+)`(?!`)")
+NAME = re.compile(
+    r"(?<!`)`ep\.((?:pp|tl|get|pl|models|datasets|metrics|genome)\.\w+|[A-Z]\w+)`(?!`)"
+)
 
 
 def link_names(_: Sphinx, docname: str, source: list[str]) -> None:

@@ -7,7 +7,7 @@ from ._settings import settings
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import datasets, genome, metrics, models, pl, pp, tl
+    from . import datasets, genome, get, metrics, models, pl, pp, tl
     from .models import EpiFoundation
     from .nn import ModelConfig, TrainingConfig
     from .peaks.options import PeakMapping
@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "datasets",
     "genome",
+    "get",
     "metrics",
     "models",
     "pl",

@@ -66,6 +66,10 @@ PARAMETERS = {
     "results_key": """
         key_added
             The `key_added` with which the results were written.""",
+    "results_or_file": """
+        data
+            A MuData or AnnData with the results, or the path of one (``.h5ad``, ``.h5mu``, zarr),
+            which is read into memory.""",
     "ax": """
         ax
             Matplotlib axes to draw into; if None, a new figure.""",

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ._columns import column_keys
+
 DEFAULT_KEY = "epifoundation"
 UNKNOWN_LABEL = "unknown"  # label of cells that resemble no cell of the reference
 SEPARATOR = " | "  # between the labels of a prediction set
@@ -21,6 +23,10 @@ class Keys:
         if not is_name or "/" in key_added:  # files cannot have such names
             msg = "`key_added` must be None or a string of printable characters without '/', not "
             msg += f"only blanks or dots; got {key_added!r}."
+            raise ValueError(msg)
+        if column_keys([key_added]) != [key_added]:
+            msg = f"`key_added={key_added!r}` is not a key that h5ad and zarr accept: without "
+            msg += f"slashes, such as {column_keys([key_added])[0]!r}."
             raise ValueError(msg)
         return cls(key_added)
 
@@ -58,6 +64,16 @@ class Keys:
     def novelty(self) -> str:
         """``obs`` of the ATAC modality: distance of a cell to the reference."""
         return f"{self.key}_novelty"
+
+    @property
+    def in_training(self) -> str:
+        """``obs`` of the ATAC modality: whether the encoder learned from the cell."""
+        return f"{self.key}_in_training"
+
+    @property
+    def in_reference(self) -> str:
+        """``obs`` of the ATAC modality: whether the labels were learned from the cell."""
+        return f"{self.key}_in_reference"
 
     @property
     def annotation(self) -> str:

@@ -196,11 +196,6 @@ def text(value: Any, option: str) -> str:
     return value
 
 
-def is_storable(name: str) -> bool:
-    """Whether HDF5 and zarr can have this text: Unicode without NUL."""
-    return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
 def names_of(value: Any, option: str) -> list[str]:
     """One name or several as a list; a set is sorted."""
     if isinstance(value, str):

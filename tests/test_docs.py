@@ -84,7 +84,9 @@ def test_the_test_above_can_fail():
 
 def parameters_of_all():
     """Of public functions, configurations, and methods of models."""
-    things = [getattr(module, name) for module in (ep.pp, ep.tl, ep.pl) for name in module.__all__]
+    things = [
+        getattr(module, name) for module in (ep.pp, ep.tl, ep.pl, ep.get) for name in module.__all__
+    ]
     for module in (ep.models, ep.datasets, ep.metrics, ep.genome):
         functions = filter(inspect.isfunction, vars(module).values())
         things += [each for each in functions if each.__module__.startswith(PACKAGE.name)]

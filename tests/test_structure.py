@@ -25,6 +25,7 @@ TOOLS = (
     [("pp", name) for name in ep.pp.__all__]
     + [("tl", name) for name in ep.tl.__all__]
     + [("pl", name) for name in ep.pl.__all__]
+    + [("get", name) for name in ep.get.__all__]
 )
 FUNCTIONS = TOOLS + [
     (module, name)
@@ -36,6 +37,7 @@ FUNCTIONS = TOOLS + [
 ]
 # What each room of the package may import of the others; all may import BASE.
 BASE = {
+    "_columns",
     "_docs",
     "_files",
     "_hub",
@@ -52,10 +54,11 @@ BASE = {
 PEAKS, CELLS = {"genome", "peaks"}, {"cells"}
 MODELS = {"nn", "models"} | PEAKS
 ALLOWED = {
+    "_columns": set(),
     "_docs": set(),
     "_files": set(),
     "_hub": {"_files", "_settings"},
-    "_keys": set(),
+    "_keys": {"_columns"},
     "_memory": set(),
     "_option_types": set(),
     "_pairing": {"_renaming", "_warn"},
@@ -78,7 +81,8 @@ ALLOWED = {
     "training": BASE | MODELS | CELLS | {"pp"},
     "paper": BASE | MODELS | CELLS | {"training"},
     "tl": BASE | MODELS | CELLS | {"inference", "links", "training", "paper", "pp"},
-    "pl": BASE | {"metrics", "genome", "models"},
+    "get": BASE | CELLS,
+    "pl": BASE | {"get", "metrics", "genome", "models"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

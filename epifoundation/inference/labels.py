@@ -13,10 +13,12 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
+from .._columns import table_of
 from .._keys import SEPARATOR, UNKNOWN_LABEL, Keys
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..nn import Folded, LabelHead, conformal_scores
+from ..nn import LABELS, Folded, LabelHead, conformal_scores
+from .embedding import LearnedCells
 from .encode import tensors
 from .reader import BlockReadout, LoadedBlock, Readout
 from .tally import Tally
@@ -43,15 +45,18 @@ class LabelledCells(BlockReadout):
         self.model, self.keys = readout.model, readout.keys
         self.head = cast("LabelHead", readout.model.network.label)
         self.probabilities = np.empty((n_cells, len(self.model.labels)), np.float32)
+        self.learned = LearnedCells(self.model, LABELS, n_cells)
 
     @torch.inference_mode()
     def add(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
         """Process some cells."""
         self.probabilities[rows] = self.head(embedding).cpu().numpy()
+        self.learned.add(rows, tokens)
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
         """Write the results."""
         write_labels(atac, self.keys, self.model.labels, self.probabilities)
+        self.learned.write(atac, self.keys.in_reference)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,10 @@ class AnnotationReadout(Readout):
         """Start a block of cells."""
         return AnnotatedCells(self, len(block.names))
 
+    def stale(self, uns: Mapping[str, Any]) -> list[str]:
+        """Colours of earlier labels, by position, and whether they were learned from a cell."""
+        return [f"uns/{self.keys.cell_type}_colors", f"obs/{self.keys.in_reference}"]
+
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
         """Model, reference, thresholds, and the number of unknown cells."""
         head = self.head
@@ -127,6 +136,7 @@ class AnnotatedCells(BlockReadout):
     def __init__(self, readout: AnnotationReadout, n_cells: int) -> None:
         self.readout = readout
         self.embedding = np.zeros((n_cells, readout.fitted.network.dim), np.float32)
+        self.learned = LearnedCells(readout.fitted, LABELS, n_cells)
 
     @torch.inference_mode()
     def add(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
@@ -136,6 +146,7 @@ class AnnotatedCells(BlockReadout):
             known = fitted.known(tokens.ids, tokens.offsets)
             embedding = folded.encode(*tensors(fitted, tokens), known)
         self.embedding[rows] = embedding.cpu().numpy()
+        self.learned.add(rows, tokens)
 
     @torch.inference_mode()
     def finish(self, tally: Tally) -> None:
@@ -165,6 +176,7 @@ class AnnotatedCells(BlockReadout):
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
         """Write the results."""
         keys, labels = self.readout.keys, self.readout.fitted.labels
+        self.learned.write(atac, keys.in_reference)
         write_labels(atac, keys, labels, self.probabilities, self.is_unknown)
         atac.obs[keys.novelty] = self.novelty
         atac.obs[keys.prediction_set] = _as_text(self.members, self.probabilities, labels)
@@ -189,9 +201,7 @@ def write_labels(
     cell_type = pd.Categorical.from_codes(codes, categories=names)
     atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
     atac.obs[keys.confidence] = probabilities.max(axis=1)
-    atac.obsm[keys.probabilities] = pd.DataFrame(
-        probabilities, index=atac.obs_names, columns=labels
-    )
+    atac.obsm[keys.probabilities] = table_of(probabilities, atac.obs_names, labels)
 
 
 def threshold(scores: torch.Tensor, fraction: float) -> float:

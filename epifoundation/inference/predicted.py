@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 
+from .._columns import table_of
 from .._keys import Keys
 from .._validate import check_unique
 from .._version import __version__
@@ -77,7 +77,7 @@ class ExpressionReadout(Readout):
             "revision": self.model.revision,
             "package_version": __version__,
             "scale": MEASURED_SCALE if self.scale == "measured" else scale_of(self.model),
-            "genes": list(self.names) or "all",
+            "genes": list(self.names) or list(self.model.genes.names),
             "batch_key": self.batch_key or "",
             "unseen_batches": tally.unknown_batches,
             "peaks": peaks,
@@ -121,9 +121,8 @@ class ExpressedCells(BlockReadout):
         if self.in_rna is not None:
             cast("AnnData", rna).layers[self.keys.layer] = self.in_rna.values
         if self.in_atac is not None:
-            atac.obsm[self.keys.expression] = pd.DataFrame(
-                self.in_atac.values, index=atac.obs_names, columns=pd.Index(self.names)
-            )
+            values = self.in_atac.values
+            atac.obsm[self.keys.expression] = table_of(values, atac.obs_names, self.names)
 
 
 class _Predicted:

@@ -166,13 +166,14 @@ class Reader:
         return [place for readout in self.readouts for place in readout.stale(uns)]
 
     def with_kept(self, uns: dict[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
-        """Reports, with the unit of expression that an earlier run predicted and that is kept."""
+        """Reports, with unit and genes of expression that an earlier run predicted and is kept."""
         new, was = uns.get(self.keys.uns), old.get(self.keys.uns)
         if new is None or "expression_scale" in new or not isinstance(was, Mapping):
             return uns
         if was.get("revision") != self.model.revision or "expression_scale" not in was:
             return uns
-        return uns | {self.keys.uns: new | {"expression_scale": was["expression_scale"]}}
+        kept = {name: was[name] for name in ("expression_scale", "genes") if name in was}
+        return uns | {self.keys.uns: new | kept}
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
         """Reports on the run, by key of ``uns``."""

@@ -65,7 +65,7 @@ def build_file(
     codes = {
         name: _used(store, len(sizes), name)
         for name in places.values()
-        if name.endswith(f"/{CODES}")
+        if name.startswith("obs/") and name.endswith(f"/{CODES}")
     }
     for name, (used, categories) in codes.items():
         column = name.split("/")[1]
@@ -142,7 +142,9 @@ def _template(
     tables: dict[str, dict[str, np.ndarray]] = {}
     for name, values in block.items():
         part, _, key = name.partition("/")
-        if part not in ("obs", "obsm", "layers") or key == INDEX or key.endswith(f"/{CATEGORIES}"):
+        if part not in ("obs", "obsm", "layers") or name == f"obs/{INDEX}":
+            continue
+        if part == "obs" and key.endswith(f"/{CATEGORIES}"):
             continue
         places[name] = name
         if part == "obs" and key.endswith(f"/{CODES}"):

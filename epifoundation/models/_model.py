@@ -178,6 +178,20 @@ class EpiFoundation:
             if each is not None
         }
 
+    def learned_from(self, block: str, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray | None:
+        """Whether a block of columns was computed from each cell; None if it is not known.
+
+        Parameters
+        ----------
+        block
+            ``"encoder"`` or ``"labels"``.
+        ids, offsets
+            As in :meth:`known`.
+        """
+        if block not in self.cells:
+            return None
+        return self.cells[block].contain(hash_tokens(ids, offsets, self._keys))
+
     def to(self, device: str | torch.device) -> EpiFoundation:
         """Move the weights to a device, in place."""
         self.network.to(device)

@@ -51,17 +51,26 @@ class CountedCells:
         kept = order[first]
         return cls(hashes[kept], codes[kept], weights[kept])
 
+    def contain(self, hashes: np.ndarray) -> np.ndarray:
+        """Whether each cell is one of these, by hash, boolean (n_cells,)."""
+        return self._places(hashes)[1]
+
     def find(self, hashes: np.ndarray, width: int) -> np.ndarray | None:
         """Memberships by hash, float32 (n_cells, width), NaN for unknown cells; None if all are."""
-        if not len(self):
-            return None
-        place = np.minimum(np.searchsorted(self.hashes, hashes), len(self) - 1)
-        rows = np.flatnonzero(self.hashes[place] == hashes)
+        place, is_known = self._places(hashes)
+        rows = np.flatnonzero(is_known)
         if not len(rows):
             return None
         known = np.full((len(hashes), width), np.nan, np.float32)
         known[rows] = dense(self.codes[place[rows]], self.weights[place[rows]], width)
         return known
+
+    def _places(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the hashes, and whether they are there."""
+        if not len(self):
+            return np.zeros(len(hashes), np.int64), np.zeros(len(hashes), bool)
+        place = np.minimum(np.searchsorted(self.hashes, hashes), len(self) - 1)
+        return place, self.hashes[place] == hashes
 
 
 def dense(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from .._columns import check_storable
 from ..genome import COLUMNS, canonical_build, overlaps, parse_intervals, read_intervals
 from .bed import read_bed
 
@@ -155,6 +156,7 @@ class GeneVocabulary:
             msg = f"Gene names must be unique, {copy!r} occurs twice: "
             msg += "call `var_names_make_unique()`."
             raise ValueError(msg)
+        check_storable(self.names, "gene name")
         if self.ids is not None:
             object.__setattr__(self, "ids", [str(i) for i in self.ids])
             if len(self.ids) != len(self.names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from anndata import AnnData
 from .._docs import documented
 from .._keys import SEPARATOR, UNKNOWN_LABEL, Keys
 from .._validate import Data, get_atac, integer, obs_column
+from ..get import probabilities
 from ..metrics import area_under_risk_coverage, expected_calibration_error, risk_coverage
 
 CORRECT, WRONG = "#3b6fb6", "#c8553d"
@@ -32,7 +34,9 @@ def annotation(
     Without `label_key`, two panels show histograms of the confidence and of the sizes of the
     prediction sets. With `label_key`, four panels show the confusion matrix (rows are true labels
     and sum to one), the confidence of correct and wrong labels, a reliability diagram (accuracy by
-    confidence), and the risk-coverage curve (error among the most confident cells).
+    confidence), and the risk-coverage curve (error among the most confident cells). If labels were
+    learned from some of the cells, the titles have the numbers of all cells, and of the others:
+    only these say how good labels of new cells are.
 
     Parameters
     ----------
@@ -70,7 +74,7 @@ def annotation(
         msg = f"No {missing} in `obs`: run `epifoundation.tl.annotate` first, "
         msg += "or pass the `key_added=` of its results."
         raise ValueError(msg)
-    cells = _annotated_cells(data, atac, keys, label_key)
+    cells = annotated_cells(data, atac, keys, label_key, modality)
     if label_key is None:
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
         _confidence(axes[0], cells, n_bins)
@@ -89,17 +93,25 @@ def annotation(
     return figure
 
 
-def _annotated_cells(data: Data, atac: AnnData, keys: Keys, label_key: str | None) -> pd.DataFrame:
-    """Assigned, most probable and true labels, and confidence; incomplete cells are dropped."""
-    probabilities = atac.obsm.get(keys.probabilities)
+def annotated_cells(
+    data: Data, atac: AnnData, keys: Keys, label_key: str | None, modality: str
+) -> pd.DataFrame:
+    """Assigned, most probable and true labels, confidence, and whether labels were learned from it.
+
+    Incomplete cells are dropped.
+    """
     confidence = atac.obs[keys.confidence]
     cells = pd.DataFrame({"assigned": atac.obs[keys.cell_type].astype(object)})
     cells["confidence"] = confidence
     # Confidence refers to the most probable label, also for cells labelled as unknown
     has_confidence = confidence.notna()
     cells["predicted"] = cells["assigned"]
-    if probabilities is not None:
-        cells["predicted"] = probabilities[has_confidence].idxmax(axis=1).reindex(cells.index)
+    if keys.probabilities in atac.obsm:
+        likely = probabilities(data, modality=modality, key_added=keys.key)[has_confidence]
+        cells["predicted"] = likely.idxmax(axis=1).reindex(cells.index)
+    cells["is_learned"] = False
+    if keys.in_reference in atac.obs:
+        cells["is_learned"] = atac.obs[keys.in_reference].to_numpy(dtype=bool)
     cells["true"] = ""
     if label_key is not None:
         cells["true"] = obs_column(data, atac, label_key, "label_key").astype(object)
@@ -139,8 +151,31 @@ def _confusion(ax: Any, cells: pd.DataFrame) -> None:
                     color="w" if value > 0.5 else "k",
                 )
     ax.figure.colorbar(image, ax=ax, shrink=0.4, label="fraction of cells with the true label")
-    accuracy = (assigned == cells["true"]).mean()
-    ax.set_title(f"{len(cells):,} cells, accuracy {accuracy:.1%}", fontsize="medium")
+    new = cells[~cells["is_learned"]]
+    title = f"{len(cells):,} cells"
+    if len(new) < len(cells):
+        title += f", {len(new):,} of them new to the model\n"
+        title += f"new cells: accuracy {accuracy(new):.1%}, all" if len(new) else "all"
+        title += " cells:"
+    else:
+        title += ","
+    title += f" accuracy {accuracy(cells):.1%}"
+    ax.set_title(title, fontsize="medium")
+
+
+def accuracy(cells: pd.DataFrame) -> float:
+    """Fraction of the cells with the true label; NaN if there are none."""
+    return float((cells["assigned"].astype(str) == cells["true"]).mean())
+
+
+def _scored(score: Callable[..., float], cells: pd.DataFrame) -> str:
+    """A score of all cells and, if labels were learned from some of them, of the others."""
+    columns = ("true", "predicted", "confidence")
+    text = f"{score(*(cells[name].to_numpy() for name in columns)):.3f}"
+    new = cells[~cells["is_learned"]]
+    if len(new) in (0, len(cells)):
+        return text
+    return f"{text}, new cells {score(*(new[name].to_numpy() for name in columns)):.3f}"
 
 
 def _confidence(ax: Any, cells: pd.DataFrame, n_bins: int) -> None:
@@ -172,12 +207,26 @@ def _set_sizes(ax: Any, atac: AnnData, keys: Keys) -> None:
         return
     sets = atac.obs[keys.prediction_set].astype(str)
     sizes = np.where(sets == "", 0, sets.str.count(re.escape(SEPARATOR)) + 1)
+    if keys.probabilities in atac.obsm:
+        likely = probabilities(atac, key_added=keys.key)
+        if any(SEPARATOR in label for label in likely):
+            order = likely.columns.to_numpy()[np.argsort(-likely.to_numpy(), axis=1)]
+            sizes = np.array([_set_size(*each) for each in zip(sets, order, strict=True)])
     counts = np.bincount(sizes)
     ax.bar(range(len(counts)), counts, color="0.4")
     alpha = atac.uns.get(keys.annotation, {}).get("alpha")
     ax.set(xlabel="labels in the prediction set", ylabel="cells")
     level = "" if alpha is None else f" at {1 - alpha:.0%}"
     ax.set_title(f"mean size {sizes.mean():.2f}{level}", fontsize="medium")
+
+
+def _set_size(text: str, labels: Iterable[str]) -> int:
+    """Number of labels in a set, of which the names may contain the separator."""
+    size = 0
+    for label in labels:  # in the order in which they are joined
+        if text == label or text.startswith(f"{label}{SEPARATOR}"):
+            size, text = size + 1, text[len(label) + len(SEPARATOR) :]
+    return size
 
 
 def _reliability(ax: Any, cells: pd.DataFrame, n_bins: int) -> None:
@@ -190,10 +239,9 @@ def _reliability(ax: Any, cells: pd.DataFrame, n_bins: int) -> None:
     spread = np.sqrt(y * (1 - y) / [len(part) for part in parts])
     ax.plot([0, 1], [0, 1], color="0.7", lw=1, zorder=0)
     ax.errorbar(x, y, yerr=spread, color=CORRECT, marker="o", ms=4, lw=1.2)
-    true, predicted = (cells[name].to_numpy() for name in ("true", "predicted"))
-    error = expected_calibration_error(true, predicted, confidence)
+    error = _scored(expected_calibration_error, cells)
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    ax.set_title(f"expected calibration error {error:.3f}", fontsize="medium")
+    ax.set_title(f"expected calibration error {error}", fontsize="medium")
 
 
 def _risk_coverage(ax: Any, cells: pd.DataFrame) -> None:
@@ -204,5 +252,5 @@ def _risk_coverage(ax: Any, cells: pd.DataFrame) -> None:
     ax.axhline(float(np.mean(true != predicted)), color="0.7", lw=1, zorder=0)
     ax.set(xlabel="fraction of cells, by confidence", ylabel="error")
     ax.set(xlim=(0, 1), ylim=(0, None))
-    area = area_under_risk_coverage(true, predicted, confidence)
-    ax.set_title(f"area under the curve {area:.3f}", fontsize="medium")
+    area = _scored(area_under_risk_coverage, cells)
+    ax.set_title(f"area under the curve {area}", fontsize="medium")

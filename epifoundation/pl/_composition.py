@@ -10,6 +10,7 @@ import pandas as pd
 from .._docs import documented
 from .._keys import UNKNOWN_LABEL, Keys
 from .._validate import Data, get_atac, obs_column
+from ._palette import label_colors
 
 
 @documented
@@ -75,19 +76,11 @@ def composition(
     if ax is None:
         height = 1.4 + 0.32 * max(len(fractions), 0.75 * fractions.shape[1])
         _, ax = plt.subplots(figsize=(6.5, height), layout="constrained")
-    many, more = plt.get_cmap("tab20"), plt.get_cmap("tab20b")
-    palette = [*many(np.r_[0:20:2, 1:20:2]), *more(np.arange(20))]
+    colors = label_colors(atac, keys, fractions.columns, color)
     left = np.zeros(len(fractions))
     positions = np.arange(len(fractions))[::-1]
-    for i, (name, values) in enumerate(fractions.items()):
-        ax.barh(
-            positions,
-            values,
-            left=left,
-            height=0.8,
-            label=name,
-            color="0.85" if name == UNKNOWN_LABEL else palette[i % len(palette)],
-        )
+    for name, values in fractions.items():
+        ax.barh(positions, values, left=left, height=0.8, label=name, color=colors[name])
         left += values.to_numpy()
     ax.set_yticks(positions, [f"{name} ({counts[name]:,})" for name in fractions.index])
     ax.set(xlim=(0, 1), xlabel="fraction of cells")

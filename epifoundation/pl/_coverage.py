@@ -53,6 +53,9 @@ def coverage(
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
     known = atac.obs[keys.coverage].dropna()
+    if len(known) and (known == 1).all():
+        text = "all open peaks of all cells\nare known to the model"
+        ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes)
     ax.hist(known, bins=40, range=(0, 1), color="0.4")
     ax.set(xlabel="fraction of open peaks known to the model", ylabel="cells", xlim=(0, 1))
     ax.set_title(

@@ -16,6 +16,8 @@ from .._keys import Keys
 from .._memory import in_memory
 from .._pairing import CellNames, check_axis, match_cells
 from .._validate import Data, get_atac, get_matrix, get_modality, names_of, obs_column
+from ..get import predicted_table
+from ._palette import label_colors
 
 TOTAL = 1e4  # normalized counts per cell
 N_GENES = 5  # shown by default
@@ -36,7 +38,9 @@ def expression(
 ) -> Any:
     """Plot predicted against measured expression.
 
-    The first panel is a histogram over genes of the correlation over cells. The others compare the
+    The first panel is a histogram over genes of the correlation over cells. Its title also has the
+    mean correlation over cells that the model did not learn from, if it learned from others of
+    them: only that says how good predictions for new cells are. The other panels compare the
     means of groups of cells, one gene each.
 
     Parameters
@@ -76,8 +80,8 @@ def expression(
     """
     import matplotlib.pyplot as plt
 
-    atac, keys = get_atac(data, modality), Keys.of(key_added)
-    predicted, scale = _predicted(data, atac, keys, rna_modality)
+    atac, keys = get_atac(data, modality, peaks=False), Keys.of(key_added)
+    predicted, scale = predicted_table(data, modality, rna_modality, keys)
     true = _measured(data, measured, layer, rna_modality, scale, predicted.columns)
     names = list(true.columns)
     if not names:
@@ -102,6 +106,14 @@ def expression(
     per_gene = pd.Series(np.nan, index=pd.Index(names))
     if len(predicted) > 1:
         per_gene = predicted.corrwith(true)
+    note = ""
+    if keys.in_training in atac.obs:
+        is_new = ~atac.obs[keys.in_training].reindex(predicted.index).to_numpy(bool)
+        if 1 < is_new.sum() < len(is_new):
+            note = f"\n{is_new.sum():,} cells new to the model: "
+            note += f"{predicted[is_new].corrwith(true[is_new]).mean():.2f}"
+        elif not is_new.any():
+            note = "\nthe model learned from all of these cells"
     if genes is None:
         genes = list(per_gene.sort_values(ascending=False).index[:N_GENES])
     shown = names_of(genes, "genes")
@@ -124,9 +136,9 @@ def expression(
     axes[0].hist(found, bins=30, color="0.4")
     axes[0].axvline(found.mean(), color="C3")
     axes[0].set(xlabel="correlation over cells", ylabel="genes")
-    axes[0].set_title(f"{len(found):,} genes, mean {found.mean():.2f}", fontsize="small")
+    axes[0].set_title(f"{len(found):,} genes, mean {found.mean():.2f}{note}", fontsize="small")
     kinds = sorted(groups.unique())
-    colours = plt.get_cmap("tab20")(np.arange(len(kinds)) % 20)
+    colours = list(label_colors(atac, keys, kinds, groupby).values())
     means = [frame[shown].groupby(groups).mean().loc[kinds] for frame in (true, predicted)]
     for ax, name in zip(axes[1:], shown, strict=True):
         x, y = (frame[name].to_numpy() for frame in means)
@@ -149,25 +161,6 @@ def expression(
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return axes
-
-
-def _predicted(
-    data: Data, atac: AnnData, keys: Keys, rna_modality: str
-) -> tuple[pd.DataFrame, str]:
-    """Predicted expression, cells x genes, and the name of its scale."""
-    scale = atac.uns.get(keys.expression, {}).get("scale")
-    scale = scale or atac.uns.get(keys.uns, {}).get("expression_scale", "")
-    if keys.expression in atac.obsm:
-        return atac.obsm[keys.expression], scale
-    rna = data.mod.get(rna_modality) if isinstance(data, MuData) else None
-    if rna is not None and keys.layer in rna.layers:
-        frame = pd.DataFrame(rna.layers[keys.layer], index=rna.obs_names, columns=rna.var_names)
-        return frame.dropna(axis=1, how="all"), scale
-    msg = (
-        f"No predicted expression in `obsm[{keys.expression!r}]` or `layers[{keys.layer!r}]`: "
-        "run `epifoundation.tl.embed` or `epifoundation.tl.predict_expression` first."
-    )
-    raise ValueError(msg)
 
 
 def _measured(

@@ -118,8 +118,7 @@ def report(
     )
     with plt.style.context("default"):  # the current style may be dark
         parts = sections(results)
-    model = atac.uns.get(keys.uns, {}).get("model", "unknown")
-    subtitle = f"{atac.n_obs:,} cells, model {model}, {date.today().isoformat()}"
+    subtitle = f"{atac.n_obs:,} cells, {_model_of(atac, keys)}, {date.today().isoformat()}"
     footer = f"Made by epifoundation {version('epifoundation')}."
     part = path.with_name(path.name + ".part")
     try:
@@ -128,6 +127,15 @@ def report(
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def _model_of(atac: AnnData, keys: Keys) -> str:
+    """Name and revision of the model; a model has no name before it is loaded from a directory."""
+    report = atac.uns.get(keys.uns, {})
+    name, revision = str(report.get("model", "unknown")), report.get("revision")
+    if name == "unsaved":
+        return f"model of revision {revision}"
+    return f"model {name}, revision {revision}" if revision else f"model {name}"
 
 
 def _check_path(path: str | os.PathLike[str], overwrite: bool) -> Path:

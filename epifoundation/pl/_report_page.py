@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 DPI = 110
+MAX_SHOWN_VALUES = 50  # of a list
 MIN_SEARCH_ROWS = 12  # longer tables have a search field
 
 
@@ -121,7 +122,8 @@ def format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     if isinstance(value, np.ndarray | list | tuple):
-        return ", ".join(format_value(each) for each in value) or "–"
+        more = f", … ({len(value):,} values)" if len(value) > MAX_SHOWN_VALUES else ""
+        return ", ".join(format_value(each) for each in value[:MAX_SHOWN_VALUES]) + more or "–"
     return str(value) or "–"
 
 

@@ -15,10 +15,12 @@ from anndata import AnnData
 
 from .._keys import UNKNOWN_LABEL, Keys
 from .._validate import Data
-from ._annotation import annotation
+from ..get import predicted_table
+from ._annotation import accuracy, annotated_cells, annotation
 from ._composition import composition
 from ._coverage import coverage
 from ._expression import expression
+from ._palette import categories_of, label_colors
 from ._report_page import (
     Block,
     Columns,
@@ -30,7 +32,7 @@ from ._report_page import (
     picture,
     table,
 )
-from ._report_umap import draw_umap, with_umap
+from ._report_umap import draw_umap, title_of, with_umap
 
 MAX_UMAP_CELLS = 20_000
 MAX_COMPARED_CELLS = 5_000  # for predicted against measured expression
@@ -73,7 +75,7 @@ def sections(results: Results) -> list[Section]:
 def predicted_genes(atac: AnnData, rna: AnnData | None, keys: Keys) -> pd.Index:
     """Genes whose expression was predicted."""
     if keys.expression in atac.obsm:
-        return pd.Index(atac.obsm[keys.expression].columns)
+        return predicted_table(atac, "", "", keys)[0].columns
     for part in (rna, atac):  # the ATAC of an output file has this layer
         if part is not None and keys.layer in part.layers:
             return part.var_names
@@ -114,7 +116,12 @@ def _cells(results: Results) -> list[Block]:
             "genome": mapping["genome"],
         }
     blocks: list[Block] = [Numbers(values)]
+    if keys.in_training in atac.obs:
+        values["cells that the model learned from"] = int(atac.obs[keys.in_training].sum())
     if mapping and keys.coverage in results.obs:
+        known = atac.obs[keys.coverage].dropna()
+        if len(known) and (known == 1).all():
+            return [Numbers(values), Paragraph("The model knows all open peaks of all cells.")]
         histogram = _plot(
             lambda: coverage(results.data, **results.options).figure,
             "Histogram over cells of the fraction of open peaks known to the model",
@@ -132,16 +139,12 @@ def _embedding(results: Results) -> list[Block]:
         return [Paragraph(f"{len(known)} cells have an embedding, too few to plot.")]
     shown, note = _sample(known, MAX_UMAP_CELLS, results.rng)
     cells = with_umap(results.atac, keys.embedding, obs, shown, results.rng)
-    labels = [
-        name
-        for name in (keys.cell_type, results.label_key)
-        if name in obs and obs[name].dtype == "category"
-    ]
     pictures = []
     for name in obs.columns:
         if obs[name].nunique() > 1:
-            shared = labels if name in labels else [name]  # equal labels have equal colours
-            draw = partial(draw_umap, cells, name, obs[shared])
+            colors = label_colors(results.atac, keys, categories_of(obs[name]), name)
+            title = title_of(name, keys, results.label_key, results.batch_key)
+            draw = partial(draw_umap, cells, name, colors, title)
             pictures.append(_plot(draw, f"UMAP of the cells, coloured by {name}"))
     return [Columns(pictures), Paragraph(f"UMAP of {keys.embedding}.{note}", is_note=True)]
 
@@ -188,15 +191,37 @@ def _confidence(results: Results) -> Block:
             draw,
             f"Confusion matrix of annotation and {label_key}, confidence of correct and wrong "
             "labels, calibration, risk against coverage",
-            f"Compared with {label_key}. On the diagonal, confidence equals accuracy.",
+            f"Compared with {label_key}. On the diagonal, confidence equals accuracy. "
+            + _learned(results),
         )
     caption = "The calibration is not known: run `ep.tl.annotate`, or pass `label_key=`."
-    if keys.annotation in atac.uns:
+    if "alpha" in atac.uns.get(keys.annotation, {}):
         caption = "Confidence is a calibrated probability: about 70 % of the cells with confidence "
         caption += "0.7 are correct, if they resemble the calibration cells. Pass `label_key=` to "
         caption += "check."
     sizes = " and of the sizes of prediction sets" if keys.prediction_set in atac.obs else ""
     return _plot(draw, f"Histogram of confidence{sizes}", caption)
+
+
+def _learned(results: Results) -> str:
+    """How many of the cells the labels were learned from, and the accuracy of the others."""
+    data, atac, keys = results.data, results.atac, results.keys
+    if keys.in_reference not in atac.obs:
+        return (
+            "The results do not say which of these cells the labels were learned from: accuracy "
+            "and calibration hold for new cells only if there are none."
+        )
+    try:
+        cells = annotated_cells(data, atac, keys, results.label_key, results.options["modality"])
+    except ValueError:  # the plot says why
+        return ""
+    new = cells[~cells["is_learned"]]
+    if len(new) == len(cells):
+        return "The labels were learned from none of these cells."
+    text = f"The labels were learned from {len(cells) - len(new):,} of these {len(cells):,} cells: "
+    if new.empty:
+        return f"{text}accuracy and calibration of new cells are not known."
+    return f"{text}of the {len(new):,} others, {accuracy(new):.1%} have the true label."
 
 
 def _expression(results: Results) -> list[Block]:
@@ -215,10 +240,7 @@ def _expression(results: Results) -> list[Block]:
             f"Expression predicted from ATAC against measured, means by {groupby}.{note}",
         )
         return [comparison]
-    predicted = atac.obsm.get(keys.expression)
-    if predicted is None:
-        values = np.asarray(atac.layers[keys.layer])
-        predicted = pd.DataFrame(values, index=atac.obs_names, columns=atac.var_names)
+    predicted, _ = predicted_table(atac, "", "", keys)
     groups = obs[groupby].astype(object)
     means = predicted.groupby(groups.where(groups.notna()).to_numpy()).mean()
     genes = results.genes or list(means.var().sort_values(ascending=False).index[:N_GENES])

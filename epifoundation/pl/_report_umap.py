@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import UNKNOWN_LABEL
+from .._keys import Keys
 from ._umap import find_basis
 
 
@@ -35,31 +35,30 @@ def with_umap(
     return shown
 
 
-def draw_umap(cells: AnnData, color: str, columns: pd.DataFrame) -> Any:
-    """UMAP coloured by a column of `obs`; `columns` have the categories that share a palette."""
+def draw_umap(cells: AnnData, color: str, colors: dict[str, str], title: str) -> Any:
+    """UMAP coloured by a column of `obs`, with a colour for each label."""
     import scanpy as sc
 
     options: dict[str, Any] = {}
     if cells.obs[color].dtype == "category":
         cells.obs[color] = cells.obs[color].cat.remove_unused_categories()
-        options = {"palette": palette(columns), "na_in_legend": False}
+        options = {"palette": colors, "na_in_legend": False}
     return sc.pl.embedding(
-        cells, basis="X_umap", color=color, show=False, return_fig=True, **options
+        cells, basis="X_umap", color=color, title=title, show=False, return_fig=True, **options
     )
 
 
-def palette(columns: pd.DataFrame) -> dict[str, str]:
-    """A colour per category of the columns; beyond 102 categories, colours repeat."""
-    import scanpy as sc
-
-    names = {name for column in columns for name in columns[column].cat.categories} - {
-        UNKNOWN_LABEL
+def title_of(name: str, keys: Keys, label_key: str | None, batch_key: str | None) -> str:
+    """What a column of ``obs`` shows."""
+    titles = {
+        keys.cell_type: "Annotated label",
+        keys.confidence: "Confidence of the label",
+        keys.novelty: "Novelty",
+        keys.coverage: "Fraction of open peaks known to the model",
+        batch_key: f"Batch ({name})",
+        label_key: f"True label ({name})",
     }
-    palettes = sc.pl.palettes
-    is_few = len(names) <= len(palettes.default_20)
-    colours = palettes.default_20 if is_few else palettes.default_102
-    chosen = {name: colours[i % len(colours)] for i, name in enumerate(sorted(names))}
-    return chosen | {UNKNOWN_LABEL: "lightgray"}
+    return titles.get(name, name)
 
 
 def _seeded(function: Callable[..., Any], seed: int) -> dict[str, int]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
 from .._docs import documented
 from .._keys import Keys
 from .._validate import Data, check_single, get_atac, names_of, obs_column
+from ._palette import categories_of, label_colors
+from ._panels import fit_panels
 
 
 @documented
@@ -24,6 +28,11 @@ def umap(
 ) -> Any:
     """Plot the UMAP of the ATAC modality, by default coloured by cell type and confidence.
 
+    Legends lie beside their panels, for which the figure is enlarged. A label has the same colour
+    in all plots and in the report: that in ``uns["<column>_colors"]``, where scanpy keeps them,
+    also of another column with the label, or of the reference of the annotation. Unknown and
+    missing labels are grey. As in scanpy, the colours are written into ``uns``.
+
     Parameters
     ----------
     data
@@ -37,7 +46,8 @@ def umap(
     {modality}
     {results_key}
     kwargs
-        Passed to :func:`scanpy.pl.embedding`.
+        Passed to :func:`scanpy.pl.embedding`. With `palette`, colours are chosen from it; with
+        `ax`, `wspace`, `hspace`, `save` or `projection`, the figure is not enlarged.
 
     Returns
     -------
@@ -59,9 +69,10 @@ def umap(
     >>> sc.tl.umap(mdata["atac"])
     >>> axes = ep.pl.umap(mdata, show=False)
     """
+    import matplotlib.pyplot as plt
     import scanpy as sc
 
-    atac, keys = get_atac(data, modality), Keys.of(key_added)
+    atac, keys = get_atac(data, modality, peaks=False), Keys.of(key_added)
     key = find_basis(atac, basis)
     if key is None:
         msg = (
@@ -85,8 +96,45 @@ def umap(
         # Columns of the MuData or of another modality are added to a copy of `obs`
         columns = {name: obs_column(data, atac, name, "color") for name in elsewhere}
         obs, obsm = atac.obs.assign(**columns), {key: atac.obsm[key]}
-        atac = AnnData(atac.X, obs=obs, var=atac.var, obsm=obsm, uns=dict(atac.uns))
-    return sc.pl.embedding(atac, basis=key, color=color, **kwargs)
+        uns = dict(atac.uns) | _colors_of(data, elsewhere)
+        atac = AnnData(atac.X, obs=obs, var=atac.var, obsm=obsm, uns=uns)
+    elif atac.is_view:  # scanpy writes into `uns`
+        atac = atac.copy()
+    atac.strings_to_categoricals()
+    for name in named:
+        if name not in atac.obs or not isinstance(atac.obs[name].dtype, pd.CategoricalDtype):
+            continue
+        labels = categories_of(atac.obs[name])
+        if "palette" not in kwargs:
+            colors = label_colors(atac, keys, labels, name)
+            atac.uns[f"{name}_colors"] = [colors[label] for label in labels]
+        if "NA" in labels:  # scanpy calls missing labels so
+            kwargs = {"na_in_legend": False} | kwargs
+    is_free = not {"ax", "wspace", "hspace", "save", "projection"} & set(kwargs)
+    if not is_free:
+        return sc.pl.embedding(atac, basis=key, color=color, **kwargs)
+    show, as_figure = kwargs.pop("show", None), kwargs.pop("return_fig", None)
+    axes = sc.pl.embedding(atac, basis=key, color=color, show=False, **kwargs)
+    panels = axes if isinstance(axes, list) else [axes]
+    fit_panels(panels, min(kwargs.get("ncols", 4), len(panels)))
+    if as_figure:
+        return panels[0].figure
+    if not (sc.settings.autoshow if show is None else show):
+        return axes
+    plt.show()
+    return None
+
+
+def _colors_of(data: Data, names: list[str]) -> dict[str, Any]:
+    """Colours of columns of the MuData or of another modality, as entries of ``uns``."""
+    found = {}
+    for name in names if isinstance(data, MuData) else ():
+        modality, _, column = name.partition(":")
+        is_of_modality = modality in data.mod and column in data.mod[modality].obs
+        uns, key = (data.mod[modality].uns, column) if is_of_modality else (data.uns, name)
+        if f"{key}_colors" in uns:
+            found[f"{name}_colors"] = uns[f"{key}_colors"]
+    return found
 
 
 def find_basis(adata: AnnData, basis: str) -> str | None:

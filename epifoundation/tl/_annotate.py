@@ -15,6 +15,7 @@ from .._keys import Keys
 from .._option_types import checked
 from .._validate import RNG, Data, generator_of, get_atac
 from .._version import __version__
+from ..cells.colors import read_colors
 from ..cells.formats import opened
 from ..cells.source import Inputs, Source, as_sources
 from ..inference.embedding import EmbeddingReadout
@@ -110,10 +111,13 @@ def annotate(
     - ``obs["epifoundation_novelty"]``: how much a cell differs from the reference, by the energy of
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
-    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label;
+    - ``obs["epifoundation_in_reference"]``: whether the labels were learned from the cell;
+    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label (read it with
+      :func:`epifoundation.get.probabilities`: files do not accept all labels as keys);
     - what :func:`epifoundation.tl.embed` writes except expression: cells are always embedded anew,
       as an object may have been changed, or put together of others, since it was embedded;
-    - ``uns["epifoundation_annotation"]``: model, options, thresholds, numbers of cells.
+    - ``uns["epifoundation_annotation"]``: model, options, labels, thresholds, numbers of cells, and
+      the colours of the labels in the reference, if its ``uns`` has some.
 
     Cells without a known open peak get NaN, an empty set and no label.
 
@@ -157,6 +161,9 @@ def annotate(
         options = (label_key, batch_key, calibration)
         fitted, numbers = _fit(reference, model, *options, modality, keys, rng)
         report |= numbers
+        colors = read_colors(reference, str(label_key), modality)
+        if set(fitted.labels) <= set(colors):
+            report["colors"] = [colors[label] for label in fitted.labels]
     else:
         _check_model(model, label_key, batch_key, calibration)
     parameters = {

@@ -82,11 +82,16 @@ def embed(
     - ``obsm["X_epifoundation"]``: embedding, float32 (n_cells, d);
     - ``obs["epifoundation_cell_type"]``, ``obs["epifoundation_confidence"]``: most probable label
       and its calibrated probability;
-    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label;
+    - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label (read it with
+      :func:`epifoundation.get.probabilities`: files do not accept all labels as keys);
+    - ``obs["epifoundation_in_training"]``, ``obs["epifoundation_in_reference"]``: whether the
+      encoder, and the labels, were learned from the cell, if the model recognizes its cells;
     - ``obs["epifoundation_coverage"]``: fraction of a cell's open peaks that the model knows;
-    - ``uns["epifoundation"]``: model, parameters and the report of the peak mapping;
+    - ``uns["epifoundation"]``: model, parameters, names of labels and genes, and the report of the
+      peak mapping;
     - ``obsm["epifoundation_expression"]``: DataFrame, predicted expression of all cells, one column
-      per gene, unless all cells are in an RNA modality;
+      per gene, unless all cells are in an RNA modality (:func:`epifoundation.get.expression` makes
+      an AnnData of it);
     - for several files ``obs["epifoundation_file"]``, the file of each cell, and
       ``uns["epifoundation_files"]``, a DataFrame with the peak mapping of each; in an `output` file
       ``uns["epifoundation_run"]``, which identifies the call.

@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from .._columns import check_storable, table_of
 from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
@@ -72,7 +73,9 @@ def impute_accessibility(
     -------
     None, or the copy. Written into the ATAC modality: without `groupby`,
     ``obsm["epifoundation_accessibility"]``, a DataFrame of cells x `peaks`; with it,
-    ``varm["epifoundation_accessibility"]``, a DataFrame of peaks x groups. Probabilities, float32;
+    ``varm["epifoundation_accessibility"]``, a DataFrame of peaks x groups;
+    ``uns["epifoundation_accessibility"]`` has the names of peaks and groups
+    (:func:`epifoundation.get.accessibility` returns the table with them). Probabilities, float32;
     NaN for peaks that the model does not know or that were not selected, and for cells without a
     known open peak. A peak that overlaps several of the model's is open if one of them is.
 
@@ -122,6 +125,7 @@ def impute_accessibility(
     groups = None
     if groupby is not None:
         groups = source.column(groupby, "groupby").astype("category")
+        check_storable(groups.cat.categories, "group")
 
     embedding = np.full((atac.n_obs, model.network.dim), np.nan, dtype=np.float32)
     n_known = np.zeros(atac.n_obs)
@@ -147,13 +151,16 @@ def impute_accessibility(
         filled = np.full((atac.n_obs, len(among)), np.nan, dtype=np.float32)
         filled[:, np.searchsorted(among, columns)] = values
         names = atac.var_names[among]
-        written.obsm[keys.accessibility] = pd.DataFrame(filled, atac.obs_names, names)
+        written.obsm[keys.accessibility] = table_of(filled, atac.obs_names, names)
+        report = {"peaks": list(names)}
     else:
         filled = np.full((atac.n_vars, shape[0]), np.nan, dtype=np.float32)
         with np.errstate(invalid="ignore"):  # a group without cells
             filled[columns] = (values / np.diff(to_group.indptr)[:, None]).T
         names = pd.Index([str(name) for name in groups.cat.categories])
-        written.varm[keys.accessibility] = pd.DataFrame(filled, atac.var_names, names)
+        written.varm[keys.accessibility] = table_of(filled, atac.var_names, names)
+        report = {"groups": list(names)}
+    written.uns[keys.accessibility] = dict(written.uns.get(keys.accessibility, {})) | report
     return target if copy else None
 
 

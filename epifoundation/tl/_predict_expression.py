@@ -75,8 +75,9 @@ def predict_expression(
     ``layers["epifoundation"]`` is written there, float32, NaN for other genes and for cells without
     ATAC. Unless it has all of the cells, ``obsm["epifoundation_expression"]`` of the ATAC modality
     is written, a DataFrame of all cells with one column per gene.
-    ``uns["epifoundation_expression"]`` of the ATAC modality has model, scale and options. Earlier
-    predictions of the same name are removed.
+    ``uns["epifoundation_expression"]`` of the ATAC modality has model, scale, genes and options.
+    Earlier predictions of the same name are removed. :func:`epifoundation.get.expression` returns
+    the prediction as an AnnData.
 
     Unless `scale` is ``"measured"``, the unit is ``log1p`` of counts per 10,000 for a model that
     was trained on counts, the probability of being expressed for ``"binary"``, the scale of the

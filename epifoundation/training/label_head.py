@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._validate import is_storable
+from .._columns import check_storable
 from ..nn import LabelHead, conformal_scores
 from .components import same_bits
 
@@ -105,12 +105,9 @@ def check_labels(
     """Names of the labels of training cells, and code of each cell, -1 for none; or an error."""
     known = labels.notna().to_numpy()
     names = sorted(set(labels.iloc[train[known[train]]].astype(str)))
+    check_storable(names, "label")
     codes = pd.Index(names).get_indexer(labels.astype(str)).astype(np.int64)
     codes[~known] = -1
-    for name in names:
-        if name == "_index" or not is_storable(name):  # of the table of probabilities
-            msg = f"The label {name!r} cannot be written to files: rename it."
-            raise ValueError(msg)
     n_held = int((codes[held] >= 0).sum())
     if len(names) < 2 or not n_held:
         msg = "`label_key` needs two labels or more among the training cells, and a validation "

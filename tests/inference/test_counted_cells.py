@@ -230,3 +230,35 @@ def test_batches_that_are_projected_out_leave_them_recognized():
     tuned = ep.tl.finetune(data, plain, batch_key="batch")
     assert tuned.network.sizes.n_removed
     np.testing.assert_allclose(embed(data["atac"], tuned), expected(data["atac"], tuned), atol=1e-4)
+
+
+def test_cells_that_were_learned_from_are_marked(mdata, model, tmp_path):
+    """In memory and by blocks; the label head of a reference knows other cells than the encoder."""
+    atac = mdata["atac"]
+    hashes = {tuple(row.indices) for row in atac.X}
+    new = ep.datasets.simulate_multiome(60, 600, 40, n_types=4, rng=7)["atac"]
+    is_new = np.array([tuple(row.indices) not in hashes for row in new.X])
+    both = anndata.concat({"old": atac[:50], "new": new[is_new]}, index_unique="-", merge="same")
+    is_old = both.obs_names.str.endswith("-old")
+    both.write_h5ad(tmp_path / "both.h5ad")
+    ep.tl.embed(both, model)
+    assert list(both.obs["epifoundation_in_training"]) == list(is_old)
+    assert list(both.obs["epifoundation_in_reference"]) == list(is_old)
+    ep.tl.annotate(both, model, reference=atac[25:].copy(), label_key="cell_type")
+    in_reference = is_old & (np.arange(both.n_obs) >= 25)
+    assert list(both.obs["epifoundation_in_training"]) == list(is_old)
+    assert list(both.obs["epifoundation_in_reference"]) == list(in_reference)
+    out = ep.tl.annotate(
+        tmp_path / "both.h5ad",
+        model,
+        reference=atac[25:].copy(),
+        label_key="cell_type",
+        output=tmp_path / "out.h5ad",
+    )
+    found = anndata.read_h5ad(out).obs
+    for key in ("epifoundation_in_training", "epifoundation_in_reference"):
+        assert found[key].dtype == bool
+        assert list(found[key]) == list(both.obs[key])
+    without = replace(model, cells={})
+    ep.tl.embed(both, without)
+    assert not {"epifoundation_in_training", "epifoundation_in_reference"} & set(both.obs)

@@ -1,5 +1,7 @@
 """``ep.pl.annotation`` and ``ep.pl.composition`` draw the numbers that the metrics give."""
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,6 +9,7 @@ import pandas as pd
 import pytest
 
 import epifoundation as ep
+from epifoundation._columns import table_of
 
 mpl.use("Agg")
 
@@ -102,3 +105,46 @@ def test_no_cell_with_a_label(annotated):
         ep.pl.composition(annotated, batch_key="none", color="cell_type")
     with pytest.raises(ValueError, match="`n_bins` must be an integer of at least 2"):
         ep.pl.annotation(annotated, n_bins=1)
+
+
+def test_cells_that_labels_were_learned_from_are_told_apart(annotated):
+    """Accuracy, calibration and risk of new cells stand beside those of all."""
+    atac = annotated["atac"]
+    is_learned = np.arange(atac.n_obs) % 4 > 0
+    atac.obs["epifoundation_in_reference"] = is_learned
+    figure = ep.pl.annotation(annotated, label_key="cell_type")
+    confusion, _, _, reliability, risk = figure.axes
+    new = atac[~is_learned].copy()
+    del new.obs["epifoundation_in_reference"]
+    alone = ep.pl.annotation(new, label_key="cell_type")
+    of_new = alone.axes[0].get_title().removeprefix("100 cells, ")
+    assert confusion.get_title().startswith("400 cells, 100 of them new to the model\n")
+    assert f"new cells: {of_new}, all cells: accuracy" in confusion.get_title()
+    for both, one in ((reliability, alone.axes[3]), (risk, alone.axes[4])):
+        assert both.get_title().endswith(f"new cells {one.get_title().split()[-1]}")
+    atac.obs["epifoundation_in_reference"] = True
+    title = ep.pl.annotation(annotated, label_key="cell_type").axes[0].get_title()
+    assert title.startswith("400 cells, 0 of them new to the model\nall cells: accuracy")
+
+
+def test_labels_with_the_separator_in_their_name_count_once(mdata, model):
+    labels = ["T | NK", "T", "NK", "B | T | NK"]
+    ep.tl.annotate(mdata, model)
+    expected = ep.pl.annotation(mdata).axes[1].get_title()
+    ep.tl.annotate(mdata, replace(model, labels=labels))
+    assert ep.pl.annotation(mdata).axes[1].get_title() == expected
+    plt.close("all")
+
+
+def test_labels_that_differ_from_their_columns(annotated):
+    """The most probable label is that of the names, not that of the stored table."""
+    atac = annotated["atac"]
+    expected = ep.pl.annotation(annotated, label_key="cell_type").axes[3].get_title()
+    names = {f"type{i}": f"L{i}/{i} x" for i in range(4)} | {"unknown": "unknown"}
+    for column in ("cell_type", "epifoundation_cell_type"):
+        atac.obs[column] = atac.obs[column].astype(str).map(names).astype("category")
+    stored = atac.obsm["epifoundation_probabilities"]
+    labels = [names[label] for label in stored]
+    atac.obsm["epifoundation_probabilities"] = table_of(stored.to_numpy(), atac.obs_names, labels)
+    atac.uns["epifoundation_annotation"]["labels"] = labels
+    assert ep.pl.annotation(annotated, label_key="cell_type").axes[3].get_title() == expected

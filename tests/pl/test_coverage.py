@@ -25,3 +25,10 @@ def test_missing_results_are_named(mdata):
         ValueError, match=r"No coverage in `obs\['mine_coverage'\]`: run `epifoundation.tl.embed`"
     ):
         ep.pl.coverage(mdata, key_added="mine")
+
+
+def test_one_bar_is_said_in_words(mdata, model):
+    ep.pp.map_peaks(mdata, model)
+    mdata["atac"].obs["epifoundation_coverage"] = 1.0
+    assert "all open peaks of all cells" in ep.pl.coverage(mdata).texts[0].get_text()
+    plt.close("all")

@@ -80,3 +80,17 @@ def test_cells_are_matched_by_name_and_those_with_one_modality_left_out(mdata, m
     )
     with pytest.raises(ValueError, match=cure):
         ep.pl.expression(atac, groupby="cell_type", measured=far)
+
+
+def test_cells_that_the_model_learned_from_are_told_apart(mdata, model):
+    ep.tl.embed(mdata, model)
+    title = ep.pl.expression(mdata, groupby="cell_type")[0].get_title()
+    assert title.endswith("\nthe model learned from all of these cells")
+    is_new = np.arange(400) % 2 == 0
+    mdata["atac"].obs["epifoundation_in_training"] = ~is_new
+    title = ep.pl.expression(mdata, groupby="cell_type")[0].get_title()
+    alone = mdata[is_new].copy()
+    del alone["atac"].obs["epifoundation_in_training"]
+    mean = ep.pl.expression(alone, groupby="cell_type")[0].get_title().split()[-1]
+    assert title.endswith(f"\n200 cells new to the model: {mean}")
+    plt.close("all")

@@ -15,9 +15,10 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import epifoundation as ep
+from epifoundation._keys import Keys
 from epifoundation.pl._report_page import DPI, Section, format_value, page, table
 from epifoundation.pl._report_sections import _links
-from epifoundation.pl._report_umap import palette as palette_of
+from epifoundation.pl._report_umap import title_of
 
 
 class Parsed(HTMLParser):
@@ -78,7 +79,8 @@ def test_the_page_is_self_contained_small_and_complete(reported):
         == {"cells", "embedding", "labels", "confidence", "expression", "parameters"}
     )
     images = [attributes for tag, attributes in parsed.tags if tag == "img"]
-    assert len(images) == 9
+    assert len(images) == 8
+    assert "The model knows all open peaks of all cells." in parsed.texts
     for image in images:
         assert len(image["alt"]) > 20
         assert base64.b64decode(image["src"].split(",")[1])[:8] == b"\x89PNG\r\n\x1a\n"
@@ -225,13 +227,33 @@ def test_the_style_of_the_caller_does_not_matter(tmp_path):
         assert dict(plt.rcParams) == before
 
 
-def test_equal_labels_have_the_same_colour():
-    columns = pd.DataFrame({"a": pd.Categorical(["x", "z"]), "b": pd.Categorical(["y", "unknown"])})
-    palette = palette_of(columns)
-    assert list(palette) == ["x", "y", "z", "unknown"]
-    assert len(set(palette.values())) == 4
-    many = palette_of(pd.DataFrame({"a": pd.Categorical([str(i) for i in range(150)])}))
-    assert len(set(many.values())) > 100
+def test_the_page_says_what_was_learned_from(model, mdata, tmp_path):
+    """The model was loaded by no name, and its training cells are among those that are shown."""
+    rng = np.random.default_rng(0)
+    new = ep.datasets.simulate_multiome(100, 600, 40, n_types=4, rng=1)["atac"].copy()
+    old = mdata["atac"][:300]
+    both = anndata.concat({"old": old, "new": new}, index_unique="-")
+    both.obs["cell_type"] = rng.permutation(both.obs["cell_type"].astype(str).to_numpy())
+    ep.tl.embed(both, model)
+    learned = both.obs["epifoundation_in_reference"]
+    assert learned.equals(both.obs_names.str.endswith("-old").astype(bool) | learned)
+    text = ep.pl.report(both, tmp_path / "a.html", label_key="cell_type").read_text()
+    assert "unsaved" not in " ".join(Parsed(text).texts[:20])
+    assert f"model of revision {model.revision}" in text
+    assert f"learned from {learned.sum():,} of these 400 cells" in text
+    right = both.obs["epifoundation_cell_type"].astype(str) == both.obs["cell_type"]
+    accuracy = right[~learned].mean()
+    assert f"of the {(~learned).sum():,} others, {accuracy:.1%} have the true label" in text
+    del both.obs["epifoundation_in_reference"]
+    text = ep.pl.report(both, tmp_path / "b.html", label_key="cell_type").read_text()
+    assert "do not say which of these cells the labels were learned from" in text
+
+
+def test_titles_say_what_is_shown():
+    keys = Keys.of("mine")
+    assert title_of("mine_confidence", keys, "truth", "donor") == "Confidence of the label"
+    assert title_of("truth", keys, "truth", "donor") == "True label (truth)"
+    assert title_of("other", keys, "truth", "donor") == "other"
 
 
 def rendered(*blocks):
@@ -358,7 +380,7 @@ def test_in_a_browser(reported, tmp_path):
     assert "CONSOLE" not in done.stderr
     (attributes,) = [attributes for tag, attributes in Parsed(done.stdout).tags if tag == "body"]
     found = json.loads(attributes["data-found"])
-    assert found["images"] == found["loaded"] == 9
+    assert found["images"] == found["loaded"] == 8
     assert found["up"]
     assert found["down"]
     assert 1 <= found["found"] < 10
