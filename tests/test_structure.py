@@ -82,7 +82,7 @@ MANY_PARAMETERS = {
     "annotate": 16,
     "embed": 15,
     "finetune": 15,
-    "link_peaks": 17,
+    "link_peaks": 18,
     "predict_expression": 14,
     "pretrain": 18,
 }
