@@ -20,6 +20,7 @@ from .._warn import warn
 from ..cells.source import InMemory
 from ..genome import read_intervals
 from ..genome._gene_table import gene_table
+from ..genome._named import check_genome
 from ..inference.expression import expression_head, find_genes, rna_of
 from ..links.cells import family_of, gather_cells
 from ..links.genes import check_annotation, place_genes
@@ -84,9 +85,10 @@ def link_peaks(
     genes
         Names of genes that the model knows; if None, all that `annotation` has.
     annotation
-        Positions of genes on the genome build of the peaks: a GTF, GFF3 or BED file or a table
-        (:func:`epifoundation.genome.read_genes`). If None, ``var`` of the RNA modality, with
-        columns ``chrom``, ``start``, ``end`` or 10x's ``interval``. More genes give more controls.
+        Positions of genes on the genome build of the peaks: a GTF, GFF3 or BED file, a table, or a
+        name such as ``"hg38"`` (:func:`epifoundation.genome.read_genes`). If None, ``var`` of the
+        RNA modality, with columns ``chrom``, ``start``, ``end`` or 10x's ``interval``. More genes
+        give more controls.
     max_distance
         Maximal distance of transcription start site and peak, in bases.
     groupby
@@ -173,6 +175,7 @@ def link_peaks(
     peak_map = map_source(source, model, mapping, keys)
     is_lifted = "lifted" in peak_map.report
     check_annotation(table, peak_map.report["data_genome"], model, lifted=is_lifted)
+    check_genome(table, read_intervals(atac.var))
     names, positions, places = place_genes(model, genes, table)
     peaks, projection = read_intervals(atac.var), peak_map.projection
     known = np.ones(len(peaks), bool) if projection is None else np.diff(projection.indptr) > 0
