@@ -12,6 +12,7 @@ import torch
 MAX_KNOTS = 30
 MIN_OPEN = 100  # open peaks for each knot
 LOW, HIGH, STEP = -20.0, 5.0, 0.05  # bins of the logarithm of the expected number of fragments
+FINE = 0.01  # spacing at which a curve is evaluated
 EDGES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]  # of the reliability table
 
 
@@ -32,9 +33,8 @@ class Counts(NamedTuple):
         bins = ((expected.log().clamp_(LOW, HIGH) - LOW) / STEP).long().clamp_(max=len(self.n) - 1)
         flat, size = bins.ravel(), len(self.n)
         self.n[:] += torch.bincount(flat, minlength=size).cpu().numpy()
-        self.expected[:] += np.bincount(
-            flat.cpu().numpy(), expected.ravel().cpu().numpy(), minlength=size
-        )
+        sums = torch.bincount(flat, expected.ravel().double(), minlength=size)
+        self.expected[:] += sums.cpu().numpy()
         self.n_open[:] += torch.bincount(bins[cell, peak], minlength=size).cpu().numpy()
 
     def used(self) -> Counts:
@@ -54,13 +54,19 @@ class Curve(NamedTuple):
 
     def __call__(self, expected: torch.Tensor) -> torch.Tensor:
         """The calibrated expected numbers."""
-        knots, values = (torch.from_numpy(each).to(expected) for each in self)
-        slope = torch.ones(len(knots) + 1).to(expected)
-        slope[1:-1] = values.diff() / knots.diff()
-        start = torch.arange(len(knots) + 1).sub(1).clamp(min=0)
+        at = np.arange(LOW, HIGH + FINE, FINE)  # evenly spaced: a search takes four times as long
+        low, high = self.predicted[0] - at[-1] + LOW, self.predicted[-1] + at[-1] - LOW
+        knots = np.concatenate([[low], self.predicted, [high]])
+        first, last = self.calibrated[0] - at[-1] + LOW, self.calibrated[-1] + at[-1] - LOW
+        values = np.interp(at, knots, np.concatenate([[first], self.calibrated, [last]]))
+        value = torch.from_numpy(values).to(expected)
         x = expected.clamp(min=1e-30).log()
-        part = torch.bucketize(x, knots)
-        return (values[start][part] + slope[part] * (x - knots[start][part])).exp()
+        inside = x.clamp(LOW, HIGH - FINE)
+        place = (inside - LOW).div_(FINE)
+        part = place.long()
+        left = value.take(part)
+        change = value.take(part + 1).sub_(left).mul_(place.sub_(part))
+        return left.add_(change).add_(x.sub_(inside)).exp_()
 
 
 def fit_curve(counts: Counts) -> Curve:

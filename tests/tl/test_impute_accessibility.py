@@ -34,7 +34,7 @@ def test_probabilities_of_asked_peaks_and_their_means(mdata, model, tmp_path):
     knots = np.log(atac.uns[KEY]["curve"].to_numpy())
     knots = np.vstack([knots[0] - 20, knots, knots[-1] + 20])  # parallel to the diagonal outside
     calibrated = np.exp(np.interp(np.log(50 * share[:, position]), *knots.T))
-    np.testing.assert_allclose(cells.iloc[:5], 1 - np.exp(-calibrated), rtol=1e-3)
+    np.testing.assert_allclose(cells.iloc[:5], 1 - np.exp(-calibrated), rtol=5e-3)
     mdata.write_h5mu(tmp_path / "x.h5mu")
 
 
