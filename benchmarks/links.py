@@ -163,7 +163,7 @@ def snare(path, annotation):
             max_cells=len(mdata["atac"]),
         )
         links = mdata["atac"].uns["epifoundation_links"]
-        links = links[links["n_cells"] > 0]
+        links = links[links["pvalue"].notna()]
         found = (links["qvalue"] < 0.1).to_numpy()
         print(
             f"\nSNARE-seq, {'with measured expression' if measured else 'model alone'}: "

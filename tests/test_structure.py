@@ -92,7 +92,7 @@ MANY_PARAMETERS = {
     "annotate": 16,
     "embed": 15,
     "finetune": 15,
-    "link_peaks": 17,
+    "link_peaks": 18,
     "predict_expression": 14,
     "pretrain": 18,
 }
@@ -214,11 +214,13 @@ def test_unknown_names_raise():
 def test_tools_take_data_first_and_options_by_keyword(module, name):
     parameters = list(inspect.signature(getattr(getattr(ep, module), name)).parameters.values())
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    # Peaks and fragments come before data, training curves are of models, a report is a file
+    # Peaks and fragments come before data, training curves are of models, a report is a file,
+    # and a knock-out is drawn without its data
     others = {
         "consensus_peaks": (["sources"],),
         "count_fragments": (["fragments", "peaks"],),
         "training": (["models"],),
+        "knock_out": (["data", "model"], ["change"]),  # in `tl`, in `pl`
         "report": (["data", "path"],),
     }
     expected = others.get(name, (["data"], ["data", "model"]))

@@ -18,7 +18,7 @@ def gene_table(
         if var is None:
             msg = (
                 "The positions of genes are not known: pass `annotation`, a GTF or BED file of the "
-                "genome build of the peaks."
+                "genome build of the peaks or its name, such as 'hg38'."
             )
             raise ValueError(msg)
         check_unique(var.index, "gene names", "call `var_names_make_unique()`")

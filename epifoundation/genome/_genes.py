@@ -11,6 +11,7 @@ import pandas as pd
 
 from .._files import read_columns
 from ._intervals import COLUMNS, parse_intervals, read_intervals
+from ._named import is_name, named_genes
 
 STRANDS = ("+", "-", ".")
 NAME_KEYS = ("gene_name", "Name", "gene_id")  # attributes with the name of a gene
@@ -30,19 +31,25 @@ def read_genes(source: str | Path | pd.DataFrame) -> pd.DataFrame:
         else ``gene_id``) or a BED file with names in column 4 and strands in column 5 or 6; plain
         or gzip. Or a table indexed by gene with columns ``chrom``, ``start``, ``end`` and, if
         known, ``strand``, or with a column ``interval`` as 10x writes it; genes without a position
-        are dropped.
+        are dropped. Or ``"hg38"``, ``"hg19"``, ``"mm10"`` or ``"mm39"``: the genes of GENCODE v41,
+        v19, M25 or M30, downloaded once into ``settings.cache_dir`` and checked by their sha256. A
+        file of this name goes first.
 
     Returns
     -------
     Columns ``chrom``, ``start``, ``end`` (0-based, half-open) and ``strand`` (``+``, ``-``, or
-    ``.`` if unknown), indexed by name. Of several positions of a name, the longest is kept.
+    ``.`` if unknown), indexed by name. Of several positions of a name, the longest is kept; of
+    GENCODE, a protein-coding gene before others.
 
     Raises
     ------
     FileNotFoundError
         The file does not exist.
+    ConnectionError
+        An annotation by name could not be downloaded.
     ValueError
-        The file is not GTF, GFF3 or BED with names, or the table has no positions.
+        The file is not GTF, GFF3 or BED with names, the table has no positions, the name is
+        unknown, or a downloaded file has a wrong checksum.
 
     Examples
     --------
@@ -51,6 +58,8 @@ def read_genes(source: str | Path | pd.DataFrame) -> pd.DataFrame:
     >>> list(ep.genome.read_genes(mdata["rna"].var).columns)
     ['chrom', 'start', 'end', 'strand']
     """
+    if is_name(source):
+        return named_genes(str(source))
     if isinstance(source, pd.DataFrame):
         genes = _from_table(source)
     else:

@@ -68,6 +68,7 @@ def iter_removals(
     *,
     peaks: np.ndarray | None = None,
     folded: Folded | None = None,
+    bar: tqdm | None = None,
 ) -> Iterator[Removals]:
     """Remove each open peak from each cell.
 
@@ -77,6 +78,8 @@ def iter_removals(
         As for :func:`.encode.encode_cells`.
     peaks
         Columns of the matrix to remove, boolean (n_peaks,); None for all.
+    bar
+        Progress bar that advances by the cells; if None, a new one.
 
     Yields
     ------
@@ -84,9 +87,14 @@ def iter_removals(
     of the cell overlaps the same peak of the model. A cell without remaining peaks is NaN.
     """
     folded = folded or model.network.folded()
-    with tqdm(
-        total=source.n_obs, desc="Knock-outs", unit=" cells", disable=not settings.progress
-    ) as bar:
+    new = tqdm(
+        total=source.n_obs,
+        desc="Knock-outs",
+        unit=" cells",
+        disable=bar is not None or not settings.progress,
+    )
+    shown = new if bar is None else bar
+    with new:
         for at, rows in iter_rows(source, chunk=READ_CELLS):
             cells = _find(open_peaks(rows), projection, peaks)
             if len(cells.cell):
@@ -101,7 +109,7 @@ def iter_removals(
                     of = cells.cell[part]
                     of_cells = before[torch.from_numpy(of).to(before.device)]
                     yield Removals(at.start + of, cells.peak[part], of_cells, after)
-            bar.update(rows.shape[0])
+            shown.update(rows.shape[0])
 
 
 def _find(

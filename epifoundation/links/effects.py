@@ -7,7 +7,6 @@ import scipy.sparse as sp
 import torch
 from tqdm import tqdm
 
-from .._settings import settings
 from ..inference.encode import encode_cells
 from ..inference.removals import iter_removals, unroll
 from ..models import EpiFoundation
@@ -23,6 +22,7 @@ def model_effects(
     cells: LinkCells,
     genes: np.ndarray,
     pairs: Pairs,
+    bar: tqdm,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Effect of a peak on a gene through the embedding, (n_pairs,), on the link scale.
 
@@ -41,7 +41,7 @@ def model_effects(
     moved = np.zeros((n_peaks, model.network.dim))
     batch = cells.batch_on(model)
     for part in iter_removals(
-        model, cells.source, cells.projection, peaks=wanted, folded=cells.folded
+        model, cells.source, cells.projection, peaks=wanted, folded=cells.folded, bar=bar
     ):
         *predicted, row = part.predict(predict, batch)
         before, after = (values.cpu().numpy() for values in predicted)
@@ -85,6 +85,7 @@ def measured_effects(
     cells: LinkCells,
     genes: np.ndarray,
     pairs: Pairs,
+    bar: tqdm,
 ) -> np.ndarray:
     """Effects of open peaks on measured expression beyond the prediction of the model, (n_pairs,).
 
@@ -107,15 +108,33 @@ def measured_effects(
     effect = np.zeros(len(pairs.gene))
     edges = np.flatnonzero(np.diff(pairs.locus, prepend=-1))
     loci = np.split(np.arange(len(pairs.gene)), edges[1:])
-    for locus in tqdm(loci, desc="Links", unit=" loci", disable=not settings.progress):
+    for locus in loci:
+        bar.update()
         gene = pairs.gene[locus[0]]
         is_open = np.asarray(pattern[:, pairs.peak[locus]].todense(), dtype=np.float64)
         seen = is_open.any(axis=0)  # effects of other peaks stay at the prior, 0
-        if seen.any():
-            effect[locus[seen]] = direct_effects(
-                measured[:, gene], predicted[:, gene], is_open[:, seen], family
-            )
+        if not seen.any():
+            continue
+        y, offset, x = measured[:, gene], predicted[:, gene], is_open[:, seen]
+        if family == "counts":
+            y, offset, x = _join_closed(y, offset, x)
+        effect[locus[seen]] = direct_effects(y, offset, x, family)
     return effect
+
+
+def _join_closed(
+    measured: np.ndarray, predicted: np.ndarray, is_open: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join all cells without an open peak, which have one Poisson likelihood: that of their sum."""
+    some = is_open.any(axis=1)
+    if some.all():
+        return measured, predicted, is_open
+    rate = np.log(np.exp(predicted[~some]).sum())
+    return (
+        np.append(measured[some], measured[~some].sum()),
+        np.append(predicted[some], rate),
+        np.vstack([is_open[some], np.zeros(is_open.shape[1])]),
+    )
 
 
 def _predict(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..genome import BUILDS
+from ..genome._named import GENOME
 from ..inference.expression import find_genes
 from ..models import EpiFoundation
 from ..peaks.mapping import genome_build, incompatible_builds
@@ -45,6 +46,10 @@ def check_annotation(
     build = build if build in BUILDS or lifted else genome_build(model.peaks)
     if build not in BUILDS:
         return
+    name = table.attrs.get(GENOME, build)
+    if name != build:
+        msg = f"`annotation={name!r}` is of {name}, the peaks are of {build}: pass that of {build}."
+        raise ValueError(msg)
     found, wrong = incompatible_builds(table.reset_index(drop=True), build)
     if found:
         gene = table.index[np.flatnonzero(wrong)[0]]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from ..genome import transcription_start
 from ..models import EpiFoundation
@@ -13,7 +14,7 @@ from ..nn import ExpressionHead, QueryHead
 from .cells import LinkCells
 from .effects import gene_directions, measured_effects, model_effects
 from .pairs import Pairs
-from .pvalues import bonferroni_min, embedding_pvalues, measured_pvalues, stratified_qvalues
+from .pvalues import bonferroni_min, embedding_pvalues, measured_pvalues
 
 MIN_GROUP_CELLS = 10  # of a group that is tested
 
@@ -56,14 +57,19 @@ def link_group(
     *,
     group: str,
     max_cells: int,
+    min_cells: int,
     rng: np.random.Generator,
+    bar: tqdm,
 ) -> pd.DataFrame:
-    """Effects and p-values of all pairs, NaN in a group of fewer than `MIN_GROUP_CELLS` cells."""
+    """Effects and p-values of all pairs, NaN in a group of fewer than `MIN_GROUP_CELLS` cells.
+
+    `bar` advances by :func:`n_steps`.
+    """
     pairs, positions = candidates.pairs, candidates.positions
     n_cells, sample = len(cells.names), cells
     if n_cells > max_cells:
         sample = cells.take(np.sort(rng.choice(n_cells, max_cells, replace=False)))
-    by_embedding, moved = model_effects(model, head, sample, positions, pairs)
+    by_embedding, moved = model_effects(model, head, sample, positions, pairs, bar)
     by_measurement, pvalue = np.zeros(len(by_embedding)), np.full(len(by_embedding), np.nan)
     in_cells = cells.n_open()
     n_open = in_cells[pairs.peak]
@@ -84,12 +90,15 @@ def link_group(
             near,
             in_cells,
             candidates.max_distance,
+            min_cells,
             rng,
         )
         if uses_rna(cells):
-            by_measurement = measured_effects(model, head, cells, positions, pairs)
+            by_measurement = measured_effects(model, head, cells, positions, pairs, bar)
             n_measured = cells.take(np.flatnonzero(cells.has_rna)).n_open()[pairs.peak]
-            second = measured_pvalues(by_measurement, pairs.gene, n_measured, pairs.is_control)
+            second = measured_pvalues(
+                by_measurement, pairs.gene, n_measured, pairs.is_control, min_cells
+            )
             pvalue = bonferroni_min(pvalue, second)
     effects = pd.DataFrame(
         {
@@ -126,7 +135,11 @@ def _links(
             "direction": np.select([effect > 0, effect < 0], ["activating", "repressing"], "none"),
             "n_cells": columns["n_cells"],
             "pvalue": columns["pvalue"],
-            "qvalue": stratified_qvalues(columns["pvalue"], distance),
         }
     )
     return table.sort_values(["gene", "pvalue"], kind="stable")
+
+
+def n_steps(n_cells: int, n_loci: int, max_cells: int) -> int:
+    """Cells of a group in which peaks are removed, and loci that are fitted."""
+    return min(n_cells, max_cells) + n_loci * (n_cells >= MIN_GROUP_CELLS)

@@ -10,16 +10,14 @@ import pandas as pd
 N_BINS = 3  # of accessibility, within which peaks are compared
 MIN_CONTROLS = 200  # peaks on the chromosome; with fewer, peaks of others are added
 MAX_CONTROLS = 2000  # for each gene
-# Bases: nearer peaks are links more often, so false discoveries are controlled in each range
-STRATA = [5_000, 25_000, 100_000]
 
 
 def measured_pvalues(
-    effect: np.ndarray, gene: np.ndarray, n_open: np.ndarray, is_control: np.ndarray
+    effect: np.ndarray, gene: np.ndarray, n_open: np.ndarray, is_control: np.ndarray, min_cells: int
 ) -> np.ndarray:
     """Fraction of controls with an effect at least as large, (n_pairs,); NaN if not tested."""
     pvalue = np.full(len(effect), np.nan)
-    seen = n_open > 0
+    seen = n_open >= min_cells
     tested, controls = seen & ~is_control, seen & is_control
     level = np.searchsorted(_edges(n_open, tested), n_open)
     weight = _control_weights(gene[tested], gene[controls])
@@ -39,6 +37,7 @@ def embedding_pvalues(
     usable: np.ndarray,
     n_open: np.ndarray,
     max_distance: int,
+    min_cells: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Two-sided p-values of changes of the embedding along a gene, (n_pairs,); NaN if untested.
@@ -61,13 +60,15 @@ def embedding_pvalues(
         Number of cells in which each peak is open, (n_peaks,).
     max_distance
         Controls are more than twice as far from the gene.
+    min_cells
+        Peaks that are open in fewer cells are neither tested nor controls.
     rng
         Draws controls, if there are many.
     """
     length = np.linalg.norm(moved, axis=1, keepdims=True)
     unit = moved / np.maximum(length, 1e-30)
     gene, peak = pair
-    seen = (n_open > 0) & (length[:, 0] > 0)
+    seen = (n_open >= min_cells) & (length[:, 0] > 0)
     tested = seen[peak]
     pvalue = np.full(len(gene), np.nan)
     if not tested.any():
@@ -104,19 +105,6 @@ def embedding_pvalues(
 def bonferroni_min(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
     """P-value of the smaller of two tests, which may be dependent (Bonferroni)."""
     return first if second is None else np.minimum(2 * np.fmin(first, second), 1)
-
-
-def stratified_qvalues(pvalue: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg within ranges of distance (Sun et al. 2006); NaN without a p-value."""
-    from scipy.stats import false_discovery_control  # here, as scipy.stats takes half a second
-
-    qvalue = np.full(len(pvalue), np.nan)
-    stratum = np.searchsorted(STRATA, distance, side="right")
-    for one in np.unique(stratum):
-        here = (stratum == one) & ~np.isnan(pvalue)
-        if here.any():
-            qvalue[here] = false_discovery_control(pvalue[here])
-    return qvalue
 
 
 def _edges(n_open: np.ndarray, tested: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from ._composition import composition
 from ._coverage import coverage
 from ._expression import expression
 from ._integration import integration
+from ._knock_out import knock_out
 from ._links import links
 from ._report import report
 from ._training import training
@@ -16,6 +17,7 @@ __all__ = [
     "coverage",
     "expression",
     "integration",
+    "knock_out",
     "links",
     "report",
     "training",

@@ -13,6 +13,7 @@ from .._keys import Keys
 from .._memory import in_memory
 from .._validate import Data, get_atac, get_matrix, obs_column, one_of
 from ..genome import overlaps, parse_intervals, read_genes, read_intervals
+from ..genome._named import check_genome
 
 TRACK_HEIGHT = 0.42  # inches
 MAX_GREY_ARCS = 200
@@ -52,8 +53,9 @@ def links(
         Region such as ``"chr1:1000-500000"``; if None, from the first to the last link or, without
         links, tested peak.
     annotation
-        Gene annotation, see :func:`epifoundation.genome.read_genes`; if None, only the
-        transcription start site is shown.
+        Gene annotation: a file, a table, or a name such as ``"hg38"``
+        (:func:`epifoundation.genome.read_genes`). If None, only the transcription start site is
+        shown.
     max_qvalue
         Maximum q-value of a link.
     {modality}
@@ -86,6 +88,9 @@ def links(
     groups = pd.Series("all cells", index=atac.obs_names)
     if groupby is not None:
         groups = obs_column(data, atac, groupby, "groupby")
+    genes = None if annotation is None else read_genes(annotation)
+    if genes is not None:
+        check_genome(genes, read_intervals(atac.var))
     tracks = _accessibility(atac, groups, chrom, start, end)
     if figure is None:
         height = 1.9 + TRACK_HEIGHT * len(tracks.columns) + 0.75
@@ -110,7 +115,7 @@ def links(
         ax.spines[["top", "right", "left"]].set_visible(False)
     style = {"ha": "right", "va": "bottom", "fontsize": "x-small"}
     axes[1].text(1, 1, f"0-{top:.2g} of cells", transform=axes[1].transAxes, **style)
-    _draw_genes(axes[-1], annotation, gene, chrom, tss, start, end)
+    _draw_genes(axes[-1], genes, gene, chrom, tss, start, end)
     axes[-1].set(xlim=(start, end), xlabel=f"{chrom} (kb)")
     axes[-1].xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}")
     return axes
@@ -193,12 +198,11 @@ def _draw_arcs(ax: Any, figure: Any, table: pd.DataFrame, tss: int, max_qvalue: 
 
 
 def _draw_genes(
-    ax: Any, annotation: Any, gene: str, chrom: str, tss: int, start: int, end: int
+    ax: Any, table: pd.DataFrame | None, gene: str, chrom: str, tss: int, start: int, end: int
 ) -> None:
     """Genes with arrows along the strand, or only the transcription start site."""
     ax.set(yticks=[])
     ax.spines[["top", "right", "left"]].set_visible(False)
-    table = None if annotation is None else read_genes(annotation)
     if table is not None:
         is_here = (table["chrom"] == chrom) & (table["end"] > start) & (table["start"] < end)
         table = table[is_here]

@@ -19,6 +19,7 @@ from ..cells.rows import iter_rows
 from ..cells.source import InMemory, Located
 from ..genome import BUILDS, detect_build, overlaps, read_intervals
 from ..genome._gene_table import gene_table
+from ..genome._named import check_genome
 
 
 @documented
@@ -43,9 +44,9 @@ def gene_activity(
     ----------
     {data_or_file}
     annotation
-        Positions of genes on the genome build of the peaks: a GTF, GFF3 or BED file or a table
-        (:func:`epifoundation.genome.read_genes`). If None, ``var`` of the RNA modality; intervals
-        of 10x lack gene bodies.
+        Positions of genes on the genome build of the peaks: a GTF, GFF3 or BED file, a table, or a
+        name such as ``"hg38"`` (:func:`epifoundation.genome.read_genes`). If None, ``var`` of the
+        RNA modality; intervals of 10x lack gene bodies.
     promoter
         Bases before the transcription start site that belong to the gene; on both sides if the
         strand is unknown.
@@ -132,6 +133,7 @@ def _distance_weights(
 
 def _check_same_build(genes: pd.DataFrame, peaks: pd.DataFrame) -> None:
     """Raise ValueError if genes and peaks fit no common build."""
+    check_genome(genes, peaks)
     ours, theirs = detect_build(peaks), detect_build(genes.reset_index(drop=True))
     if ours and theirs and not set(ours) & set(theirs):
         msg = (

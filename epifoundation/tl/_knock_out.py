@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from ..cells.source import Located, Source
 from ..cells.tokens import Tokens, iter_tokens
 from ..inference.encode import tensors
 from ..inference.expression import batch_codes, expression_head, find_genes, scale_of
+from ..inference.knock_out import KnockOut, summarize
 from ..inference.removals import iter_removals
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
@@ -31,32 +31,6 @@ from ..nn import Known
 from ..peaks.options import PeakMapping, takes_mapping
 from ..peaks.select import select_peaks
 from ..pp._map_peaks import map_source
-
-
-@dataclass(frozen=True)
-class KnockOut:
-    """Predicted changes when peaks are closed.
-
-    Parameters
-    ----------
-    expression
-        Change of the predicted expression, cells x genes, in the unit `scale`.
-    probabilities
-        Change of the calibrated probability of each label, cells x labels.
-    n_removed
-        Number of the peaks that were open in each cell. Without any, changes are 0; if no peak that
-        the model knows remains, NaN.
-    peaks
-        Names of the peaks that were closed.
-    scale
-        Unit of `expression`.
-    """
-
-    expression: pd.DataFrame
-    probabilities: pd.DataFrame
-    n_removed: pd.Series
-    peaks: list[str]
-    scale: str
 
 
 class KnockOuts(NamedTuple):
@@ -76,6 +50,7 @@ def knock_out(
     *,
     peaks: str | Sequence[str],
     genes: str | Sequence[str] | None = None,
+    groupby: str | None = None,
     batch_key: str | None = None,
     modality: str = "atac",
     mapping: PeakMapping | None = None,
@@ -95,6 +70,8 @@ def knock_out(
         several of either. They are closed together.
     genes
         Names of genes that the model knows; if None, all of them.
+    groupby
+        Column of ``obs`` with groups of cells, such as cell types, for ``summary``.
     {model_batch_key}
     {modality}
     {mapping}
@@ -104,13 +81,16 @@ def knock_out(
     -------
     With ``expression`` (DataFrame, cells x genes: without the peaks minus with them, in the unit of
     the model), ``probabilities`` (DataFrame, cells x labels), ``n_removed`` (open peaks that were
-    closed in each cell), ``peaks`` (their names) and ``scale``.
+    closed in each cell), ``peaks`` (their names), ``scale``, and with `groupby` ``summary``
+    (DataFrame: mean change, standard error and quartiles by group, and in how many cells a peak is
+    open), which :func:`epifoundation.pl.knock_out` draws.
 
     Raises
     ------
     ValueError
         A name that is neither a peak of the data nor a region, a region without peaks, peaks that
-        the model does not know, unknown genes, genes with a model that predicts no expression.
+        the model does not know, unknown genes, genes with a model that predicts no expression, a
+        column that does not exist or is missing for every cell.
 
     Examples
     --------
@@ -126,6 +106,10 @@ def knock_out(
     if genes is not None:
         names, positions = find_genes(model, genes)
     with opened(data, modality, "the data") as source:
+        groups = None if groupby is None else source.column(groupby, "groupby")
+        if groups is not None and groups.isna().all():
+            msg = f"`groupby={groupby!r}` is missing for every cell."
+            raise ValueError(msg)
         closed, projection, batch = _prepare(source, model, mapping, peaks, batch_key)
         obs_names = source.names(0, source.n_obs)
         expression = np.zeros((source.n_obs, len(names)), dtype=np.float32)
@@ -134,12 +118,17 @@ def knock_out(
         for rows, count, changes in _changes(model, source, projection, closed, positions, batch):
             n_removed[rows] = count
             expression[rows], probabilities[rows] = changes
+    changes = {
+        "expression": pd.DataFrame(expression, index=obs_names, columns=pd.Index(names)),
+        "probability": pd.DataFrame(probabilities, index=obs_names, columns=pd.Index(model.labels)),
+    }
+    counts = pd.Series(n_removed, index=obs_names)
     return KnockOut(
-        pd.DataFrame(expression, index=obs_names, columns=pd.Index(names)),
-        pd.DataFrame(probabilities, index=obs_names, columns=pd.Index(model.labels)),
-        pd.Series(n_removed, index=obs_names),
+        *changes.values(),
+        counts,
         list(source.var.index[closed]),
         scale_of(model) if head is not None else "",
+        None if groups is None else summarize(changes, counts, groups),
     )
 
 

@@ -8,22 +8,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from .._docs import documented
 from .._keys import Keys
 from .._memory import copy_of
 from .._option_types import checked
+from .._settings import settings
 from .._validate import RNG, Data, check_writable, generator_of, get_atac, integer, names_of
 from .._version import __version__
 from .._warn import warn
 from ..cells.source import InMemory
 from ..genome import read_intervals
 from ..genome._gene_table import gene_table
+from ..genome._named import check_genome
 from ..inference.expression import expression_head, find_genes, rna_of
 from ..links.cells import family_of, gather_cells
 from ..links.genes import check_annotation, place_genes
-from ..links.group import MIN_GROUP_CELLS, Candidates, link_group, uses_rna
+from ..links.group import MIN_GROUP_CELLS, Candidates, link_group, n_steps, uses_rna
 from ..links.pairs import find_pairs
+from ..links.qvalues import weighted_qvalues
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..peaks.options import PeakMapping, takes_mapping
@@ -50,6 +54,7 @@ def link_peaks(
     measured: bool = True,
     batch_key: str | None = None,
     max_cells: int = 2000,
+    min_cells: int = 10,
     layer: str | None = None,
     modality: str = "atac",
     rna_modality: str = "rna",
@@ -82,9 +87,10 @@ def link_peaks(
     genes
         Names of genes that the model knows; if None, all that `annotation` has.
     annotation
-        Positions of genes on the genome build of the peaks: a GTF, GFF3 or BED file or a table
-        (:func:`epifoundation.genome.read_genes`). If None, ``var`` of the RNA modality, with
-        columns ``chrom``, ``start``, ``end`` or 10x's ``interval``. More genes give more controls.
+        Positions of genes on the genome build of the peaks: a GTF, GFF3 or BED file, a table, or a
+        name such as ``"hg38"`` (:func:`epifoundation.genome.read_genes`). If None, ``var`` of the
+        RNA modality, with columns ``chrom``, ``start``, ``end`` or 10x's ``interval``. More genes
+        give more controls.
     max_distance
         Maximal distance of transcription start site and peak, in bases.
     groupby
@@ -96,6 +102,8 @@ def link_peaks(
     max_cells
         Cells of a group, drawn at random, in which peaks are removed; measured expression of all of
         them is used.
+    min_cells
+        Peaks that are open in fewer cells of a group are not tested in it.
     layer
         Layer of the RNA modality with values as in training (raw counts for most models); if None,
         ``X``.
@@ -116,12 +124,11 @@ def link_peaks(
       ``effect`` (unit: ``scale`` in the report), the sum of ``by_embedding`` and
       ``by_measurement``; ``direction``, ``"activating"`` if the gene is expressed more with the
       peak; ``n_cells`` of the group in which the peak is open; ``pvalue``, empirical, and
-      ``qvalue`` (Benjamini-Hochberg, over the pairs of a group in the same range of distances: up
-      to 5, 25, 100 kb and beyond).
+      ``qvalue``, of all pairs and groups together (Benjamini-Hochberg; see the notes).
     - ``"epifoundation_links_report"``: model, options, scale, numbers of pairs.
 
-    Groups of fewer than 10 cells, and peaks that are open in no cell of a group, are not tested: p-
-    and q-values are NaN.
+    Groups of fewer than 10 cells, and peaks that are open in fewer than `min_cells` cells of a
+    group, are not tested: p- and q-values are NaN.
 
     Raises
     ------
@@ -134,7 +141,14 @@ def link_peaks(
     With ``x`` the open peaks and ``o`` the model's prediction on the scale of its likelihood,
     measured expression is fitted by ``g(E[y]) = o + b + x beta``, ``beta ~ N(0, 1/30)``, and
     ``beta`` is compared by size. For the embedding, the cosine of its change when the peak is open
-    and the direction along which the gene rises is compared, two-sided. An effect is an
+    and the direction along which the gene rises is compared, two-sided.
+
+    Each test counts in the correction, so more genes or groups need smaller p-values. From about 60
+    genes on, tests have weights by distance (up to 5, 25, 100 kb and beyond), with mean 1. The
+    weights of a gene are learned from other genes, as in independent hypothesis weighting
+    (Ignatiadis & Huber 2021).
+
+    An effect is an
     association; only an experiment can show that the peak is its cause. With few open peaks per
     cell, where measured expression has little to add, ``measured=False`` finds more.
 
@@ -150,6 +164,7 @@ def link_peaks(
     keys = Keys.of(key_added)
     max_distance = integer(max_distance, "max_distance", minimum=1)
     max_cells = integer(max_cells, "max_cells", minimum=1)
+    min_cells = integer(min_cells, "min_cells", minimum=1)
     atac = get_atac(data, modality)
     check_writable(data, atac, copy=copy)
     model = resolve_model(model, device)
@@ -164,6 +179,7 @@ def link_peaks(
     peak_map = map_source(source, model, mapping, keys)
     is_lifted = "lifted" in peak_map.report
     check_annotation(table, peak_map.report["data_genome"], model, lifted=is_lifted)
+    check_genome(table, read_intervals(atac.var))
     names, positions, places = place_genes(model, genes, table)
     peaks, projection = read_intervals(atac.var), peak_map.projection
     known = np.ones(len(peaks), bool) if projection is None else np.diff(projection.indptr) > 0
@@ -192,23 +208,35 @@ def link_peaks(
         msg = f"`groupby={groupby!r}` is missing for every cell."
         raise ValueError(msg)
     candidates = Candidates(names, positions, places, peaks, atac.var_names, pairs, max_distance)
+    names_of_groups = groups.astype(str).where(groups.notna())
+    rows_of = {
+        one: np.flatnonzero(names_of_groups == one) for one in names_of_groups.dropna().unique()
+    }
+    n_loci = len(np.unique(pairs.locus))
+    with_rna = {one for one, rows in rows_of.items() if uses_rna(cells.take(rows))}
+    total = sum(
+        n_steps(len(rows), n_loci if one in with_rna else 0, max_cells)
+        for one, rows in rows_of.items()
+    )
     parts, small, unmeasured = [], [], []
-    for group in groups.dropna().astype(str).unique():
-        rows = np.flatnonzero((groups.astype(str) == group).to_numpy() & groups.notna().to_numpy())
-        if len(rows) < MIN_GROUP_CELLS:
-            small.append(f"{group!r} ({len(rows)})")
-        elif cells.measured is not None and not uses_rna(cells.take(rows)):
-            unmeasured.append(f"{group!r} ({int(cells.has_rna[rows].sum())})")
-        part = link_group(
-            model,
-            head,
-            cells.take(rows),
-            candidates,
-            group=group,
-            max_cells=max_cells,
-            rng=generator,
-        )
-        parts.append(part)
+    with tqdm(total=total, desc="Links", unit=" steps", disable=not settings.progress) as bar:
+        for group, rows in rows_of.items():
+            if len(rows) < MIN_GROUP_CELLS:
+                small.append(f"{group!r} ({len(rows)})")
+            elif cells.measured is not None and group not in with_rna:
+                unmeasured.append(f"{group!r} ({int(cells.has_rna[rows].sum())})")
+            part = link_group(
+                model,
+                head,
+                cells.take(rows),
+                candidates,
+                group=group,
+                max_cells=max_cells,
+                min_cells=min_cells,
+                rng=generator,
+                bar=bar,
+            )
+            parts.append(part)
     if small:
         warn(f"Groups of fewer than {MIN_GROUP_CELLS} cells are not tested: {', '.join(small)}.")
     if unmeasured:
@@ -217,6 +245,13 @@ def link_peaks(
         warn(msg)
     links = pd.concat(parts, ignore_index=True)
     links.index = links.index.astype(str)
+    tests = (links[name].to_numpy() for name in ("pvalue", "distance", "gene"))
+    links["qvalue"] = weighted_qvalues(*tests)
+    if links["pvalue"].isna().all() and len(small) < len(rows_of):
+        warn(
+            f"No pair was tested: no peak near a gene is open in {min_cells:,} cells "
+            "(`min_cells`) of a group."
+        )
     target = copy_of(data) if copy else data
     uns = get_atac(target, modality).uns
     uns[keys.links] = links
@@ -228,10 +263,12 @@ def link_peaks(
         "measured": cells.measured is not None,
         "measured_cells": int(cells.has_rna.sum()),
         "max_distance": max_distance,
+        "min_cells": min_cells,
         "groupby": groupby or "",
         "batch_key": batch_key or "",
         "genes": len(names),
         "pairs": int((~pairs.is_control).sum()),
+        "tests": int(links["pvalue"].notna().sum()),
         "controls": int(pairs.is_control.sum()),
         "control_loci_of_other_chromosomes": n_elsewhere,
         "peaks": peak_map.report,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from tqdm import tqdm
 
 from epifoundation.cells.source import InMemory
 from epifoundation.links.cells import gather_cells
@@ -47,7 +48,9 @@ def run(model, matrix, batch):
 def test_model_effects_are_mean_differences_of_edited_cells(model, cells):
     matrix = cells.matrix.toarray()
     pairs = some_pairs(matrix.shape[1])
-    effect, moved = model_effects(model, model.network.expression, cells, GENES, pairs)
+    effect, moved = model_effects(
+        model, model.network.expression, cells, GENES, pairs, tqdm(disable=True)
+    )
     for i, (gene, peak) in enumerate(zip(pairs.gene, pairs.peak, strict=True)):
         rows = np.flatnonzero(matrix[:, peak] > 0)
         if not len(rows):
@@ -88,7 +91,9 @@ def test_measured_effects_are_fitted_by_locus_without_cells_without_rna(model, c
     measured = cells.measured.copy()
     measured[[3, 8]] = np.nan
     cells = cells._replace(measured=measured)
-    found = measured_effects(model, model.network.expression, cells, GENES, pairs)
+    found = measured_effects(
+        model, model.network.expression, cells, GENES, pairs, tqdm(disable=True)
+    )
     used = np.setdiff1d(np.arange(40), [3, 8])
     _, predicted = run(model, matrix[used], torch.from_numpy(cells.batch[used]))
     offset = predicted + np.log(cells.total[used])[:, None]

@@ -3,12 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from epifoundation.links.pvalues import (
-    bonferroni_min,
-    embedding_pvalues,
-    measured_pvalues,
-    stratified_qvalues,
-)
+from epifoundation.links.pvalues import bonferroni_min, embedding_pvalues, measured_pvalues
+from epifoundation.links.qvalues import weighted_qvalues
 
 
 def test_pvalues_are_uniform_without_effects_and_small_with():
@@ -16,12 +12,12 @@ def test_pvalues_are_uniform_without_effects_and_small_with():
     effect, n_open = rng.normal(size=6000), rng.integers(1, 500, 6000)
     effect *= 1 / np.sqrt(n_open)  # as noise is: more in few cells
     is_control = np.arange(6000) >= 1000
-    pvalue = measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[:1000]
+    pvalue = measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control, 1)[:1000]
     assert abs(np.mean(pvalue < 0.1) - 0.1) < 0.03
     effect[:20] = 5
-    assert measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[:20].max() < 0.002
-    n_open[5] = 0
-    assert np.isnan(measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control)[5])
+    assert measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control, 1)[:20].max() < 0.002
+    n_open[5] = 4
+    assert np.isnan(measured_pvalues(effect, np.arange(6000) % 7, n_open, is_control, 5)[5])
 
     peaks = pd.DataFrame({"chrom": "chr1", "start": np.arange(2000) * 1000})
     sites = pd.DataFrame(
@@ -41,20 +37,17 @@ def test_pvalues_are_uniform_without_effects_and_small_with():
         np.ones(2000, bool),
         np.full(2000, 50),
         30_000,
+        1,
         rng,
     )
     assert pvalue[7] < 0.001
     assert abs(np.mean(np.delete(pvalue, 7) < 0.2) - 0.2) < 0.08
 
 
-def test_bonferroni_min_and_strata():
+def test_bonferroni_min():
     first, second = np.array([0.01, np.nan, 0.9]), np.array([0.5, 0.2, 0.8])
     np.testing.assert_allclose(bonferroni_min(first, second), [0.02, 0.4, 1])
     assert bonferroni_min(first, None) is first
-    qvalue = stratified_qvalues(
-        np.array([0.01, 0.5, 0.04, np.nan]), np.array([10, 4_999, 200_000, 10])
-    )
-    np.testing.assert_allclose(qvalue, [0.02, 0.5, 0.04, np.nan])
 
 
 def test_genes_that_differ_in_noise_and_in_peaks_share_one_error_rate():
@@ -66,8 +59,7 @@ def test_genes_that_differ_in_noise_and_in_peaks_share_one_error_rate():
     n_found = 0
     for seed in range(5):
         effect = np.random.default_rng(seed).normal(size=len(gene)) * np.where(gene == 0, 1.0, 0.01)
-        pvalue = measured_pvalues(effect, gene, np.full(len(gene), 30), is_control)
-        n_found += (
-            stratified_qvalues(pvalue[~is_control], np.zeros((~is_control).sum())) < 0.1
-        ).sum()
+        pvalue = measured_pvalues(effect, gene, np.full(len(gene), 30), is_control, 10)
+        tested = ~is_control
+        n_found += (weighted_qvalues(pvalue[tested], np.zeros(295), gene[tested]) < 0.1).sum()
     assert n_found <= 3

@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from sklearn.metrics import roc_auc_score
 
 import epifoundation as ep
 
@@ -25,12 +26,15 @@ def test_probabilities_of_asked_peaks_and_their_means(mdata, model, tmp_path):
     groups = atac.varm[KEY]
     means = cells.groupby(atac.obs["cell_type"], observed=True).mean()
     np.testing.assert_allclose(groups.loc[cells.columns].T, means[cells.columns], rtol=1e-4)
-    # By hand: one minus exp of minus the expected number
+    # By hand: one minus exp of minus the calibrated expected number
     embedding = torch.from_numpy(ep.tl.embed(atac, model, copy=True).obsm["X_epifoundation"][:5])
     with torch.inference_mode():
         share = model.network.peaks(embedding).softmax(dim=-1).numpy()
     position = [list(model.peaks.names).index(name) for name in cells.columns]
-    np.testing.assert_allclose(cells.iloc[:5], 1 - np.exp(-50 * share[:, position]), rtol=1e-4)
+    knots = np.log(atac.uns[KEY]["curve"].to_numpy())
+    knots = np.vstack([knots[0] - 20, knots, knots[-1] + 20])  # parallel to the diagonal outside
+    calibrated = np.exp(np.interp(np.log(50 * share[:, position]), *knots.T))
+    np.testing.assert_allclose(cells.iloc[:5], 1 - np.exp(-calibrated), rtol=5e-3)
     mdata.write_h5mu(tmp_path / "x.h5mu")
 
 
@@ -70,6 +74,45 @@ def test_foreign_peaks_and_empty_cells(mdata, model):
     empty.X = sp.csr_matrix(empty.X.toarray() * np.array([[1], [0], [1]], dtype=np.float32))
     ep.tl.impute_accessibility(empty, model, peaks=model.peaks.names[5])
     assert empty.obsm[KEY].isna().to_numpy().ravel().tolist() == [False, True, False]
+
+
+def test_probabilities_of_a_held_out_batch_are_calibrated():
+    data = ep.datasets.simulate_multiome(600, 800, 40, n_batches=3, rng=3)
+    is_held_out = (data.obs["batch"] == "batch2").to_numpy()
+    model = ep.tl.pretrain(data[~is_held_out].copy(), config=ep.ModelConfig(dim=16))
+    atac = data["atac"][is_held_out, model.peaks.names].copy()
+    before = atac.copy()
+    ep.tl.impute_accessibility(atac, model, peaks=list(atac.var_names))
+    result = atac.uns[KEY]
+    table = result["reliability"]
+    assert result["error"]["calibrated"] < 0.5 * result["error"]["uncalibrated"]
+    top = table[table["n"] >= 200].iloc[-1]
+    assert top["predicted"] > 0.5
+    assert abs(top["predicted"] - top["observed"]) < 0.08
+    assert abs(top["uncalibrated"] - top["observed"]) > 0.1
+    assert table["n"].sum() == result["cells"] * atac.n_vars
+    # Calibration does not change the order of peaks and cells
+    with torch.inference_mode():
+        ep.tl.embed(before, model)
+        share = model.network.peaks(torch.from_numpy(before.obsm["X_epifoundation"]))
+        share = share.softmax(dim=-1).numpy()
+    is_open = before.X.toarray().ravel() > 0
+    found = roc_auc_score(is_open, atac.obsm[KEY].to_numpy().ravel())
+    assert found == pytest.approx(roc_auc_score(is_open, share.ravel()), abs=1e-4)
+
+
+def test_too_few_open_peaks_are_not_calibrated(mdata, model):
+    atac = mdata["atac"][:2].copy()
+    matrix = np.zeros(atac.shape, np.float32)
+    matrix[:, :30] = 1
+    atac.X = sp.csr_matrix(matrix)
+    ep.tl.impute_accessibility(atac, model, peaks=list(atac.var_names[:5]))
+    assert atac.uns[KEY]["curve"].to_numpy().tolist() == [[1, 1]]
+    matrix[:] = 0
+    atac.X = sp.csr_matrix(matrix)
+    ep.tl.impute_accessibility(atac, model, peaks=list(atac.var_names[:5]))
+    assert atac.uns[KEY]["cells"] == len(atac.uns[KEY]["reliability"]) == 0
+    assert atac.obsm[KEY].isna().all(axis=None)
 
 
 def test_bad_input_is_refused(mdata, model):

@@ -239,3 +239,55 @@ def test_a_model_without_genes_changes_labels(simulated):
     assert out.probabilities.shape == (20, 4)
     with pytest.raises(ValueError, match="predicts no expression"):
         ep.tl.knock_out(atac, model, peaks=atac.var_names[0], genes="gene0")
+
+
+def test_the_summary_agrees_with_the_changes_of_each_group(simulated, model):
+    atac = simulated["atac"].copy()
+    atac.obs["group"] = atac.obs["cell_type"].astype(str).where(np.arange(400) > 9)
+    peaks = list(atac.var_names[:3])
+    out = ep.tl.knock_out(atac, model, peaks=peaks, genes=GENES, groupby="group")
+    assert ep.tl.knock_out(atac[:9].copy(), model, peaks=peaks[0], genes=GENES).summary is None
+    labels = [str(label) for label in model.labels]
+    assert len(out.summary) == 4 * (len(GENES) + len(labels))
+    for row in out.summary.itertuples():
+        change = out.expression if row.kind == "expression" else out.probabilities
+        here = (atac.obs["group"] == row.group).to_numpy()
+        is_open = here & (out.n_removed > 0).to_numpy()
+        values = change.loc[is_open, row.name].to_numpy(np.float64)
+        assert (row.n_cells, row.n_open) == (here.sum(), is_open.sum())
+        expected = [values.mean(), pd.Series(values).sem(), *np.quantile(values, [0.25, 0.5, 0.75])]
+        found = [row.mean, row.sem, row.q25, row.median, row.q75]
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_summaries_of_files_and_of_groups_without_an_open_peak(simulated, model, tmp_path):
+    atac = simulated["atac"][:60].copy()
+    matrix = atac.X.toarray()
+    kind = np.where(np.arange(60) < 20, "closed", np.where(np.arange(60) < 59, "open", "single"))
+    atac.obs["kind"] = kind
+    matrix[:, 5] = kind != "closed"
+    matrix[30] = 0
+    matrix[30, 5] = 1  # loses its last peak
+    atac.X = sp.csr_matrix(matrix)
+    options = {"peaks": atac.var_names[5], "genes": "gene3", "groupby": "kind"}
+    table = ep.tl.knock_out(atac, model, **options).summary
+    rows = table[table["kind"] == "expression"].set_index("group")
+    assert rows["n_open"].to_dict() == {"closed": 0, "open": 39, "single": 1}
+    assert rows.loc["closed", ["mean", "sem", "median"]].isna().all()
+    assert np.isfinite(rows.loc["open", "mean"])
+    assert np.isfinite(rows.loc["single", "mean"])
+    assert np.isnan(rows.loc["single", "sem"])
+    atac.write_h5ad(tmp_path / "x.h5ad")
+    again = ep.tl.knock_out(tmp_path / "x.h5ad", model, **options).summary
+    pd.testing.assert_frame_equal(again, table)
+    for column, match in (("nothing", "`groupby='nothing'`"), ("empty", "missing for every cell")):
+        atac.obs["empty"] = np.nan
+        with pytest.raises(ValueError, match=match):
+            ep.tl.knock_out(atac, model, **options | {"groupby": column})
+
+
+def test_a_call_has_one_progress_bar(simulated, model, monkeypatch, capsys):
+    monkeypatch.setattr(ep.settings, "progress", True)
+    atac = simulated["atac"][:50].copy()
+    ep.tl.knock_out(atac, model, peaks=atac.var_names[0], groupby="cell_type")
+    assert capsys.readouterr().err.count("Knock-out:   0%") == 1
