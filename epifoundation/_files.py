@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 from typing import IO, Any, cast
 
+from ._file_kinds import check_text
+
 READER: Any = gzip
 # Raised on damaged or truncated files
 DECODE_ERRORS: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -23,6 +25,7 @@ else:
 READ_ERRORS: tuple[type[Exception], ...] = (*DECODE_ERRORS, OSError, UnicodeDecodeError)
 # Empty last block of bgzip (SAM specification, 4.1.2)
 BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+MAX_LINE = 1 << 20  # bytes: memory must not grow with what is no line, such as compressed zeros
 
 
 def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
@@ -42,36 +45,51 @@ def open_text(raw: IO[bytes], path: Path) -> IO[bytes]:
 def read_columns(path: str | Path, n_columns: int, *, at_most: int = 0) -> list[list[str]]:
     """The first `n_columns` tab-separated columns of all lines except comments.
 
-    Longer lines are returned up to `at_most` columns.
+    Longer lines are returned up to `at_most` columns. A byte order mark is dropped.
 
     Raises
     ------
     FileNotFoundError
         The file does not exist.
     ValueError
-        The file is not text, is truncated, or a line has too few columns.
+        The file is not text, is truncated, or a line has too few columns or is too long.
     """
     path = Path(path)
+    if path.is_dir():
+        msg = f"{str(path)!r} is a folder; expected a file, a table of text."
+        raise ValueError(msg)
     if not path.is_file():
         msg = f"The file {str(path)!r} does not exist."
         raise FileNotFoundError(msg)
+    check_text(path, "a table of text")
+    rows = []
     try:
-        with path.open("rb") as raw:
-            lines = open_text(raw, path).read().decode().splitlines()
+        with path.open("rb") as raw, io.TextIOWrapper(open_text(raw, path), "utf-8-sig") as text:
+            i = 0
+            while line := text.readline(MAX_LINE + 1):
+                i += 1
+                if len(line) > MAX_LINE and not line.endswith("\n"):
+                    raise line_too_long(path, i)
+                if not line.strip() or line.startswith(("#", "track", "browser")):
+                    continue
+                fields = line.rstrip("\n").split("\t")[: max(n_columns, at_most)]
+                if len(fields) < n_columns:
+                    msg = f"{str(path)!r}, line {i:,}: {len(fields)} of {n_columns} tab-separated "
+                    msg += f"columns, in {line.rstrip()[:80]!r}."
+                    raise ValueError(msg)
+                rows.append(fields)
     except READ_ERRORS as error:
         msg = f"{str(path)!r} is not text, or is truncated: {error}."
         raise ValueError(msg) from error
-    rows = []
-    for i, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
-            continue
-        fields = line.split("\t")[: max(n_columns, at_most)]
-        if len(fields) < n_columns:
-            msg = f"{str(path)!r}, line {i:,}: {len(fields)} of {n_columns} tab-separated columns, "
-            msg += f"in {line[:80]!r}."
-            raise ValueError(msg)
-        rows.append(fields)
     return rows
+
+
+def line_too_long(path: Path, number: int) -> ValueError:
+    """The error for a line of more than `MAX_LINE` bytes."""
+    return ValueError(
+        f"{str(path)!r}, line {number:,}: longer than {MAX_LINE:,} bytes. "
+        "Is the file damaged, or of another kind?"
+    )
 
 
 def sha256(path: Path) -> str:

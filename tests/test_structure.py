@@ -37,6 +37,7 @@ FUNCTIONS = TOOLS + [
 # What each room of the package may import of the others; all may import BASE.
 BASE = {
     "_docs",
+    "_file_kinds",
     "_files",
     "_hub",
     "_keys",
@@ -50,7 +51,8 @@ PEAKS, CELLS = {"genome", "peaks"}, {"cells"}
 MODELS = {"nn", "models"} | PEAKS
 ALLOWED = {
     "_docs": set(),
-    "_files": set(),
+    "_file_kinds": set(),
+    "_files": {"_file_kinds"},
     "_hub": {"_files", "_settings"},
     "_keys": set(),
     "_memory": set(),

@@ -14,6 +14,14 @@ RNA_TYPES = ("Gene Expression", "GEX")  # values of `feature_types` by 10x and o
 # Chromosomes may contain the separators (chr1_KI270706v1_random): all but the last two numbers
 _PARTS = re.compile(r"^(.*[^:_-])[:_-]([\d,]+)[_-]([\d,]+)$")
 
+_BYTES = re.compile(r"^b'(.*?)'")  # b'chr1':100-200, as SnapATAC writes names
+_ALIASES = (  # names of other tools for the columns
+    ("chr", "chromosome", "seqnames", "seqname", "chrom", "Chromosome", "#chr"),
+    ("start", "Start", "chromStart"),
+    ("end", "stop", "End", "Stop", "chromEnd"),
+)
+_GENE = re.compile(r"ENS[A-Z]*G\d+(\.\d+)?")
+
 
 def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
     """Read intervals from peak names.
@@ -42,7 +50,7 @@ def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
     1  chrX      5   10
     """
     all_names = [str(name) for name in names]
-    found = [_PARTS.match(name) for name in all_names]
+    found = [_PARTS.match(_BYTES.sub(r"\1", name)) for name in all_names]
     if None in found:
         first = all_names[found.index(None)]
         msg = (
@@ -98,7 +106,31 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
             "which separates them."
         )
         raise ValueError(msg)
-    return parse_intervals(var["interval"] if "interval" in var.columns else var.index)
+    names = var["interval"] if "interval" in var.columns else var.index
+    try:
+        return parse_intervals(names)
+    except ValueError as error:
+        if cure := _cure(var):
+            raise ValueError(f"{error} {cure}") from error
+        raise
+
+
+def _cure(var: pd.DataFrame) -> str:
+    """Where the intervals of a table may be whose names are none."""
+    columns = [next((name for name in names if name in var.columns), "") for names in _ALIASES]
+    if all(columns):
+        renamed = {old: new for old, new in zip(columns, COLUMNS, strict=True) if old != new}
+        cure = f"adata.var = adata.var.rename(columns={renamed})"
+        return f"The columns {columns} may have them: `{cure}`."
+    if len(var) and _GENE.fullmatch(str(var.index[0])):
+        return "They are genes: RNA has no peaks; pass the modality of the ATAC-seq."
+    for column in var.columns:
+        first = str(var[column].iloc[0]) if len(var) else ""
+        if _PARTS.match(_BYTES.sub(r"\1", first)):
+            return (
+                f"The column {column!r} may have them: `adata.var_names = adata.var[{column!r}]`."
+            )
+    return ""
 
 
 def overlaps(query: pd.DataFrame, target: pd.DataFrame, *, min_fraction: float = 0.0) -> np.ndarray:

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .._files import DECODE_ERRORS, open_text
+from .._file_kinds import check_text, is_peaks
+from .._files import DECODE_ERRORS, MAX_LINE, line_too_long, open_text
 from .._settings import settings
 from ..genome._intervals import with_prefix
 
@@ -60,6 +61,7 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
                 msg = f"{str(path)!r} is truncated or damaged: {error}. Copy it again."
                 raise ValueError(msg) from error
             block = rest + text
+            _check_line_lengths(block, path, n_lines)
             cut = block.rfind(b"\n") + 1 if text else len(block)
             block, rest = block[:cut], block[cut:]
             fragments = _parse(block, path, n_lines)
@@ -75,11 +77,28 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
 
 
 def check_fragments_file(path: Path) -> Path:
-    """The path; FileNotFoundError if the file does not exist."""
+    """The path; FileNotFoundError if the file does not exist, ValueError if it is no text."""
+    if path.is_dir():
+        msg = f"{str(path)!r} is a folder; expected a fragments file, such as fragments.tsv.gz."
+        raise ValueError(msg)
     if not path.is_file():
         msg = f"The fragments file {str(path)!r} does not exist."
         raise FileNotFoundError(msg)
+    check_text(path, "a fragments file")
+    if is_peaks(path):
+        msg = f"{str(path)!r} is a BED file of peaks, not a fragments file ({FORMAT})."
+        raise ValueError(msg)
     return path
+
+
+def _check_line_lengths(block: bytes, path: Path, n_before: int) -> None:
+    """Raise ValueError if a line has more than MAX_LINE bytes."""
+    start = 0
+    while len(block) - start > MAX_LINE:
+        end = block.rfind(b"\n", start, start + MAX_LINE + 1)
+        if end < 0:
+            raise line_too_long(path, n_before + block.count(b"\n", 0, start) + 1)
+        start = end + 1
 
 
 def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
