@@ -404,18 +404,18 @@ def test_held_out(arguments, expected):
     line = ["file", "-o", "model", *(word for each in arguments for word in ("--validation", each))]
     given = cli.parse("pretrain", line)
     option = cli.options_of("pretrain")["validation"]
-    assert cli._object(option, given["validation"], given) == expected
+    assert cli.argument_of(option, given["validation"], given) == expected
     for of_a_file in (0.2, [0.2]):
-        assert cli._object(option, of_a_file, given) == 0.2
+        assert cli.argument_of(option, of_a_file, given) == 0.2
 
 
 def test_zero_stands_for_none_where_that_is_no_default():
     options = cli.options_of("finetune") | cli.options_of("convert")
-    assert cli._object(options["rank"], 0, {}) is None
-    assert cli._object(options["rank"], 8, {}) == 8
-    assert cli._object(options["max_peaks"], 0, {}) is None
-    assert cli._object(options["n_heads"], 0, {}) == 0
-    assert cli._object(options["seed"], 0, {}) == 0
+    assert cli.argument_of(options["rank"], 0, {}) is None
+    assert cli.argument_of(options["rank"], 8, {}) == 8
+    assert cli.argument_of(options["max_peaks"], 0, {}) is None
+    assert cli.argument_of(options["n_heads"], 0, {}) == 0
+    assert cli.argument_of(options["seed"], 0, {}) == 0
 
 
 def test_options_on_the_line_come_first(tmp_path):

@@ -36,6 +36,7 @@ FUNCTIONS = TOOLS + [
 ]
 # What each room of the package may import of the others; all may import BASE.
 BASE = {
+    "_available",
     "_docs",
     "_file_kinds",
     "_files",
@@ -50,6 +51,9 @@ BASE = {
 PEAKS, CELLS = {"genome", "peaks"}, {"cells"}
 MODELS = {"nn", "models"} | PEAKS
 ALLOWED = {
+    "_available": set(),
+    "_cli_output": {"tl"},
+    "_cli_values": {"_signatures", "cells", "models", "nn", "peaks"},
     "_docs": set(),
     "_file_kinds": set(),
     "_files": {"_file_kinds"},

@@ -200,11 +200,25 @@ class Axis:
         self, contig: np.ndarray, start: np.ndarray, end: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """All overlapping pairs of the given intervals, on ``contigs[contig]``, and these."""
-        from bioframe.core.arrops import overlap_intervals
-
         offset, length = self._offset[contig], self._length[contig]
-        clipped = (offset + np.clip(side, -1, length) for side in (start, end))
-        return overlap_intervals(*clipped, self.start, self.end)
+        first, last = (offset + np.clip(side, -1, length) for side in (start, end))
+        # Of two that overlap, one starts inside the other. bioframe does the same, but its import
+        # takes half a second
+        i, j = _starts_inside(self.start, first, last)
+        k, m = _starts_inside(first, self.start + 1, self.end)
+        return np.concatenate([i, m]), np.concatenate([j, k])
+
+
+def _starts_inside(
+    starts: np.ndarray, first: np.ndarray, last: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of an interval and a start in it: ``first <= start < last``."""
+    order = np.argsort(starts, kind="stable")
+    begin, stop = (np.searchsorted(starts[order], side) for side in (first, last))
+    n_inside = np.maximum(stop - begin, 0)
+    interval = np.repeat(np.arange(len(first)), n_inside)
+    within = np.arange(len(interval)) - np.repeat(np.cumsum(n_inside) - n_inside, n_inside)
+    return interval, order[begin[interval] + within]
 
 
 def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from .._files import read_columns
 
+NARROW_PEAK = "chrom start end name score strand fc -log10p -log10q relSummit".split()
 BARCODE = re.compile(r"(.*[#_:-])?[ACGT]{12,}([-_]\d+)*")  # in the column of names
 
 
@@ -26,8 +27,6 @@ def read_bed(path: str | Path) -> pd.DataFrame:
         The file is not text, is truncated, or a line has fewer than three columns; or it has
         fragments, not peaks.
     """
-    from bioframe import SCHEMAS
-
     rows = read_columns(path, 3, at_most=11)
     n_columns = min(map(len, rows), default=3)
     if n_columns > 3 and BARCODE.fullmatch(rows[0][3]):
@@ -35,5 +34,5 @@ def read_bed(path: str | Path) -> pd.DataFrame:
         msg += "peaks. Call peaks first, or take those of a model or of another data set."
         raise ValueError(msg)
     # BED12 and other formats have other columns after the strand
-    names = SCHEMAS["narrowPeak"][: n_columns if n_columns == 10 else min(n_columns, 6)]
+    names = NARROW_PEAK[: n_columns if n_columns == 10 else min(n_columns, 6)]
     return pd.DataFrame([row[: len(names)] for row in rows], columns=names)

@@ -145,3 +145,12 @@ def test_intervals_before_their_contig_overlap_no_other_contig(query, target):
         if a == b and s < f and t < e
     ]
     assert overlaps(query, target).tolist() == expected
+
+
+@pytest.mark.parametrize("build", ep.genome.BUILDS)
+def test_chromosome_lengths_are_those_of_bioframe(build):
+    import bioframe
+
+    from epifoundation.genome._chromosome_lengths import chromosome_lengths
+
+    assert chromosome_lengths(build) == bioframe.assembly_info(build).chromsizes.to_dict()
