@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,15 @@ class ResultFile:
             return _write_links(path, arguments)
         if command == "knock-out":
             result = _changes(result)
-        made = path.with_name(f".{path.name}.tmp")
-        if path.suffix == ".h5ad":
-            result.write_h5ad(made, compression="gzip")
-        else:
-            result.write_zarr(made)
-        if path.is_dir():
-            shutil.rmtree(path)
-        return made.replace(path)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            if path.suffix == ".h5ad":
+                result.write_h5ad(made, compression="gzip")
+            else:
+                result.write_zarr(made)
+            if path.is_dir():
+                shutil.rmtree(path)
+            return made.replace(path)
 
 
 def _changes(result: Any) -> Any:

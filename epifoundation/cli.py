@@ -203,6 +203,9 @@ def run(command: str, given: dict[str, Any]) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors are one line, or a traceback with ``EPIFOUNDATION_DEBUG=1``."""
+    # Before torch is loaded. Threads that spin while they wait make a command many times slower on
+    # a machine that is busy with other work
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
         command_parser().print_help(sys.stderr)
@@ -214,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result = result.astype(object).fillna("").to_string()
         if result is not None:
             sys.stdout.write(f"{result}\n")
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("EPIFOUNDATION_DEBUG"):
             raise
         line = " ".join(f"epifoundation: {type(error).__name__}: {error}".splitlines())

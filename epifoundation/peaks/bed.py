@@ -9,7 +9,8 @@ import pandas as pd
 
 from .._files import read_columns
 
-NARROW_PEAK = "chrom start end name score strand fc -log10p -log10q relSummit".split()
+COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
+NARROW_PEAK = [*COLUMNS, "fc", "-log10p", "-log10q", "relSummit"]
 BARCODE = re.compile(r"(.*[#_:-])?[ACGT]{12,}([-_]\d+)*")  # in the column of names
 
 

@@ -133,7 +133,7 @@ def _raise_for_line(block: bytes, path: Path, n_before: int, error: Exception | 
     """Raise ValueError for the first line that is not a fragment."""
     for i, line in enumerate(block.split(b"\n"), start=n_before + 1):
         line = line.rstrip(b"\r")
-        fault = None if not line or line.startswith(b"#") else _fault(line)
+        fault = None if not line.strip(b" ") or line.startswith(b"#") else _fault(line)
         if fault:
             shown = line[:80].decode(errors="replace")
             msg = f"{str(path)!r}, line {i:,}: {fault}, in {shown!r}. Expected {FORMAT}."
@@ -160,7 +160,7 @@ def _fault(line: bytes) -> str | None:
     if not fields[0] or not fields[3]:
         return f"no {'barcode' if fields[0] else 'chromosome'}"
     try:
-        line.decode()
+        b"\t".join(fields[:4]).decode()
     except UnicodeDecodeError:
         return "it is not text"
     return None

@@ -1,5 +1,6 @@
 """Interval names in all styles against the columns they encode; overlaps against brute force."""
 
+import bioframe
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epifoundation.genome import (
+    BUILDS,
     Axis,
     detect_build,
     lift_over,
@@ -15,6 +17,7 @@ from epifoundation.genome import (
     parse_intervals,
     read_intervals,
 )
+from epifoundation.genome._chromosome_lengths import chromosome_lengths
 
 chroms = st.sampled_from(["chr1", "chr22", "chrX", "chrM", "chr1_KI270706v1_random", "GL000194.1"])
 intervals = st.lists(
@@ -147,10 +150,6 @@ def test_intervals_before_their_contig_overlap_no_other_contig(query, target):
     assert overlaps(query, target).tolist() == expected
 
 
-@pytest.mark.parametrize("build", ep.genome.BUILDS)
+@pytest.mark.parametrize("build", BUILDS)
 def test_chromosome_lengths_are_those_of_bioframe(build):
-    import bioframe
-
-    from epifoundation.genome._chromosome_lengths import chromosome_lengths
-
     assert chromosome_lengths(build) == bioframe.assembly_info(build).chromsizes.to_dict()
