@@ -20,7 +20,7 @@ from ..genome._intervals import with_prefix
 
 BLOCK_BYTES = 1 << 25  # about 700,000 lines
 FORMAT = "chromosome, start, end and barcode, separated by tabs"
-NUMBER = re.compile(rb"\s*[-+]?\d+(\.\d*)?(e[-+]?\d+)?\s*", re.IGNORECASE)  # R writes 1e+05
+NUMBER = re.compile(rb" *[-+]?\d+(\.\d*)?(e[-+]?\d+)? *", re.IGNORECASE)  # R writes 1e+05
 COMMENT = re.compile(rb"(?m)^#[^\n]*")
 
 
@@ -105,6 +105,8 @@ def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
     """The columns of a block of whole lines."""
     # Comments are matched at the start of lines only: barcodes may contain "#"
     text = COMMENT.sub(b"", block) if b"#" in block else block
+    if b"\r" in text and b"\r" in text.replace(b"\r\n", b"\n").removesuffix(b"\r"):
+        _raise_for_line(block, path, n_before, None)  # pandas would begin a line there
     try:
         with np.errstate(invalid="ignore"):  # infinite numbers raise below
             frame = pd.read_csv(
@@ -132,7 +134,7 @@ def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
 def _raise_for_line(block: bytes, path: Path, n_before: int, error: Exception | None) -> NoReturn:
     """Raise ValueError for the first line that is not a fragment."""
     for i, line in enumerate(block.split(b"\n"), start=n_before + 1):
-        line = line.rstrip(b"\r")
+        line = line.removesuffix(b"\r")
         fault = None if not line.strip(b" ") or line.startswith(b"#") else _fault(line)
         if fault:
             shown = line[:80].decode(errors="replace")
@@ -144,6 +146,8 @@ def _raise_for_line(block: bytes, path: Path, n_before: int, error: Exception | 
 
 def _fault(line: bytes) -> str | None:
     """What is wrong with a line."""
+    if b"\r" in line:
+        return "there is a carriage return in it, which is no end of a line"
     fields = line.split(b"\t")
     if len(fields) < 4:
         return f"{len(fields)} of 4 fields"

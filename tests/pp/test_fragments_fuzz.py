@@ -29,16 +29,18 @@ def expected(content):
     """The fragments of a text, or the number of the first line that is none."""
     found = []
     for i, line in enumerate(content.split(b"\n"), start=1):
-        line = line.rstrip(b"\r")
+        line = line.removesuffix(b"\r")
         if not line.strip(b" ") or line.startswith(b"#"):
             continue
         fields = line.split(b"\t")
+        if b"\r" in line:
+            return i
         try:
             chrom, start, end, barcode = (field.decode() for field in fields[:4])
             if not INTEGER.fullmatch(start) or not INTEGER.fullmatch(end):
                 return i
             start, end = int(float(start)), int(float(end))
-        except ValueError:
+        except (ValueError, OverflowError):
             return i
         if not chrom or not barcode or not 0 <= start < end < 2**62:
             return i
