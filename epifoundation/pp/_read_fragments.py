@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -64,6 +65,8 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
             _check_line_lengths(block, path, n_lines)
             cut = block.rfind(b"\n") + 1 if text else len(block)
             block, rest = block[:cut], block[cut:]
+            if not n_lines:
+                block = block.removeprefix(codecs.BOM_UTF8)
             fragments = _parse(block, path, n_lines)
             found |= len(fragments.start) > 0
             yield fragments

@@ -209,6 +209,7 @@ FORMATS = {
     "plain by another name": ("f.tsv.gz", lambda text: text),
     "windows": ("f.tsv", lambda text: text.replace(b"\n", b"\r\n")),
     "no last newline": ("f.tsv", lambda text: text[:-1]),
+    "byte order mark": ("f.tsv", lambda text: b"\xef\xbb\xbf" + text),
     "comments": ("f.tsv", lambda text: b"# id=x\n# primary_contig=chr1\n" + text + b"# end\n"),
     "blank lines": ("f.tsv", lambda text: b"\n" + text.replace(b"\n", b"\n\n")),
     "four fields": ("f.tsv", lambda text: text.replace(b"\t1\n", b"\n")),
@@ -309,6 +310,7 @@ BAD_LINES = {
     "empty": ("chr1\t9\t9\tAA\t1\n", "the end does not come after the start"),
     "no barcode": ("chr1\t5\t9\t\t1\n", "no barcode"),
     "no chromosome": ("\t5\t9\tAA\t1\n", "no chromosome"),
+    "carriage return": ("chr1\t5\t9\tA\rchr1\t5\t9\tB\n", "there is a carriage return in it"),
     "names": ("chrom\tstart\tend\tbarcode\tcount\n", "the start is not an integer"),
 }
 

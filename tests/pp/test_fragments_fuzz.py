@@ -28,6 +28,7 @@ OF_FILES = ("contains no fragments", "is truncated", "is a ", "is an ", "compres
 def expected(content):
     """The fragments of a text, or the number of the first line that is none."""
     found = []
+    content = content.removeprefix("\ufeff".encode())
     for i, line in enumerate(content.split(b"\n"), start=1):
         line = line.removesuffix(b"\r")
         if not line.strip(b" ") or line.startswith(b"#"):
@@ -81,7 +82,8 @@ TEXTS = st.tuples(
     st.lists(VALID.map("\t".join), max_size=8) | st.lists(LINES, max_size=6),
     st.sampled_from(["\n", "\r\n", "\n\n"]),
     st.booleans(),
-).map(lambda parts: (parts[1].join(parts[0]) + parts[1] * parts[2]).encode())
+    st.sampled_from(["", "", "\ufeff"]),
+).map(lambda parts: (parts[3] + parts[1].join(parts[0]) + parts[1] * parts[2]).encode())
 BYTES = TEXTS | st.binary(max_size=60) | st.tuples(TEXTS, st.binary(max_size=9)).map(b"".join)
 
 
