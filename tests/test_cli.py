@@ -209,7 +209,7 @@ assert not set(heavy) & set(sys.modules), sys.modules.keys() & set(heavy)
         (["models"], ["torch", "anndata", "scipy"]),
         (
             ["embed", "a.h5ad", "-o", "out.zarr"],
-            ["bioframe", "matplotlib", "scanpy", "lightning", "sklearn", "filelock", "yaml"],
+            ["bioframe", "matplotlib", "scanpy", "lightning", "sklearn"],
         ),
     ],
 )

@@ -6,6 +6,8 @@ import hashlib
 import shutil
 from pathlib import Path
 
+from filelock import FileLock
+
 from .._hub import fetch, folder_of
 from .._settings import settings
 from .._warn import warn
@@ -35,8 +37,6 @@ def fetch_original(repo_id: str, file: str | None, revision: str | None) -> EpiF
     folder = settings.cache_dir / "converted" / folder_of(repo_id, revision).name
     target = folder / f"{checkpoint.stem}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
-    from filelock import FileLock  # imports asyncio
-
     with FileLock(f"{target}.lock"):
         if target.is_dir():
             try:
