@@ -67,9 +67,10 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
             block, rest = block[:cut], block[cut:]
             if not n_lines:
                 block = block.removeprefix(codecs.BOM_UTF8)
-            fragments = _parse(block, path, n_lines)
-            found |= len(fragments.start) > 0
-            yield fragments
+            if block:
+                fragments = _parse(block, path, n_lines)
+                found |= len(fragments.start) > 0
+                yield fragments
             n_lines += block.count(b"\n")
             bar.update(raw.tell() - bar.n)
             if not text:
