@@ -129,7 +129,10 @@ def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
     start, end = frame["start"].to_numpy(), frame["end"].to_numpy()
     chrom, chroms = pd.factorize(frame["chrom"])
     barcode, barcodes = pd.factorize(frame["barcode"])
-    if ((start < 0) | (end <= start)).any() or "" in chroms or "" in barcodes:
+    is_wrong = ((start < 0) | (end <= start)).any() or "" in chroms or "" in barcodes
+    # pandas reads a column of nothing but True and False as 1 and 0
+    may_be_bool = any(side.max(initial=0) <= 1 for side in (start, end))
+    if is_wrong or (may_be_bool and _first_fault(block)):
         _raise_for_line(block, path, n_before, None)
     chroms, barcodes = pd.Index(with_prefix(pd.Series(chroms))), pd.Index(barcodes)
     return Fragments(chrom, chroms, start, end, barcode, barcodes)
@@ -137,15 +140,22 @@ def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
 
 def _raise_for_line(block: bytes, path: Path, n_before: int, error: Exception | None) -> NoReturn:
     """Raise ValueError for the first line that is not a fragment."""
-    for i, line in enumerate(block.split(b"\n"), start=n_before + 1):
-        line = line.removesuffix(b"\r")
-        fault = None if not line.strip(b" ") or line.startswith(b"#") else _fault(line)
-        if fault:
-            shown = line[:80].decode(errors="replace")
-            msg = f"{str(path)!r}, line {i:,}: {fault}, in {shown!r}. Expected {FORMAT}."
-            raise ValueError(msg) from error
+    if found := _first_fault(block):
+        i, line, fault = found
+        shown = line[:80].decode(errors="replace")
+        msg = f"{str(path)!r}, line {n_before + i:,}: {fault}, in {shown!r}. Expected {FORMAT}."
+        raise ValueError(msg) from error
     msg = f"{str(path)!r}, after line {n_before:,}: {error}. Expected {FORMAT}."
     raise ValueError(msg) from error
+
+
+def _first_fault(block: bytes) -> tuple[int, bytes, str] | None:
+    """Number, text and fault of the first line that is not a fragment."""
+    for i, line in enumerate(block.split(b"\n"), start=1):
+        line = line.removesuffix(b"\r")
+        if line.strip(b" ") and not line.startswith(b"#") and (fault := _fault(line)):
+            return i, line, fault
+    return None
 
 
 def _fault(line: bytes) -> str | None:

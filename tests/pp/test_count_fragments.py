@@ -311,6 +311,7 @@ BAD_LINES = {
     "no barcode": ("chr1\t5\t9\t\t1\n", "no barcode"),
     "no chromosome": ("\t5\t9\tAA\t1\n", "no chromosome"),
     "carriage return": ("chr1\t5\t9\tA\rchr1\t5\t9\tB\n", "there is a carriage return in it"),
+    "truth": ("chr1\tTrue\t9\tAA\t1\n", "the start is not an integer"),
     "names": ("chrom\tstart\tend\tbarcode\tcount\n", "the start is not an integer"),
 }
 
