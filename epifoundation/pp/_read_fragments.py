@@ -21,7 +21,7 @@ from ..genome._intervals import with_prefix
 
 BLOCK_BYTES = 1 << 25  # about 700,000 lines
 FORMAT = "chromosome, start, end and barcode, separated by tabs"
-NUMBER = re.compile(rb" *[-+]?\d+(\.\d*)?(e[-+]?\d+)? *", re.IGNORECASE)  # R writes 1e+05
+NUMBER = re.compile(rb"\s*[-+]?\d+(\.\d*)?(e[-+]?\d+)?\s*", re.IGNORECASE)  # R writes 1e+05
 COMMENT = re.compile(rb"(?m)^#[^\n]*")
 
 

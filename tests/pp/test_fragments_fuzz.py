@@ -20,7 +20,7 @@ from epifoundation.pp._read_fragments import read_fragments
 
 N_EXAMPLES = int(os.environ.get("EPIFOUNDATION_FUZZ", "100"))
 PEAKS = ["chr1:0-40", "chr1:30-60", "chr2:10-90"]
-INTEGER = re.compile(r"[ ]*[-+]?[0-9]+([.]0*)?([eE][+]?[0-9]+)?[ ]*")
+INTEGER = re.compile(r"[ \v\f]*[-+]?[0-9]+([.]0*)?([eE][+]?[0-9]+)?[ \v\f]*")
 # What a file can be refused for as a whole
 OF_FILES = ("contains no fragments", "is truncated", "is a ", "is an ", "compressed with")
 
