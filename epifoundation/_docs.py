@@ -16,8 +16,8 @@ PARAMETERS = {
     "data_or_files": """
         data
             A MuData with the modality `modality`, or an AnnData of cells x peaks; or the path of
-            one (``.h5ad``, ``.h5mu``, zarr), a list of paths, or a mapping from names of samples to
-            paths, which are read in blocks.""",
+            one (``.h5ad``, ``.h5mu``, zarr, 10x ``.h5``), a list of paths, or a mapping from names
+            of samples to paths, which are read in blocks (10x files into memory).""",
     "data_or_file": """
         data
             A MuData with the modality `modality`, or an AnnData of cells x peaks; or the path of

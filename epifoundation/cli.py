@@ -13,12 +13,13 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ._cli_output import SUFFIXES, ResultFile
+from ._cli_values import argument_of, has_none
 from ._signatures import Parameter, read_signature
 
 ABOUT = "Cell embeddings, gene expression and cell types from single-cell ATAC-seq."
@@ -31,12 +32,16 @@ COMMANDS = {  # function and example
     "pretrain": ("tl.pretrain", "*.h5mu -o models/mine --batch-key donor --validation donor3"),
     "finetune": ("tl.finetune", "labelled.h5mu -o models/mine --label-key cell_type"),
     "convert": ("models.convert_original", "pretrained.pth vocabularies/ -o models/paper"),
+    "count": ("pp.count_fragments", "fragments.tsv.gz models/atlas -o atac.h5ad"),
+    "link-peaks": ("tl.link_peaks", "multiome.h5mu -m models/atlas --gene CD8A -o links.tsv"),
+    "knock-out": ("tl.knock_out", "atac.h5ad chr2:86783559-86808396 -o changes.h5ad"),
     "report": ("pl.report", "annotated.h5mu -o report.html --gene CD79A --gene CD8A"),
-    "models": ("models.available", ""),
+    "models": ("_available.available", ""),
 }
 # Their fields are options of functions with such a parameter
 FIELDS_OF = {"engine": "training/engine.Engine", "mapping": "peaks/options.PeakMapping"}
 SAVE = "models.EpiFoundation.save_pretrained"  # its parameters, of functions that make models
+RESULT = "_cli_output.ResultFile"  # its fields, of commands whose results it writes
 OMITTED = {"checkpoint", "copy", *FIELDS_OF}  # unless required
 NAMES = {  # options with another name than their parameter
     "config": "preset",
@@ -48,8 +53,9 @@ NAMES = {  # options with another name than their parameter
 }
 SHORT = {"model": ["-m"], "output": ["-o"]}
 FILES_HELP = {  # help for files in place of objects, by annotation
-    "Inputs": "Files of cells (.h5ad, .h5mu, .zarr).",
-    "Data": "File of cells (.h5ad, .h5mu, .zarr), which is read into memory.",
+    "Inputs": "Files of cells (.h5ad, .h5mu, .zarr, 10x .h5).",
+    "Located": "File of cells (.h5ad, .h5mu, .zarr, 10x .h5).",
+    "Data": "File of cells (.h5ad, .h5mu, .zarr, 10x .h5), which is read into memory.",
     "PeakVocabulary": "BED file.",
 }
 ARGUMENT_TYPES = {"bool": bool, "int": int, "RNG": int, "float": float}
@@ -87,6 +93,8 @@ def options_of(command: str) -> dict[str, Parameter]:
     signatures += [read_signature(owner) for owner in fields_of]
     if function.returns == "EpiFoundation":
         signatures.append(read_signature(SAVE))
+    if command in SUFFIXES:
+        signatures.append(read_signature(RESULT))
     options = {}
     for parameter in (each for one in signatures for each in one.parameters.values()):
         name = NAMES.get(parameter.name, parameter.name)
@@ -102,7 +110,7 @@ def command_parser() -> Parser:
     lines = ["commands:"]
     for command, (function, _) in COMMANDS.items():
         summary = read_signature(function).text.split("\n")[0]
-        lines.append(f"  {command:<10}{_plain(summary, {})}")
+        lines.append(f"  {command:<11}{_plain(summary, {})}")
     epilog = "\n".join([*lines, "", EXIT_CODES])
     parser = Parser("epifoundation", "COMMAND [OPTIONS]", ABOUT, epilog)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
@@ -112,7 +120,7 @@ def command_parser() -> Parser:
 def option_parser(command: str) -> Parser:
     """The parser of the arguments of a command."""
     prog, options = f"epifoundation {command}", options_of(command)
-    required = [_shown(name, each) for name, each in options.items() if each.is_required]
+    required = [_shown(name, each) for name, each in options.items() if _is_needed(each)]
     usage = " ".join([*required, "[OPTIONS]"]).replace("--output", "-o OUTPUT")
     function, example = COMMANDS[command]
     text = _plain(read_signature(function).text, options)
@@ -125,14 +133,14 @@ def option_parser(command: str) -> Parser:
             how["action"] = argparse.BooleanOptionalAction if is_on else "store_true"
         elif kind in ARGUMENT_TYPES:
             how["type"] = ARGUMENT_TYPES[kind]
-        elif "Sequence[" in kind or "tuple[" in kind:
+        elif shown.startswith("--") and ("Sequence[" in kind or "tuple[" in kind):
             how["action"] = "append"
         elif kind.startswith("Literal"):
             how["metavar"] = "|".join(ast.literal_eval(kind.removeprefix("Literal")))
         if shown.startswith("--"):
             parser.add_argument(*SHORT.get(name, []), shown, dest=name, **how)
         else:  # may be missing: it can be in the file of options
-            n_values = "*" if kind == "Inputs" else "?"
+            n_values = "*" if kind == "Inputs" or "Sequence[" in kind else "?"
             parser.add_argument(name, metavar=shown, nargs=n_values, **how)
     parser.add_argument("--config", help=CONFIG)
     parser.add_argument("-q", "--quiet", action="store_true", help="No progress bars.")
@@ -147,7 +155,7 @@ def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     if "config" in given:
         given = _read_table(given.pop("config"), command, parser) | given
     for name, parameter in options_of(command).items():
-        if parameter.is_required and name not in given:
+        if _is_needed(parameter) and name not in given:
             parser.error(f"missing {_shown(name, parameter)}")
     return given
 
@@ -155,21 +163,27 @@ def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
 def run(command: str, given: dict[str, Any]) -> Any:
     """Call the function of a command; returns its result, or the path of the saved model."""
     from . import settings
-    from .models._directory import check_target
-    from .training.processes import World
 
     if given.pop("quiet", False) or not sys.stderr.isatty():
         settings.progress = False
     options, function = options_of(command), COMMANDS[command][0]
     is_saved = SAVE in {parameter.owner for parameter in options.values()}
     if is_saved:
+        from .models._directory import check_target
+
         check_target(Path(given["output"]), overwrite=given.get("overwrite", False))
     taken: dict[str, dict[str, Any]] = {
-        owner: {} for owner in (function, SAVE, *FIELDS_OF.values())
+        owner: {} for owner in (function, SAVE, RESULT, *FIELDS_OF.values())
     }
+    for parameter in options.values():
+        if parameter.is_required and parameter.may_be_none:
+            taken[function][parameter.name] = None  # unless given
     for name, value in given.items():
         parameter = options[name]
-        taken[parameter.owner][parameter.name] = _object(parameter, value, given)
+        taken[parameter.owner][parameter.name] = argument_of(parameter, value, given)
+    file = ResultFile(**taken[RESULT]) if taken[RESULT] else None
+    if file:
+        file.check(command)
     for name, owner in FIELDS_OF.items():
         if taken[owner]:
             module, _, made = owner.replace("/", ".").rpartition(".")
@@ -178,13 +192,20 @@ def run(command: str, given: dict[str, Any]) -> Any:
             )
     module, name = function.split(".")
     result = getattr(import_module(f".{module}", __package__), name)(**taken[function])
+    if file:
+        return file.write(command, result, taken[function])
     if not is_saved:
         return result
+    from .training.processes import World
+
     return result.save_pretrained(**taken[SAVE]) if World.from_environment().rank == 0 else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors are one line, or a traceback with ``EPIFOUNDATION_DEBUG=1``."""
+    # Before torch is loaded. Threads that spin while they wait make a command many times slower on
+    # a machine that is busy with other work
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
         command_parser().print_help(sys.stderr)
@@ -196,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result = result.astype(object).fillna("").to_string()
         if result is not None:
             sys.stdout.write(f"{result}\n")
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("EPIFOUNDATION_DEBUG"):
             raise
         line = " ".join(f"epifoundation: {type(error).__name__}: {error}".splitlines())
@@ -208,8 +229,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _shown(name: str, parameter: Parameter) -> str:
     """An option as typed; required ones have no flag, except the output."""
-    is_flag = name == "output" or not parameter.is_required
+    is_flag = name == "output" or not _is_needed(parameter)
     return f"--{name.replace('_', '-')}" if is_flag else name.upper()
+
+
+def _is_needed(parameter: Parameter) -> bool:
+    """Whether there must be a value: left out is None where that is a value."""
+    return parameter.is_required and not parameter.may_be_none
 
 
 def _plain(text: str, options: dict[str, Parameter]) -> str:
@@ -227,12 +253,7 @@ def _help(parameter: Parameter, options: dict[str, Parameter]) -> str:
     if default is None or default is False:
         return text
     default = ", ".join(default) if isinstance(default, tuple) else default
-    return f"{text} (default: {default}{', 0 for None' if _has_none(parameter) else ''})"
-
-
-def _has_none(parameter: Parameter) -> bool:
-    """Whether 0 on the command line means None."""
-    return parameter.kind == "int" and parameter.may_be_none and parameter.default is not None
+    return f"{text} (default: {default}{', 0 for None' if has_none(parameter) else ''})"
 
 
 def _read_table(path: str, command: str, parser: Parser) -> dict[str, Any]:
@@ -256,42 +277,3 @@ def _read_table(path: str, command: str, parser: Parser) -> dict[str, Any]:
     if "architecture" in table:
         table["preset"] = table.pop("architecture")
     return table
-
-
-def _object(parameter: Parameter, value: Any, given: dict[str, Any]) -> Any:
-    """The argument of the function from a value of the command line or file."""
-    kind = parameter.kind
-    if kind == "Data":
-        from .cells.formats import read_cells
-
-        return read_cells(value)
-    if kind == "PeakVocabulary":
-        from .peaks.vocabulary import PeakVocabulary
-
-        return PeakVocabulary.read_bed(value, genome=given.get("genome", "unknown"))
-    if isinstance(value, dict) and kind.endswith("Config | str"):
-        return _configuration(kind.removesuffix(" | str"), value, parameter.owner, given)
-    if isinstance(value, list) and len(value) == 1:
-        if kind == "Inputs":
-            return value[0]
-        if kind == "float | Sequence[str]" and re.fullmatch(r"\d*\.\d+", str(value[0])):
-            return float(value[0])
-    return None if value == 0 and _has_none(parameter) else value
-
-
-def _configuration(kind: str, table: dict[str, Any], owner: str, given: dict[str, Any]) -> Any:
-    """A configuration from a table of a file, and the defaults of the function."""
-    from . import nn
-    from .models._registry import resolve_model
-
-    preset = "default"
-    if owner == "tl.finetune":
-        base = resolve_model(given.get("model"), None)
-        preset = "finetune" if base.config.is_trained else preset
-    made = getattr(nn, kind).preset(preset)
-    unknown = sorted(set(table) - {each.name for each in fields(made)})
-    if unknown:
-        msg = f"{kind} has no fields {unknown}; "
-        msg += f"available: {[each.name for each in fields(made)]}."
-        raise ValueError(msg)
-    return replace(made, **table)

@@ -5,13 +5,16 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 import epifoundation as ep
+import epifoundation._available  # what `epifoundation models` calls
 from epifoundation import cli
 from epifoundation._signatures import read_signature
 
@@ -77,11 +80,13 @@ def test_every_parameter_is_an_option(command):
     expected = parameters_of(function, resolve(function))
     if command in ("pretrain", "finetune"):
         expected |= parameters_of(cli.FIELDS_OF["engine"], ep.Engine)
-    if command in ("embed", "annotate", "finetune"):
+    if command in ("embed", "annotate", "finetune", "link-peaks", "knock-out"):
         expected |= parameters_of(cli.FIELDS_OF["mapping"], ep.PeakMapping)
     if command in ("pretrain", "finetune", "convert"):
         expected |= parameters_of(cli.SAVE, ep.EpiFoundation.save_pretrained)
-    expected -= {("tl.embed", "copy"), ("tl.annotate", "copy"), ("tl.pretrain", "checkpoint")}
+    if command in ("count", "link-peaks", "knock-out"):
+        expected |= {(cli.RESULT, "output"), (cli.RESULT, "overwrite")}
+    expected -= {(function, "copy"), ("tl.pretrain", "checkpoint")}
     expected -= {(function, "engine"), (function, "mapping")}
     options = cli.options_of(command)
     assert {(each.owner, each.name) for each in options.values()} == expected
@@ -180,7 +185,10 @@ def test_help_lists_the_commands(run):
     assert (nothing.code, nothing.output, nothing.error) == (2, "", done.output)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"], ["pretrain", "x.h5mu"]])
+LIGHT = [["--help"], ["embed", "--help"], ["count", "--help"], ["pretrain", "x.h5mu"]]
+
+
+@pytest.mark.parametrize("arguments", LIGHT)
 def test_help_and_errors_import_little(arguments):
     code = f"""
 import sys
@@ -193,6 +201,42 @@ heavy = ["torch", "numpy", "pandas", "scipy", "anndata", "mudata", "scanpy", "h5
 assert not set(heavy) & set(sys.modules), sys.modules.keys() & set(heavy)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["models"], ["torch", "anndata", "scipy"]),
+        (
+            ["embed", "a.h5ad", "-o", "out.zarr"],
+            ["bioframe", "matplotlib", "scanpy", "lightning", "sklearn"],
+        ),
+    ],
+)
+def test_commands_import_what_they_need(arguments, heavy, tmp_path):
+    """Of what takes a second; no threads spin, unless that is set."""
+    code = f"""
+import os, sys, warnings
+from epifoundation.cli import main
+warnings.simplefilter("ignore")
+main({arguments})
+assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
+main(["models"])
+assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+sys.exit(str(sorted(set({heavy}) & set(sys.modules))))
+"""
+    ep.datasets.pbmc_multiome()["atac"][:50].copy().write_h5ad(tmp_path / "a.h5ad")
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    path = os.pathsep.join([str(Path(ep.__file__).parents[1]), env.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=env | {"PYTHONPATH": path},
+    )
+    assert done.stderr == "[]\n"
 
 
 @pytest.mark.parametrize(
@@ -250,6 +294,110 @@ def test_embed_and_annotate(folder, mdata, model, run):
     assert (
         ad.read_zarr(folder / "labels.zarr").uns["epifoundation_annotation"]["calibration"] == 0.2
     )
+
+
+def same(found, expected):
+    """Whether two AnnData have the same values, cells and variables."""
+    for part in ("obs", "var"):
+        pd.testing.assert_frame_equal(
+            getattr(found, part), getattr(expected, part), check_names=False
+        )
+    X, Y = (
+        each.X.toarray() if hasattr(each.X, "toarray") else each.X for each in (found, expected)
+    )
+    np.testing.assert_allclose(X, Y, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["counted.h5ad", "counted.zarr"])
+def test_count(folder, mdata, model, run, name):
+    path = ep.datasets.simulate_fragments(mdata, folder / "f.tsv.gz", n_empty=500)
+    (folder / "barcodes.tsv").write_text("\n".join(mdata.obs_names[:50]) + "\n")
+    options = ["-o", folder / name, "-q"]
+    done = run("count", path, folder / "model", *options)
+    assert (done.code, done.output.strip()) == (0, str(folder / name)), done.error
+    read = ad.read_h5ad if name.endswith(".h5ad") else ad.read_zarr
+    same(read(folder / name), ep.pp.count_fragments(path, model))
+    assert set(read(folder / name).obs_names) <= set(mdata.obs_names)
+    done = run("count", path, folder / "model", *options)
+    assert (done.code, done.output) == (1, "")
+    assert f"{name}' exists: pass `overwrite`" in done.error
+    done = run(
+        "count", path, folder / "model", *options, "--overwrite",
+        "--barcodes", folder / "barcodes.tsv", "--counting", "fragment",
+    )  # fmt: skip
+    assert done.code == 0, done.error
+    barcodes = mdata.obs_names[:50]
+    same(
+        read(folder / name),
+        ep.pp.count_fragments(path, model, barcodes=barcodes, counting="fragment"),
+    )
+    done = run("embed", folder / name, "-m", folder / "model", "-o", folder / "e.zarr", "-q")
+    assert done.code == 0, done.error
+
+
+def test_fragments_are_to_be_counted_first(folder, mdata, run):
+    path = ep.datasets.simulate_fragments(mdata, folder / "f.tsv.gz")
+    done = run("embed", path, "-o", folder / "out.zarr")
+    assert done.code == 1
+    assert "f.tsv.gz' is a fragments file" in done.error
+    assert "in a shell `epifoundation count`" in done.error
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("counted.csv", "`output` must end in .h5ad, .zarr, got "),
+        ("nowhere/counted.h5ad", "nowhere' does not exist, or cannot be written to"),
+    ],
+)
+def test_results_that_cannot_be_written_are_refused_first(
+    folder, run, output, message, monkeypatch
+):
+    monkeypatch.setattr(ep.pp, "count_fragments", lambda *_, **__: pytest.fail("called"))
+    done = run("count", folder / "f.tsv.gz", folder / "model", "-o", folder / output)
+    assert (done.code, done.output) == (1, "")
+    assert message in done.error
+
+
+def test_knock_out(folder, mdata, model, run):
+    peaks = list(mdata["atac"].var_names[:2])
+    options = [
+        "-m",
+        folder / "model",
+        "-o",
+        folder / "changes.h5ad",
+        "--gene",
+        model.genes.names[0],
+    ]
+    done = run("knock-out", folder / "a.h5ad", *peaks, *options)
+    assert done.code == 0, done.error
+    found = ad.read_h5ad(folder / "changes.h5ad")
+    expected = ep.tl.knock_out(mdata["atac"], model, peaks=peaks, genes=model.genes.names[0])
+    np.testing.assert_allclose(found.to_df(), expected.expression, atol=1e-6)
+    np.testing.assert_allclose(found.obsm["probabilities"], expected.probabilities, atol=1e-6)
+    assert list(found.obs["n_removed"]) == list(expected.n_removed)
+    assert list(found.uns["epifoundation_knock_out"]["peaks"]) == peaks
+    assert run("knock-out", folder / "a.h5ad", "-o", folder / "b.h5ad").code == 2
+    done = run("knock-out", folder / "a.h5ad", "peak1", *options, "--overwrite")
+    assert done.code == 1
+    assert "peak1" in done.error
+
+
+def test_link_peaks(folder, mdata, model, run):
+    genes = model.genes.names[:2]
+    options = ["-m", folder / "model", "--max-distance", 50_000]
+    options += [word for gene in genes for word in ("--gene", gene)]
+    done = run("link-peaks", folder / "m.h5mu", *options, "-o", folder / "links.tsv.gz")
+    assert done.code == 0, done.error
+    ep.tl.link_peaks(mdata, model, genes=genes, max_distance=50_000)
+    expected = mdata["atac"].uns["epifoundation_links"]
+    found = pd.read_csv(folder / "links.tsv.gz", sep="\t", dtype={"group": str})
+    assert list(found["peak"]) == list(expected["peak"])
+    np.testing.assert_allclose(found["effect"], expected["effect"], rtol=1e-5)
+    done = run("link-peaks", folder / "m.h5mu", *options, "-o", folder / "links.bedpe")
+    assert done.code == 0, done.error
+    ep.tl.write_links(mdata, path=folder / "expected.bedpe", max_qvalue=None)
+    assert (folder / "links.bedpe").read_text() == (folder / "expected.bedpe").read_text()
 
 
 def test_pretrain_with_a_configuration(folder, run):
@@ -404,18 +552,18 @@ def test_held_out(arguments, expected):
     line = ["file", "-o", "model", *(word for each in arguments for word in ("--validation", each))]
     given = cli.parse("pretrain", line)
     option = cli.options_of("pretrain")["validation"]
-    assert cli._object(option, given["validation"], given) == expected
+    assert cli.argument_of(option, given["validation"], given) == expected
     for of_a_file in (0.2, [0.2]):
-        assert cli._object(option, of_a_file, given) == 0.2
+        assert cli.argument_of(option, of_a_file, given) == 0.2
 
 
 def test_zero_stands_for_none_where_that_is_no_default():
     options = cli.options_of("finetune") | cli.options_of("convert")
-    assert cli._object(options["rank"], 0, {}) is None
-    assert cli._object(options["rank"], 8, {}) == 8
-    assert cli._object(options["max_peaks"], 0, {}) is None
-    assert cli._object(options["n_heads"], 0, {}) == 0
-    assert cli._object(options["seed"], 0, {}) == 0
+    assert cli.argument_of(options["rank"], 0, {}) is None
+    assert cli.argument_of(options["rank"], 8, {}) == 8
+    assert cli.argument_of(options["max_peaks"], 0, {}) is None
+    assert cli.argument_of(options["n_heads"], 0, {}) == 0
+    assert cli.argument_of(options["seed"], 0, {}) == 0
 
 
 def test_options_on_the_line_come_first(tmp_path):

@@ -37,8 +37,10 @@ FUNCTIONS = TOOLS + [
 ]
 # What each room of the package may import of the others; all may import BASE.
 BASE = {
+    "_available",
     "_columns",
     "_docs",
+    "_file_kinds",
     "_files",
     "_hub",
     "_keys",
@@ -54,9 +56,13 @@ BASE = {
 PEAKS, CELLS = {"genome", "peaks"}, {"cells"}
 MODELS = {"nn", "models"} | PEAKS
 ALLOWED = {
+    "_available": set(),
     "_columns": set(),
+    "_cli_output": {"tl"},
+    "_cli_values": {"_signatures", "cells", "models", "nn", "peaks"},
     "_docs": set(),
-    "_files": set(),
+    "_file_kinds": set(),
+    "_files": {"_file_kinds"},
     "_hub": {"_files", "_settings"},
     "_keys": {"_columns"},
     "_memory": set(),

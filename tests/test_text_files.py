@@ -1,6 +1,7 @@
 """Compressed text, by either reader: whole, of several parts, cut off, altered."""
 
 import gzip
+import tracemalloc
 
 import pytest
 from isal import igzip
@@ -42,7 +43,7 @@ def altered(at):
 )
 def test_damaged_files_are_refused(path, content):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"'.*lines.tsv.gz' is not text, or is truncated"):
+    with pytest.raises(ValueError, match=r"lines.tsv.gz'( is not text, or is truncated|, line )"):
         _files.read_columns(path, 2)
 
 
@@ -90,3 +91,31 @@ def test_every_text_file_may_have_a_mark(tmp_path):
     )
     assert list(counted.obs_names) == ["cell1", "cell0"]
     assert counted.X.toarray().astype(bool).tolist() == [[False, True], [True, False]]
+
+
+def test_a_line_without_end_is_refused_with_little_memory(path):
+    """300 MB in a file of 0.3 MB."""
+    with gzip.open(path, "wb") as file:
+        file.write(b"chr1\t1\n")
+        for _ in range(300):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"lines.tsv.gz', line 2: longer than 1,048,576 bytes"):
+        _files.read_columns(path, 2)
+    assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    tracemalloc.stop()
+
+
+def test_lines_of_the_largest_size_are_read(path):
+    longest = "x" * (_files.MAX_LINE - 2)
+    path.write_text(f"a\t{longest}\nb\t{longest}")
+    assert _files.read_columns(path, 2) == [["a", longest], ["b", longest]]
+    path.write_text(f"a\t{longest}y\n")
+    with pytest.raises(ValueError, match="line 1: longer than"):
+        _files.read_columns(path, 2)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_byte_order_mark_and_any_end_of_line_are_read(path, end):
+    path.write_bytes(f"# note{end}a\tb{end}{end}c\td".encode("utf-8-sig"))
+    assert _files.read_columns(path, 2) == [["a", "b"], ["c", "d"]]

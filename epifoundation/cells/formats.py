@@ -13,8 +13,11 @@ from anndata import AnnData
 from mudata import MuData
 
 from .._validate import Data, check_unique, get_atac
+from .foreign import foreign_kind
+from .groups import EXPECTED
 from .source import InMemory, Located, Source
 from .stored import OnDisk, read_hdf5, read_zarr
+from .tenx import is_tenx, read_tenx
 
 HDF5_SUFFIXES = (".h5ad", ".h5mu", ".h5")
 
@@ -46,10 +49,32 @@ def _is_hdf5(path: Path) -> bool:
     return path.suffix in HDF5_SUFFIXES or (path.is_file() and h5py.is_hdf5(path))
 
 
-# The first that matches. HDF5 matches every such file: put formats inside HDF5 before it
-FORMATS = [
+def _is_old(path: Path) -> bool:
+    """Whether a file is an AnnData of a version before 0.7, with tables of another layout."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path) as root:
+            return isinstance(root.get("var"), h5py.Dataset)
+    except (OSError, KeyError, ValueError, RuntimeError):
+        return False  # damaged: the error comes when it is opened
+
+
+def _reader(read: Callable[[Path], Data]) -> Callable[[Path, str], Source]:
+    """Open a file by reading it into memory."""
+    return lambda path, modality: InMemory(read(path), modality, repr(str(path)))
+
+
+# These match every HDF5 file and every folder, also those of other tools
+ANNDATA = (
     Format("h5ad or h5mu", _is_hdf5, OnDisk.open, read_hdf5),
     Format("zarr", Path.is_dir, OnDisk.open, read_zarr),
+)
+# The first that matches: put formats inside HDF5 or a folder before them
+FORMATS = [
+    Format("10x .h5", is_tenx, _reader(read_tenx), read_tenx),
+    Format("h5ad of anndata 0.6", _is_old, _reader(read_hdf5), read_hdf5),
+    *ANNDATA,
 ]
 
 
@@ -62,9 +87,12 @@ def _format_of(path: Path) -> Format:
     if not path.exists():
         msg = f"The file {str(path)!r} does not exist."
         raise FileNotFoundError(msg)
-    if found := find_format(path):
+    found = find_format(path)
+    kind = foreign_kind(path) if found is None or found in ANNDATA else None
+    if found and kind is None:
         return found
-    msg = f"{str(path)!r} is not a file of cells; expected {', '.join(f.name for f in FORMATS)}."
+    what = "not a file of cells" if kind is None else kind.what
+    msg = f"{str(path)!r} is {what}; expected {EXPECTED}. {kind.cure if kind else ''}".strip()
     raise ValueError(msg)
 
 
@@ -116,5 +144,29 @@ def read_var(path: str | Path, modality: str) -> pd.DataFrame:
 
 
 def read_cells(path: str | Path) -> Data:
-    """Read a file of cells into memory."""
-    return _format_of(Path(path)).read(Path(path))
+    """Read a file of cells into memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file does not exist.
+    OSError, ValueError
+        The file cannot be read, or has no AnnData or MuData.
+    """
+    found = _format_of(Path(path))
+    try:
+        return found.read(Path(path))
+    except (OSError, ValueError) as error:
+        if str(path) in str(error):
+            raise
+        raise _unreadable(path, error) from error
+    except (TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> OSError:
+    return OSError(
+        f"{str(path)!r} could not be read into memory ({type(error).__name__}: {error}). "
+        "Is it truncated, or of an old version? Then write it again with the version of anndata or "
+        "mudata that wrote it."
+    )

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-EXPECTED = "an .h5ad, .h5mu or .zarr of an AnnData or MuData"
+EXPECTED = "an .h5ad, .h5mu or .zarr of an AnnData or MuData, or a 10x .h5"
 # Registered HDF5 filters that are used for count matrices
 HDF5_FILTERS = {
     307: "bzip2",

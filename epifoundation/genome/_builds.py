@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from .._files import read_lines
+from ._chromosome_lengths import BUILDS, chromosome_lengths
 from ._intervals import COLUMNS, with_prefix
 
-BUILDS = ("hg38", "hg19", "hs1", "mm10", "mm39", "mm9")  # with chromosome lengths in bioframe
 ALIASES = {  # names by Ensembl, NCBI and others
     "grch38": "hg38",
     "grch37": "hg19",
@@ -84,14 +83,6 @@ def misplaced(intervals: pd.DataFrame, build: str) -> np.ndarray:
         raise ValueError(msg)
     codes, names = _contigs(intervals)
     return intervals["end"].to_numpy() > _lengths(names, build)[codes]
-
-
-@cache  # bioframe reads a file
-def chromosome_lengths(build: str) -> dict[str, int]:
-    """Length of each chromosome of one of ``BUILDS``."""
-    import bioframe
-
-    return bioframe.assembly_info(build).chromsizes.to_dict()
 
 
 def _contigs(intervals: pd.DataFrame) -> tuple[np.ndarray, pd.Series]:

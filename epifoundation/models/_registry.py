@@ -7,9 +7,9 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-import pandas as pd
 import torch
 
+from .._available import MODELS, PAPER
 from .._hub import fetch
 from ._config import CONFIG, MODEL_FILES
 from ._directory import base_of, read
@@ -17,48 +17,6 @@ from ._model import EpiFoundation
 from ._original_hub import fetch_original
 
 DEFAULT_MODEL = "pbmc-51loci"
-PAPER = "UCSC-VLAA/EpiFoundation"
-
-_MODELS = pd.DataFrame(
-    [
-        {
-            "name": "pbmc-51loci",
-            "source": "bundled",
-            "genome": "hg38",
-            "peaks": 5724,
-            "genes": 51,
-            "labels": 13,
-            "description": "Human blood, 51 windows of 200 kb: for the demo and the tutorials",
-        },
-        {
-            "name": PAPER,
-            "source": "Hugging Face, converted",
-            "genome": "hg38",
-            "description": (
-                "The checkpoint of Wu et al. 2025 (Apache-2.0), fetched and converted on first use"
-            ),
-        },
-    ]
-).set_index("name")
-# <NA>: unknown before the download
-_MODELS = _MODELS.astype({"peaks": "Int64", "genes": "Int64", "labels": "Int64"})
-
-
-def available() -> pd.DataFrame:
-    """List the models that :func:`from_pretrained` knows by name.
-
-    Returns
-    -------
-    One row per model, indexed by name: ``source``, ``genome``, ``peaks``, ``genes``, ``labels``,
-    ``description``.
-
-    Examples
-    --------
-    >>> import epifoundation as ep
-    >>> list(ep.models.available().index)
-    ['pbmc-51loci', 'UCSC-VLAA/EpiFoundation']
-    """
-    return _MODELS.copy()
 
 
 def from_pretrained(
@@ -127,7 +85,7 @@ def _load(
     # A Path is always a directory; a folder does not shadow a registered name
     is_name = isinstance(name_or_path, str)
     is_paper = is_name and (name == PAPER or name.startswith(f"{PAPER}/"))
-    is_bundled = is_name and not is_paper and name in _MODELS.index
+    is_bundled = is_name and not is_paper and name in MODELS.index
     is_directory = not is_bundled and not is_paper and bool(name) and Path(name).is_dir()
     if revision is not None and (is_bundled or is_directory):
         msg = f"`revision` ({revision!r}) is for Hugging Face repositories; {name!r} is a "
@@ -210,7 +168,7 @@ def resolve_model(
 
 
 def _download(name: str | Path, revision: str | None) -> Path:
-    known = list(_MODELS.index)
+    known = list(MODELS.index)
     if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         msg = f"Unknown model {str(name)!r}: neither a directory nor one of {known}."
         raise ValueError(msg)

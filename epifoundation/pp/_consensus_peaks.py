@@ -17,7 +17,7 @@ from .._settings import settings
 from .._validate import get_modality, integer
 from ..cells.formats import find_format, read_var
 from ..genome import BUILDS, canonical_build, detect_build, read_intervals
-from ..genome._builds import chromosome_lengths
+from ..genome._chromosome_lengths import chromosome_lengths
 from ..peaks.bed import read_bed
 from ..peaks.vocabulary import PeakVocabulary
 from ._merge_peaks import merge_peaks

@@ -9,20 +9,20 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from mudata import MuData
 
-from .._files import read_columns
 from .._keys import Keys
 from .._option_types import checked
-from .._validate import check_unique, integer, one_of
+from .._validate import integer, one_of
+from .._warn import warn
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..peaks.vocabulary import PeakVocabulary
+from ._cell_threshold import cell_threshold
 from ._fragment_counter import Counting, FragmentCounter
+from ._read_barcodes import read_barcodes
 from ._read_fragments import check_fragments_file, read_fragments
 
 Peaks: TypeAlias = EpiFoundation | PeakVocabulary | pd.DataFrame | str | Path | None
-MIN_FRAGMENTS = 1000  # barcodes with fewer are background
 
 
 @checked
@@ -30,7 +30,7 @@ def count_fragments(
     fragments: str | Path | Mapping[str, str | Path],
     peaks: Peaks,
     *,
-    barcodes: Iterable[str] | str | Path | None = None,
+    barcodes: Iterable[str] | AnnData | str | Path | None = None,
     min_fragments: int | None = None,
     counting: Counting = "insertion",
     separator: str = "_",
@@ -58,7 +58,8 @@ def count_fragments(
         several samples, with their prefix, or a mapping by sample. Default: all barcodes with at
         least `min_fragments`, sorted.
     min_fragments
-        Minimal number of fragments of a cell in the file; default 1,000, and 0 with `barcodes`.
+        Minimal number of fragments of a cell in the file. Default: 0 with `barcodes`, else the
+        number that separates cells from background, for each sample (see Notes).
     counting
         ``"insertion"``: number of cuts in the peak, up to two per fragment, at its first and its
         last base. ``"fragment"``: number of fragments that overlap the peak, even if both cuts are
@@ -76,6 +77,7 @@ def count_fragments(
     - ``var``: ``chrom``, ``start``, ``end``;
     - ``uns["epifoundation_fragments"]``: ``files``, ``counting``, ``genome``, and ``n_fragments``,
       ``in_cells``, ``in_peaks`` and ``unknown_contigs`` (on contigs without a peak);
+      ``min_fragments`` (of each sample), and ``left_out``, the number of barcodes with fewer;
     - ``uns["files"]["fragments"]``, for one sample: the file, where muon looks for it (TSS
       enrichment, nucleosome signal).
 
@@ -92,6 +94,15 @@ def count_fragments(
     --------
     epifoundation.pp.map_peaks : for cells that are already counted on other peaks.
 
+    Notes
+    -----
+    The default of `min_fragments` is the lowest point between two peaks of the density of log10 of
+    the fragments of a barcode, those of the background and of the cells. If there is no such
+    point, a warning is issued: then it is 1,000 if 90 % of the fragments are in barcodes with as
+    many, else all barcodes are kept. A warning is also issued if a given `min_fragments` leaves out
+    most of what the default would keep. Where the RNA of the same cells, or the software of the
+    instrument, says which barcodes are cells, pass those as `barcodes`.
+
     Examples
     --------
     >>> import tempfile
@@ -104,19 +115,22 @@ def count_fragments(
     ((50, 5724), False)
     """
     one_of(counting, get_args(Counting), "counting")
-    if min_fragments is None:
-        min_fragments = MIN_FRAGMENTS if barcodes is None else 0
-    min_fragments = integer(min_fragments, "min_fragments", minimum=0)
+    if min_fragments is not None:
+        integer(min_fragments, "min_fragments", minimum=0)
     files = _by_prefix(fragments, separator)
     vocabulary = _vocabulary(peaks)
-    counter = FragmentCounter(vocabulary, _names(barcodes, files, separator), counting)
+    counter = FragmentCounter(vocabulary, read_barcodes(barcodes, list(files), separator), counting)
     for prefix, path in files.items():
         for block in read_fragments(path):
             counter.add(block, prefix)
     counter.check(list(files), kept="left out" if min_fragments else "empty")
     counts = counter.counts()
     names = pd.Index(list(counter.rows), dtype=object)
-    kept = np.flatnonzero(counter.n_fragments >= min_fragments)
+    minima = _minima(counter, names, list(files), min_fragments)
+    is_cell = np.zeros(len(names), bool)
+    for prefix, minimum in minima.items():
+        is_cell |= _is_of(names, prefix) & (counter.n_fragments >= minimum)
+    kept = np.flatnonzero(is_cell)
     if not len(kept):
         best = int(counter.n_fragments.argmax())
         msg = (
@@ -149,10 +163,48 @@ def count_fragments(
         "in_cells": int(n_fragments.sum()),
         "in_peaks": int(n_in_peaks.sum()),
         "unknown_contigs": counter.n_unknown,
+        "min_fragments": list(minima.values()),
+        "left_out": len(names) - len(kept),
     }
     if len(paths) == 1:
         atac.uns["files"] = {"fragments": paths[0]}
     return atac
+
+
+def _minima(
+    counter: FragmentCounter, names: pd.Index, prefixes: list[str], given: int | None
+) -> dict[str, int]:
+    """The minimal number of fragments of the cells of each sample."""
+    if counter.requested is not None:
+        return dict.fromkeys(prefixes, given or 0)
+    minima = {}
+    for prefix in prefixes:
+        n_fragments = counter.n_fragments[_is_of(names, prefix)]
+        found, is_separate = cell_threshold(n_fragments)
+        minima[prefix] = found if given is None else given
+        cells = n_fragments[n_fragments >= minima[prefix]]
+        of = f" of {prefix!r}" if prefix else ""
+        if given is None and not is_separate:
+            msg = (
+                f"Cells and background{of} do not differ in their number of fragments: the "
+                f"{len(cells):,} of {len(n_fragments):,} barcodes with at least {found:,} are "
+                "kept. Name the cells with `barcodes=`, or choose `min_fragments=`."
+            )
+            warn(msg)
+        suggested = n_fragments[n_fragments >= found]
+        if given is not None and is_separate and 2 * len(cells) < len(suggested):
+            msg = (
+                f"`min_fragments={given}` keeps {len(cells):,} of {len(n_fragments):,} barcodes"
+                f"{of}. Their numbers of fragments suggest `min_fragments={found}`, which keeps "
+                f"{len(suggested):,}."
+            )
+            warn(msg)
+    return minima
+
+
+def _is_of(names: pd.Index, prefix: str) -> np.ndarray:
+    """Whether each name is of a sample."""
+    return names.str.startswith(prefix) if prefix else np.ones(len(names), bool)
 
 
 def _vocabulary(peaks: Peaks) -> PeakVocabulary:
@@ -195,44 +247,3 @@ def _by_prefix(fragments: Any, separator: str) -> dict[str, Path]:
                 msg += "choose another `separator`."
                 raise ValueError(msg)
     return files
-
-
-def _names(barcodes: Any, files: dict[str, Path], separator: str) -> pd.Index | None:
-    """Names of the cells to count, or None for all."""
-    if barcodes is None:
-        return None
-    if isinstance(barcodes, Mapping):
-        given = {f"{sample}{separator}": part for sample, part in barcodes.items()}
-        if set(given) != set(files):
-            msg = f"`barcodes` has the samples {sorted(given)}, `fragments` has {sorted(files)}."
-            raise ValueError(msg)
-        listed = [prefix + name for prefix, part in given.items() for name in _read_barcodes(part)]
-    else:
-        listed = _read_barcodes(barcodes)
-    names = pd.Index(listed, dtype=object)
-    if not len(names):
-        msg = "`barcodes` is empty."
-        raise ValueError(msg)
-    check_unique(names, "barcodes", "drop the copies")
-    unprefixed = names[~names.str.startswith(tuple(files))]
-    if len(unprefixed):
-        msg = f"{len(unprefixed):,} of {len(names):,} barcodes begin with no sample name, "
-        msg += f"first {unprefixed[0]!r}; expected one of {list(files)}."
-        raise ValueError(msg)
-    return names
-
-
-def _read_barcodes(barcodes: Iterable[str] | str | Path) -> list[str]:
-    if isinstance(barcodes, pd.DataFrame | AnnData | MuData):
-        barcodes = barcodes.index if isinstance(barcodes, pd.DataFrame) else barcodes.obs_names
-    if not isinstance(barcodes, str | Path | Iterable):
-        msg = "`barcodes` must be names, an AnnData, or a file with one name per line, got "
-        msg += f"{barcodes!r} ({type(barcodes).__name__})."
-        raise TypeError(msg)
-    if not isinstance(barcodes, str | Path):
-        return [name.decode() if isinstance(name, bytes) else str(name) for name in barcodes]
-    if not Path(barcodes).is_file():
-        msg = "`barcodes` must be a list of names or a file with one per line; "
-        msg += f"the file {str(barcodes)!r} does not exist."
-        raise FileNotFoundError(msg)
-    return [name for (name,) in read_columns(barcodes, 1)]

@@ -115,9 +115,9 @@ def knock_out(
         expression = np.zeros((source.n_obs, len(names)), dtype=np.float32)
         probabilities = np.zeros((source.n_obs, len(model.labels)), dtype=np.float32)
         n_removed = np.zeros(source.n_obs, dtype=np.int64)
-        for rows, count, changes in _changes(model, source, projection, closed, positions, batch):
+        for rows, count, changed in _changes(model, source, projection, closed, positions, batch):
             n_removed[rows] = count
-            expression[rows], probabilities[rows] = changes
+            expression[rows], probabilities[rows] = changed
     changes = {
         "expression": pd.DataFrame(expression, index=obs_names, columns=pd.Index(names)),
         "probability": pd.DataFrame(probabilities, index=obs_names, columns=pd.Index(model.labels)),

@@ -1,6 +1,9 @@
 """The table of file formats: whole files, files of no format, and a format that is added."""
 
+import os
+
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +29,7 @@ def test_a_file_of_no_format_names_the_formats(tmp_path):
     (tmp_path / "cells.txt").write_text("AAAC")
     for read in (formats.read_cells, lambda path: formats.open_source(path, "atac")):
         with pytest.raises(
-            ValueError, match=r"cells\.txt' is not a file of cells; expected h5ad or h5mu, zarr\."
+            ValueError, match=r"cells\.txt' is a text file, which begins with 'AAAC'; expected an"
         ):
             read(tmp_path / "cells.txt")
         with pytest.raises(FileNotFoundError, match=r"other\.h5ad' does not exist"):
@@ -34,8 +37,6 @@ def test_a_file_of_no_format_names_the_formats(tmp_path):
 
 
 def test_a_damaged_table_of_peaks_is_named(tmp_path, mdata):
-    import h5py
-
     mdata["atac"].write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         del file["var"]["start"]  # `column-order` still names it
@@ -43,6 +44,98 @@ def test_a_damaged_table_of_peaks_is_named(tmp_path, mdata):
         formats.open_source(tmp_path / "a.h5ad", "atac")
     with pytest.raises(ValueError, match=r"`var` of '.*a\.h5ad' cannot be read"):
         ep.pp.consensus_peaks(tmp_path / "a.h5ad")
+
+
+def write_tenx(path, mdata, kinds=("Gene Expression", "Peaks"), names=None):
+    """As CellRanger writes counts: features x cells, by columns."""
+    parts = [mdata["rna"] if kind == "Gene Expression" else mdata["atac"] for kind in kinds]
+    counts = sp.hstack([sp.csr_matrix(each.X) for each in parts], format="csr").astype(np.int32)
+    listed = names or [name for each in parts for name in each.var_names]
+    features = {
+        "id": [f"ENSG{i}" if "chr" not in name else name for i, name in enumerate(listed)],
+        "name": listed,
+        "feature_type": [
+            kind for kind, each in zip(kinds, parts, strict=True) for _ in each.var_names
+        ],
+    }
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        group["barcodes"] = mdata.obs_names.to_numpy().astype("S")
+        for part in ("data", "indices", "indptr"):
+            group[part] = getattr(counts, part)
+        group["shape"] = counts.shape[::-1]
+        for key, values in features.items():
+            group[f"features/{key}"] = np.array(values).astype("S")
+    return path
+
+
+def test_10x_files_are_read(tmp_path, mdata):
+    """Peaks alone, with genes, with names of MAESTRO; several files; genes alone are refused."""
+    atac, rna = mdata["atac"], mdata["rna"]
+    whole = formats.read_cells(write_tenx(tmp_path / "filtered_feature_bc_matrix.h5", mdata))
+    for name in ("atac", "rna"):
+        assert (whole[name].X != mdata[name].X).nnz == 0
+        assert list(whole[name].var_names) == list(mdata[name].var_names)
+        assert list(whole[name].obs_names) == list(mdata[name].obs_names)
+    assert whole["rna"].var["gene_ids"].iloc[0] == "ENSG0"
+    names = [name.replace(":", "_").replace("-", "_") for name in atac.var_names]
+    peaks = write_tenx(tmp_path / "filtered_peak_bc_matrix.h5", mdata, ["Peaks"], names)
+    assert (formats.read_cells(peaks).X != atac.X).nnz == 0
+    model = ep.tl.pretrain(atac, config=ep.ModelConfig(dim=8, objective="peaks"), genome="hg38")
+    expected = ep.tl.embed(atac, model, copy=True).obsm["X_epifoundation"]
+    for i, path in enumerate([peaks, tmp_path / "filtered_feature_bc_matrix.h5"]):
+        ep.tl.embed(path, model, output=tmp_path / f"{i}.h5ad")
+        found = ad.read_h5ad(tmp_path / f"{i}.h5ad").obsm["X_epifoundation"]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert ep.pp.consensus_peaks(atac).same_as(ep.pp.consensus_peaks(peaks).intervals)
+    with pytest.raises(ValueError, match=r"cannot be written into .*: pass `output=`"):
+        ep.tl.embed(peaks, model)
+    genes = write_tenx(tmp_path / "genes.h5", mdata, ["Gene Expression"])
+    message = rf"genes.h5' is a 10x matrix without peaks: its features are {rna.n_vars} of 'Gene"
+    for read in (formats.read_cells, ep.tl.embed, ep.pp.consensus_peaks):
+        with pytest.raises(ValueError, match=message):
+            read(genes)
+
+
+def test_gene_symbols_of_10x_that_occur_twice_are_made_unique(tmp_path, mdata):
+    rna = mdata["rna"]
+    names = ["TBCE", "TBCE", *rna.var_names[2:], *mdata["atac"].var_names]
+    read = formats.read_cells(write_tenx(tmp_path / "m.h5", mdata, names=names))["rna"]
+    assert read.var_names[:2].tolist() == ["TBCE", "TBCE-1"]
+    assert read.var["gene_ids"].is_unique
+
+
+@pytest.mark.parametrize("part", ["data", "indptr", "features/name", "barcodes", "shape"])
+def test_damaged_10x_files_are_refused(tmp_path, mdata, part):
+    path = write_tenx(tmp_path / "m.h5", mdata)
+    with h5py.File(path, "r+") as file:
+        values = file["matrix"][part][:]
+        del file["matrix"][part]
+    with pytest.raises(OSError, match=r"m.h5' cannot be read as a 10x matrix"):
+        formats.read_cells(path)
+    with h5py.File(path, "r+") as file:
+        file["matrix"][part] = values[:-1]
+    with pytest.raises(OSError, match=r"m.h5' cannot be read as a 10x matrix"):
+        ep.tl.embed(path, output=tmp_path / "out.zarr")
+
+
+def test_a_run_on_a_10x_file_that_changed_is_another(tmp_path, mdata):
+    path = write_tenx(tmp_path / "m.h5", mdata)
+    before = formats.open_source(path, "atac").identity
+    assert before == formats.open_source(path, "atac").identity
+    with h5py.File(path, "r+") as file:
+        file["matrix/data"][:] = 1
+    os.utime(path, ns=(0, 1))
+    assert before != formats.open_source(path, "atac").identity
+
+
+def test_what_cannot_be_read_whole_is_named(tmp_path, mdata):
+    """Whatever anndata and mudata raise."""
+    mdata["atac"].write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        del file["X"]["indptr"]
+    with pytest.raises(OSError, match=r"a\.h5ad' could not be read into memory \("):
+        formats.read_cells(tmp_path / "a.h5ad")
 
 
 def read_folder(path):

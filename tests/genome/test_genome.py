@@ -2,6 +2,7 @@
 
 import gzip
 
+import bioframe
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epifoundation.genome import (
+    BUILDS,
     Axis,
     detect_build,
     lift_over,
@@ -17,6 +19,7 @@ from epifoundation.genome import (
     parse_intervals,
     read_intervals,
 )
+from epifoundation.genome._chromosome_lengths import chromosome_lengths
 
 chroms = st.sampled_from(["chr1", "chr22", "chrX", "chrM", "chr1_KI270706v1_random", "GL000194.1"])
 intervals = st.lists(
@@ -166,3 +169,8 @@ def test_a_chain_file_in_utf_16_is_refused_by_name(tmp_path):
     path.write_text(CHAIN, encoding="utf-16")
     with pytest.raises(ValueError, match=r"a\.chain' is binary, or text in UTF-16"):
         lift_over(frame([("chr1", 100, 200)]), path)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_chromosome_lengths_are_those_of_bioframe(build):
+    assert chromosome_lengths(build) == bioframe.assembly_info(build).chromsizes.to_dict()

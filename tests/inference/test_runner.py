@@ -394,10 +394,10 @@ def test_bad_places(mdata, model, tmp_path):
     with pytest.raises(TypeError, match="got none"):
         ep.tl.embed([], model, output=tmp_path / "out.zarr")
     (tmp_path / "text.h5ad").write_text("no HDF5")
-    with pytest.raises(OSError, match="text.h5ad' cannot be opened"):
+    with pytest.raises(ValueError, match="text.h5ad' is a text file, which begins with 'no HDF5'"):
         ep.tl.embed(tmp_path / "text.h5ad", model)
     zarr.open_group(tmp_path / "empty.zarr", mode="w")
-    with pytest.raises(ValueError, match="has no table `var`"):
+    with pytest.raises(ValueError, match="empty.zarr' is a zarr store without content"):
         ep.tl.embed(tmp_path / "empty.zarr", model)
     with pytest.raises(
         ValueError, match=r"`batch_key='donor'` is not a column of `obs` of .*a.h5ad'; available:"

@@ -2,10 +2,12 @@
 
 import gzip
 import struct
+import tracemalloc
 import warnings
 import zlib
 
 import anndata
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -143,8 +145,6 @@ def test_counts_agree_with_brute_force(tmp_path_factory, lines, peaks, counting,
 
 
 def test_real_fragments_give_the_published_counts(shared_data):
-    import mudata
-
     atac = mudata.read_h5mu(shared_data / "pbmc10k_51loci_hg38.h5mu")["atac"]
     path = shared_data / "pbmc10k_51loci_fragments.tsv.gz"
     with pytest.warns(
@@ -209,6 +209,7 @@ FORMATS = {
     "plain by another name": ("f.tsv.gz", lambda text: text),
     "windows": ("f.tsv", lambda text: text.replace(b"\n", b"\r\n")),
     "no last newline": ("f.tsv", lambda text: text[:-1]),
+    "byte order mark": ("f.tsv", lambda text: b"\xef\xbb\xbf" + text),
     "comments": ("f.tsv", lambda text: b"# id=x\n# primary_contig=chr1\n" + text + b"# end\n"),
     "blank lines": ("f.tsv", lambda text: b"\n" + text.replace(b"\n", b"\n\n")),
     "four fields": ("f.tsv", lambda text: text.replace(b"\t1\n", b"\n")),
@@ -309,6 +310,8 @@ BAD_LINES = {
     "empty": ("chr1\t9\t9\tAA\t1\n", "the end does not come after the start"),
     "no barcode": ("chr1\t5\t9\t\t1\n", "no barcode"),
     "no chromosome": ("\t5\t9\tAA\t1\n", "no chromosome"),
+    "carriage return": ("chr1\t5\t9\tA\rchr1\t5\t9\tB\n", "there is a carriage return in it"),
+    "truth": ("chr1\tTrue\t9\tAA\t1\n", "the start is not an integer"),
     "names": ("chrom\tstart\tend\tbarcode\tcount\n", "the start is not an integer"),
 }
 
@@ -379,7 +382,12 @@ def test_binary_files_are_refused(tmp_path):
         ),
         ({"barcodes": []}, "`barcodes` is empty"),
         ({"barcodes": ["AA-1", "AA-1"]}, "Duplicate barcodes: 1 of 2, first 'AA-1'"),
-        ({}, "None of the 2 barcodes has 1,000 fragments.*the most, 3, has 'AA-1'"),
+        (
+            {"min_fragments": 1000},
+            "None of the 2 barcodes has 1,000 fragments.*the most, 3, has 'AA-1'",
+        ),
+        ({"barcodes": ["AA-1", ""]}, "`barcodes` must be names, got ''"),
+        ({"barcodes": ["AA-1", np.nan]}, "`barcodes` must be names, got nan"),
         (
             {"counting": "cuts"},
             r"`counting` must be one of \['insertion', 'fragment'\], got 'cuts'",
@@ -424,6 +432,131 @@ def test_barcodes_in_any_form(file, form):
     assert (
         count(file(), barcodes=pd.DataFrame({"a": [1, 2]}, index=names)).obs_names.tolist() == names
     )
+
+
+def test_barcodes_of_objects(file):
+    cells = anndata.AnnData(np.zeros((2, 1)), obs=pd.DataFrame(index=["CC-1", "AA-1"]))
+    for barcodes in (cells, mudata.MuData({"rna": cells})):
+        assert count(file(), barcodes=barcodes).obs_names.tolist() == ["CC-1", "AA-1"]
+        both = {"a": file(), "b": file()}
+        counted = count(both, barcodes={"a": barcodes, "b": ["AA-1"]})
+        assert counted.obs_names.tolist() == ["a_CC-1", "a_AA-1", "b_AA-1"]
+    with pytest.raises(TypeError, match="`barcodes` must be a list of names.*got int"):
+        count(file(), barcodes=5)
+
+
+BARCODE_FILES = {
+    "plain": "CC-1\nAA-1\n",
+    "no last newline": "CC-1\nAA-1",
+    "windows": "CC-1\r\nAA-1\r\n",
+    "mark": "\ufeffCC-1\nAA-1\n",
+    "mark and title": "\ufeffBarcode\r\nCC-1\r\nAA-1\r\n",
+    "title": "barcode\nCC-1\nAA-1\n",
+    "spaces": "  CC-1 \n\nAA-1\t\n\n",
+    "columns": "barcode\tn\nCC-1\t5\nAA-1\t3\n",
+    "quotes": '"x"\n"CC-1"\n"AA-1"\n'.replace('"x"\n', '"cell"\n'),
+    "comment": "# cells\nCC-1\nAA-1\n",
+}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bgzip])
+@pytest.mark.parametrize("kind", BARCODE_FILES)
+def test_barcode_files_of_every_form(file, tmp_path, kind, compress):
+    path = tmp_path / "barcodes.tsv"
+    path.write_bytes(compress(BARCODE_FILES[kind].encode()))
+    assert count(file(), barcodes=path).obs_names.tolist() == ["CC-1", "AA-1"]
+
+
+def test_barcode_files_that_are_refused(file, tmp_path):
+    path = tmp_path / "barcodes.csv"
+    for text, message in {
+        "AA-1\nCC-1\nAA-1\n": "Duplicate barcodes: 1 of 3, first 'AA-1'",
+        "barcode,total\nAA-1,5\n": "barcodes.csv' must have one barcode per line, got 'barcode,t",
+        "\ufeff\n": "`barcodes` is empty",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            count(file(), barcodes=path)
+
+
+def test_a_line_without_end_is_refused_with_little_memory(file, tmp_path):
+    """300 MB in a file of 0.3 MB."""
+    path = tmp_path / "long.tsv.gz"
+    with gzip.open(path, "wb") as compressed:
+        compressed.write(text_of(LINES).encode())
+        for _ in range(300):
+            compressed.write(b"A" * 2**20)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"long.tsv.gz', line 5: longer than 1,048,576 bytes"):
+        count(path, min_fragments=1)
+    assert tracemalloc.get_traced_memory()[1] < 2**26 + _read_fragments.BLOCK_BYTES
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("block", [1 << 25, 37])
+def test_the_length_of_a_line_is_limited_wherever_blocks_end(file, monkeypatch, block):
+    monkeypatch.setattr(_read_fragments, "BLOCK_BYTES", block)
+    monkeypatch.setattr(_read_fragments, "MAX_LINE", 40)
+    text = text_of(LINES) + "chr1\t1\t2\t" + "B" * 31 + "\n" + text_of(LINES)
+    assert count(file(text), min_fragments=1).n_obs == 3
+    with pytest.raises(ValueError, match="line 5: longer than"):
+        count(file(text.replace("B\n", "BB\n")), min_fragments=1)
+
+
+def write_barcodes(path, n_fragments):
+    """A file with so many fragments of each barcode, shuffled."""
+    barcode = np.repeat(np.arange(len(n_fragments)), n_fragments)
+    barcode = np.random.default_rng(0).permutation(barcode)
+    pd.DataFrame({"c": "chr1", "s": 100, "e": 200, "b": barcode}).to_csv(
+        path, sep="\t", header=False, index=False
+    )
+    return path
+
+
+@pytest.mark.parametrize(("depth", "background"), [(60, 2), (3000, 30)])
+def test_cells_are_separated_from_background(tmp_path, depth, background):
+    """Files of a few loci and deeper ones: 200 cells, 3,000 other barcodes."""
+    rng = np.random.default_rng(1)
+    cells = rng.poisson(depth * np.exp(0.5 * rng.normal(size=200)))
+    others = rng.poisson(background * rng.exponential(size=3000)) + 1
+    path = write_barcodes(tmp_path / "f.tsv", np.concatenate([cells, others]))
+    counted = count(path, ["chr1:50-250"])
+    is_cell = counted.obs_names.astype(int) < 200
+    assert is_cell.sum() >= 0.95 * 200
+    assert is_cell.mean() > 0.95
+    report = counted.uns["epifoundation_fragments"]
+    assert report["left_out"] == 3200 - counted.n_obs
+    (minimum,) = report["min_fragments"]
+    assert counted.obs["n_fragments"].min() >= minimum > others.mean()
+    with pytest.warns(UserWarning, match=f"of 3,200 barcodes. Their .* `min_fragments={minimum}`"):
+        count(path, ["chr1:50-250"], min_fragments=int(np.sort(cells)[-5]))
+    both = {"a": path, "b": write_barcodes(tmp_path / "g.tsv", np.concatenate([cells * 9, others]))}
+    counted = count(both, ["chr1:50-250"])
+    found = counted.uns["epifoundation_fragments"]["min_fragments"]
+    assert found[0] == minimum < found[1]
+    for sample, least in zip("ab", found, strict=True):
+        assert counted.obs["n_fragments"][counted.obs["sample"] == sample].min() >= least
+
+
+def test_cells_without_background_are_all_kept(tmp_path):
+    rng = np.random.default_rng(2)
+    few = rng.poisson(150 * np.exp(0.3 * rng.normal(size=150)))
+    with pytest.warns(UserWarning, match="do not differ .* the 150 of 150 barcodes .*`barcodes=`"):
+        assert count(write_barcodes(tmp_path / "f.tsv", few), ["chr1:50-250"]).n_obs == 150
+    many = few + 1000
+    assert count(write_barcodes(tmp_path / "f.tsv", many), ["chr1:50-250"]).n_obs == 150
+
+
+def test_cells_of_real_fragments_are_kept(shared_data):
+    """51 loci, with 49,100 barcodes of the background: most cells have fewer than 1,000."""
+    path = shared_data / "pbmc10k_51loci_fragments.tsv.gz"
+    counted = ep.pp.count_fragments(path, None)
+    cells = mudata.read_h5mu(shared_data / "pbmc10k_51loci_hg38.h5mu")["atac"].obs_names
+    found = counted.obs_names.isin(cells)
+    assert found.sum() > 0.93 * 7734
+    assert found.mean() > 0.8
+    with pytest.warns(UserWarning, match="keeps 8 of 56,834 barcodes. Their numbers .* suggest"):
+        assert ep.pp.count_fragments(path, None, min_fragments=1000).n_obs == 8
 
 
 def test_the_build_of_peaks_is_detected(file):
