@@ -124,7 +124,8 @@ def knock_out(
     }
     counts = pd.Series(n_removed, index=obs_names)
     return KnockOut(
-        *changes.values(),
+        changes["expression"],
+        changes["probability"],
         counts,
         list(source.var.index[closed]),
         scale_of(model) if head is not None else "",
