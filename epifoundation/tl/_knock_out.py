@@ -122,7 +122,8 @@ def knock_out(
     }
     counts = pd.Series(n_removed, index=obs_names)
     return KnockOut(
-        *frames.values(),
+        frames["expression"],
+        frames["probability"],
         counts,
         list(source.var.index[closed]),
         scale_of(model) if head is not None else "",
