@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SERVER = "https://ftp.ebi.ac.uk/pub/databases/gencode"
+PARSE_ERRORS: tuple[type[Exception], ...] = (*DECODE_ERRORS, ValueError)
 TIMEOUT = 60  # seconds without an answer of the server
 
 
@@ -151,7 +152,7 @@ def _parse(path: Path) -> pd.DataFrame:
                         pair.split("=", 1) for pair in fields[8].split(";") if "=" in pair
                     )
                     rows.append((fields[0], int(fields[3]) - 1, int(fields[4]), fields[6], values))
-    except (*DECODE_ERRORS, UnicodeDecodeError, ValueError) as error:
+    except PARSE_ERRORS as error:
         msg = f"{str(path)!r} is not a GFF3 file: {error}."
         raise ValueError(msg) from error
     if not rows:

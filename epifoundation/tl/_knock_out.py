@@ -118,18 +118,18 @@ def knock_out(
         for rows, count, changed in _changes(model, source, projection, closed, positions, batch):
             n_removed[rows] = count
             expression[rows], probabilities[rows] = changed
-    changes = {
+    frames = {
         "expression": pd.DataFrame(expression, index=obs_names, columns=pd.Index(names)),
         "probability": pd.DataFrame(probabilities, index=obs_names, columns=pd.Index(model.labels)),
     }
     counts = pd.Series(n_removed, index=obs_names)
     return KnockOut(
-        changes["expression"],
-        changes["probability"],
+        frames["expression"],
+        frames["probability"],
         counts,
         list(source.var.index[closed]),
         scale_of(model) if head is not None else "",
-        None if groups is None else summarize(changes, counts, groups),
+        None if groups is None else summarize(frames, counts, groups),
     )
 
 

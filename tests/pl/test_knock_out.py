@@ -44,7 +44,7 @@ def test_means_intervals_and_numbers_of_cells_are_drawn(change):
 
 def test_knock_outs_of_a_model_are_drawn(simulated, model, tmp_path):
     atac = simulated["atac"]
-    change = ep.tl.knock_out(atac, model, peaks=list(atac.var_names[:5]), groupby="cell_type")
+    change = ep.tl.knock_out(atac, model, peaks=list(model.peaks.names[:5]), groupby="cell_type")
     axes = ep.pl.knock_out(change, names=["gene3", "type0"])
     assert [ax.get_title() for ax in axes] == ["gene3", "type0"]
     assert axes[1].get_xlabel() == "change\n(probability)"
