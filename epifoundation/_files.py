@@ -98,7 +98,8 @@ def read_lines(path: Path) -> Iterator[str]:
                     raise _not_utf_8(path)
                 yield line.rstrip("\n")
     except UnicodeDecodeError as error:
-        if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if error.object.startswith(marks) or b"\0" in error.object:
             raise _not_utf_8(path) from error
         raise _unreadable(path, error) from error
     except READ_ERRORS as error:

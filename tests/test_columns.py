@@ -140,7 +140,7 @@ def test_what_no_file_can_contain_is_refused_before_the_work(mdata, model, bad):
 
 @pytest.mark.parametrize("key", ["runs/1", "a\\b", "..", "x" * 300, "a\0"])
 def test_keys_of_results_are_those_that_files_accept(mdata, model, key):
-    with pytest.raises(ValueError, match=r"`key_added=.*not a key that h5ad and zarr accept"):
+    with pytest.raises(ValueError, match="`key_added"):
         ep.tl.embed(mdata, model, key_added=key)
 
 

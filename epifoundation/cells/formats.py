@@ -49,17 +49,6 @@ def _is_hdf5(path: Path) -> bool:
     return path.suffix in HDF5_SUFFIXES or (path.is_file() and h5py.is_hdf5(path))
 
 
-def _is_old(path: Path) -> bool:
-    """Whether a file is an AnnData of a version before 0.7, with tables of another layout."""
-    if not path.is_file() or not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path) as root:
-            return isinstance(root.get("var"), h5py.Dataset)
-    except (OSError, KeyError, ValueError, RuntimeError):
-        return False  # damaged: the error comes when it is opened
-
-
 def _reader(read: Callable[[Path], Data]) -> Callable[[Path, str], Source]:
     """Open a file by reading it into memory."""
     return lambda path, modality: InMemory(read(path), modality, repr(str(path)))
@@ -71,11 +60,7 @@ ANNDATA = (
     Format("zarr", Path.is_dir, OnDisk.open, read_zarr),
 )
 # The first that matches: put formats inside HDF5 or a folder before them
-FORMATS = [
-    Format("10x .h5", is_tenx, _reader(read_tenx), read_tenx),
-    Format("h5ad of anndata 0.6", _is_old, _reader(read_hdf5), read_hdf5),
-    *ANNDATA,
-]
+FORMATS = [Format("10x .h5", is_tenx, _reader(read_tenx), read_tenx), *ANNDATA]
 
 
 def find_format(path: str | Path) -> Format | None:

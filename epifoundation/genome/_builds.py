@@ -103,7 +103,10 @@ def count_misplaced(intervals: pd.DataFrame) -> dict[str, int]:
 
     Those that only end past the end of a chromosome are not counted: peak callers extend peaks.
     """
-    (codes, names), start = _contigs(intervals), intervals["start"].to_numpy()
+    codes, names = _contigs(intervals)
+    # Fragments are given by the last base on each contig
+    start = intervals["start"] if "start" in intervals.columns else intervals["end"] - 1
+    start = start.to_numpy()
     return {build: int((start >= _lengths(names, build)[codes]).sum()) for build in BUILDS}
 
 

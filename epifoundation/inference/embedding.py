@@ -31,11 +31,14 @@ class EmbeddingReadout(Readout):
         The model, and names of the results.
     parameters
         Options of the call, for the report.
+    keeps_expression
+        Keep expression that an earlier call of :func:`epifoundation.tl.embed` predicted.
     """
 
     model: EpiFoundation
     keys: Keys
     parameters: Mapping[str, Any]
+    keeps_expression: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -58,10 +61,9 @@ class EmbeddingReadout(Readout):
         ]
         if not recorded_mapping(report, self.model):  # `pp.map_peaks` was run with another model
             places += [f"obsm/{keys.peaks}", f"var/{keys.matched}"]
-        of_model = any(
-            isinstance(each, Mapping) and each.get("revision") == self.model.revision
-            for each in (uns.get(keys.expression), report if has_expression(report) else None)
-        )
+        of_model = dict(uns.get(keys.expression, {})).get("revision") == self.model.revision
+        if self.keeps_expression and isinstance(report, Mapping):
+            of_model |= report.get("revision") == self.model.revision
         if self._predicts or not of_model:
             places += [
                 f"uns/{keys.expression}",
@@ -90,11 +92,6 @@ class EmbeddingReadout(Readout):
     @property
     def _predicts(self) -> bool:
         return bool(self.parameters["expression"]) and len(self.model.genes) > 0
-
-
-def has_expression(report: Any) -> bool:
-    """Whether an entry of ``uns`` is of an embedding with predicted expression."""
-    return isinstance(report, Mapping) and "expression_scale" in report
 
 
 class EmbeddedCells(BlockReadout):

@@ -118,7 +118,8 @@ def gather_cells(
             of_rna = InMemory(rna, "rna", "the RNA modality")
             counts = read_counts(of_rna, layer=layer, what=what, signed=True)
             measured = counts[:, found[genes]].toarray().astype(np.float64)
-            is_counts = not ((measured < 0).any() or (measured % 1 != 0).any())
+            known = counts[:, found[found >= 0]]
+            is_counts = not ((known.data < 0).any() or (known.data % 1 != 0).any())
             if family_of(model) == "counts" and not is_counts:
                 msg = (
                     "The RNA modality does not contain counts, but the model was trained on "
@@ -126,7 +127,7 @@ def gather_cells(
                     "model alone."
                 )
                 raise ValueError(msg)
-            total = np.asarray(counts[:, found[found >= 0]].sum(axis=1), np.float64).ravel()
+            total = np.asarray(known.sum(axis=1), np.float64).ravel()
             check_axis(source.axis, source.name)
             row = match_cells(
                 CellNames.of(names, source.modality),

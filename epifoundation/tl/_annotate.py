@@ -175,7 +175,9 @@ def annotate(
     }
     labels = AnnotationReadout(model, fitted, keys, float(alpha), float(unknown), report)
     return apply(
-        Reader(model, keys, [EmbeddingReadout(model, keys, parameters), labels]),
+        Reader(
+            model, keys, [EmbeddingReadout(model, keys, parameters, keeps_expression=True), labels]
+        ),
         data,
         modality=modality,
         rna_modality="rna",

@@ -169,7 +169,8 @@ def impute_accessibility(
             values += to_group[:, some] @ is_open
     target = copy_of(data) if copy else data
     written = get_atac(target, modality)
-    written.uns[keys.accessibility] = {
+    old = dict(written.uns.get(keys.accessibility, {}))
+    numbers_of = {
         "depth": n_open,
         "cells": sum(len(ids) > 0 for ids in open_peaks.values()),
         "curve": pd.DataFrame(
@@ -193,7 +194,7 @@ def impute_accessibility(
         names = pd.Index([str(name) for name in groups.cat.categories])
         written.varm[keys.accessibility] = table_of(filled, atac.var_names, names)
         report = {"groups": list(names)}
-    written.uns[keys.accessibility] = dict(written.uns.get(keys.accessibility, {})) | report
+    written.uns[keys.accessibility] = old | numbers_of | report
     return target if copy else None
 
 

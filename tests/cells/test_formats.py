@@ -1,7 +1,5 @@
 """The table of file formats: whole files, files of no format, and a format that is added."""
 
-import os
-
 import anndata as ad
 import h5py
 import numpy as np
@@ -117,16 +115,6 @@ def test_damaged_10x_files_are_refused(tmp_path, mdata, part):
         file["matrix"][part] = values[:-1]
     with pytest.raises(OSError, match=r"m.h5' cannot be read as a 10x matrix"):
         ep.tl.embed(path, output=tmp_path / "out.zarr")
-
-
-def test_a_run_on_a_10x_file_that_changed_is_another(tmp_path, mdata):
-    path = write_tenx(tmp_path / "m.h5", mdata)
-    before = formats.open_source(path, "atac").identity
-    assert before == formats.open_source(path, "atac").identity
-    with h5py.File(path, "r+") as file:
-        file["matrix/data"][:] = 1
-    os.utime(path, ns=(0, 1))
-    assert before != formats.open_source(path, "atac").identity
 
 
 def test_what_cannot_be_read_whole_is_named(tmp_path, mdata):

@@ -7,6 +7,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import zarr
 from stored_cells import StopError, bytes_of, interrupt, read, write
 
@@ -32,7 +33,7 @@ def changed(adata, kind):
         adata.obs_names = [f"new{name}" for name in adata.obs_names]
     elif kind == "peaks":
         adata = adata[:, np.roll(np.arange(adata.n_vars), 1)].copy()
-        adata.X = np.roll(adata.X.toarray(), -1, axis=1)
+        adata.X = sp.csr_matrix(np.roll(adata.X.toarray(), -1, axis=1))
     else:
         adata.obs["batch"] = adata.obs["batch"].to_numpy()[::-1].copy()
     return adata

@@ -458,8 +458,8 @@ def test_a_file_that_disappears(mdata, model, tmp_path, monkeypatch):
         array.attrs.update(attributes)
     save = block_store.BlockStore.save
 
-    def lose(self, number, arrays, tally):
-        save(self, number, arrays, tally)
+    def lose(self, number, arrays, tally, origin):
+        save(self, number, arrays, tally, origin)
         if number == 1 and (tmp_path / "a.zarr" / "X").exists():
             last = sorted(
                 (tmp_path / "a.zarr" / "X" / "data").glob("[0-9]*"), key=lambda file: int(file.name)

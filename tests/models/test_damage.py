@@ -117,7 +117,7 @@ TEXT = {
     "few genes": ("genes.tsv", "gene\nA\n", "`n_genes` is 40 .*have 1"),
     "binary genes": ("genes.tsv", b"\xff\xfe\x00", "tab-separated"),
     "other peaks": ("peaks.bed.gz", b"chr1\t1\t2\n", r"`n_peaks` is \d+ .*have 1"),
-    "binary peaks": ("peaks.bed.gz", b"\xff\xfe" * 50, "is not text"),
+    "binary peaks": ("peaks.bed.gz", b"\xff\xfe" * 50, "is binary"),
     "reversed": ("peaks.bed.gz", gzip.compress(b"chr1\t5\t2\n"), "reversed"),
     "two columns": ("peaks.bed.gz", gzip.compress(b"chr1\t5\n"), "2 of 3"),
     "cut": ("peaks.bed.gz", gzip.compress(b"chr1\t5\t9\n" * 99)[:-9], "truncated"),

@@ -131,7 +131,9 @@ def test_labels_with_the_separator_in_their_name_count_once(mdata, model):
     labels = ["T | NK", "T", "NK", "B | T | NK"]
     ep.tl.annotate(mdata, model)
     expected = ep.pl.annotation(mdata).axes[1].get_title()
-    ep.tl.annotate(mdata, replace(model, labels=labels))
+    other = replace(model, labels=labels)
+    ep.tl.embed(mdata, other)
+    ep.tl.annotate(mdata, other)
     assert ep.pl.annotation(mdata).axes[1].get_title() == expected
     plt.close("all")
 

@@ -1,16 +1,15 @@
 """Counting fragments: brute force, real counts, file formats, several samples, bad input."""
 
 import gzip
-import struct
 import tracemalloc
 import warnings
-import zlib
 
 import anndata
 import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from fragment_files import bgzip, brute_force
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,20 +32,6 @@ def text_of(lines, n_fields=5, end="\n"):
     return "".join("\t".join([*map(str, line), "1"][:n_fields]) + end for line in lines)
 
 
-def bgzip(text, block=40):
-    """Blocks as bgzip writes them (SAM specification, 4.1)."""
-    out = b""
-    for i in range(0, len(text), block):
-        part = text[i : i + block]
-        packer = zlib.compressobj(wbits=-15)
-        body = packer.compress(part) + packer.flush()
-        head = b"\x1f\x8b\x08\x04" + bytes(6) + struct.pack("<HBBHH", 6, 66, 67, 2, len(body) + 25)
-        out += (
-            head[:9] + b"\xff" + head[10:] + body + struct.pack("<II", zlib.crc32(part), len(part))
-        )
-    return out + BGZIP_END
-
-
 @pytest.fixture
 def file(tmp_path):
     """A function that writes lines or text to a fragments file."""
@@ -63,20 +48,6 @@ def count(path, peaks=PEAKS, **options):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* barcodes have no fragment")
         return ep.pp.count_fragments(path, ep.PeakVocabulary.from_names(peaks), **options)
-
-
-def brute_force(lines, peaks, cells, counting):
-    """Counts by one loop over all fragments and peaks."""
-    expected = np.zeros((len(cells), len(peaks)))
-    intervals = list(ep.genome.parse_intervals(peaks).itertuples(index=False))
-    for chrom, start, end, barcode in lines:
-        for i, (c, s, e) in enumerate(intervals):
-            if c == chrom and barcode in cells:
-                cuts = (s <= start < e) + (s <= end - 1 < e)
-                expected[cells.index(barcode), i] += (
-                    cuts if counting == "insertion" else start < e and end > s
-                )
-    return expected
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import warnings
 
 import numpy as np
 import pytest
+from fragment_files import bgzip, brute_force
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_count_fragments import bgzip, brute_force
 
 import epifoundation as ep
 from epifoundation.pp import _read_fragments

@@ -252,7 +252,9 @@ def test_barcodes_of_data(tmp_path):
     for barcodes in (adata, MuData({"atac": adata}), adata.obs, adata.obs_names):
         found = ep.pp.count_fragments(tmp_path / "fragments.tsv", peaks=peaks, barcodes=barcodes)
         assert list(found.obs_names) == ["c1", "c0"]
-    with pytest.raises(TypeError, match=r"`barcodes` must be names, an AnnData, or a file.*got 3"):
+    with pytest.raises(
+        TypeError, match=r"`barcodes` must be a list of names, an AnnData, or a file.*got int"
+    ):
         ep.pp.count_fragments(tmp_path / "fragments.tsv", peaks=peaks, barcodes=3)
 
 
