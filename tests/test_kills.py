@@ -90,8 +90,9 @@ def given(simulated, model, tmp_path_factory):
 
 
 def content(folder):
-    """Bytes of all that is in a folder, by name."""
-    return {path.name: bytes_of(path) for path in folder.iterdir() if path.name != "started"}
+    """Bytes of all that is in a folder, by name; of the state of a finished training, its name."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != "started")
+    return {name: b"" if name == "state" else bytes_of(folder / name) for name in names}
 
 
 @pytest.mark.slow
