@@ -93,6 +93,7 @@ def knock_out(
         ax.set_title(name, fontsize="medium")
         ax.set_xlabel(f"change\n({unit})", fontsize="small")
         ax.tick_params(axis="y", length=0)
+        ax.locator_params(axis="x", nbins=4)  # labels of more ticks would overlap
         ax.spines[["top", "right", "left"]].set_visible(False)
     labels = [f"{row.group} ({row.n_open:,} of {row.n_cells:,})" for row in groups.itertuples()]
     axes[0].set_yticks(at, labels, fontsize="small")
