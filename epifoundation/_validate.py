@@ -108,11 +108,11 @@ def obs_column(data: Data, atac: AnnData, key: str, option: str, *, name: str = 
     key = text(key, option)
     modalities = data.mod if isinstance(data, MuData) else {}
     modality, _, column = key.partition(":")
-    own = next((each for each, adata in modalities.items() if adata is atac), "atac")
-    cells = CellNames.of(atac.obs_names, own)
+    atac_name = next((each for each, adata in modalities.items() if adata is atac), "atac")
+    cells = CellNames.of(atac.obs_names, atac_name)
     where = f"`obs`{f' of {name}' if name else ''}"
     if modality in modalities and column in modalities[modality].obs.columns:
-        if modality != own:
+        if modality != atac_name:
             check_axis(data.axis, name or "the data")
         table = modalities[modality].obs
         check_single(table.columns, column, where)
