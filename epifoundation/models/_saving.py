@@ -38,13 +38,17 @@ def steady[T](directory: Path, config: str, read: Callable[[Path], T]) -> T:
                 raise
 
 
-def _state(directory: Path, config: str) -> tuple[list[str], bytes]:
-    """What changes while files are replaced: those on their way, and the configuration."""
+def _state(directory: Path, config: str) -> tuple[list[str], list[int]]:
+    """What changes while files are replaced: those on their way, and the file of configuration.
+
+    Its content may be the same again, after two other saves.
+    """
     try:
         moving = sorted(path.name for path in directory.glob(f"{COMPLETE}/*"))
-        return moving, locate(directory, config).read_bytes()
+        status = locate(directory, config).stat()
+        return moving, [status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
     except OSError:
-        return [], b""
+        return [], []
 
 
 def is_temporary(path: Path) -> bool:
