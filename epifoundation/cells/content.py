@@ -14,7 +14,7 @@ import xxhash
 from anndata import AnnData
 from mudata import MuData
 
-from .source import Located
+from .source import Located, hash_names
 
 # Columns of `var` that define peaks
 PEAK_COLUMNS = ("chrom", "start", "end", "interval", "feature_types")
@@ -81,5 +81,5 @@ def _buffers(part: Any) -> Iterator[tuple[str, Any]]:
     else:
         values = np.asarray(part.astype(object) if isinstance(part, pd.Series) else part)
         if values.dtype.kind not in "biufc":
-            values = pd.util.hash_array(values.astype(object), categorize=False)
+            values = hash_names(values)
         yield f"array {values.dtype.str} {values.shape}", np.ascontiguousarray(values).data

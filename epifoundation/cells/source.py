@@ -183,6 +183,11 @@ def _name_of(data: Located, default: str) -> str:
     return str(data) if isinstance(data, str | Path) else default
 
 
-def hash_names(names: pd.Index) -> np.ndarray:
+def hash_names(names: Any) -> np.ndarray:
     """A 64-bit hash of each name, the same in every process."""
-    return pd.util.hash_array(names.to_numpy(dtype=object), categorize=False)
+    values = np.asarray(names, dtype=object)
+    try:
+        return pd.util.hash_array(values, categorize=False)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        encoded = [str(name).encode("utf-8", "surrogatepass") for name in values]
+        return pd.util.hash_array(np.array(encoded, dtype=object), categorize=False)

@@ -68,10 +68,11 @@ def test_columns_of_any_type():
         pd.Series([1, 2, 3]),
         pd.Series([1.5, np.nan, 3]),
         pd.Series([True, False, True]),
+        pd.Series(["a", "half \ud800", "b"], dtype=object),
     ]
     hashes = [hash_of(column) for column in columns]
     assert hashes[0] == hashes[2]  # the same names
-    assert len(set(hashes)) == 5
+    assert len(set(hashes)) == 6
 
 
 def test_peaks_are_their_names_and_intervals():
