@@ -148,7 +148,7 @@ def _cure(var: pd.DataFrame) -> str:
     if len(var) and _GENE.fullmatch(str(var.index[0])):
         return "They are genes: RNA has no peaks; pass the modality of the ATAC-seq."
     for column in var.columns:
-        first = str(var[column].iloc[0]) if len(var) else ""
+        first = str(var[[column]].iloc[0, 0]) if len(var) else ""
         if _PARTS.match(_BYTES.sub(r"\1", first)):
             return (
                 f"The column {column!r} may have them: `adata.var_names = adata.var[{column!r}]`."

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from .._pairing import UNIQUE
-from .._validate import check_unique
+from .._validate import check_single, check_unique
 from .._warn import naming, warn
 from ..cells.formats import opened
 from ..cells.pairing import rows_in
@@ -175,6 +175,7 @@ def gene_chromosomes(var: pd.DataFrame) -> pd.Series | None:
     """Chromosome of each gene, from a column of it or from the interval that 10x readers keep."""
     for column in ("chrom", "chromosome", "interval"):
         if column in var.columns:
+            check_single(var.columns, column, "`var` of the RNA")
             names = [
                 None if pd.isna(name) else str(name).split(":")[0].removesuffix(".0")
                 for name in var[column]
