@@ -21,6 +21,13 @@ def write(data, path):
     return path
 
 
+def combined(mdata, atac, rna):
+    """A MuData of some cells of each modality, by row."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mudata.MuData({"rna": mdata["rna"][rna].copy(), "atac": mdata["atac"][atac].copy()})
+
+
 def bytes_of(path):
     """Content of a file, or of each file of a store."""
     if path.is_file():

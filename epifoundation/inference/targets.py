@@ -189,9 +189,10 @@ class InFile:
         store.check_room(0 if is_zarr else self.file.stat().st_size)
         built = store.folder / ("results.zarr" if is_zarr else "results.h5ad")
         version = open_group(self.file).metadata.zarr_format if is_zarr else None
-        uns = self.reader.with_kept(uns, self._old_uns())
+        old = self._old_uns()
+        uns = self.reader.with_kept(uns, old)
         build_file(built, store, bounds, uns, self.genes, version)
-        moved, removed = self._changes(built)
+        moved, removed = self._changes(built, self.reader.stale(old))
         if is_zarr:
             self._check_unchanged(state)
             graft_zarr(built, self.file, store.folder, moved, removed)
@@ -220,8 +221,11 @@ class InFile:
             msg += "not written. The same call compares the cells, and resumes."
             raise OSError(msg)
 
-    def _changes(self, built: Path) -> tuple[dict[str, str], list[str]]:
-        """Elements of the results and where they go, and elements of the file to delete."""
+    def _changes(self, built: Path, stale: list[str]) -> tuple[dict[str, str], list[str]]:
+        """Elements of the results and where they go, and elements of the file to delete.
+
+        `stale` are results of earlier runs, as :meth:`.Reader.stale` names them.
+        """
         results = open_group(built, "r" if self.rows is None else "r+")
         root = open_group(self.file)
         try:
@@ -230,7 +234,7 @@ class InFile:
             rna = f"mod/{self.rna_modality}/"
             removed = [
                 rna + each.removeprefix("rna/") if each.startswith("rna/") else place + each
-                for each in self.reader.stale(self._old_uns())
+                for each in stale
                 if is_mudata or not each.startswith("rna/")
             ]
             moved = {}

@@ -7,6 +7,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from stored_cells import combined, write
 
 import epifoundation as ep
 from epifoundation.inference import paired
@@ -20,19 +21,6 @@ ORDERS = {  # rows of the cells with ATAC, and with RNA
     "either alone": (np.arange(390), 100 + RNG.permutation(300)),
     "same number": (np.arange(300), np.arange(50, 350)),
 }
-
-
-def combined(mdata, atac, rna):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return mudata.MuData({"rna": mdata["rna"][rna].copy(), "atac": mdata["atac"][atac].copy()})
-
-
-def saved(mdata, path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        (mdata.write_zarr if path.suffix == ".zarr" else mdata.write)(path)
-    return path
 
 
 def read(path):
@@ -57,7 +45,7 @@ def test_every_cell_has_its_prediction_in_memory_and_in_its_file(
     if kind == "memory":
         ep.tl.embed(data, model)
     else:
-        path = saved(data, tmp_path / f"a.{kind}")
+        path = write(data, tmp_path / f"a.{kind}")
         ep.tl.embed(path, model)
         data = read(path)
     atac, rna = data["atac"], data["rna"]
@@ -76,7 +64,7 @@ def test_every_cell_has_its_prediction_in_memory_and_in_its_file(
 
 
 def test_a_file_of_results_has_all_cells(simulated, model, expected, tmp_path):
-    path = saved(combined(simulated, *ORDERS["either alone"]), tmp_path / "a.h5mu")
+    path = write(combined(simulated, *ORDERS["either alone"]), tmp_path / "a.h5mu")
     ep.tl.embed(path, model, output=tmp_path / "out.h5ad")
     found = anndata.read_h5ad(tmp_path / "out.h5ad")
     wanted = expected.loc[found.obs_names, found.var_names]
@@ -89,7 +77,7 @@ def test_predictions_of_an_earlier_run_do_not_stay_beside_new_ones(simulated, mo
     assert FRAME in data["atac"].obsm
     both = data["rna"].obs_names
     paired_only = mudata.MuData({"atac": data["atac"][both].copy(), "rna": data["rna"].copy()})
-    path = saved(paired_only, tmp_path / "a.h5mu")
+    path = write(paired_only, tmp_path / "a.h5mu")
     ep.tl.predict_expression(paired_only, model, genes=["gene3"])
     ep.tl.predict_expression(path, model, genes=["gene3"])
     for found in (paired_only, read(path)):
@@ -114,7 +102,7 @@ def test_without_a_cell_in_both_names_are_explained(simulated, model, expected, 
         warnings.simplefilter("ignore")
         data.update()
     data["rna"].layers[KEY] = np.ones(data["rna"].shape, np.float32)  # of an earlier run
-    target = data if kind == "memory" else saved(data, tmp_path / "a.h5mu")
+    target = data if kind == "memory" else write(data, tmp_path / "a.h5mu")
     with pytest.warns(UserWarning, match=r"0 cells are in both.*removesuffix\('_atac'\)"):
         ep.tl.embed(target, model)
     found = data if kind == "memory" else read(target)
@@ -127,7 +115,7 @@ def test_modalities_that_share_variables_have_no_cells_in_common(simulated, mode
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data = mudata.MuData(mods, axis=1)
-    path = saved(data, tmp_path / "a.h5mu")
+    path = write(data, tmp_path / "a.h5mu")
     for place in (data, path):
         with pytest.raises(ValueError, match="`axis=1`"):
             ep.tl.embed(place, model)

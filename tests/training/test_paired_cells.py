@@ -6,24 +6,12 @@ import anndata
 import mudata
 import numpy as np
 import pytest
+from stored_cells import combined, write
 
 import epifoundation as ep
 
 RNG = np.random.default_rng(0)
 OPTIONS = {"config": ep.ModelConfig(dim=16), "min_cells": 2, "genome": "hg38"}
-
-
-def combined(mdata, atac, rna):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return mudata.MuData({"rna": mdata["rna"][rna].copy(), "atac": mdata["atac"][atac].copy()})
-
-
-def saved(mdata, path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        (mdata.write_zarr if path.suffix == ".zarr" else mdata.write)(path)
-    return path
 
 
 def assert_same(found, expected):
@@ -39,7 +27,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("kind", ["memory", "h5mu", "zarr"])
 def test_the_order_of_the_rna_changes_nothing(simulated, kind, tmp_path):
     shuffled = combined(simulated, np.arange(400), RNG.permutation(400))
-    place = shuffled if kind == "memory" else saved(shuffled, tmp_path / f"a.{kind}")
+    place = shuffled if kind == "memory" else write(shuffled, tmp_path / f"a.{kind}")
     options = OPTIONS | {"batch_key": "batch", "label_key": "cell_type"}
     assert_same(ep.tl.pretrain(place, **options), ep.tl.pretrain(simulated, **options))
 
@@ -56,9 +44,9 @@ def test_cells_with_one_modality_change_nothing(simulated, kind, key, tmp_path):
     if kind == "two files":
         rows = data["atac"].obs_names
         halves = [combined(data, rows[:200], both), combined(data, rows[200:], both)]
-        place = [saved(half, tmp_path / f"{i}.h5mu") for i, half in enumerate(halves)]
+        place = [write(half, tmp_path / f"{i}.h5mu") for i, half in enumerate(halves)]
     else:
-        place = data if kind == "memory" else saved(data, tmp_path / f"a.{kind}")
+        place = data if kind == "memory" else write(data, tmp_path / f"a.{kind}")
     with pytest.warns(UserWarning, match=r"cells with ATAC of .* have no RNA") as caught:
         found = ep.tl.pretrain(place, batch_key=key, label_key="cell_type", **OPTIONS)
     if kind != "two files":
@@ -109,7 +97,7 @@ def test_names_that_do_not_agree_are_explained(simulated, model, kind, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data.update()
-    place = data if kind == "memory" else saved(data, tmp_path / "a.h5mu")
+    place = data if kind == "memory" else write(data, tmp_path / "a.h5mu")
     cure = r"0 cells are in both.*'cell0' and 's1#cell0'.*removeprefix\('s1#'\); mdata.update\(\)"
     for tool, options in (
         (ep.tl.pretrain, OPTIONS),
@@ -137,6 +125,6 @@ def test_pairs_of_different_batches_are_noticed(simulated, kind, tmp_path):
         data[name].var = simulated[name].var
         data[name].obs_names_make_unique()
     data = mudata.MuData(data)
-    place = data if kind == "memory" else saved(data, tmp_path / "a.h5mu")
+    place = data if kind == "memory" else write(data, tmp_path / "a.h5mu")
     with pytest.warns(UserWarning, match=r"cells of .* have another `batch_key='batch'`"):
         ep.tl.pretrain(place, batch_key="batch", **OPTIONS)
