@@ -51,10 +51,14 @@ class PeakMap:
         Peaks of the data x vocabulary, ones; None if they are the same.
     report
         Numbers and strings to write to ``uns``.
+    is_atlas
+        Coverage is the fraction of the data's peaks that are known, not of the vocabulary's that
+        are reached.
     """
 
     projection: sp.csr_matrix | None
     report: dict[str, Any] = field(default_factory=dict)
+    is_atlas: bool = False
 
     def count(self, n_open: int, n_known: int, total: float, matched: float) -> None:
         """Add the fractions of open peaks and of counts that are in matched peaks."""
@@ -70,6 +74,8 @@ class PeakMap:
             f"({reached / total:.1%}), and {self.report['matched']:,} of the "
             f"{self.report['data']:,} peaks of the data are known to it"
         )
+        if self.is_atlas:
+            reached, total = self.report["matched"], self.report["data"]
         if reached < min_coverage * total:
             msg = (
                 f"Too little in common: {summary}; at least {100 * min_coverage:.3g}% is required. "
@@ -136,7 +142,8 @@ def map_onto(
         intervals = intervals.reset_index(drop=True)
     report |= _check_build(intervals, peaks, build, stated=stated, lifted=liftover is not None)
     if liftover is None and peaks.same_as(intervals):
-        return PeakMap(None, report | {"matched": len(given), "vocabulary_matched": len(peaks)})
+        report |= {"matched": len(given), "vocabulary_matched": len(peaks)}
+        return PeakMap(None, report, peaks.is_atlas)
     part = peaks.projection(intervals, min_fraction=min_overlap).tocoo()
     shape = (len(given), len(peaks))
     projection = sp.csr_matrix((part.data, (kept[part.row], part.col)), shape=shape)
@@ -154,7 +161,7 @@ def map_onto(
     report["unknown_contigs"] = int((~is_known).sum())
     if genome is None or liftover is not None:
         _check_overlap(intervals, peaks, build, report, lifted=liftover is not None)
-    return PeakMap(projection, report)
+    return PeakMap(projection, report, peaks.is_atlas)
 
 
 def _advice(model: str, *, lifted: bool) -> str:

@@ -29,6 +29,9 @@ class PeakVocabulary:
         Columns ``chrom``, ``start``, ``end``; 0-based, half-open, no duplicates.
     genome
         Name of the genome build (``"hg38"`` or ``"GRCh38"``, ``"mm10"``, ...), or ``"unknown"``.
+    is_atlas
+        The peaks are those of many tissues, of which data have a small part: coverage is measured
+        on the peaks of the data, not on these.
 
     Raises
     ------
@@ -41,12 +44,13 @@ class PeakVocabulary:
     >>> peaks = ep.PeakVocabulary.from_names(["chr1:100-200", "chr1:300-400"], genome="hg38")
     >>> len(peaks)
     2
-    >>> peaks.projection(ep.genome.parse_intervals(["chr1:150-350"])).toarray()
-    array([[1., 1.]], dtype=float32)
+    >>> peaks.projection(ep.genome.parse_intervals(["chr1:150-340"])).toarray()
+    array([[1., 0.]], dtype=float32)
     """
 
     intervals: pd.DataFrame
     genome: str = "unknown"
+    is_atlas: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "intervals", read_intervals(self.intervals))
@@ -107,20 +111,21 @@ class PeakVocabulary:
 
         Returns
         -------
-        Sparse matrix of ones, (n_intervals, n_vocabulary): the column indices of a row of
-        ``X @ projection`` are the tokens of the cell. An interval that is in the vocabulary maps
-        to itself only; any other maps to every peak that it overlaps.
+        Sparse matrix with at most a one in each row, (n_intervals, n_vocabulary): the column
+        indices of a row of ``X @ projection`` are the tokens of the cell. An interval maps to the
+        overlapping peak whose centre is nearest, so one that is in the vocabulary maps to itself.
         """
         pairs = overlaps(intervals, self.intervals, min_fraction=min_fraction)
         query, target = (
-            frame[["start", "end"]].to_numpy()[rows]
+            frame[["start", "end"]].to_numpy(np.int64)[rows]
             for frame, rows in ((intervals, pairs[:, 0]), (self.intervals, pairs[:, 1]))
         )
-        exact = (query == target).all(axis=1)
-        is_known = np.zeros(len(intervals), dtype=bool)
-        is_known[pairs[exact, 0]] = True
-        # Pairs are sorted, so the matrix is canonical
-        rows, columns = pairs[exact | ~is_known[pairs[:, 0]]].T
+        # Twice the distance of the centres; the same interval comes before one around it
+        distance = np.abs(query.sum(axis=1) - target.sum(axis=1))
+        differs = (query != target).any(axis=1)
+        order = np.lexsort((pairs[:, 1], differs, distance, pairs[:, 0]))
+        is_first = np.diff(pairs[order, 0], prepend=-1) != 0
+        rows, columns = pairs[order[is_first]].T
         shape = (len(intervals), len(self))
         ones = np.ones(len(rows), dtype=np.float32)
         return sp.csr_matrix((ones, (rows, columns)), shape=shape)

@@ -74,9 +74,9 @@ def map_peaks(
 
     All tools do this themselves. Use it to inspect the match, to get the mapped cells, or to set
     options: tools that are run on the same data with the same model use the options recorded here.
-    For files, pass the result to tools as ``mapping=``. A peak that the model has maps to itself
-    only, any other to every peak of the model that it overlaps; a peak of the model that several
-    open peaks of a cell overlap counts once. Intervals are 0-based and half-open.
+    For files, pass the result to tools as ``mapping=``. A peak maps to the peak of the model that it
+    overlaps and whose centre is nearest to its own; a peak of the model to which several open peaks
+    of a cell map counts once. Intervals are 0-based and half-open.
 
     Parameters
     ----------
@@ -97,7 +97,8 @@ def map_peaks(
     liftover
         UCSC chain file from the build of the data's peaks to that of the model.
     min_coverage
-        Minimal fraction of the model's peaks to be reached. Below 0.5, a warning is issued.
+        Minimal fraction of the model's peaks to be reached; for an atlas, which has the peaks of
+        many tissues, of the data's peaks that it knows. Below 0.5, a warning is issued.
     {key_added}
     {copy}
 
@@ -113,7 +114,7 @@ def map_peaks(
       contigs that the model lacks), with `liftover` ``lifted``, ``split`` and ``lost``, and
       ``options`` (those that differ from the default);
     - ``obs["epifoundation_coverage"]``: fraction of a cell's open peaks that the model knows;
-    - ``var["epifoundation_matched"]``: number of peaks of the model that a peak maps to;
+    - ``var["epifoundation_matched"]``: 1 for a peak that maps to one of the model, else 0;
     - ``obsm["epifoundation_peaks"]``: open peaks of the model as ones, sparse (n_cells, n_peaks).
 
     Raises

@@ -81,7 +81,7 @@ def impute_accessibility(
     ``uns["epifoundation_accessibility"]`` has the names of peaks and groups
     (:func:`epifoundation.get.accessibility` returns the table with them). Probabilities, float32;
     NaN for peaks that the model does not know or that were not selected, and for cells without a
-    known open peak. A peak that overlaps several of the model's is open if one of them is.
+    known open peak. A peak has the probability of the peak of the model that it maps to.
 
     ``uns["epifoundation_accessibility"]``: ``depth``; ``cells``, on which :math:`f` was fitted (at
     most 512); ``curve``, a DataFrame with :math:`n \pi` and ``calibrated``, :math:`f`;

@@ -47,17 +47,16 @@ def frame(triples):
 
 
 @given(SETS, SETS, st.sampled_from([0.0, 0.5, 1.0]))
-def test_the_projection_holds_all_overlapping_pairs(data, model, fraction):
+def test_a_peak_maps_to_one_that_overlaps_enough(data, model, fraction):
     a, b = frame(data), frame(model)
     found = ep.PeakVocabulary(b).projection(a, min_fraction=fraction).toarray()
-    expected = np.zeros((len(a), len(b)))
+    allowed = np.zeros((len(a), len(b)), dtype=bool)
     for i, (ca, sa, ea) in enumerate(a.itertuples(index=False)):
-        exact = [(cb, sb, eb) == (ca, sa, ea) for cb, sb, eb in b.itertuples(index=False)]
         for j, (cb, sb, eb) in enumerate(b.itertuples(index=False)):
             shared = min(ea, eb) - max(sa, sb)
-            near = ca == cb and shared > 0 and shared >= fraction * min(ea - sa, eb - sb)
-            expected[i, j] = exact[j] if any(exact) else near
-    np.testing.assert_array_equal(found, expected)
+            allowed[i, j] = ca == cb and shared > 0 and shared >= fraction * min(ea - sa, eb - sb)
+    assert not found[~allowed].any()
+    np.testing.assert_array_equal(found.sum(axis=1), allowed.any(axis=1))
 
 
 def test_only_the_same_peaks_in_the_same_order_need_no_projection():
