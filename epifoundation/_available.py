@@ -9,6 +9,17 @@ PAPER = "UCSC-VLAA/EpiFoundation"
 MODELS = pd.DataFrame(
     [
         {
+            "name": "human-atlas",
+            "source": "bundled",
+            "genome": "hg38",
+            "peaks": 1_017_598,
+            "genes": 17_377,
+            "labels": 73,
+            "description": (
+                "Human, whole genome, of bulk DNase, ATAC and RNA of 182 samples: the default model"
+            ),
+        },
+        {
             "name": "pbmc-51loci",
             "source": "bundled",
             "genome": "hg38",
@@ -43,6 +54,6 @@ def available() -> pd.DataFrame:
     --------
     >>> import epifoundation as ep
     >>> list(ep.models.available().index)
-    ['pbmc-51loci', 'UCSC-VLAA/EpiFoundation']
+    ['human-atlas', 'pbmc-51loci', 'UCSC-VLAA/EpiFoundation']
     """
     return MODELS.copy()

@@ -120,7 +120,7 @@ class AnnotationReadout(Readout):
             "labels": list(self.fitted.labels),
             "alpha": self.alpha,
             "unknown": self.unknown,
-            "temperature": float(head.temperature),
+            "temperature": float(getattr(head, "temperature", 1.0)),
             "set_threshold": threshold(head.conformal, self.alpha),
             "novelty_threshold": threshold(head.novelty, self.unknown)
             if self.unknown
@@ -152,7 +152,7 @@ class AnnotatedCells(BlockReadout):
     def finish(self, tally: Tally) -> None:
         """Compute labels from the embedding."""
         head, alpha, unknown = self.readout.head, self.readout.alpha, self.readout.unknown
-        device, parts = head.temperature.device, []
+        device, parts = self.readout.fitted.device, []
         # Once if there are no cells, so that shapes are the same
         for start in range(0, max(len(self.embedding), 1), LABEL_CELLS):
             cells = torch.from_numpy(self.embedding[start : start + LABEL_CELLS]).to(device)

@@ -16,7 +16,17 @@ from ..peaks.counted import WEIGHT, CountedCells
 
 # Ends of the names of tensors that must not be negative, or must be positive
 NOT_NEGATIVE = ("running_var", "vectors.count")
-POSITIVE = ("temperature", "pseudocount", "readout.width", "readout.scale", "measured.width")
+POSITIVE = (
+    "temperature",
+    "sharpness",
+    "saturation",
+    "prior",
+    "vectors.scale",
+    "pseudocount",
+    "readout.width",
+    "readout.scale",
+    "measured.width",
+)
 
 
 def check_labels(labels: Any) -> list[str]:
@@ -39,6 +49,25 @@ def check_names(names: Any, what: str) -> None:
             msg = f"`{what}` must be unique: {name!r} is at the positions {seen[name]} and {i}."
             raise ValueError(msg)
         seen[name] = i
+
+
+def check_terms(labels: list[str], lineages: Any, ontology: Any) -> None:
+    """Raise ValueError unless lineages and identifiers are text by label, lineages of all."""
+    for name, given in (("lineages", lineages), ("ontology", ontology)):
+        is_text = isinstance(given, Mapping) and all(
+            isinstance(word, str) and word.strip() and _is_text(word)
+            for pair in given.items()
+            for word in pair
+        )
+        if not is_text:
+            msg = f"`{name}` must be a dictionary of strings by label, got {given!r:.80}."
+            raise ValueError(msg)
+        if unknown := sorted(set(given) - set(labels)):
+            msg = f"`{name}` has {unknown[:3]}, which are not labels of the model."
+            raise ValueError(msg)
+    if lineages and (lacking := [label for label in labels if label not in lineages]):
+        msg = f"`lineages` lacks {lacking[:3]}: give the lineage of all labels, or of none."
+        raise ValueError(msg)
 
 
 def _is_text(name: str) -> bool:
@@ -139,7 +168,8 @@ def check_tensors(network: Network) -> None:
 
 def _wrong(part: Tensor) -> str:
     if not part.is_floating_point():
-        return "" if part.dtype == torch.int64 else f"has the type {part.dtype}"
+        is_known = part.dtype in (torch.int64, torch.uint8)
+        return "" if is_known else f"has the type {part.dtype}"
     if part.dtype != torch.float32:
         return f"has the type {part.dtype} rather than torch.float32"
     # One sum is enough unless it overflows

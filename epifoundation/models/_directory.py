@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from .._files import sha256
 from .._version import __version__
+from ..nn import PROFILES
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
 from ._adapter import Adapter
 from ._card import default_card
@@ -122,13 +123,14 @@ def _read(directory: Path, name: str, base: EpiFoundation | None) -> EpiFoundati
         check_hash(directory, file, expected)
     architecture, sizes = parts_of(config)
     if base is None:
-        peaks = read_peaks(directory, config["genome"], sizes.n_peaks)
+        is_atlas = architecture.encoder == PROFILES
+        peaks = read_peaks(directory, config["genome"], sizes.n_peaks, is_atlas=is_atlas)
         genes = read_genes(directory)
     else:
         peaks, genes = base.peaks, base.genes
-    labels = read_labels(directory) if LABELS in files else []
-    parts = {"n_peaks": len(peaks), "n_genes": len(genes), "n_labels": len(labels)}
-    for size, found in parts.items():
+    labels, lineages, ontology = read_labels(directory) if LABELS in files else ([], {}, {})
+    counts = {"n_peaks": len(peaks), "n_genes": len(genes), "n_labels": len(labels)}
+    for size, found in counts.items():
         if found != getattr(sizes, size):
             msg = f"The model in {str(directory)!r} is inconsistent: `{size}` is "
             msg += f"{getattr(sizes, size):,} in {CONFIG}, but its files have {found:,}. "
@@ -148,9 +150,8 @@ def _read(directory: Path, name: str, base: EpiFoundation | None) -> EpiFoundati
         cells = kept | cells
     card = read_card(directory)
     with about(directory):
-        model = EpiFoundation(
-            network, peaks, genes, labels, config["training"], name, card, adapter, cells
-        )
+        parts = network, peaks, genes, labels, config["training"], name, card, adapter, cells
+        model = EpiFoundation(*parts, lineages=lineages, ontology=ontology)
     former = _former_revision(config)
     if former:
         model.__dict__["_former_revision"] = former  # fills the cached property
@@ -177,7 +178,10 @@ def _fill(model: EpiFoundation, directory: Path, adapter: Adapter | None) -> Non
     if saved_cells:
         (directory / CELLS).write_bytes(replace(model, cells=saved_cells).cell_bytes)
     if model.labels:
-        (directory / LABELS).write_text(json.dumps(model.labels), encoding="utf-8")
+        terms = {"lineages": dict(model.lineages), "ontology": dict(model.ontology)}
+        given = {name: by_label for name, by_label in terms.items() if by_label}
+        content = {"labels": model.labels, **given} if given else model.labels
+        (directory / LABELS).write_text(json.dumps(content), encoding="utf-8")
     config: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "package_version": __version__,

@@ -24,6 +24,7 @@ from ._checks import (
     check_labels,
     check_names,
     check_tensors,
+    check_terms,
     check_training,
 )
 from ._revision import former_revision, revision_of
@@ -58,6 +59,12 @@ class EpiFoundation:
         Training cells of the peak vectors, by block of columns (``"encoder"``,
         ``"labels"``). They are recognized in new data and left out of the vectors of their own
         peaks, so that they are embedded like new cells.
+    lineages
+        The lineage or tissue of each label, for probabilities at this coarser level; empty, or of
+        all labels.
+    ontology
+        Cell Ontology identifiers of labels, such as ``"CL:0000236"``; labels without one, such as
+        cell lines, are left out.
 
     Raises
     ------
@@ -84,6 +91,8 @@ class EpiFoundation:
     card: str = ""
     adapter: Adapter | None = None
     cells: Mapping[str, CountedCells] = field(default_factory=dict)
+    lineages: Mapping[str, str] = field(default_factory=dict)
+    ontology: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         kinds = {"network": Network, "peaks": PeakVocabulary, "genes": GeneVocabulary}
@@ -104,6 +113,7 @@ class EpiFoundation:
         check_names(self.genes.names, "genes")
         check_genome(self.peaks.genome)
         check_training(self.training, sizes)
+        check_terms(self.labels, self.lineages, self.ontology)
         check_cells(self.cells, self.config, len(self.labels))
         check_tensors(self.network)
         # No dropout, no gradients

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from .._files import DECODE_ERRORS, open_text, sha256
 from ..nn import ModelConfig, Network, Sizes
 from ..peaks.counted import CountedCells
 from ..peaks.vocabulary import GeneVocabulary, PeakVocabulary
-from ._checks import check_cells, check_labels, check_tensors
+from ._checks import check_cells, check_labels, check_tensors, check_terms
 from ._config import CARD, CELLS, GENES, LABELS, PEAKS, about, read_json
 from ._saving import locate
 from ._weights import described, filled
@@ -38,12 +39,12 @@ def check_hash(directory: Path, file: str, expected: str) -> None:
         raise ValueError(msg)
 
 
-def read_peaks(directory: Path, genome: str, n_peaks: int) -> PeakVocabulary:
+def read_peaks(directory: Path, genome: str, n_peaks: int, *, is_atlas: bool) -> PeakVocabulary:
     """The peaks, of which there should be `n_peaks`."""
     path, limit = locate(directory, PEAKS), MAX_LINE * (n_peaks + 1_000)
     with about(path):
         _check_length(path, limit)
-        return PeakVocabulary.read_bed(path, genome=genome)
+        return replace(PeakVocabulary.read_bed(path, genome=genome), is_atlas=is_atlas)
 
 
 def _check_length(path: Path, limit: int) -> None:
@@ -65,12 +66,20 @@ def read_genes(directory: Path) -> GeneVocabulary:
         return GeneVocabulary.read_tsv(path)
 
 
-def read_labels(directory: Path) -> list[str]:
-    """The labels."""
+def read_labels(directory: Path) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """The labels, and the lineages and ontology identifiers of them, if there are any."""
     path = locate(directory, LABELS)
     content = read_json(path)
     with about(path):
-        return check_labels(content)
+        is_list = not isinstance(content, dict)
+        terms = {"labels": content} if is_list else content
+        if unknown := sorted(set(terms) - {"labels", "lineages", "ontology"}):
+            msg = f"it has the unknown keys {unknown[:3]}"
+            raise ValueError(msg)
+        labels = check_labels(terms.get("labels"))
+        lineages, ontology = terms.get("lineages", {}), terms.get("ontology", {})
+        check_terms(labels, lineages, ontology)
+        return labels, lineages, ontology
 
 
 def read_card(directory: Path) -> str:

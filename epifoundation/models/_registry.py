@@ -16,7 +16,7 @@ from ._directory import base_of, read
 from ._model import EpiFoundation
 from ._original_hub import fetch_original
 
-DEFAULT_MODEL = "pbmc-51loci"
+DEFAULT_MODEL = "human-atlas"
 
 
 def from_pretrained(

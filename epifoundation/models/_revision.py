@@ -50,6 +50,8 @@ def revision_of(model: EpiFoundation) -> str:
         "sizes": _changed(model.network.sizes),
         "training": _used(model),
     }
+    terms = {"lineages": dict(model.lineages), "ontology": dict(model.ontology)}
+    words |= {name: by_label for name, by_label in terms.items() if by_label}
     add("words", json.dumps(words, sort_keys=True).encode())
     return digest.hexdigest()[:DIGITS]
 

@@ -2,6 +2,7 @@
 
 from .adapter import adapt, blend, merge
 from .attention import has_bfloat16
+from .coded_vectors import CodedVectors
 from .config import ModelConfig, Sizes
 from .encoders import ENCODERS, Encoder
 from .expression_head import ExpressionHead, balance
@@ -15,6 +16,8 @@ from .output_norm import Projection
 from .packed import add_up
 from .peak_heads import MeasuredPeakHead, PeakHead
 from .peak_vectors import ENCODER, LABELS, Known, PeakVectors
+from .profile_encoder import PROFILES, ProfileEncoder
+from .profile_heads import ProfileExpressionHead, ProfileLabelHead
 from .query_head import QueryHead
 from .set_encoder import SetEncoder
 from .training_config import TrainingConfig
@@ -25,6 +28,8 @@ __all__ = [
     "ENCODERS",
     "HEADS",
     "LABELS",
+    "PROFILES",
+    "CodedVectors",
     "Encoder",
     "ExpressionHead",
     "Folded",
@@ -41,6 +46,9 @@ __all__ = [
     "Network",
     "PeakHead",
     "PeakVectors",
+    "ProfileEncoder",
+    "ProfileExpressionHead",
+    "ProfileLabelHead",
     "Projection",
     "QueryHead",
     "SetEncoder",

@@ -8,6 +8,7 @@ from typing import Any
 
 from .checks import NamesRemoved, check_flag, check_number, check_option, preset
 from .encoders import ENCODERS, FORMAT_1
+from .profile_encoder import PROFILES
 
 DECODERS = ("linear", "query")
 OBJECTIVES = ("counts", "binary", "gaussian", "peaks")
@@ -32,7 +33,8 @@ class ModelConfig(NamesRemoved):
     ----------
     encoder
         ``"set"``: sums of peak vectors over a cell's open peaks, fitted in closed form.
-        ``"transformer"``: the paper's, trained by gradient descent.
+        ``"transformer"``: the paper's, trained by gradient descent. ``"profiles"``: of an atlas of
+        bulk samples; models with it are read, and not fitted to cells.
     dim
         Width of peak vectors and embedding. ``"set"``: the number of clusters of cells; if None,
         computed from the number of cells in pretraining, see Notes. ``"transformer"``: divisible
@@ -134,7 +136,9 @@ class ModelConfig(NamesRemoved):
     @property
     def predicts_peaks(self) -> bool:
         """Whether there is a head for held-out peaks; the paper's objective has none."""
-        return self.decoder == "linear" or self.objective == "peaks"
+        return (self.decoder == "linear" or self.objective == "peaks") and (
+            self.encoder != PROFILES
+        )
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor
 
 from .folded import Folded
+from .profile_encoder import PROFILES, ProfileEncoder
 from .set_encoder import SetEncoder
 from .trained_set_encoder import TrainedSetEncoder
 from .transformer_encoder import TransformerEncoder
@@ -55,5 +56,6 @@ class Encoder(Protocol):
 ENCODERS: dict[str, type[Encoder]] = {
     "set": SetEncoder,
     "transformer": TransformerEncoder,
+    PROFILES: ProfileEncoder,
     FORMAT_1: TrainedSetEncoder,
 }

@@ -11,6 +11,8 @@ from .expression_head import ExpressionHead
 from .label_head import LabelHead
 from .measured_head import LinearMeasuredHead, MeasuredHead
 from .peak_heads import PeakHead
+from .profile_encoder import PROFILES
+from .profile_heads import ProfileExpressionHead, ProfileLabelHead
 from .query_head import QueryHead
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ def _peaks(config: ModelConfig, sizes: Sizes) -> Head | None:
 def _expression(config: ModelConfig, sizes: Sizes) -> Head | None:
     if not sizes.n_genes:
         return None
+    if config.encoder == PROFILES:
+        return ProfileExpressionHead(config.width, sizes)
     if config.decoder == "linear":
         return ExpressionHead(config.width, sizes.n_genes, sizes.n_batches, config.objective)
     return QueryHead(
@@ -63,6 +67,8 @@ def _measured(config: ModelConfig, sizes: Sizes) -> Head | None:
 def _label(config: ModelConfig, sizes: Sizes) -> Head | None:
     if not sizes.n_labels:
         return None
+    if config.encoder == PROFILES and not sizes.n_label_landmarks:
+        return ProfileLabelHead(config.width, sizes)
     dim = config.width + (sizes.n_labels if sizes.n_label_landmarks else 0)
     calibration = sizes.n_calibration, sizes.n_reference
     return LabelHead(dim, sizes.n_labels, sizes.n_label_layers, *calibration)

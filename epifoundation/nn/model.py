@@ -16,6 +16,7 @@ from .label_head import LabelHead
 from .measured_head import LinearMeasuredHead, MeasuredHead
 from .peak_heads import MeasuredPeakHead, PeakHead
 from .peak_vectors import ENCODER, LABELS, Known
+from .profile_heads import ProfileExpressionHead, ProfileLabelHead
 from .query_head import QueryHead
 from .set_encoder import LabelColumns, SetEncoder
 
@@ -28,10 +29,10 @@ class Network(nn.Module):
 
     encoder: Encoder
     label_columns: LabelColumns | None
-    expression: ExpressionHead | QueryHead | None
+    expression: ExpressionHead | QueryHead | ProfileExpressionHead | None
     measured: LinearMeasuredHead | MeasuredHead | None
     peaks: PeakHead | MeasuredPeakHead | None
-    label: LabelHead | None
+    label: LabelHead | ProfileLabelHead | None
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()

@@ -74,9 +74,9 @@ def map_peaks(
 
     All tools do this themselves. Use it to inspect the match, to get the mapped cells, or to set
     options: tools that are run on the same data with the same model use the options recorded here.
-    For files, pass the result to tools as ``mapping=``. A peak maps to the peak of the model that it
-    overlaps and whose centre is nearest to its own; a peak of the model to which several open peaks
-    of a cell map counts once. Intervals are 0-based and half-open.
+    For files, pass the result to tools as ``mapping=``. A peak maps to the overlapping peak of the
+    model whose centre is nearest; a peak of the model to which several open peaks of a cell map
+    counts once. Intervals are 0-based and half-open.
 
     Parameters
     ----------

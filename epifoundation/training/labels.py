@@ -67,7 +67,9 @@ def with_labels(
     tensors |= {name: part.cpu() for name, part in final.tensors().items()}
     network = base.network.with_sizes(base.network.sizes.updated(final.sizes() | sizes), tensors)
     counted = {**base.cells, LABELS: counted_labels(statistics.hashes, codes, usable)}
-    tuned = replace(base, network=network, labels=names, cells=counted, adapter=None)
+    tuned = replace(
+        base, network=network, labels=names, cells=counted, adapter=None, lineages={}, ontology={}
+    )
     return tuned.to(base.device), numbers
 
 
@@ -79,4 +81,7 @@ def without_labels(model: EpiFoundation) -> EpiFoundation:
     sizes = model.network.sizes.updated(dict.fromkeys(names, 0))
     cells = {name: block for name, block in model.cells.items() if name != LABELS}
     network = model.network.with_sizes(sizes, {})
-    return replace(model, network=network, labels=[], cells=cells, adapter=None).to(model.device)
+    model = replace(
+        model, network=network, labels=[], cells=cells, adapter=None, lineages={}, ontology={}
+    )
+    return model.to(model.device)
