@@ -121,7 +121,7 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
     try:
         return _parse_names(var)
     except ValueError as error:
-        if cure := _cure(var):
+        if cure := advice_on_names(var):
             raise ValueError(f"{error} {cure}") from error
         raise
 
@@ -138,7 +138,7 @@ def _parse_names(var: pd.DataFrame) -> pd.DataFrame:
     return _parse(names, advice)
 
 
-def _cure(var: pd.DataFrame) -> str:
+def advice_on_names(var: pd.DataFrame) -> str:
     """Where the intervals of a table may be whose names are none."""
     columns = [next((name for name in names if name in var.columns), "") for names in _ALIASES]
     if all(columns):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -17,9 +15,9 @@ from .._columns import table_of
 from .._keys import SEPARATOR, UNKNOWN_LABEL, Keys
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..nn import LABELS, Folded, LabelHead, conformal_scores
+from ..nn import LABELS, LabelHead, conformal_scores
 from .embedding import LearnedCells
-from .encode import tensors
+from .labellers import Labeller
 from .reader import BlockReadout, LoadedBlock, Readout
 from .tally import Tally
 
@@ -65,10 +63,8 @@ class AnnotationReadout(Readout):
 
     Parameters
     ----------
-    model
-        The model that embeds.
-    fitted
-        The model that labels: the same, or one fitted to the labels of a reference.
+    labeller
+        What labels the cells.
     keys
         Names of the results.
     alpha, unknown
@@ -77,29 +73,18 @@ class AnnotationReadout(Readout):
         Model and reference, for ``uns``.
     """
 
-    model: EpiFoundation
-    fitted: EpiFoundation
+    labeller: Labeller
     keys: Keys
     alpha: float
     unknown: float
     report: Mapping[str, Any]
 
-    @cached_property
-    def folded(self) -> Folded | None:
-        """The encoder of the model that labels, if it is not the model that embeds."""
-        return None if self.fitted is self.model else self.fitted.network.folded()
-
-    @property
-    def head(self) -> LabelHead:
-        """The head that labels."""
-        return cast("LabelHead", self.fitted.network.label)
-
     @property
     def options(self) -> dict[str, Any]:
         """Labels and thresholds."""
         return {
-            "labels": list(self.fitted.labels),
-            "fitted": self.fitted.revision,
+            "labels": list(self.labeller.labels),
+            "fitted": self.labeller.revision,
             "alpha": self.alpha,
             "unknown": self.unknown,
         }
@@ -114,17 +99,14 @@ class AnnotationReadout(Readout):
 
     def uns(self, peaks: dict[str, Any], tally: Tally) -> dict[str, Any]:
         """Model, reference, thresholds, and the number of unknown cells."""
-        head = self.head
         report = {
             **self.report,
-            "labels": list(self.fitted.labels),
+            "labels": list(self.labeller.labels),
             "alpha": self.alpha,
             "unknown": self.unknown,
-            "temperature": float(getattr(head, "temperature", 1.0)),
-            "set_threshold": threshold(head.conformal, self.alpha),
-            "novelty_threshold": threshold(head.novelty, self.unknown)
-            if self.unknown
-            else math.inf,
+            **self.labeller.report,
+            "set_threshold": self.labeller.set_threshold(self.alpha),
+            "novelty_threshold": self.labeller.novelty_threshold(self.unknown),
             "n_unknown": tally.labelled_unknown,
         }
         return {self.keys.annotation: report}
@@ -134,33 +116,27 @@ class AnnotatedCells(BlockReadout):
     """Labels of the cells of a block."""
 
     def __init__(self, readout: AnnotationReadout, n_cells: int) -> None:
-        self.readout = readout
-        self.embedding = np.zeros((n_cells, readout.fitted.network.dim), np.float32)
-        self.learned = LearnedCells(readout.fitted, LABELS, n_cells)
+        self.readout, labeller = readout, readout.labeller
+        self.embedding = np.zeros((n_cells, labeller.dim), np.float32)
+        self.learned = LearnedCells(labeller.model, LABELS, n_cells)
 
     @torch.inference_mode()
     def add(self, rows: slice, tokens: Tokens, embedding: torch.Tensor) -> None:
         """Process some cells."""
-        fitted, folded = self.readout.fitted, self.readout.folded
-        if folded is not None:
-            known = fitted.known(tokens.ids, tokens.offsets)
-            embedding = folded.encode(*tensors(fitted, tokens), known)
-        self.embedding[rows] = embedding.cpu().numpy()
+        self.embedding[rows] = self.readout.labeller.embed(tokens, embedding).cpu().numpy()
         self.learned.add(rows, tokens)
 
     @torch.inference_mode()
     def finish(self, tally: Tally) -> None:
         """Compute labels from the embedding."""
-        head, alpha, unknown = self.readout.head, self.readout.alpha, self.readout.unknown
-        device, parts = self.readout.fitted.device, []
+        labeller, alpha, unknown = self.readout.labeller, self.readout.alpha, self.readout.unknown
+        device, parts = labeller.model.device, []
         # Once if there are no cells, so that shapes are the same
         for start in range(0, max(len(self.embedding), 1), LABEL_CELLS):
             cells = torch.from_numpy(self.embedding[start : start + LABEL_CELLS]).to(device)
-            likely = head(cells)
-            inside = conformal_scores(likely) <= threshold(head.conformal, alpha)
-            parts.append(
-                [part.cpu().numpy() for part in (likely, inside, head.score_novelty(cells))]
-            )
+            likely = labeller.probabilities(cells)
+            inside = conformal_scores(likely) <= labeller.set_threshold(alpha)
+            parts.append([part.cpu().numpy() for part in (likely, inside, labeller.novelty(cells))])
         self.probabilities, members, self.novelty = (
             np.concatenate(part) for part in zip(*parts, strict=True)
         )
@@ -168,14 +144,12 @@ class AnnotatedCells(BlockReadout):
         # The most probable label is always in the set
         members[np.arange(len(members)), self.probabilities.argmax(axis=1)] = True
         self.members = members & known[:, None]
-        self.is_unknown = np.zeros(len(known), dtype=bool)
-        if unknown:
-            self.is_unknown = known & (self.novelty > threshold(head.novelty, unknown))
+        self.is_unknown = known & (self.novelty > labeller.novelty_threshold(unknown))
         tally.labelled_unknown = int(self.is_unknown.sum())
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
         """Write the results."""
-        keys, labels = self.readout.keys, self.readout.fitted.labels
+        keys, labels = self.readout.keys, list(self.readout.labeller.labels)
         self.learned.write(atac, keys.in_reference)
         write_labels(atac, keys, labels, self.probabilities, self.is_unknown)
         atac.obs[keys.novelty] = self.novelty
@@ -202,12 +176,6 @@ def write_labels(
     atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
     atac.obs[keys.confidence] = probabilities.max(axis=1)
     atac.obsm[keys.probabilities] = table_of(probabilities, atac.obs_names, labels)
-
-
-def threshold(scores: torch.Tensor, fraction: float) -> float:
-    """Conformal quantile: at most a `fraction` of cells exceed it; `scores` are ascending."""
-    rank = math.ceil((len(scores) + 1) * (1 - fraction))
-    return float(scores[rank - 1]) if rank <= len(scores) else math.inf
 
 
 def _as_text(members: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:

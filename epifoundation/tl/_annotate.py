@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from anndata import AnnData
 
@@ -15,22 +14,16 @@ from .._keys import Keys
 from .._option_types import checked
 from .._validate import RNG, Data, generator_of, get_atac
 from .._version import __version__
-from ..cells.colors import read_colors
-from ..cells.formats import opened
-from ..cells.source import Inputs, Source, as_sources
+from ..cells.source import Inputs
 from ..inference.embedding import EmbeddingReadout
+from ..inference.labellers import HeadLabeller, Labeller
 from ..inference.labels import AnnotationReadout
 from ..inference.reader import Reader
 from ..inference.runner import apply, is_read_in_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
-from ..nn import TrainingConfig
-from ..peaks.mapping import PeakMap
 from ..peaks.options import PeakMapping, takes_mapping
-from ..pp._map_peaks import map_source
-from ..training.data import DataKeys, prepare
-from ..training.labels import with_labels
-from ..training.split import parse_validation
+from ._references import ReferenceOptions, fit_reference
 
 
 @documented
@@ -74,7 +67,9 @@ def annotate(
     {data_or_files}
     {model}
     reference
-        Labelled cells with any peaks, as `data`. Not changed.
+        Labelled cells, as `data`; not changed. With ATAC: any peaks. With RNA only, an AnnData of
+        cells x genes or the path of one: raw counts, or values from which counts can be recovered
+        (normalised, with or without logarithm), with at least ten genes of the model; see Notes.
     label_key
         Column of the reference's ``obs`` with labels. Cells without a label are ignored.
     batch_key
@@ -111,7 +106,8 @@ def annotate(
     - ``obs["epifoundation_novelty"]``: how much a cell differs from the reference, by the energy of
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
-    - ``obs["epifoundation_in_reference"]``: whether the labels were learned from the cell;
+    - ``obs["epifoundation_in_reference"]``: whether the labels were learned from the cell (not for
+      a reference of RNA);
     - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label (read it with
       :func:`epifoundation.get.probabilities`: files do not accept all labels as keys);
     - what :func:`epifoundation.tl.embed` writes except expression: cells are always embedded anew,
@@ -125,14 +121,21 @@ def annotate(
     ------
     ValueError
         The model has no calibrated label head and there is no reference; fewer than two labels;
-        `alpha` or `unknown` out of range; the data have an embedding of another model under the
-        same key; what :func:`epifoundation.tl.embed` raises.
+        `alpha` or `unknown` out of range; RNA without genes of the model, or with values that are
+        not counts; a model without genes or of another encoder than ``"set"``; the data have an
+        embedding of another model under the same key; what :func:`epifoundation.tl.embed` raises.
 
     Notes
     -----
     Temperature: Guo et al. 2017. Sets: adaptive scores of Romano et al. 2020 without randomisation,
     threshold from the calibration cells. Novelty: the energy of the logits (Liu et al. 2020),
     limited to at least the distance minus 1 and at most the distance plus 2.
+
+    RNA: each reference cell is assigned to clusters of the model by the likelihood of its counts,
+    with a scale for each gene by which technology and batches of the reference differ from the
+    training data. Open peaks are simulated from these clusters, and the label head is fitted to
+    and calibrated on simulated cells (``uns`` says so). The label of a cell depends on its own open
+    peaks only. Labels that differ within a cluster of the model cannot be told apart.
 
     Examples
     --------
@@ -156,14 +159,13 @@ def annotate(
         "revision": model.revision,
         "package_version": __version__,
     }
-    fitted = model
+    labeller: Labeller = HeadLabeller(model, model)
     if reference is not None:
-        options = (label_key, batch_key, calibration)
-        fitted, numbers = _fit(reference, model, *options, modality, keys, rng)
-        report |= numbers
-        colors = read_colors(reference, str(label_key), modality)
-        if set(fitted.labels) <= set(colors):
-            report["colors"] = [colors[label] for label in fitted.labels]
+        options = ReferenceOptions(
+            label_key, batch_key, calibration, modality, keys, generator_of(rng)
+        )
+        labeller, of_reference = fit_reference(reference, model, options)
+        report |= of_reference
     else:
         _check_model(model, label_key, batch_key, calibration)
     parameters = {
@@ -173,7 +175,7 @@ def annotate(
         "batch_key": "",
         "dtype": "auto",
     }
-    labels = AnnotationReadout(model, fitted, keys, float(alpha), float(unknown), report)
+    labels = AnnotationReadout(labeller, keys, float(alpha), float(unknown), report)
     return apply(
         Reader(
             model, keys, [EmbeddingReadout(model, keys, parameters, keeps_expression=True), labels]
@@ -226,61 +228,3 @@ def _check_model(model: EpiFoundation, *of_reference: Any) -> None:
             "with `label_key=`."
         )
         raise ValueError(msg)
-
-
-def _fit(
-    reference: Inputs,
-    model: EpiFoundation,
-    label_key: str | None,
-    batch_key: str | None,
-    calibration: float | Sequence[str] | None,
-    modality: str,
-    keys: Keys,
-    rng: RNG,
-) -> tuple[EpiFoundation, dict[str, Any]]:
-    """The model with columns and a head for the labels of a reference, and numbers of cells."""
-    if label_key is None:
-        msg = "`reference` needs `label_key`, the column of its `obs` with labels"
-        if not is_read_in_blocks(reference, None):
-            msg += f"; available: {list(get_atac(reference, modality).obs.columns)}"
-        raise ValueError(msg)
-    if calibration is None:
-        calibration = _batches_held_out(reference, model, batch_key, modality) or 0.2
-    kept = parse_validation(calibration, "calibration")
-    rng = generator_of(rng)
-
-    def mapped(source: Source) -> PeakMap:
-        return map_source(source, model, None, keys)
-
-    data = prepare(
-        reference,
-        "peaks",
-        DataKeys(modality, label_key=label_key, batch_key=batch_key),
-        validation=kept,
-        option="calibration",
-        init=model,
-        map_peaks=mapped,
-        rng=rng,
-    )
-    fitted, numbers = with_labels(model, data, TrainingConfig(), rng)
-    return fitted, {
-        "reference_cells": numbers["cells"],
-        "calibration_cells": numbers["validation_cells"],
-        "unlabelled_cells": numbers["unlabelled_cells"],
-        "calibration": kept,
-    }
-
-
-def _batches_held_out(
-    reference: Inputs, model: EpiFoundation, batch_key: str | None, modality: str
-) -> list[str]:
-    """Batches held out when the model was trained, if the reference has all of them."""
-    held = model.training.get("validation")
-    if batch_key is None or not isinstance(held, list):
-        return []
-    found: set[str] = set()
-    for name, place in as_sources(reference).items():
-        with opened(place, modality, name) as source:
-            column: pd.Series = source.column(batch_key, "batch_key")
-            found |= set(column.astype(str))
-    return held if set(held) <= found else []

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import epifoundation as ep
-from epifoundation.inference.labels import threshold
+from epifoundation.inference.labellers import threshold
 
 WRITTEN = {
     "epifoundation_cell_type",
