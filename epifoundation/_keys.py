@@ -56,6 +56,26 @@ class Keys:
         return f"{self.key}_confidence"
 
     @property
+    def lineage(self) -> str:
+        """``obs`` of the ATAC modality: categorical, if the model knows the lineages of labels."""
+        return f"{self.key}_lineage"
+
+    @property
+    def lineage_confidence(self) -> str:
+        """``obs`` of the ATAC modality: probability of the lineage."""
+        return f"{self.key}_lineage_confidence"
+
+    @property
+    def resolved(self) -> str:
+        """``obs`` of the ATAC modality: cell type if it is probable, else lineage, else unknown."""
+        return f"{self.key}_resolved"
+
+    @property
+    def ontology(self) -> str:
+        """``obs`` of the ATAC modality: Cell Ontology identifier of the cell type."""
+        return f"{self.key}_ontology_id"
+
+    @property
     def prediction_set(self) -> str:
         """``obs`` of the ATAC modality: labels of the prediction set, most probable first."""
         return f"{self.key}_set"
@@ -97,7 +117,7 @@ class Keys:
 
     @property
     def matched(self) -> str:
-        """``var`` of the ATAC modality: number of peaks of the model that a peak maps to."""
+        """``var`` of the ATAC modality: 1 if a peak maps to one of the model, else 0."""
         return f"{self.key}_matched"
 
     @property

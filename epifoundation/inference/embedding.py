@@ -53,7 +53,8 @@ class EmbeddingReadout(Readout):
         """Results of an earlier model, except expression predicted by this one."""
         keys, report = self.keys, uns.get(self.keys.uns)
         names = [keys.cell_type, keys.confidence, keys.prediction_set, keys.novelty]
-        names += [keys.in_training, keys.in_reference]
+        names += [keys.in_training, keys.in_reference, keys.lineage, keys.lineage_confidence]
+        names += [keys.resolved, keys.ontology]
         places = [f"obs/{name}" for name in names] + [
             f"obsm/{keys.probabilities}",
             f"uns/{keys.annotation}",

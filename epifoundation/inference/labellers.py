@@ -11,7 +11,7 @@ import torch
 
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..nn import Folded, LabelHead
+from ..nn import Folded, LabelHead, ProfileLabelHead
 from .encode import tensors
 
 
@@ -71,7 +71,7 @@ class HeadLabeller(Labeller):
 
     def __init__(self, model: EpiFoundation, embedder: EpiFoundation) -> None:
         self.model = model
-        self.head = cast("LabelHead", model.network.label)
+        self.head = cast("LabelHead | ProfileLabelHead", model.network.label)
         # A model fitted to RNA has the encoder of the other, and no columns of labels
         self._reads_embedding = model is embedder or model.network.label_columns is None
 
@@ -92,8 +92,9 @@ class HeadLabeller(Labeller):
 
     @property
     def report(self) -> Mapping[str, Any]:
-        """Temperature of the head."""
-        return {"temperature": float(self.head.temperature)}
+        """Temperature of the head, if it has one."""
+        is_atlas = isinstance(self.head, ProfileLabelHead)
+        return {} if is_atlas else {"temperature": float(self.head.temperature)}
 
     @cached_property
     def _folded(self) -> Folded:
@@ -111,7 +112,7 @@ class HeadLabeller(Labeller):
         return self.head(embedding)
 
     def novelty(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Energy and distance, see :class:`.nn.LabelHead`."""
+        """See :class:`.nn.LabelHead` and :class:`.nn.ProfileLabelHead`."""
         return self.head.score_novelty(embedding)
 
     def set_threshold(self, alpha: float) -> float:

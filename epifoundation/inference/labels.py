@@ -22,6 +22,7 @@ from .reader import BlockReadout, LoadedBlock, Readout
 from .tally import Tally
 
 LABEL_CELLS = 4096
+MIN_PROBABLE = 0.5  # probability of the level that is written as resolved
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class LabelledCells(BlockReadout):
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:
         """Write the results."""
-        write_labels(atac, self.keys, self.model.labels, self.probabilities)
+        write_labels(atac, self.keys, self.model, self.model.labels, self.probabilities)
         self.learned.write(atac, self.keys.in_reference)
 
 
@@ -151,7 +152,8 @@ class AnnotatedCells(BlockReadout):
         """Write the results."""
         keys, labels = self.readout.keys, list(self.readout.labeller.labels)
         self.learned.write(atac, keys.in_reference)
-        write_labels(atac, keys, labels, self.probabilities, self.is_unknown)
+        model = self.readout.labeller.model
+        write_labels(atac, keys, model, labels, self.probabilities, self.is_unknown)
         atac.obs[keys.novelty] = self.novelty
         atac.obs[keys.prediction_set] = _as_text(self.members, self.probabilities, labels)
 
@@ -159,11 +161,15 @@ class AnnotatedCells(BlockReadout):
 def write_labels(
     atac: AnnData,
     keys: Keys,
+    model: EpiFoundation,
     labels: list[str],
     probabilities: np.ndarray,
     is_unknown: np.ndarray | None = None,
 ) -> None:
-    """Write the most probable label and its probability; missing if probabilities are NaN."""
+    """Write the most probable label and its probability; missing if probabilities are NaN.
+
+    With lineages and identifiers, if these are the labels of the model and it knows them.
+    """
     known = ~np.isnan(probabilities[:, 0])
     codes = np.where(known, np.argmax(probabilities, axis=1), -1)
     names = list(labels)
@@ -172,10 +178,50 @@ def write_labels(
             dict.fromkeys([*labels, UNKNOWN_LABEL])
         )  # a reference may have that label itself
         codes = np.where(is_unknown, names.index(UNKNOWN_LABEL), codes)
-    cell_type = pd.Categorical.from_codes(codes, categories=names)
-    atac.obs[keys.cell_type] = pd.Series(cell_type, index=atac.obs_names)
+    atac.obs[keys.cell_type] = _categorical(codes, names, atac)
     atac.obs[keys.confidence] = probabilities.max(axis=1)
     atac.obsm[keys.probabilities] = table_of(probabilities, atac.obs_names, labels)
+    if list(model.labels) == list(labels):
+        if model.lineages:
+            lacking = np.zeros(len(known), bool) if is_unknown is None else is_unknown
+            _write_lineages(atac, keys, model, probabilities, lacking)
+        if model.ontology:
+            ids = sorted(set(model.ontology.values()))
+            place = [ids.index(model.ontology[x]) if x in model.ontology else -1 for x in labels]
+            of_name = np.array([*place, *[-1] * (len(names) - len(labels)), -1])
+            atac.obs[keys.ontology] = _categorical(of_name[codes], ids, atac)
+
+
+def _write_lineages(
+    atac: AnnData,
+    keys: Keys,
+    model: EpiFoundation,
+    probabilities: np.ndarray,
+    is_unknown: np.ndarray,
+) -> None:
+    """Write the lineage, its probability, and the finest level that is probable."""
+    names = list(dict.fromkeys(model.lineages[label] for label in model.labels))
+    of_label = np.array([names.index(model.lineages[label]) for label in model.labels])
+    by_lineage = probabilities @ np.eye(len(names), dtype=np.float32)[of_label]
+    known = ~np.isnan(by_lineage[:, 0])
+    lineage = np.where(known, by_lineage.argmax(axis=1), -1)
+    with_unknown = list(dict.fromkeys([*names, UNKNOWN_LABEL]))
+    unknown = with_unknown.index(UNKNOWN_LABEL)
+    atac.obs[keys.lineage] = _categorical(
+        np.where(is_unknown, unknown, lineage), with_unknown, atac
+    )
+    atac.obs[keys.lineage_confidence] = by_lineage.max(axis=1)
+    levels = list(dict.fromkeys([*model.labels, *with_unknown]))
+    place = np.array([levels.index(name) for name in with_unknown])
+    is_likely = np.nan_to_num(by_lineage.max(axis=1)) >= MIN_PROBABLE
+    resolved = np.where(is_likely & ~is_unknown, place[lineage], place[unknown])
+    is_finer = np.nan_to_num(probabilities.max(axis=1)) >= MIN_PROBABLE
+    resolved = np.where(is_finer & ~is_unknown, probabilities.argmax(axis=1), resolved)
+    atac.obs[keys.resolved] = _categorical(np.where(known, resolved, -1), levels, atac)
+
+
+def _categorical(codes: np.ndarray, names: list[str], atac: AnnData) -> pd.Series:
+    return pd.Series(pd.Categorical.from_codes(codes, categories=names), index=atac.obs_names)
 
 
 def _as_text(members: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:

@@ -16,8 +16,6 @@ WEIGHT = 6.0  # of the log-likelihood of open peaks over the root of their numbe
 PRIOR_CELLS = 100  # cells that the profile of a label in the atlas counts as
 SHARPNESS = 0.25  # of the final probabilities: log-likelihoods of many peaks are overconfident
 MIN_SHARE = 0.002  # of the cells that a label needs to be refined
-CLOSED = 0.3  # level of a closed element of the atlas
-MIN_RATIO = 0.2
 AT_ONCE = 2**20  # tokens of which logarithms are computed at a time
 
 
@@ -65,7 +63,7 @@ class Refinement:
         cls,
         tokens: sp.csr_matrix,
         probabilities: np.ndarray,
-        ratios: np.ndarray | None,
+        ratios: np.ndarray,
         hashes: np.ndarray,
     ) -> Refinement:
         """Fit to cells.
@@ -77,8 +75,8 @@ class Refinement:
         probabilities
             Probabilities of all labels, (n_cells, n_labels).
         ratios
-            Rate of each peak of the vocabulary in each label over its mean over labels,
-            (n_vocabulary, n_labels); None if it is not known.
+            Rate of each open peak, in the order of the vocabulary, in each label over its mean over
+            labels, (n_peaks, n_labels).
         hashes
             Hash of each cell.
         """
@@ -92,9 +90,7 @@ class Refinement:
         base = counts / counts.sum()
         start = probabilities[:, kept]
         start = np.log(np.maximum(start / start.sum(axis=1, keepdims=True), 1e-12))
-        profile = np.repeat(base[:, None], len(kept), axis=1)
-        if ratios is not None:
-            profile *= ratios[np.ix_(peaks, kept)]
+        profile = base[:, None] * ratios[:, kept]
         prior = profile / profile.sum(axis=0) * PRIOR_CELLS * cells.nnz / cells.shape[0]
         found = np.exp(start)
         for _ in tqdm(range(ROUNDS), desc="Refining labels", disable=not settings.progress):

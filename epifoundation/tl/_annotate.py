@@ -19,6 +19,7 @@ from ..inference.embedding import EmbeddingReadout
 from ..inference.labellers import HeadLabeller, Labeller
 from ..inference.labels import AnnotationReadout
 from ..inference.reader import Reader
+from ..inference.refined import refined_labeller
 from ..inference.runner import apply, is_read_in_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
@@ -39,6 +40,7 @@ def annotate(
     calibration: float | Sequence[str] | None = None,
     alpha: float = 0.1,
     unknown: float = 0.05,
+    refine: bool = False,
     modality: str = "atac",
     key_added: str | None = None,
     mapping: PeakMapping | None = None,
@@ -83,6 +85,10 @@ def annotate(
         Fraction of cells whose set may lack the true label.
     unknown
         Fraction of the calibration cells that would be labelled ``"unknown"``; 0 for none.
+    refine
+        Refine the labels of an atlas on the cells of the data: a mixture of its labels is fitted to
+        their open peaks, so that a label depends on the other cells, too. More accurate for cells
+        of a few thousand or more; ``uns`` says that it was done. Not with a reference.
     modality
         Name of the ATAC modality of data and reference.
     {key_added}
@@ -103,6 +109,11 @@ def annotate(
     - ``obs["epifoundation_confidence"]``: the calibrated probability of the most probable label;
     - ``obs["epifoundation_set"]``: the prediction set, most probable label first, separated by
       " | ";
+    - ``obs["epifoundation_lineage"]``, ``obs["epifoundation_lineage_confidence"]``: the most
+      probable lineage and its probability, the sum over its labels;
+      ``obs["epifoundation_resolved"]``: the label if its probability is at least 0.5, else the
+      lineage if that is, else ``"unknown"``; ``obs["epifoundation_ontology_id"]``: Cell Ontology
+      identifier of the label. These if the model knows lineages and identifiers of its labels;
     - ``obs["epifoundation_novelty"]``: how much a cell differs from the reference, by the energy of
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
@@ -166,8 +177,15 @@ def annotate(
         )
         labeller, of_reference = fit_reference(reference, model, options)
         report |= of_reference
+        if refine:
+            msg = "`refine=True` is for the labels of an atlas: leave out `reference=` or `refine`."
+            raise ValueError(msg)
     else:
         _check_model(model, label_key, batch_key, calibration)
+    if refine:
+        labeller = refined_labeller(
+            data, model, modality=modality, mapping=mapping, keys=keys, rng=generator_of(rng)
+        )
     parameters = {
         "modality": modality,
         "expression": False,
