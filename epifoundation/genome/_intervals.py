@@ -98,9 +98,10 @@ def read_intervals(var: pd.DataFrame) -> pd.DataFrame:
     for column in (*COLUMNS, "interval", "feature_types"):
         check_single(var.columns, column, "`var`")
     if set(COLUMNS) <= set(var.columns):
-        frame = var[COLUMNS].reset_index(drop=True).astype(object)
+        frame = var[COLUMNS].reset_index(drop=True)
         is_empty = frame.isna().all(axis=1).to_numpy()
         if is_empty.any():  # as after an outer join: these have their names only
+            frame = frame.astype(object)
             frame[is_empty] = read_intervals(var.loc[is_empty].drop(columns=COLUMNS)).to_numpy()
         return _check_intervals(frame["chrom"], frame["start"], frame["end"])
     has_kinds = "feature_types" in var.columns
@@ -246,12 +247,12 @@ def _starts_inside(
 
 def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.DataFrame:
     """The table of intervals; ValueError unless each has a chromosome, a length, a valid start."""
-    # Columns may be text, nullable or not. float64 is exact up to 2^53, and NaN compares as False
-    sides = (column.astype(object) for column in (start, end))
-    first, last = (pd.to_numeric(side, errors="coerce").astype(float) for side in sides)
+    # float64 is exact up to 2^53, and NaN compares as False
+    first, last = (_as_float(column) for column in (start, end))
     whole = (first % 1 == 0) & (last % 1 == 0)
-    chrom = chrom.astype(object)
-    is_valid = chrom.notna() & (chrom.astype(str).str.strip() != "") & whole
+    codes, names = pd.factorize(chrom.astype(object))  # few: text is slow
+    is_name = np.array([str(name).strip() != "" for name in names] + [False])[codes]
+    is_valid = is_name & whole
     wrong = ~(is_valid & (first >= 0) & (last > first) & (last < 2**53))
     if wrong.any():
         i = int(np.flatnonzero(wrong)[0])
@@ -261,8 +262,17 @@ def _check_intervals(chrom: pd.Series, start: pd.Series, end: pd.Series) -> pd.D
             "Expected 0 <= start < end (0-based, half-open)."
         )
         raise ValueError(msg)
-    chrom, start, end = with_prefix(chrom.map(_text)), first.astype("int64"), last.astype("int64")
+    texts = np.array([_text(name) for name in names], dtype=object)[codes]
+    chrom = with_prefix(pd.Series(texts, index=chrom.index, dtype=object))
+    start, end = first.astype("int64"), last.astype("int64")
     return pd.DataFrame({"chrom": chrom, "start": start, "end": end})
+
+
+def _as_float(column: pd.Series) -> pd.Series:
+    """Numbers as float64, NaN where there is none; columns may be text, nullable or not."""
+    is_number = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu"
+    numbers = column if is_number else pd.to_numeric(column.astype(object), errors="coerce")
+    return numbers.astype(float)
 
 
 def _text(value: Any) -> str:

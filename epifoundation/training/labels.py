@@ -13,6 +13,7 @@ from .data import TrainingData
 from .features import features_of
 from .heads import HEAD_FITS, HeadData, fit_heads
 from .label_head import check_labels
+from .prior import prior_of_model
 from .sample import Sample, sample_size
 from .split import check_split, draw
 from .stages import Fit
@@ -51,7 +52,16 @@ def with_labels(
     sample = Sample.of(data, train, held)
     encoded = features_of(base, sample.pattern)
     seed = int(rng.integers(2**31))
-    fit = Fit(statistics, sample, training, seed, base.device, labels=codes, encoded=encoded)
+    fit = Fit(
+        statistics,
+        sample,
+        training,
+        seed,
+        base.device,
+        labels=codes,
+        encoded=encoded,
+        prior=prior_of_model(base),
+    )
     first, final = fit.fit()
     cells = HeadData(
         data,

@@ -25,6 +25,7 @@ from .counting import count_cells, counted_cells, drop_rare_peaks
 from .data import TrainingData
 from .heads import HEAD_FITS, HeadData, fit_heads
 from .kernel_ridge import MIN_HELD
+from .prior import Prior
 from .processes import Processes
 from .sample import PILOT, Sample, draw_sample
 from .split import check_split, draw, mask_of, warn_unusable
@@ -47,6 +48,7 @@ def measure(
     processes: Processes,
     state: State,
     device: torch.device,
+    atlas: EpiFoundation | None = None,
 ) -> EpiFoundation:
     """A model with a set encoder, fitted to `data`.
 
@@ -68,6 +70,8 @@ def measure(
         File of sums, to resume from after an interruption.
     device
         Device for sums and readouts.
+    atlas
+        Prior of the vectors of peaks.
     """
     seed = int(rng.integers(2**31))
     names, labels = data.label_codes()
@@ -90,7 +94,11 @@ def measure(
         msg = f"There are {n_held} validation cells, too few to choose widths and penalties: "
         msg += "defaults are used."
         warn(msg)
-    kept = None if not min_cells else torch.from_numpy(np.flatnonzero(statistics.is_open()))
+    prior = None if atlas is None else Prior.of(atlas, data.peaks)
+    is_kept = torch.from_numpy(statistics.is_open())
+    if prior is not None:
+        is_kept |= prior.is_known
+    kept = None if not min_cells else is_kept.nonzero()[:, 0]
     fit = Fit(
         statistics,
         sample,
@@ -100,10 +108,11 @@ def measure(
         labels=labels,
         batches=data.batch_codes,
         encoder=cast("type[SetEncoder]", ENCODERS[config.encoder]),
+        prior=prior,
     )
     first, final = fit.fit()
     tensors, peaks = final.tensors(), data.peaks
-    if kept is not None and len(kept) < len(peaks):  # drop peaks that no usable cell has open
+    if kept is not None and len(kept) < len(peaks):  # drop peaks of which nothing is known
         intervals = peaks.intervals.iloc[kept.numpy()].reset_index(drop=True)
         peaks = PeakVocabulary(intervals, peaks.genome)
         for name in [n for n in tensors if n.endswith(("vectors.weight", "vectors.count"))]:
@@ -132,6 +141,13 @@ def measure(
         "sampled_cells": len(sample.rows),
         "readouts": {name: list(map(float, each)) for name, each in fit.chosen.items()},
     }
+    if prior is not None:
+        of_prior = {
+            "model": prior.name,
+            "revision": prior.revision,
+            "peaks": int(prior.is_known.sum()),
+        }
+        summary["prior"] = of_prior | {"pseudocounts": fit.pseudocounts}
     counted = counted_cells(statistics, labels)
     return EpiFoundation(network, peaks, data.genes, names, training=summary, cells=counted)
 

@@ -32,6 +32,7 @@ def measure_model(
     rng: np.random.Generator,
     engine: Engine,
     device: torch.device,
+    atlas: EpiFoundation | None = None,
 ) -> tuple[EpiFoundation, Callable[[], None]]:
     """A model with a set encoder, and a function that deletes the state when the model is saved.
 
@@ -53,6 +54,7 @@ def measure_model(
         "random": str(rng.bit_generator.state),
         "init": None if init is None else init.revision,
         "checkpoint": str(checkpoint),
+        "prior": None if atlas is None else atlas.revision,
     }
     run |= {name: summary[name] for name in ("objective", "validation", "options")}
     before = data.signatures
@@ -69,6 +71,7 @@ def measure_model(
             processes=processes,
             state=state,
             device=device,
+            atlas=atlas,
         )
     if data.signatures != before:
         msg = "The files were changed while cells were read from them, so that the model would be "

@@ -19,6 +19,7 @@ from ..peaks.counted import WEIGHT, dense
 from .batch_effects import batch_means, scaled_directions
 from .components import packed
 from .kernel_ridge import choose, fit_kernel_ridge
+from .prior import FACTORS, Prior, best_pseudocount, expected_sums
 from .sample import Sample
 from .statistics import CHUNK_PEAKS, HELD, TRAIN, Statistics
 
@@ -88,6 +89,8 @@ class Fit:
         Columns and embedding of the sample from an existing encoder; None fits one.
     encoder
         Class of the encoder to fit.
+    prior
+        What an atlas knows of the peaks.
     """
 
     statistics: Statistics
@@ -99,6 +102,8 @@ class Fit:
     batches: np.ndarray | None = None
     encoded: tuple[np.ndarray, np.ndarray] | None = None
     encoder: type[SetEncoder] = SetEncoder
+    prior: Prior | None = None
+    pseudocounts: dict[str, float] = field(default_factory=dict)
     chosen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
@@ -130,10 +135,9 @@ class Fit:
             inside[LABELS] = slice(dim, None)
             targets[LABELS] = np.eye(statistics.n_labels, dtype=np.float32)[self.codes]
             targets[LABELS][self.codes < 0] = np.nan
-        pseudocount = self.training.pseudocount
         kinds = {ENCODER: self.encoder.vectors_class, LABELS: PeakVectors}
         vectors = {
-            name: peak_vectors(sums[:, at], totals[at], pseudocount, kinds[name])
+            name: self._vectors(name, sums[:, at], totals[at], at, kinds[name])
             for name, at in inside.items()
         }
         del sums
@@ -158,6 +162,34 @@ class Fit:
             readouts[LABELS], expected = self._readout(LABELS, inputs, targets[LABELS], learned)
             embedding = np.concatenate([embedding, expected], axis=1)
         return Stage(vectors, readouts, projection, embedding)
+
+    def _vectors(
+        self, name: str, sums: Tensor, totals: np.ndarray, at: slice, kind: type[PeakVectors]
+    ) -> PeakVectors:
+        """Vectors of a block, shrunk to the prior; the first stage chooses the pseudocount."""
+        pseudocount = self.training.pseudocount
+        if self.prior is None:
+            return peak_vectors(sums, totals, pseudocount, kind)
+        vectors = peak_vectors(sums, totals, 0.0, kind)  # sums of deviations, not divided
+        around, count = vectors.weight, vectors.count
+        expected = expected_sums(around, count, self.prior.vectors)
+        if name not in self.pseudocounts:
+            of_held = self.statistics.sums([HELD])[:, at]
+            held = peak_vectors(of_held, totals, 0.0, kind)
+            candidates = [pseudocount * factor for factor in FACTORS]
+            self.pseudocounts[name] = best_pseudocount(
+                around, count, expected, (held.weight, held.count), candidates
+            )
+        vectors.pseudocount.fill_(self.pseudocounts[name])
+        for each, n, part in zip(
+            around.split(CHUNK_PEAKS),
+            count.split(CHUNK_PEAKS),
+            expected.split(CHUNK_PEAKS),
+            strict=True,
+        ):
+            each.add_(part, alpha=self.pseudocounts[name])
+            each.div_(n[:, None] + self.pseudocounts[name])
+        return vectors
 
     def _readout(
         self, name: str, inputs: np.ndarray, targets: np.ndarray, learned: np.ndarray
@@ -206,7 +238,7 @@ def peak_vectors(
     """Vectors of class `kind` from memberships in units of 1 / 255.
 
     `sums` are those of the cells in which each peak is open, (n_peaks, width), `totals` those of
-    all cells.
+    all cells. With a pseudocount of 0, sums of deviations rather than their means.
     """
     vectors = kind(*sums.shape).to(sums.device)
     for count, part in zip(vectors.count.split(CHUNK_PEAKS), sums.split(CHUNK_PEAKS), strict=True):
@@ -216,7 +248,8 @@ def peak_vectors(
     vectors.pseudocount.fill_(pseudocount)
     around = torch.div(sums, WEIGHT, out=vectors.weight)
     around.addcmul_(vectors.count[:, None], vectors.base, value=-1)
-    around.div_(vectors.count[:, None] + pseudocount)
+    if pseudocount:
+        around.div_(vectors.count[:, None] + pseudocount)
     return vectors
 
 
