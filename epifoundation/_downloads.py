@@ -29,8 +29,8 @@ PAUSES = (1, 3, 9)  # seconds before further attempts, as long as each of them b
 class StatusError(ConnectionError):
     """The server answered with an error (`status`)."""
 
-    def __init__(self, url: str, status: int, reason: str) -> None:
-        super().__init__(f"{url} answered {status} {reason}".rstrip())
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"it answered {status} {reason}".rstrip())
         self.status = status
 
 
@@ -101,7 +101,9 @@ def _complete(url: str, part: Path, size: int | None) -> None:
     ) as bar:
         while True:
             try:
-                if (size is not None and _size(part) == size) or _append(url, part, size, bar):
+                if part.is_file() and _size(part) == size:
+                    return
+                if _append(url, part, size, bar):
                     return
             except ConnectionError:
                 if _size(part) > n_best:
@@ -165,7 +167,7 @@ def _opened(url: str, headers: dict[str, str]) -> HTTPResponse:
         answer: HTTPResponse = urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except HTTPError as error:
         error.close()
-        raise StatusError(url, error.code, str(error.reason)) from error
+        raise StatusError(error.code, str(error.reason)) from error
     except URLError as error:
         raise ConnectionError(_reason(error.reason)) from error
     except (HTTPException, OSError) as error:

@@ -56,7 +56,6 @@ FILES_HELP = {  # help for files in place of objects, by annotation
     "Inputs": "Files of cells (.h5ad, .h5mu, .zarr, 10x .h5).",
     "Located": "File of cells (.h5ad, .h5mu, .zarr, 10x .h5).",
     "Data": "File of cells (.h5ad, .h5mu, .zarr, 10x .h5), which is read into memory.",
-    "PeakVocabulary": "BED file.",
 }
 ARGUMENT_TYPES = {"bool": bool, "int": int, "RNG": int, "float": float}
 CONFIG = """\

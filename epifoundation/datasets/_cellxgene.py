@@ -28,7 +28,7 @@ UNKNOWN = "unknown"  # the label of cells whose type is not known, in the schema
 def cellxgene(
     dataset_id: str,
     *,
-    peaks: Peaks | None = None,
+    peaks: Peaks = None,
     label_key: str = "cell_type",
     counting: Counting = "insertion",
 ) -> AnnData:

@@ -12,10 +12,10 @@ from ..peaks.vocabulary import PeakVocabulary
 from ._model import EpiFoundation
 from ._registry import resolve_model
 
-Peaks: TypeAlias = EpiFoundation | PeakVocabulary | pd.DataFrame | str | Path
+Peaks: TypeAlias = EpiFoundation | PeakVocabulary | pd.DataFrame | str | Path | None
 
 
-def resolve_peaks(peaks: Peaks | None, *, genome: str = "unknown") -> PeakVocabulary:
+def resolve_peaks(peaks: Peaks, *, genome: str = "unknown") -> PeakVocabulary:
     """The peaks of a model, a file, a table or a name; None is the default model.
 
     `genome` is the build of peaks whose form has none.

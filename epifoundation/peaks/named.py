@@ -11,6 +11,8 @@ from .._downloads import StatusError, download, fetch_json
 from .._files import READ_ERRORS, sha256
 from .._settings import settings
 
+PARSE_ERRORS: tuple[type[Exception], ...] = (*READ_ERRORS, ValueError)
+
 
 class PeakSet(NamedTuple):
     """A file of the ENCODE portal."""
@@ -64,7 +66,9 @@ def read_peak_set(name: str) -> tuple[pd.DataFrame, str]:
             compression="infer",
             engine="c",
         )
-    except (*READ_ERRORS, ValueError) as error:
+        if not len(peaks):
+            raise ValueError("it is empty")
+    except PARSE_ERRORS as error:
         msg = f"{str(path)!r} is not a BED file, gzip ({error}). Delete it, and call again to "
         msg += "download it."
         raise ValueError(msg) from error
