@@ -26,21 +26,15 @@ TIMEOUT = 60  # seconds without an answer of the server
 PAUSES = (1, 3, 9)  # seconds before further attempts, as long as each of them brings nothing new
 
 
-class StatusError(ConnectionError):
-    """The server answered with an error (`status`)."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(f"it answered {status} {reason}".rstrip())
-        self.status = status
-
-
 def fetch_json(url: str) -> Any:
     """What a server answers, as JSON types.
 
     Raises
     ------
     ConnectionError
-        There is no answer; :class:`StatusError` if it is an error.
+        There is no answer.
+    HTTPError
+        The answer is an error.
     ValueError
         The answer is not JSON.
     """
@@ -75,7 +69,7 @@ def download(url: str, path: Path, *, size: int | None = None, md5: str | None =
         part = Path(f"{path}.part")
         try:
             _complete(url, part, size)
-        except ConnectionError as error:
+        except (ConnectionError, HTTPError) as error:
             n_kept = part.stat().st_size if part.is_file() else 0
             kept = f"{n_kept:,} bytes are kept: call again to go on" if n_kept else "Call again"
             msg = f"Could not download {url} ({error}). {kept}, or put the file there yourself as "
@@ -105,7 +99,7 @@ def _complete(url: str, part: Path, size: int | None) -> None:
                     return
                 if _append(url, part, size, bar):
                     return
-            except ConnectionError:
+            except (ConnectionError, HTTPError):
                 if _size(part) > n_best:
                     n_best, pauses = _size(part), iter(PAUSES)
                 pause = next(pauses, None)
@@ -121,8 +115,8 @@ def _append(url: str, part: Path, size: int | None, bar: tqdm) -> bool:
     known = tags.read_text() if n_bytes and tags.is_file() else ""
     try:
         opened = _opened(url, {"Range": f"bytes={n_bytes}-"} if n_bytes else {})
-    except StatusError as error:
-        if error.status != 416 or not n_bytes:  # there is nothing after the bytes that we have
+    except HTTPError as error:
+        if error.code != 416 or not n_bytes:  # there is nothing after the bytes that we have
             raise
         part.unlink()
         return False
@@ -167,7 +161,7 @@ def _opened(url: str, headers: dict[str, str]) -> HTTPResponse:
         answer: HTTPResponse = urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except HTTPError as error:
         error.close()
-        raise StatusError(error.code, str(error.reason)) from error
+        raise
     except URLError as error:
         raise ConnectionError(_reason(error.reason)) from error
     except (HTTPException, OSError) as error:

@@ -14,9 +14,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
-from .._downloads import StatusError, fetch_json
+from .._downloads import fetch_json
 from .._settings import settings
 
 IDENTIFIER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -75,11 +76,11 @@ def find_version(dataset_id: str, folder: Path) -> Version:
     kept = folder / f"{dataset_id}.json"
     try:
         record = _ask(dataset_id)
-    except StatusError as error:
-        if error.status == 410:
+    except HTTPError as error:
+        if error.code == 410:
             msg = f"The data set {dataset_id!r} was withdrawn from CELLxGENE; choose another."
             raise ValueError(msg) from error
-        if error.status in (403, 404):
+        if error.code in (403, 404):
             msg = f"CELLxGENE has no published data set {dataset_id!r}: check `dataset_id`."
             raise ValueError(msg) from error
         raise _offline(error, dataset_id) from error
@@ -97,8 +98,8 @@ def _ask(dataset_id: str) -> Any:
     server = f"{settings.cellxgene_url.rstrip('/')}/curation/v1"
     try:
         versions = fetch_json(f"{server}/datasets/{dataset_id}/versions")  # the newest is first
-    except StatusError as error:
-        if error.status not in (403, 404):
+    except HTTPError as error:
+        if error.code not in (403, 404):
             raise
         return fetch_json(f"{server}/dataset_versions/{dataset_id}")
     return versions[0] if isinstance(versions, list) and versions else versions
@@ -144,7 +145,7 @@ def _asset(asset: dict[str, Any]) -> Asset:
     return Asset(url, file, int(size) if isinstance(size, int | float) and size > 0 else None)
 
 
-def _offline(error: ConnectionError, dataset_id: str) -> ConnectionError:
+def _offline(error: OSError, dataset_id: str) -> ConnectionError:
     msg = (
         f"Could not look up the data set {dataset_id!r} at {settings.cellxgene_url} ({error}). "
         "Call again with a network; after that, the files in "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 
 import pandas as pd
 
-from .._downloads import StatusError, download, fetch_json
+from .._downloads import download, fetch_json
 from .._files import READ_ERRORS, sha256
 from .._settings import settings
 
@@ -110,11 +111,9 @@ def _about(url: str, path: Path) -> dict[str, object]:
     """The record of a file; empty where a mirror has files but no records."""
     try:
         found = fetch_json(url)
-    except StatusError as error:
-        if error.status == 404:
+    except (HTTPError, ConnectionError) as error:
+        if isinstance(error, HTTPError) and error.code == 404:
             return {}
-        raise ConnectionError(_cure(error, path)) from error
-    except ConnectionError as error:
         raise ConnectionError(_cure(f"{url}: {error}", path)) from error
     return found if isinstance(found, dict) else {}
 

@@ -4,6 +4,7 @@ import gzip
 import os
 from io import BytesIO
 
+import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from anndata import AnnData
 from fragment_files import bgzip, brute_force
 
 import epifoundation as ep
+from epifoundation import cli
 from epifoundation._downloads import fetch_json
 
 DATASET = "0a1b2c3d-0000-4111-8222-0123456789ab"
@@ -278,7 +280,7 @@ def test_offline(service, monkeypatch):
 @pytest.mark.parametrize("status", [500, 502])
 def test_a_service_that_is_down(web, status):
     web.answers[VERSIONS] = status
-    with pytest.raises(ConnectionError, match=rf"Could not look up .* \(it answered {status}"):
+    with pytest.raises(ConnectionError, match=rf"Could not look up .* \(HTTP Error {status}"):
         get()
 
 
@@ -348,6 +350,21 @@ def test_real_fragments_and_labels(web, tmp_path, shared_data):
     np.testing.assert_array_equal(atac.X.toarray(), brute_force(lines, peaks, cells, "insertion"))
     assert atac.X.nnz
     assert atac.obs["cell_type"].tolist() == names[codes].tolist()
+
+
+def test_the_command(service, tmp_path, capsys):
+    bed = tmp_path / "peaks.bed"
+    ep.PeakVocabulary.from_names(PEAKS).intervals.to_csv(bed, sep="\t", header=False, index=False)
+    output = tmp_path / "atac.h5ad"
+    options = ["--peaks", str(bed), "--counting", "fragment", "-o", str(output)]
+    cli.main(["cellxgene", DATASET, *options])
+    assert capsys.readouterr().out == f"{output}\n"
+    found, expected = ad.read_h5ad(output), get(counting="fragment")
+    assert (found.X != expected.X).nnz == 0
+    assert found.obs["donor_id"].tolist() == expected.obs["donor_id"].tolist()
+    with pytest.raises(SystemExit):
+        cli.main(["cellxgene", "abc", "-o", str(tmp_path / "b.h5ad")])
+    assert "`dataset_id` must be an identifier" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(
