@@ -1,4 +1,4 @@
-"""The model card of a model that has none."""
+"""Model cards: that of a model that has none, and metadata for Hugging Face."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._model import EpiFoundation
+
+TAGS = ("epifoundation", "biology", "single-cell", "scATAC-seq")
 
 
 def default_card(model: EpiFoundation) -> str:
@@ -34,3 +36,27 @@ def default_card(model: EpiFoundation) -> str:
         "Embeds scATAC-seq with `epifoundation.tl.embed`.\n\n"
         f"{about_cells}## Training\n\n| | |\n|---|---|\n{''.join(rows)}"
     )
+
+
+def with_metadata(text: str, genome: str, *, license_id: str | None, base: str | None) -> str:
+    """A card with metadata of Hugging Face; those that it has already take precedence.
+
+    Only `license_id` replaces an earlier one. `base` is the base model of an adapter.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data, content = ModelCardData(), text
+    if text.lstrip().startswith("---"):
+        try:
+            card = ModelCard(text, ignore_metadata_errors=False)
+        except Exception as error:  # of yaml, or ValueError
+            reason = " ".join(str(error).split())
+            msg = f"The metadata at the beginning of `model.card` are not valid YAML: {reason}."
+            raise ValueError(msg) from error
+        data, content = card.data, card.text
+    tags = [*TAGS, *([] if genome == "unknown" else [genome])]
+    data.tags = list(dict.fromkeys([*(data.tags or []), *tags]))
+    data.library_name = data.library_name or "epifoundation"
+    data.license = license_id or data.license
+    data.base_model = data.base_model or base
+    return f"---\n{data.to_yaml()}\n---\n\n{content.lstrip()}"
