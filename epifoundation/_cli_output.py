@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 CELLS, TABLES, BROWSERS = (".h5ad", ".zarr"), (".tsv", ".tsv.gz"), (".bedpe", ".longrange")
-SUFFIXES = {"count": CELLS, "cellxgene": CELLS, "knock-out": CELLS}
+SUFFIXES = dict.fromkeys(("count", "cellxgene", "knock-out"), CELLS)
 SUFFIXES |= {"link-peaks": (*TABLES, *BROWSERS)}
 
 

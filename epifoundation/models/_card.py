@@ -43,9 +43,10 @@ def with_metadata(text: str, genome: str, *, license_id: str | None, base: str |
 
     Only `license_id` replaces an earlier one. `base` is the base model of an adapter.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import CardData, ModelCard, ModelCardData
 
-    data, content = ModelCardData(), text
+    data: CardData = ModelCardData()
+    content = text
     if text.lstrip().startswith("---"):
         try:
             card = ModelCard(text, ignore_metadata_errors=False)

@@ -80,6 +80,8 @@ class HubMixin:
 
         Examples
         --------
+        >>> import epifoundation as ep
+        >>> model = ep.models.from_pretrained("pbmc-51loci")
         >>> model.push_to_hub("owner/name", license="cc-by-4.0")  # doctest: +SKIP
         >>> ep.models.from_pretrained("owner/name")  # doctest: +SKIP
         """
