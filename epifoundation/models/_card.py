@@ -55,9 +55,11 @@ def with_metadata(text: str, genome: str, *, license_id: str | None, base: str |
             msg = f"The metadata at the beginning of `model.card` are not valid YAML: {reason}."
             raise ValueError(msg) from error
         data, content = card.data, card.text
-    tags = [*TAGS, *([] if genome == "unknown" else [genome])]
-    data.tags = list(dict.fromkeys([*(data.tags or []), *tags]))
-    data.library_name = data.library_name or "epifoundation"
-    data.license = license_id or data.license
-    data.base_model = data.base_model or base
+    tags = data.get("tags") or []
+    tags = [tags] if isinstance(tags, str) else [*map(str, tags)]
+    tags += [*TAGS, *([] if genome == "unknown" else [genome])]
+    data["tags"] = list(dict.fromkeys(tags))
+    data["library_name"] = data.get("library_name") or "epifoundation"
+    data["license"] = license_id or data.get("license")
+    data["base_model"] = data.get("base_model") or base
     return f"---\n{data.to_yaml()}\n---\n\n{content.lstrip()}"

@@ -7,6 +7,7 @@ import yaml
 from huggingface_hub import constants
 
 import epifoundation as ep
+from epifoundation.models._card import with_metadata
 from epifoundation.models._config import MODEL_FILES
 
 REPO = "lab/atlas"
@@ -81,6 +82,17 @@ def test_the_card_has_metadata_and_keeps_its_own(writable, model):
         ValueError, match=r"metadata at the beginning of `model.card` are not valid"
     ):
         replace(model, card="---\na: [\n---\nx").push_to_hub(REPO)
+
+
+@pytest.mark.parametrize(
+    ("given", "first"), [("brain", "brain"), ("[a, 1]", "a"), ("", "epifoundation")]
+)
+def test_tags_of_any_form(given, first):
+    card = with_metadata(f"---\ntags: {given}\n---\nx", "unknown", license_id=None, base=None)
+    found = metadata(card)["tags"]
+    assert found[0] == first
+    assert set(found) >= {"epifoundation", "scATAC-seq"}
+    assert "unknown" not in found
 
 
 def test_the_model_itself_is_unchanged(writable, model):
