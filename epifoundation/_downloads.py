@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+from uuid import uuid4
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -81,6 +82,13 @@ def download(url: str, path: Path, *, size: int | None = None, md5: str | None =
     return path
 
 
+def write_whole(path: Path, content: str) -> None:
+    """Write a small text file, which is never seen half written."""
+    made = path.with_name(f"{path.name}.{uuid4().hex[:8]}")
+    made.write_text(content, encoding="utf-8")
+    made.replace(path)
+
+
 def _complete(url: str, part: Path, size: int | None) -> None:
     """Append to a partial file until the server has no more; tries again if that breaks off."""
     n_first = n_best = _size(part)
@@ -130,15 +138,15 @@ def _append(url: str, part: Path, size: int | None, bar: tqdm) -> bool:
         if not is_rest:
             n_bytes = 0
         length = response.headers.get("Content-Length")
-        total = None if length is None else n_bytes + int(length)
+        total = size if length is None else n_bytes + int(length)
         if size is not None and total not in (None, size):
             part.unlink(missing_ok=True)
             msg = f"{url} has {total:,} bytes, but {size:,} are expected: it may have been "
             raise ValueError(msg + "replaced just now. Call again later.")
         _check_space(part, 0 if total is None else total - n_bytes)
-        tags.write_text(tag)
         bar.total, bar.n = total, n_bytes
         with part.open("ab" if is_rest else "wb") as file:
+            tags.write_text(tag)  # now that nothing of another version is left
             for block in _blocks(response):
                 file.write(block)
                 bar.update(len(block))

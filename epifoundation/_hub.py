@@ -91,7 +91,7 @@ def push(
     folder: Path,
     *,
     removed: Collection[str],
-    private: bool,
+    private: bool | None,
     token: str | None,
     message: str,
     revision: str | None,

@@ -86,6 +86,12 @@ def test_a_file_that_was_replaced_meanwhile_is_downloaded_from_the_start(get, we
     assert get() == OTHER
 
 
+def test_a_server_that_does_not_state_the_length(get, web):
+    web.has_length, web.cut_after = False, [70_000]
+    assert get(size=len(CONTENT)) == CONTENT
+    assert [start for _, start in web.requests] == [0, 70_000]
+
+
 def test_a_server_without_ranges_sends_the_whole_file_again(get, web):
     break_off(get, web)
     web.has_ranges = False

@@ -16,7 +16,7 @@ class Web:
         self.files, self.answers = {}, {}
         self.requests = []  # paths in order, with the first byte asked for
         self.cut_after = []  # bytes after which the next downloads break off
-        self.has_ranges = self.has_tags = True
+        self.has_ranges = self.has_tags = self.has_length = True
         self.address = ""
 
     def paths(self):
@@ -57,7 +57,9 @@ class Web:
 
             def send(self, status, body, headers, cut=None):
                 self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                if web.has_length:
+                    headers["Content-Length"] = str(len(body))
+                for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body[:cut])

@@ -55,8 +55,9 @@ def cellxgene(
     -------
     AnnData of all cells x peaks, as :func:`epifoundation.pp.count_fragments` returns it, with the
     columns of CELLxGENE in ``obs``: among them are ``cell_type``, ``cell_type_ontology_term_id``,
-    ``donor_id``, ``assay`` and ``tissue``. ``uns["cellxgene"]`` has ``dataset_id``,
-    ``dataset_version_id``, ``title``, ``schema_version`` and ``collection_id``.
+    ``donor_id``, ``assay`` and ``tissue``. ``n_fragments`` and ``fraction_in_peaks`` are always
+    those of the counts. ``uns["cellxgene"]`` has ``dataset_id``, ``dataset_version_id``, ``title``,
+    ``schema_version`` and ``collection_id``.
 
     Raises
     ------
@@ -124,13 +125,11 @@ def _read_obs(path: Path, label_key: str) -> pd.DataFrame:
         close(root)
     if label_key not in obs.columns:
         raise missing_column(label_key, "label_key", obs.columns, {}, repr(str(path)))
-    is_unknown = (obs[label_key] == UNKNOWN).to_numpy(bool)
-    if isinstance(obs[label_key].dtype, pd.CategoricalDtype):
-        obs[label_key] = obs[label_key].cat.remove_categories(
-            [name for name in obs[label_key].cat.categories if name == UNKNOWN]
-        )
-    elif is_unknown.any():
-        obs[label_key] = obs[label_key].mask(is_unknown)
+    labels = obs[label_key]
+    if not isinstance(labels.dtype, pd.CategoricalDtype):
+        obs[label_key] = labels.mask(labels.isin([UNKNOWN]))
+    elif UNKNOWN in labels.cat.categories:
+        obs[label_key] = labels.cat.remove_categories([UNKNOWN])
     return obs
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
-from .._downloads import fetch_json
+from .._downloads import fetch_json, write_whole
 from .._settings import settings
 
 IDENTIFIER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -76,21 +76,25 @@ def find_version(dataset_id: str, folder: Path) -> Version:
     kept = folder / f"{dataset_id}.json"
     try:
         record = _ask(dataset_id)
-    except HTTPError as error:
-        if error.code == 410:
+    except (HTTPError, ConnectionError) as error:
+        status = error.code if isinstance(error, HTTPError) else None
+        if status == 410:
             msg = f"The data set {dataset_id!r} was withdrawn from CELLxGENE; choose another."
             raise ValueError(msg) from error
-        if error.code in (403, 404):
+        if status in (403, 404):
             msg = f"CELLxGENE has no published data set {dataset_id!r}: check `dataset_id`."
             raise ValueError(msg) from error
-        raise _offline(error, dataset_id) from error
-    except ConnectionError as error:
         if not kept.is_file():
-            raise _offline(error, dataset_id) from error
+            msg = (
+                f"Could not look up the data set {dataset_id!r} at {settings.cellxgene_url} "
+                f"({error}). Call again with a network; after that, the files in {str(folder)!r} "
+                "are used without one."
+            )
+            raise ConnectionError(msg) from error
         record = json.loads(kept.read_text(encoding="utf-8"))
     version = _version(record, dataset_id)
     folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(record), encoding="utf-8")
+    write_whole(kept, json.dumps(record))
     return version
 
 
@@ -143,12 +147,3 @@ def _asset(asset: dict[str, Any]) -> Asset:
         raise ValueError(msg)
     # The service answers -1 for an unknown size
     return Asset(url, file, int(size) if isinstance(size, int | float) and size > 0 else None)
-
-
-def _offline(error: OSError, dataset_id: str) -> ConnectionError:
-    msg = (
-        f"Could not look up the data set {dataset_id!r} at {settings.cellxgene_url} ({error}). "
-        "Call again with a network; after that, the files in "
-        f"{str(settings.cache_dir / 'cellxgene')!r} are used without one."
-    )
-    return ConnectionError(msg)

@@ -26,7 +26,7 @@ class HubMixin:
         self: Any,  # an EpiFoundation
         repo_id: str,
         *,
-        private: bool = False,
+        private: bool | None = None,
         token: str | None = None,
         commit_message: str = "Upload model",
         revision: str | None = None,
@@ -48,7 +48,8 @@ class HubMixin:
         repo_id
             Name of the repository, ``"owner/name"``.
         private
-            Whether a new repository is private. It does not change an existing one.
+            Whether a new repository is private; if None, the default of its owner, usually False.
+            It does not change an existing one.
         token
             Token with the right to write; if None, ``HF_TOKEN`` or the one of ``hf auth login``.
         commit_message

@@ -8,7 +8,7 @@ from urllib.error import HTTPError
 
 import pandas as pd
 
-from .._downloads import download, fetch_json
+from .._downloads import download, fetch_json, write_whole
 from .._files import READ_ERRORS, sha256
 from .._settings import settings
 
@@ -88,7 +88,7 @@ def _fetch(peak_set: PeakSet) -> Path:
     if path.is_file():
         found = sha256(path)
         if not record.is_file():
-            record.write_text(found)
+            write_whole(record, found)
         if record.read_text().strip() == found:
             return path
         path.unlink()  # damaged
@@ -103,7 +103,7 @@ def _fetch(peak_set: PeakSet) -> Path:
         size=size if isinstance(size, int) else None,
         md5=md5 if isinstance(md5, str) else None,
     )
-    record.write_text(sha256(path))
+    write_whole(record, sha256(path))
     return path
 
 

@@ -277,11 +277,26 @@ def test_offline(service, monkeypatch):
         get()
 
 
-@pytest.mark.parametrize("status", [500, 502])
-def test_a_service_that_is_down(web, status):
+@pytest.mark.parametrize("status", [429, 500, 502])
+def test_a_service_that_is_down(service, web, status):
+    answer = web.answers[VERSIONS]
     web.answers[VERSIONS] = status
     with pytest.raises(ConnectionError, match=rf"Could not look up .* \(HTTP Error {status}"):
         get()
+    web.answers[VERSIONS] = answer
+    get()
+    web.answers[VERSIONS] = status
+    assert get().n_obs == 3  # of the cache
+
+
+@pytest.mark.parametrize("dtype", ["category", "object", "string"])
+def test_unknown_labels_are_missing_whatever_their_type(service, dtype):
+    adata = table()
+    labels = ["unknown", None, "B cell"]
+    adata.obs["cell_type"] = pd.Series(labels, index=CELLS, dtype=dtype)
+    with ad.settings.override(allow_write_nullable_strings=True):
+        service.put_table(adata)
+    assert get().obs["cell_type"].isna().tolist() == [True, True, False]
 
 
 ODD = [
