@@ -219,7 +219,7 @@ def clusters():
             some.obsm["lsi"] = lsi(counts[:, seen], np.ones(size, bool), n_columns, seed=0)
             row = {"data": name, "cells": size}
             for key, title in (("X_epifoundation", "atlas"), ("lsi", "LSI")):
-                sc.pp.neighbors(some, n_neighbors=15, use_rep=key, transformer=None)
+                sc.pp.neighbors(some, n_neighbors=15, use_rep=key, transformer="sklearn")
                 sc.tl.leiden(some, flavor="igraph", n_iterations=2, random_state=0)
                 row[title] = normalized_mutual_info_score(some.obs["leiden"], some.obs["cell_type"])
             rows.append(row)

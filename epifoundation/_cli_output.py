@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 CELLS, TABLES, BROWSERS = (".h5ad", ".zarr"), (".tsv", ".tsv.gz"), (".bedpe", ".longrange")
-SUFFIXES = {"count": CELLS, "knock-out": CELLS, "link-peaks": (*TABLES, *BROWSERS)}
+SUFFIXES = {
+    "count": CELLS,
+    "cellxgene": CELLS,
+    "knock-out": CELLS,
+    "link-peaks": (*TABLES, *BROWSERS),
+}
 
 
 @dataclass(frozen=True)

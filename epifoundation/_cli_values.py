@@ -21,10 +21,6 @@ def argument_of(parameter: Parameter, value: Any, given: dict[str, Any]) -> Any:
         from .cells.formats import read_cells
 
         return read_cells(value)
-    if kind == "PeakVocabulary":
-        from .peaks.vocabulary import PeakVocabulary
-
-        return PeakVocabulary.read_bed(value, genome=given.get("genome", "unknown"))
     if isinstance(value, dict) and kind.endswith("Config | str"):
         return _configuration(kind.removesuffix(" | str"), value, parameter.owner, given)
     if isinstance(value, list) and len(value) == 1:

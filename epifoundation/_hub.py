@@ -1,10 +1,11 @@
-"""Files of Hugging Face repositories, downloaded by huggingface_hub or put there by hand."""
+"""Files of Hugging Face repositories: downloaded, put there by hand, and uploaded."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,92 @@ def fetch(
         )
         raise ValueError(msg)
     return {path: folder / path for path in paths}
+
+
+def push(
+    repo_id: str,
+    folder: Path,
+    *,
+    removed: Collection[str],
+    private: bool | None,
+    token: str | None,
+    message: str,
+    revision: str | None,
+    create_pr: bool,
+) -> str:
+    """Upload the files of a folder in one commit; returns its address.
+
+    The repository and the branch are created if there are none. Of the files that the repository
+    has, those in `removed` that are not in the folder are deleted.
+
+    Raises
+    ------
+    PermissionError
+        There is no token, or it has no right to write.
+    ConnectionError
+        The hub cannot be reached, or the upload failed.
+    ValueError
+        The hub refuses the files, for example the metadata of the card.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+    from huggingface_hub.utils import disable_progress_bars
+
+    if token is None and get_token() is None:
+        msg = "There is no token of Hugging Face: pass `token=`, set HF_TOKEN, or call "
+        msg += "`hf auth login`. Tokens are made at https://huggingface.co/settings/tokens."
+        raise PermissionError(msg)
+    if not settings.progress:
+        disable_progress_bars()
+    api = HfApi(token=token)
+    with _upload_errors(repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None and revision != "main":
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        siblings = api.model_info(repo_id, revision=revision, timeout=30).siblings or []
+        names = {path.name for path in folder.iterdir()}
+        stale = {file.rfilename for file in siblings} & set(removed) - names
+        # `upload_folder` may make several commits
+        commit = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationDelete(name) for name in sorted(stale)),
+                *(CommitOperationAdd(name, folder / name) for name in sorted(names)),
+            ],
+            commit_message=message,
+            revision=revision,
+            create_pr=create_pr,
+        )
+    return str(commit.pr_url or commit.commit_url)
+
+
+@contextmanager
+def _upload_errors(repo_id: str) -> Iterator[None]:
+    """Turn errors of huggingface_hub into one line."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # an error of the disk
+        # Errors of the upload of a file are the cause of another one
+        cause = error if hasattr(error, "response") else error.__cause__ or error
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        reason = reason if status is None or str(status) in reason else f"{status} {reason}"
+        if status in (401, 403) or isinstance(error, errors.RepositoryNotFoundError):
+            msg = (
+                f"The token has no right to write to the Hugging Face repository {repo_id!r} "
+                f"({reason}). Make one with the role 'write', of this owner, at "
+                "https://huggingface.co/settings/tokens."
+            )
+            raise PermissionError(msg) from error
+        is_refused = isinstance(error, ValueError) and not isinstance(error, JSONDecodeError)
+        if status == 400 or (status is None and is_refused):
+            msg = f"Hugging Face refused the upload to {repo_id!r}: {reason}"
+            raise ValueError(msg) from error
+        msg = f"Could not upload to the Hugging Face repository {repo_id!r} ({reason}). Call again."
+        raise ConnectionError(msg) from error
 
 
 def _choose(folder: Path, choose: Choose) -> dict[str, Path]:

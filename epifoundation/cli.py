@@ -33,6 +33,10 @@ COMMANDS = {  # function and example
     "finetune": ("tl.finetune", "labelled.h5mu -o models/mine --label-key cell_type"),
     "convert": ("models.convert_original", "pretrained.pth vocabularies/ -o models/paper"),
     "count": ("pp.count_fragments", "fragments.tsv.gz models/atlas -o atac.h5ad"),
+    "cellxgene": (
+        "datasets.cellxgene",
+        "a4310202-4dc8-4e1b-a96d-d9675f5b14d1 --peaks encode-ccre-hg38 -o atlas.h5ad",
+    ),
     "link-peaks": ("tl.link_peaks", "multiome.h5mu -m models/atlas --gene CD8A -o links.tsv"),
     "knock-out": ("tl.knock_out", "atac.h5ad chr2:86783559-86808396 -o changes.h5ad"),
     "report": ("pl.report", "annotated.h5mu -o report.html --gene CD79A --gene CD8A"),
@@ -56,7 +60,6 @@ FILES_HELP = {  # help for files in place of objects, by annotation
     "Inputs": "Files of cells (.h5ad, .h5mu, .zarr, 10x .h5).",
     "Located": "File of cells (.h5ad, .h5mu, .zarr, 10x .h5).",
     "Data": "File of cells (.h5ad, .h5mu, .zarr, 10x .h5), which is read into memory.",
-    "PeakVocabulary": "BED file.",
 }
 ARGUMENT_TYPES = {"bool": bool, "int": int, "RNG": int, "float": float}
 CONFIG = """\

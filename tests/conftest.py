@@ -13,6 +13,7 @@ from anndata import AnnData
 from forks import Server
 from hub import Hub
 from hypothesis import settings
+from web import Web
 
 import epifoundation as ep
 from epifoundation.training.rows import Piece
@@ -112,6 +113,17 @@ def forks():
     server = Server()
     yield server
     server.close()
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """A server of files on this machine in place of CELLxGENE and ENCODE, and an empty cache."""
+    monkeypatch.setattr(ep.settings, "cache_dir", tmp_path / "cache")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts
+    with Web().serve() as made:
+        monkeypatch.setattr(ep.settings, "cellxgene_url", made.address)
+        monkeypatch.setattr(ep.settings, "encode_url", made.address)
+        yield made
 
 
 @pytest.fixture

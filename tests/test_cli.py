@@ -84,7 +84,7 @@ def test_every_parameter_is_an_option(command):
         expected |= parameters_of(cli.FIELDS_OF["mapping"], ep.PeakMapping)
     if command in ("pretrain", "finetune", "convert"):
         expected |= parameters_of(cli.SAVE, ep.EpiFoundation.save_pretrained)
-    if command in ("count", "link-peaks", "knock-out"):
+    if command in ("count", "cellxgene", "link-peaks", "knock-out"):
         expected |= {(cli.RESULT, "output"), (cli.RESULT, "overwrite")}
     expected -= {(function, "copy"), ("tl.pretrain", "checkpoint")}
     expected -= {(function, "engine"), (function, "mapping")}

@@ -1,8 +1,9 @@
-"""Data sets: a bundled multiome, a simulator with known truth, and the paper's corpus."""
+"""Data sets: a bundled multiome, a simulator with known truth, the paper's corpus, CELLxGENE."""
 
+from ._cellxgene import cellxgene
 from ._mini_atlas import mini_atlas
 from ._pbmc import pbmc_multiome
 from ._simulate import simulate_multiome
 from ._simulate_fragments import simulate_fragments
 
-__all__ = ["mini_atlas", "pbmc_multiome", "simulate_fragments", "simulate_multiome"]
+__all__ = ["cellxgene", "mini_atlas", "pbmc_multiome", "simulate_fragments", "simulate_multiome"]

@@ -1,4 +1,4 @@
-"""The model card of a model that has none."""
+"""Model cards: that of a model that has none, and metadata for Hugging Face."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._model import EpiFoundation
+
+TAGS = ("epifoundation", "biology", "single-cell", "scATAC-seq")
 
 
 def default_card(model: EpiFoundation) -> str:
@@ -34,3 +36,30 @@ def default_card(model: EpiFoundation) -> str:
         "Embeds scATAC-seq with `epifoundation.tl.embed`.\n\n"
         f"{about_cells}## Training\n\n| | |\n|---|---|\n{''.join(rows)}"
     )
+
+
+def with_metadata(text: str, genome: str, *, license_id: str | None, base: str | None) -> str:
+    """A card with metadata of Hugging Face; those that it has already take precedence.
+
+    Only `license_id` replaces an earlier one. `base` is the base model of an adapter.
+    """
+    from huggingface_hub import CardData, ModelCard, ModelCardData
+
+    data: CardData = ModelCardData()
+    content = text
+    if text.lstrip().startswith("---"):
+        try:
+            card = ModelCard(text, ignore_metadata_errors=False)
+        except Exception as error:  # of yaml, or ValueError
+            reason = " ".join(str(error).split())
+            msg = f"The metadata at the beginning of `model.card` are not valid YAML: {reason}."
+            raise ValueError(msg) from error
+        data, content = card.data, card.text
+    tags = data.get("tags") or []
+    tags = [tags] if isinstance(tags, str) else [*map(str, tags)]
+    tags += [*TAGS, *([] if genome == "unknown" else [genome])]
+    data["tags"] = list(dict.fromkeys(tags))
+    data["library_name"] = data.get("library_name") or "epifoundation"
+    data["license"] = license_id or data.get("license")
+    data["base_model"] = data.get("base_model") or base
+    return f"---\n{data.to_yaml()}\n---\n\n{content.lstrip()}"

@@ -27,11 +27,12 @@ from ._checks import (
     check_terms,
     check_training,
 )
+from ._pushing import HubMixin
 from ._revision import former_revision, revision_of
 
 
 @dataclass(frozen=True, eq=False)
-class EpiFoundation:
+class EpiFoundation(HubMixin):
     """A pretrained model.
 
     :func:`epifoundation.tl.pretrain` and :func:`epifoundation.models.from_pretrained` return it.

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from .._columns import check_storable
 from ..genome import COLUMNS, canonical_build, overlaps, parse_intervals, read_intervals
 from .bed import read_bed
+from .named import read_peak_set
 
 GENE_IDS = ("gene_ids", "gene_id")  # columns of `var` with identifiers: 10x, others
 
@@ -76,6 +77,18 @@ class PeakVocabulary:
     def read_bed(cls, path: str | Path, *, genome: str = "unknown") -> PeakVocabulary:
         """From the first three columns of a BED file, plain or gzip; duplicates are dropped."""
         return cls(read_bed(path)[COLUMNS].drop_duplicates(), genome)
+
+    @classmethod
+    def named(cls, name: str) -> PeakVocabulary:
+        """A public peak set, which is downloaded once: all cCREs of the ENCODE registry.
+
+        Parameters
+        ----------
+        name
+            ``"encode-ccre-hg38"`` (2.35 million peaks) or ``"encode-ccre-mm10"`` (about one
+            million). Functions with an argument `peaks` take the name, too.
+        """
+        return cls(*read_peak_set(name))
 
     def write_bed(self, path: str | Path) -> None:
         """Write a gzip BED file; the same peaks give the same bytes."""

@@ -19,6 +19,7 @@ from ..cells.formats import find_format, read_var
 from ..genome import BUILDS, canonical_build, detect_build, read_intervals
 from ..genome._chromosome_lengths import chromosome_lengths
 from ..peaks.bed import read_bed
+from ..peaks.named import is_peak_set, read_peak_set
 from ..peaks.vocabulary import PeakVocabulary
 from ._merge_peaks import merge_peaks
 
@@ -48,7 +49,8 @@ def consensus_peaks(
         One or several of the following, or a mapping from names to them (names are used in errors):
         an AnnData or MuData; a table of peaks such as ``adata.var``; a
         :class:`~epifoundation.PeakVocabulary` such as ``model.peaks``; the path of a ``.h5ad`` or
-        ``.h5mu`` file, a zarr store, or a BED file (also narrowPeak), plain or gzip.
+        ``.h5mu`` file, a zarr store, or a BED file (also narrowPeak), plain or gzip; or the name of
+        a peak set, as for :func:`epifoundation.pp.count_fragments`.
     width
         If None, overlapping peaks, of one source or several, become their union. Unions grow with
         the number of sources, as one peak bridges others. A number of bases such as 501: all peaks
@@ -166,6 +168,8 @@ def _table(name: str, source: PeakSource, modality: str) -> tuple[pd.DataFrame, 
     build = None
     if isinstance(source, PeakVocabulary):
         var, build = source.intervals, source.genome
+    elif isinstance(source, str) and is_peak_set(source):
+        var, build = read_peak_set(source)
     elif isinstance(source, str | Path):
         has_cells = find_format(source) is not None
         var = read_var(source, modality) if has_cells else read_bed(source)

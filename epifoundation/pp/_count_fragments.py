@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,15 +14,11 @@ from .._keys import Keys
 from .._option_types import checked
 from .._validate import integer, one_of
 from .._warn import warn
-from ..models import EpiFoundation
-from ..models._registry import resolve_model
-from ..peaks.vocabulary import PeakVocabulary
+from ..models._peaks import Peaks, resolve_peaks
 from ._cell_threshold import cell_threshold
 from ._fragment_counter import Counting, FragmentCounter
 from ._read_barcodes import read_barcodes
 from ._read_fragments import check_fragments_file, read_fragments
-
-Peaks: TypeAlias = EpiFoundation | PeakVocabulary | pd.DataFrame | str | Path | None
 
 
 @checked
@@ -50,8 +46,9 @@ def count_fragments(
         samples, a mapping from sample names to files.
     peaks
         A model, its name or directory (see :func:`epifoundation.models.from_pretrained`), None for
-        the bundled model; a BED file; a :class:`~epifoundation.PeakVocabulary`; or a table of peaks
-        such as ``adata.var``.
+        the bundled model; a BED file; a :class:`~epifoundation.PeakVocabulary`; a table of peaks
+        such as ``adata.var``; or ``"encode-ccre-hg38"`` or ``"encode-ccre-mm10"``, the cCREs of
+        ENCODE, which are downloaded once.
     barcodes
         Barcodes of the cells, an AnnData, MuData or table that is indexed by them, or a file with
         one per line (such as ``barcodes.tsv.gz``): the rows of the result, in this order. For
@@ -118,7 +115,7 @@ def count_fragments(
     if min_fragments is not None:
         integer(min_fragments, "min_fragments", minimum=0)
     files = _by_prefix(fragments, separator)
-    vocabulary = _vocabulary(peaks)
+    vocabulary = resolve_peaks(peaks)
     counter = FragmentCounter(vocabulary, read_barcodes(barcodes, list(files), separator), counting)
     for prefix, path in files.items():
         for block in read_fragments(path):
@@ -205,24 +202,6 @@ def _minima(
 def _is_of(names: pd.Index, prefix: str) -> np.ndarray:
     """Whether each name is of a sample."""
     return names.str.startswith(prefix) if prefix else np.ones(len(names), bool)
-
-
-def _vocabulary(peaks: Peaks) -> PeakVocabulary:
-    """The peaks to count on, from any form of the argument `peaks`."""
-    if isinstance(peaks, pd.DataFrame):
-        peaks = PeakVocabulary.from_var(peaks)
-    elif isinstance(peaks, str | Path) and Path(peaks).is_file():
-        peaks = PeakVocabulary.read_bed(peaks)
-    elif peaks is None or isinstance(peaks, str | Path | EpiFoundation):
-        peaks = resolve_model(peaks, None).peaks
-    if isinstance(peaks, PeakVocabulary):
-        if len(peaks):
-            return peaks
-        msg = "`peaks` is empty."
-        raise ValueError(msg)
-    msg = "`peaks` must be a model, its name or path, a BED file, a PeakVocabulary or a table, "
-    msg += f"got {type(peaks).__name__}."
-    raise TypeError(msg)
 
 
 def _by_prefix(fragments: Any, separator: str) -> dict[str, Path]:

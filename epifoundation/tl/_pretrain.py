@@ -15,10 +15,10 @@ from .._version import __version__
 from ..cells.source import Inputs
 from ..models import EpiFoundation
 from ..models._directory import check_target
+from ..models._peaks import Peaks, resolve_peaks
 from ..models._registry import resolve_device, resolve_model
 from ..nn import ModelConfig, TrainingConfig
 from ..nn.config import OBJECTIVES
-from ..peaks.vocabulary import PeakVocabulary
 from ..training.architecture import architecture
 from ..training.data import DataKeys, prepare
 from ..training.engine import Engine
@@ -33,7 +33,7 @@ from ..training.split import parse_validation
 def pretrain(
     data: Inputs,
     *,
-    peaks: PeakVocabulary | None = None,
+    peaks: Peaks = None,
     config: ModelConfig | str | None = None,
     training: TrainingConfig | str | None = None,
     objective: Literal["counts", "binary", "gaussian", "peaks"] | None = None,
@@ -68,8 +68,10 @@ def pretrain(
         query decoder, a column ``chrom``, ``chromosome`` or
         ``interval`` (10x) of the RNA modality's ``var`` has the chromosomes of genes. Not changed.
     peaks
-        Vocabulary of the model, for example from :func:`epifoundation.pp.consensus_peaks`. If None,
-        the peaks of the data, or the consensus of all sources.
+        Peaks of the model: a :class:`~epifoundation.PeakVocabulary`, for example from
+        :func:`epifoundation.pp.consensus_peaks`, a BED file, a table, another model, or a name, as
+        for :func:`epifoundation.pp.count_fragments`. If None, the peaks of the data, or the
+        consensus of all sources.
     config
         Architecture, or the name of a preset: ``"paper"`` is the transformer of Wu et al. 2025,
         with the paper's `training` unless another is given. Default: ``ModelConfig()``.
@@ -194,7 +196,7 @@ def pretrain(
         data,
         likelihood,
         DataKeys(modality, rna_modality, layer, batch_key, label_key),
-        peaks=peaks,
+        peaks=None if peaks is None else resolve_peaks(peaks, genome=genome),
         validation=held,
         init=init,
         genome=genome,
