@@ -41,7 +41,7 @@ def main():
     for name, change in changes.items():
         for seed in SEEDS:
             changed = change(atac, np.random.default_rng(seed))
-            ep.tl.embed(changed, expression=False)
+            ep.tl.embed(changed, "pbmc-51loci", expression=False)
             report = changed.uns["epifoundation"]["peaks"]
             correct = changed.obs["epifoundation_cell_type"].astype(str) == changed.obs[
                 "cell_type"

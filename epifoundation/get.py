@@ -71,7 +71,7 @@ def expression(
     >>> import epifoundation as ep
     >>> import scanpy as sc
     >>> atac = ep.datasets.pbmc_multiome()["atac"][:300].copy()
-    >>> ep.tl.embed(atac)
+    >>> ep.tl.embed(atac, "pbmc-51loci")
     >>> predicted = ep.get.expression(atac)
     >>> predicted.shape
     (300, 51)
@@ -142,7 +142,7 @@ def probabilities(
     --------
     >>> import epifoundation as ep
     >>> atac = ep.datasets.pbmc_multiome()["atac"][:300].copy()
-    >>> ep.tl.embed(atac)
+    >>> ep.tl.embed(atac, "pbmc-51loci")
     >>> ep.get.probabilities(atac).shape
     (300, 13)
     """
@@ -183,7 +183,7 @@ def accessibility(
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.pbmc_multiome()[:200].copy()
-    >>> ep.tl.impute_accessibility(mdata, groupby="cell_type")
+    >>> ep.tl.impute_accessibility(mdata, "pbmc-51loci", groupby="cell_type")
     >>> ep.get.accessibility(mdata).shape
     (5724, 13)
     """

@@ -35,7 +35,7 @@ def main():
     """Embed, cluster, score and plot."""
     mdata = ep.datasets.pbmc_multiome()
     began = time.perf_counter()
-    ep.tl.embed(mdata)
+    ep.tl.embed(mdata, "pbmc-51loci")
     seconds = time.perf_counter() - began
 
     atac = mdata["atac"]

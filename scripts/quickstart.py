@@ -18,7 +18,7 @@ def main():
 
 def run():
     mdata = ep.datasets.pbmc_multiome()
-    ep.tl.embed(mdata)
+    ep.tl.embed(mdata, "pbmc-51loci")
     atac = mdata["atac"]
     sc.pp.neighbors(atac, use_rep="X_epifoundation")
     sc.tl.umap(atac)

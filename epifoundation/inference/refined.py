@@ -25,7 +25,6 @@ from .refinement import Refinement
 
 MAX_CELLS, MAX_TOKENS = 20_000, 10_000_000  # that a refinement is fitted to
 CLOSED = 0.3  # level of a closed element of the atlas, which has some reads
-MIN_RATIO = 0.2
 
 
 class RefinedLabeller(HeadLabeller):
@@ -145,19 +144,23 @@ def refined_labeller(
 def atlas_ratios(model: EpiFoundation, peaks: np.ndarray) -> np.ndarray:
     """Rate of peaks in each label over its mean over labels, (n_peaks, n_labels).
 
-    From the levels that the atlas has of the sorted populations, by difference from their mean: it
-    is at least what the lowest of them is below it. 1 for labels without levels.
+    From the levels that the atlas has of them. Sorted populations and other types are of different
+    tables: each is compared with the mean of its table.
     """
     head = cast("ProfileLabelHead", model.network.label)
     encoder = cast("ProfileEncoder", model.network.encoder)
-    n_types = int(head.label_of.max()) + 1
-    contrasts = encoder.whitening @ head.populations.contrasts
-    by_label = contrasts.new_zeros(len(contrasts), n_types).index_add_(1, head.label_of, contrasts)
-    by_label /= torch.bincount(head.label_of)
-    vectors = encoder.vectors.rows(torch.from_numpy(peaks).to(contrasts.device))
-    level = vectors @ by_label
-    level -= level.mean(dim=1, keepdim=True)
-    mean = (-level.amin(dim=1, keepdim=True)).clamp(min=0)
-    ratio = ((mean + level + CLOSED) / (mean + CLOSED)).clamp(min=MIN_RATIO).cpu().numpy()
-    others = np.ones((len(peaks), len(model.labels) - n_types), np.float32)
-    return np.concatenate([ratio, others], axis=1)
+    levels = encoder.levels(torch.from_numpy(peaks).to(model.device)).cpu()
+    type_of, label_of = head.populations.type_of.cpu(), head.label_of.cpu()
+    n_first = int(label_of.max()) + 1
+    is_other = type_of >= 0
+    tables = [
+        _means_by(levels[:, : encoder.n_sorted], label_of, n_first),
+        _means_by(levels[:, is_other], type_of[is_other], len(model.labels) - n_first),
+    ]
+    rates = (table + CLOSED for table in tables)
+    return torch.cat([rate / rate.mean(dim=1, keepdim=True) for rate in rates], dim=1).numpy()
+
+
+def _means_by(levels: torch.Tensor, groups: torch.Tensor, n_groups: int) -> torch.Tensor:
+    sums = levels.new_zeros(len(levels), n_groups).index_add_(1, groups, levels)
+    return sums / torch.bincount(groups, minlength=n_groups).clamp(min=1)

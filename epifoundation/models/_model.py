@@ -279,7 +279,7 @@ class EpiFoundation(HubMixin):
         >>> import tempfile
         >>> import epifoundation as ep
         >>> mdata = ep.datasets.pbmc_multiome()[:600].copy()
-        >>> model = ep.tl.finetune(mdata["atac"], label_key="cell_type")
+        >>> model = ep.tl.finetune(mdata["atac"], "pbmc-51loci", label_key="cell_type")
         >>> path = model.save_adapter(tempfile.mkdtemp() + "/mine")
         >>> ep.models.from_pretrained(path).revision == model.revision
         True

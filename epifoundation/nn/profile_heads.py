@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from .populations import Populations
+from .profile_encoder import N_PROFILES, N_SORTED
 
 if TYPE_CHECKING:
     from .config import Sizes
 
 MIN_KNOWN = 0.5  # probability of populations with RNA, below which expression is not predicted
-# Names of sizes in `Sizes.heads`
-N_PROFILES, N_SORTED, N_RNA = "profiles", "sorted_populations", "populations_with_rna"
-N_CALIBRATION = "calibration_cells"
+N_RNA, N_CALIBRATION = "populations_with_rna", "calibration_cells"  # sizes in `Sizes.heads`
 
 
 class ProfileLabelHead(nn.Module):
@@ -42,9 +41,9 @@ class ProfileLabelHead(nn.Module):
 
     def __init__(self, dim: int, sizes: Sizes) -> None:
         super().__init__()
-        self.populations = Populations(dim, sizes.heads[N_PROFILES], sizes.heads[N_SORTED])
-        self.register_buffer("label_of", torch.zeros(sizes.heads[N_SORTED], dtype=torch.int64))
-        n_calibration = sizes.heads[N_CALIBRATION]
+        self.populations = Populations(dim, sizes.heads.get(N_PROFILES, 0), sizes.heads.get(N_SORTED, 0))
+        self.register_buffer("label_of", torch.zeros(sizes.heads.get(N_SORTED, 0), dtype=torch.int64))
+        n_calibration = sizes.heads.get(N_CALIBRATION, 0)
         self.register_buffer("conformal", torch.zeros(n_calibration))
         self.register_buffer("novelty", torch.zeros(n_calibration))
         self.register_buffer("moments", torch.tensor([0.0, 1.0]))
@@ -81,9 +80,9 @@ class ProfileExpressionHead(nn.Module):
 
     def __init__(self, dim: int, sizes: Sizes) -> None:
         super().__init__()
-        self.populations = Populations(dim, sizes.heads[N_PROFILES], sizes.heads[N_SORTED])
-        self.register_buffer("mean", torch.zeros(sizes.heads[N_RNA], sizes.n_genes))
-        self.register_buffer("sorted_of", torch.zeros(sizes.heads[N_RNA], dtype=torch.int64))
+        self.populations = Populations(dim, sizes.heads.get(N_PROFILES, 0), sizes.heads.get(N_SORTED, 0))
+        self.register_buffer("mean", torch.zeros(sizes.heads.get(N_RNA, 0), sizes.n_genes))
+        self.register_buffer("sorted_of", torch.zeros(sizes.heads.get(N_RNA, 0), dtype=torch.int64))
 
     def forward(self, embedding: Tensor, batch: Tensor | None = None) -> Tensor:
         """Expression of all genes, (n_cells, n_genes); batches are ignored."""

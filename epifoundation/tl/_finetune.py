@@ -126,7 +126,7 @@ def finetune(
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.pbmc_multiome()[:600].copy()
-    >>> model = ep.tl.finetune(mdata["atac"], label_key="cell_type")
+    >>> model = ep.tl.finetune(mdata["atac"], "pbmc-51loci", label_key="cell_type")
     >>> ep.tl.annotate(mdata, model)
     """
     if label_key is None and batch_key is None:

@@ -100,7 +100,7 @@ def impute_accessibility(
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.pbmc_multiome()[:200].copy()
-    >>> ep.tl.impute_accessibility(mdata, groupby="cell_type")
+    >>> ep.tl.impute_accessibility(mdata, "pbmc-51loci", groupby="cell_type")
     >>> mdata["atac"].varm["epifoundation_accessibility"].shape[0] == mdata["atac"].n_vars
     True
     """
@@ -121,8 +121,8 @@ def impute_accessibility(
     head = model.network.peaks
     if head is None:
         msg = (
-            f"The model {model.name!r} has no head for peaks: its decoder is the paper's. Pretrain "
-            "with `decoder='linear'` or `objective='peaks'`."
+            f"The model {model.name!r} predicts no peaks: it is an atlas, or its decoder is the "
+            "paper's. Use a set encoder that was pretrained on cells, or `decoder='linear'`."
         )
         raise ValueError(msg)
     source = InMemory(data, modality, "the data")

@@ -23,6 +23,7 @@ import epifoundation as ep
 from epifoundation.genome import lift_over, overlaps
 from epifoundation.nn import PROFILES, CodedVectors, ModelConfig, Network, Sizes
 from epifoundation.nn.coded_vectors import MIDDLE
+from epifoundation.nn.profile_encoder import MEAN_UNITS
 
 HERE = Path(__file__).parent
 MODEL = Path(ep.__file__).parent / "models" / "bundled" / "human-atlas"
@@ -59,6 +60,8 @@ def main():
         + [labels.index(label) - n_families if label else -1 for label in samples["label"]]
     )
     tensors |= profiles(blood, dnase, tensors)
+    means = np.stack([levels.mean(axis=1) for levels in (blood, dnase)])
+    tensors["means"] = torch.from_numpy(np.rint(means * MEAN_UNITS).clip(0, 255).astype(np.uint8))
     genes, mean, sorted_of = expression(args.shared, populations)
     heads = {
         "profiles": len(type_of),
@@ -100,7 +103,8 @@ def main():
     cells = calibration_cells(first, args.shared)
     first_step = family_sharpness(first, dnase, type_of[len(populations) :], cells[0])
     more, numbers = calibrate(first, cells, first_step)
-    training = {"calibration": numbers, "populations": list(populations)}
+    names = [*populations, *samples["id"]]
+    training = {"calibration": numbers, "profiles": names}
     card = (HERE / "card.md").read_text(encoding="utf-8")
     final = model(len(more["label.conformal"]), more, training=training, card=card)
     final.save_pretrained(args.output, overwrite=True)
@@ -221,8 +225,32 @@ def profiles(blood, dnase, tensors):
     contrasts = np.zeros((N_COLUMNS, level.shape[1]))
     contrasts[:N_SORTED_COLUMNS] = np.linalg.solve(first.T @ first, first.T @ level)
     contrasts = np.linalg.solve(whitening, contrasts)
-    arrays = {"directions": directions, "contrasts": contrasts, "whitening": whitening}
+    loadings, offsets = np.zeros((N_COLUMNS, len(means))), np.zeros(len(means))
+    first, last = slice(None, N_SORTED_COLUMNS), slice(N_SORTED_COLUMNS, None)
+    for columns, of, table in (
+        (first, slice(None, blood.shape[1]), blood),
+        (last, slice(blood.shape[1], None), dnase),
+    ):
+        loadings[columns, of], offsets[of] = regression(x[:, columns], table)
+    arrays = {
+        "directions": directions,
+        "contrasts": contrasts,
+        "whitening": whitening,
+        "loadings": loadings,
+        "offsets": offsets,
+    }
     return {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+
+
+def regression(vectors, levels):
+    """Coefficients and intercepts of levels less their mean over the table, on vectors."""
+    level = levels.astype(np.float32)
+    level -= level.mean(axis=1, keepdims=True)
+    middle, mean = vectors.mean(axis=0, dtype=np.float64), level.mean(axis=0, dtype=np.float64)
+    centred = vectors - middle.astype(np.float32)
+    gram = (centred.T @ centred).astype(np.float64)
+    coefficients = np.linalg.solve(gram, (centred.T @ level).astype(np.float64))
+    return coefficients, mean - middle @ coefficients
 
 
 def expression(shared, populations):

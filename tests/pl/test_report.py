@@ -47,8 +47,8 @@ class Parsed(HTMLParser):
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
     mdata = ep.datasets.pbmc_multiome()[:600].copy()
-    ep.tl.embed(mdata)
-    ep.tl.annotate(mdata)
+    ep.tl.embed(mdata, "pbmc-51loci")
+    ep.tl.annotate(mdata, "pbmc-51loci")
     mdata["atac"].obs["donor"] = np.random.default_rng(0).choice(["d<1>", "d&2"], mdata.n_obs)
     before = mdata.copy()
     path = tmp_path_factory.mktemp("report") / "report.html"
@@ -114,7 +114,7 @@ def test_the_data_are_not_changed(reported):
 def test_the_same_cells_make_the_same_page(reported, tmp_path):
     _, mdata, _ = reported
     atac = mdata["atac"][:300].copy()
-    ep.tl.embed(atac)
+    ep.tl.embed(atac, "pbmc-51loci")
     pages = [ep.pl.report(atac, tmp_path / f"{i}.html").read_text() for i in range(2)]
     assert pages[0] == pages[1]
     assert "The data have no measured expression" in pages[0]

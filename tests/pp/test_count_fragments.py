@@ -125,7 +125,7 @@ def test_real_fragments_give_the_published_counts(shared_data):
     assert (counted.X != atac.X).nnz == 0
     for cells in (counted, atac):
         with pytest.warns(UserWarning, match="32 of 7,764 cells have no open peak"):
-            ep.tl.embed(cells)
+            ep.tl.embed(cells, "pbmc-51loci")
     np.testing.assert_array_equal(counted.obsm["X_epifoundation"], atac.obsm["X_epifoundation"])
     assert counted.uns["epifoundation_fragments"]["in_cells"] == counted.obs["n_fragments"].sum()
 

@@ -119,7 +119,7 @@ def test_the_label_head_of_the_model(simulated, model, tmp_path):
 def test_the_bundled_model_annotates_by_itself():
     mdata = ep.datasets.pbmc_multiome()
     query = mdata[(mdata.obs["split"] == "test").to_numpy()].copy()
-    ep.tl.annotate(query)
+    ep.tl.annotate(query, "pbmc-51loci")
     obs = query["atac"].obs
     covered, _ = ep.metrics.conformal_coverage(
         obs["cell_type"].astype(str), obs["epifoundation_set"]

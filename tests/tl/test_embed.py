@@ -285,7 +285,7 @@ def test_a_model_without_heads_only_embeds(simulated):
 
 def test_the_bundled_model_is_the_default():
     atac = ep.datasets.pbmc_multiome()["atac"][:50].copy()
-    ep.tl.embed(atac)
+    ep.tl.embed(atac, "pbmc-51loci")
     assert atac.uns["epifoundation"]["model"] == "pbmc-51loci"
 
 
@@ -295,8 +295,8 @@ def test_a_gpu_gives_what_the_cpu_gives():
     atac = ep.datasets.pbmc_multiome()["atac"]
     found = {}
     for device in ("cpu", "cuda"):
-        ep.tl.annotate(atac, device=device)
-        ep.tl.embed(atac, device=device)
+        ep.tl.annotate(atac, "pbmc-51loci", device=device)
+        ep.tl.embed(atac, "pbmc-51loci", device=device)
         found[device] = {name: np.asarray(atac.obsm[name], np.float32) for name in atac.obsm}
         found[device]["labels"] = atac.obs["epifoundation_cell_type"].astype(str).to_numpy()
     assert (found["cpu"].pop("labels") == found["cuda"].pop("labels")).mean() > 0.999

@@ -12,7 +12,7 @@ import epifoundation as ep
 @pytest.mark.filterwarnings("ignore:Little in common:UserWarning")
 def test_genome_wide_peaks_of_the_same_blood_map_onto_the_bundled_model(shared_data):
     mdata = mudata.read_h5mu(shared_data / "pbmc10k_100cells_hg38.h5mu")
-    ep.tl.embed(mdata)
+    ep.tl.embed(mdata, "pbmc-51loci")
     atac, rna = mdata["atac"], mdata["rna"]
     report = atac.uns["epifoundation"]["peaks"]
     model = ep.models.from_pretrained("pbmc-51loci")
@@ -45,6 +45,6 @@ def test_cortex_is_refused_by_a_model_of_human_blood(shared_data):
         ValueError,
         match=r"The peaks are of mm10, the model is of hg38: 696 of 25,734.*another organism",
     ):
-        ep.tl.embed(atac)
+        ep.tl.embed(atac, "pbmc-51loci")
     assert not atac.obsm
     assert "epifoundation" not in atac.uns
