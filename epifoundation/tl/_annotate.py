@@ -23,6 +23,7 @@ from ..inference.runner import apply, is_read_in_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..peaks.options import PeakMapping, takes_mapping
+from ..training.marker_table import Markers
 from ._references import ReferenceOptions, fit_reference
 
 
@@ -33,7 +34,7 @@ def annotate(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,
     *,
-    reference: Inputs | None = None,
+    reference: Inputs | Markers | None = None,
     label_key: str | None = None,
     batch_key: str | None = None,
     calibration: float | Sequence[str] | None = None,
@@ -69,7 +70,10 @@ def annotate(
     reference
         Labelled cells, as `data`; not changed. With ATAC: any peaks. With RNA only, an AnnData of
         cells x genes or the path of one: raw counts, or values from which counts can be recovered
-        (normalised, with or without logarithm), with at least ten genes of the model; see Notes.
+        (normalised, with or without logarithm), with at least ten genes of the model. Or markers:
+        a mapping from types to genes (or to weights by gene, negative for genes that speak against
+        the type), or a DataFrame with the columns ``cell_type``, ``gene`` and optionally
+        ``weight``. See Notes.
     label_key
         Column of the reference's ``obs`` with labels. Cells without a label are ignored.
     batch_key
@@ -107,7 +111,7 @@ def annotate(
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
     - ``obs["epifoundation_in_reference"]``: whether the labels were learned from the cell (not for
-      a reference of RNA);
+      references of RNA or markers);
     - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label (read it with
       :func:`epifoundation.get.probabilities`: files do not accept all labels as keys);
     - what :func:`epifoundation.tl.embed` writes except expression: cells are always embedded anew,
