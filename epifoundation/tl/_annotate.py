@@ -86,7 +86,8 @@ def annotate(
     alpha
         Fraction of cells whose set may lack the true label.
     unknown
-        Fraction of the calibration cells that would be labelled ``"unknown"``; 0 for none.
+        Fraction of the calibration cells that would be labelled ``"unknown"``; 0 for none. Not used
+        with markers.
     modality
         Name of the ATAC modality of data and reference.
     {key_added}
@@ -140,6 +141,14 @@ def annotate(
     training data. Open peaks are simulated from these clusters, and the label head is fitted to
     and calibrated on simulated cells (``uns`` says so). The label of a cell depends on its own open
     peaks only. Labels that differ within a cluster of the model cannot be told apart.
+
+    Markers: the evidence for a type in a cluster of the model is the weighted mean expression of
+    its markers, standardized by gene. Clusters get types with probabilities (a softmax), or
+    ``"unknown"`` if the evidence for all types is less than about one standard deviation; the
+    label head is fitted to simulated cells of the clusters. There are no labelled cells, so
+    nothing is calibrated on any, and novelty makes no cell ``"unknown"``.
+    ``uns["epifoundation_annotation"]["markers"]`` is a DataFrame with the contribution of each
+    marker.
 
     Examples
     --------

@@ -14,7 +14,7 @@ from .._validate import get_atac
 from ..cells.colors import read_colors
 from ..cells.formats import opened
 from ..cells.source import Inputs, Source, as_sources
-from ..inference.labellers import HeadLabeller, Labeller
+from ..inference.labellers import EvidenceLabeller, HeadLabeller, Labeller
 from ..inference.runner import is_read_in_blocks
 from ..models import EpiFoundation
 from ..nn import TrainingConfig
@@ -65,7 +65,7 @@ def _fit_markers(reference: Markers, model: EpiFoundation, options: ReferenceOpt
             msg += "is a table of markers."
             raise ValueError(msg)
     fitted, report = with_marker_labels(model, reference, options.rng)
-    return HeadLabeller(fitted, model), report
+    return EvidenceLabeller(fitted, model), report
 
 
 def _is_rna(reference: Inputs, model: EpiFoundation, options: ReferenceOptions) -> bool:
