@@ -53,7 +53,8 @@ def read_signature(owner: str) -> Signature:
         parameters[name] = Parameter(
             owner=owner,
             name=name,
-            kind=kind.removesuffix(" | None"),
+            # Markers are objects in memory, which the command line does not take
+            kind=kind.removesuffix(" | None").removesuffix(" | Markers"),
             may_be_none=kind.endswith(" | None"),
             is_required=value is None,
             default=value and _literal(file, value),

@@ -124,6 +124,17 @@ class HeadLabeller(Labeller):
         return threshold(self.head.novelty, unknown) if unknown else math.inf
 
 
+class EvidenceLabeller(HeadLabeller):
+    """A label head of which one label is that of cells without evidence for another.
+
+    Novelty makes no cell unknown: it is relative to simulated cells, not to labelled ones.
+    """
+
+    def novelty_threshold(self, unknown: float) -> float:
+        """Infinite."""
+        return math.inf
+
+
 def threshold(scores: torch.Tensor, fraction: float) -> float:
     """Conformal quantile: at most a `fraction` of cells exceed it; `scores` are ascending."""
     rank = math.ceil((len(scores) + 1) * (1 - fraction))

@@ -146,6 +146,9 @@ class AnnotatedCells(BlockReadout):
         members[np.arange(len(members)), self.probabilities.argmax(axis=1)] = True
         self.members = members & known[:, None]
         self.is_unknown = known & (self.novelty > labeller.novelty_threshold(unknown))
+        if UNKNOWN_LABEL in labeller.labels:
+            place = list(labeller.labels).index(UNKNOWN_LABEL)
+            self.is_unknown |= known & (self.probabilities.argmax(axis=1) == place)
         tally.labelled_unknown = int(self.is_unknown.sum())
 
     def write(self, atac: AnnData, rna: AnnData | None) -> None:

@@ -24,6 +24,7 @@ from ..inference.runner import apply, is_read_in_blocks
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..peaks.options import PeakMapping, takes_mapping
+from ..training.marker_table import Markers
 from ._references import ReferenceOptions, fit_reference
 
 
@@ -34,7 +35,7 @@ def annotate(
     data: Inputs,
     model: EpiFoundation | str | Path | None = None,
     *,
-    reference: Inputs | None = None,
+    reference: Inputs | Markers | None = None,
     label_key: str | None = None,
     batch_key: str | None = None,
     calibration: float | Sequence[str] | None = None,
@@ -71,7 +72,10 @@ def annotate(
     reference
         Labelled cells, as `data`; not changed. With ATAC: any peaks. With RNA only, an AnnData of
         cells x genes or the path of one: raw counts, or values from which counts can be recovered
-        (normalised, with or without logarithm), with at least ten genes of the model; see Notes.
+        (normalised, with or without logarithm), with at least ten genes of the model. Or markers:
+        a mapping from types to genes (or to weights by gene, negative for genes that speak against
+        the type), or a DataFrame with the columns ``cell_type``, ``gene`` and optionally
+        ``weight``. See Notes.
     label_key
         Column of the reference's ``obs`` with labels. Cells without a label are ignored.
     batch_key
@@ -84,7 +88,8 @@ def annotate(
     alpha
         Fraction of cells whose set may lack the true label.
     unknown
-        Fraction of the calibration cells that would be labelled ``"unknown"``; 0 for none.
+        Fraction of the calibration cells that would be labelled ``"unknown"``; 0 for none. Not used
+        with markers.
     refine
         Refine the labels of an atlas on the cells of the data: a mixture of its labels is fitted to
         their open peaks, so that a label depends on the other cells, too. More accurate for cells
@@ -118,7 +123,7 @@ def annotate(
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
     - ``obs["epifoundation_in_reference"]``: whether the labels were learned from the cell (not for
-      a reference of RNA);
+      references of RNA or markers);
     - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label (read it with
       :func:`epifoundation.get.probabilities`: files do not accept all labels as keys);
     - what :func:`epifoundation.tl.embed` writes except expression: cells are always embedded anew,
@@ -147,6 +152,14 @@ def annotate(
     training data. Open peaks are simulated from these clusters, and the label head is fitted to
     and calibrated on simulated cells (``uns`` says so). The label of a cell depends on its own open
     peaks only. Labels that differ within a cluster of the model cannot be told apart.
+
+    Markers: the evidence for a type in a cluster of the model is the weighted mean expression of
+    its markers, standardized by gene. Clusters get types with probabilities (a softmax), or
+    ``"unknown"`` if the evidence for all types is less than about one standard deviation; the
+    label head is fitted to simulated cells of the clusters. There are no labelled cells, so
+    nothing is calibrated on any, and novelty makes no cell ``"unknown"``.
+    ``uns["epifoundation_annotation"]["markers"]`` is a DataFrame with the contribution of each
+    marker.
 
     Examples
     --------

@@ -14,7 +14,7 @@ from .._validate import get_atac
 from ..cells.colors import read_colors
 from ..cells.formats import opened
 from ..cells.source import Inputs, Source, as_sources
-from ..inference.labellers import HeadLabeller, Labeller
+from ..inference.labellers import EvidenceLabeller, HeadLabeller, Labeller
 from ..inference.runner import is_read_in_blocks
 from ..models import EpiFoundation
 from ..nn import TrainingConfig
@@ -23,6 +23,8 @@ from ..peaks.mapping import PeakMap
 from ..pp._map_peaks import map_source
 from ..training.data import DataKeys, prepare
 from ..training.labels import with_labels
+from ..training.marker_reference import with_marker_labels
+from ..training.marker_table import Markers, is_markers
 from ..training.rna_reference import with_rna_labels
 from ..training.split import parse_validation
 
@@ -54,6 +56,16 @@ def fit_reference(reference: Any, model: EpiFoundation, options: ReferenceOption
     """A labeller fitted to a reference of any kind, and a report on it."""
     kind = next(kind for kind in KINDS if kind.matches(reference, model, options))
     return kind.fit(reference, model, options)
+
+
+def _fit_markers(reference: Markers, model: EpiFoundation, options: ReferenceOptions) -> Found:
+    for name in ("label_key", "batch_key", "calibration"):
+        if getattr(options, name) is not None:
+            msg = f"`{name}` is an option for a reference of cells: leave it out, as `reference` "
+            msg += "is a table of markers."
+            raise ValueError(msg)
+    fitted, report = with_marker_labels(model, reference, options.rng)
+    return EvidenceLabeller(fitted, model), report
 
 
 def _is_rna(reference: Inputs, model: EpiFoundation, options: ReferenceOptions) -> bool:
@@ -144,6 +156,7 @@ def _colors(reference: Inputs, fitted: EpiFoundation, options: ReferenceOptions)
 
 # The first that matches
 KINDS = [
+    ReferenceKind("markers", lambda reference, *_: is_markers(reference), _fit_markers),
     ReferenceKind("RNA", _is_rna, _fit_rna),
     ReferenceKind("cells with ATAC", lambda *_: True, _fit_cells),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,16 +16,14 @@ from .._warn import warn
 from ..cells.formats import opened
 from ..cells.source import Located, Source
 from ..models import EpiFoundation
-from ..nn import ExpressionHead
 from ..peaks.genes import find_genes_of, other_case
-from .features import embedding_of
-from .label_head import check_labels, fit_label_head
-from .labels import without_labels
+from .label_head import check_labels
 from .memberships import largest_membership, memberships_of, profiles_of
 from .rna_values import as_counts, scale_of_values
 from .rows import Piece, Rows, as_float
 from .sample import MAX_SAMPLE_CELLS, MAX_SAMPLE_ENTRIES, MIN_SAMPLE_CELLS
-from .simulated_cells import mean_depth, simulate_peaks
+from .simulated_cells import mean_depth
+from .simulated_labels import check_clusters, is_of_counts, with_simulated_labels
 from .split import check_split, draw, split_cells
 
 MAX_RATIO = 3.0  # of the mean size of values to that in the model
@@ -68,9 +66,8 @@ def with_rna_labels(
 ) -> tuple[EpiFoundation, dict[str, Any]]:
     """`model` with a head for the labels of cells with RNA, and a report.
 
-    Each cell gets memberships in the clusters of the model from its RNA. Open peaks are simulated
-    from these, and embedded as those of new cells are, so the head is fitted and calibrated to
-    embeddings with the noise of cells with ATAC.
+    Each cell gets memberships in the clusters of the model from its RNA, and simulated open peaks
+    from these, see :func:`.simulated_labels.with_simulated_labels`.
 
     Raises
     ------
@@ -78,92 +75,56 @@ def with_rna_labels(
         The model has no genes or is not fitted in closed form; too few shared genes; values that
         are not counts; fewer than two labels.
     """
-    check_model(model)
+    check_clusters(model, "a reference of RNA")
     data = _read(model, named, label_key, batch_key)
     try:
         split = split_cells(len(data.labels), calibration, data.batches, rng, option="calibration")
-        base = without_labels(model)
-        fit = _SimulatedCells.of(base, data, split, rng)
+        rows, is_held, expression = _drawn(model, data, split, rng)
     finally:
         data.expression.close()
-    parts = (~fit.is_held, fit.is_held, slice(None))
-    head, _ = fit_label_head(*((fit.embedding[part], fit.codes[part]) for part in parts))
-    tensors = {f"label.{name}": tensor for name, tensor in head.state_dict().items()}
-    network = base.network.with_sizes(base.network.sizes.updated(head.sizes), tensors)
-    fitted = replace(base, network=network, labels=fit.names, adapter=None).to(base.device)
+    names, codes = check_labels(data.labels, rows[~is_held], rows[is_held])
+    known = codes[rows] >= 0  # a label may have calibration cells only
+    rows, is_held, expression = rows[known], is_held[known], expression[known]
+    profiles, counts = profiles_of(model, data.genes), is_of_counts(model)
+    if not counts:
+        _check_scale(expression, profiles, model)
+    memberships = memberships_of(expression, profiles, largest_membership(model), counts=counts)
+    fitted = with_simulated_labels(model, memberships, codes[rows], is_held, names, rng)
     return fitted, {
         "reference": "RNA",
         "reference_values": data.scale,
         "reference_genes": len(data.genes),
-        "reference_cells": int((~fit.is_held).sum()),
-        "calibration_cells": int(fit.is_held.sum()),
+        "reference_cells": int((~is_held).sum()),
+        "calibration_cells": int(is_held.sum()),
         "unlabelled_cells": int(data.labels.isna().sum()),
         "calibration": calibration,
         "calibrated_on": "simulated open peaks of the calibration cells",
-        "gene_scales": "fitted to the model" if is_of_counts(model) else "those of the data",
+        "gene_scales": "fitted to the model" if counts else "those of the data",
     }
 
 
-def check_model(model: EpiFoundation) -> None:
-    """Raise ValueError unless RNA can be compared with the clusters of a model."""
-    what = None
-    if not len(model.genes) or model.network.expression is None:
-        what = "it learned from ATAC alone, so that it has no genes to compare"
-    elif not model.config.is_measured or not isinstance(model.network.expression, ExpressionHead):
-        what = f"its encoder is {model.config.encoder!r}, and only 'set' has clusters to compare"
-    if what is not None:
-        msg = f"The model {model.name!r} cannot use a reference of RNA: {what}. Pass a reference "
-        msg += "with ATAC, or pretrain on paired data with the encoder 'set' (the default)."
-        raise ValueError(msg)
-
-
-@dataclass
-class _SimulatedCells:
-    """Embeddings of simulated cells, codes of their labels, and which are for calibration."""
-
-    embedding: np.ndarray
-    codes: np.ndarray
-    is_held: np.ndarray
-    names: list[str]
-
-    @classmethod
-    def of(
-        cls,
-        model: EpiFoundation,
-        data: RNAReference,
-        split: tuple[np.ndarray, np.ndarray],
-        rng: np.random.Generator,
-    ) -> _SimulatedCells:
-        """Simulate training and validation cells, of which `split` has the rows."""
-        names, codes = check_labels(data.labels, *split)
-        train, held = (rows[codes[rows] >= 0] for rows in split)
-        n_cells = MAX_SAMPLE_ENTRIES / mean_depth(model)
-        n_cells = int(np.clip(n_cells, MIN_SAMPLE_CELLS, MAX_SAMPLE_CELLS))
-        train, held = draw(train, n_cells, rng, codes), draw(held, max(n_cells // 2, 1), rng)
-        rows = np.concatenate([train, held])
-        is_held = np.arange(len(rows)) >= len(train)
-        expression = data.expression[rows]
-        has_values = np.diff(expression.indptr) > 0
-        if not has_values.all():
-            msg = f"{int((~has_values).sum()):,} of {len(rows):,} cells of the reference have no "
-            msg += "count in a gene of the model and are left out."
-            warn(msg)
-            rows, is_held, expression = (
-                rows[has_values],
-                is_held[has_values],
-                expression[has_values],
-            )
-        check_split(rows[~is_held], rows[is_held], len(rows))
-        check_labels(data.labels, rows[~is_held], rows[is_held])
-        profiles = profiles_of(model, data.genes)
-        if not is_of_counts(model):
-            _check_scale(expression, profiles, model)
-        known = memberships_of(
-            expression, profiles, largest_membership(model), counts=is_of_counts(model)
-        )
-        embedding = embedding_of(model, simulate_peaks(model, known, rng))
-        usable = np.isfinite(embedding).all(axis=1)
-        return cls(embedding[usable], codes[rows][usable], is_held[usable], names)
+def _drawn(
+    model: EpiFoundation,
+    data: RNAReference,
+    split: tuple[np.ndarray, np.ndarray],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, sp.csr_matrix]:
+    """Rows of labelled cells, which of them are for calibration, and their expression."""
+    _, codes = check_labels(data.labels, *split)
+    train, held = (rows[codes[rows] >= 0] for rows in split)
+    n_cells = MAX_SAMPLE_ENTRIES / mean_depth(model)
+    n_cells = int(np.clip(n_cells, MIN_SAMPLE_CELLS, MAX_SAMPLE_CELLS))
+    train, held = draw(train, n_cells, rng, codes), draw(held, max(n_cells // 2, 1), rng)
+    rows = np.concatenate([train, held])
+    expression = data.expression[rows]
+    kept = np.diff(expression.indptr) > 0
+    if not kept.all():
+        msg = f"{int((~kept).sum()):,} of {len(rows):,} cells of the reference have no count in a "
+        msg += "gene of the model and are left out."
+        warn(msg)
+    is_held = np.arange(len(rows)) >= len(train)
+    check_split(rows[kept & ~is_held], rows[kept & is_held], len(rows))
+    return rows[kept], is_held[kept], expression[kept]
 
 
 def _read(
@@ -204,11 +165,6 @@ def _read(
     )
     every = None if batch_key is None else pd.concat(batches, ignore_index=True)
     return RNAReference(expression, shared, scale, pd.concat(labels, ignore_index=True), every)
-
-
-def is_of_counts(model: EpiFoundation) -> bool:
-    """Whether the model learned counts (or which genes are expressed), not values of any scale."""
-    return model.config.objective != "gaussian"
 
 
 def _projection(positions: np.ndarray, shared: np.ndarray) -> sp.csr_matrix:

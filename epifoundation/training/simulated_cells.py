@@ -40,7 +40,7 @@ def simulate_peaks(
     cluster_of = (memberships.cumsum(axis=1) > rng.random((n_cells, 1))).argmax(axis=1)
     noise = rng.standard_normal(n_cells) * SPREAD - SPREAD**2 / 2
     depth = np.maximum(mean_depth(model) * np.exp(noise), MIN_DEPTH)
-    n_fragments = rng.poisson(depth)
+    n_fragments = np.maximum(rng.poisson(depth), 1)
     rows, columns = [], []
     for cluster in range(n_clusters):
         cells = np.flatnonzero(cluster_of == cluster)
