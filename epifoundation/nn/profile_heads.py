@@ -41,8 +41,12 @@ class ProfileLabelHead(nn.Module):
 
     def __init__(self, dim: int, sizes: Sizes) -> None:
         super().__init__()
-        self.populations = Populations(dim, sizes.heads.get(N_PROFILES, 0), sizes.heads.get(N_SORTED, 0))
-        self.register_buffer("label_of", torch.zeros(sizes.heads.get(N_SORTED, 0), dtype=torch.int64))
+        self.populations = Populations(
+            dim, sizes.heads.get(N_PROFILES, 0), sizes.heads.get(N_SORTED, 0)
+        )
+        self.register_buffer(
+            "label_of", torch.zeros(sizes.heads.get(N_SORTED, 0), dtype=torch.int64)
+        )
         n_calibration = sizes.heads.get(N_CALIBRATION, 0)
         self.register_buffer("conformal", torch.zeros(n_calibration))
         self.register_buffer("novelty", torch.zeros(n_calibration))
@@ -80,7 +84,9 @@ class ProfileExpressionHead(nn.Module):
 
     def __init__(self, dim: int, sizes: Sizes) -> None:
         super().__init__()
-        self.populations = Populations(dim, sizes.heads.get(N_PROFILES, 0), sizes.heads.get(N_SORTED, 0))
+        self.populations = Populations(
+            dim, sizes.heads.get(N_PROFILES, 0), sizes.heads.get(N_SORTED, 0)
+        )
         self.register_buffer("mean", torch.zeros(sizes.heads.get(N_RNA, 0), sizes.n_genes))
         self.register_buffer("sorted_of", torch.zeros(sizes.heads.get(N_RNA, 0), dtype=torch.int64))
 

@@ -234,7 +234,9 @@ def test_a_model_of_values_needs_values_on_its_scale():
     train = (pbmc.obs["split"] == "train").to_numpy()
     reference, query = pbmc[train]["rna"].copy(), pbmc[~train]["atac"].copy()
     reference.obs["cell_type"] = pbmc.obs["cell_type"][train].to_numpy()
-    found = ep.tl.annotate(query, "pbmc-51loci", reference=reference, label_key="cell_type", unknown=0, copy=True)
+    found = ep.tl.annotate(
+        query, "pbmc-51loci", reference=reference, label_key="cell_type", unknown=0, copy=True
+    )
     known = query.X.getnnz(axis=1) > 0
     true = pbmc.obs["cell_type"][~train].astype(str).to_numpy()[known]
     guess = found.obs["epifoundation_cell_type"].astype(str).to_numpy()[known]
