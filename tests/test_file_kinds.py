@@ -182,7 +182,7 @@ def test_files_of_people_are_read_or_refused_in_one_line(shared_data, tmp_path):
     }
     for name, message in refused.items():
         with pytest.raises(ValueError, match=message):
-            ep.tl.embed(folder / name, output=tmp_path / "out.zarr")
+            ep.tl.embed(folder / name, "pbmc-51loci", output=tmp_path / "out.zarr")
     assert not list(tmp_path.iterdir())
     for name in ("muon_mudata_v0.1.2.h5mu", "muon_test_rna_atac.h5ad"):
         with pytest.raises(OSError, match=f"{name}' could not be read into memory"):

@@ -97,12 +97,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_PARAMETERS, MAX_LINES = 12, 300
 # Public tools with more parameters, and how many: no more are to be added without a reason
 MANY_PARAMETERS = {
-    "annotate": 16,
+    "annotate": 17,
     "embed": 15,
     "finetune": 15,
     "link_peaks": 18,
     "predict_expression": 14,
-    "pretrain": 18,
+    "pretrain": 19,
 }
 LONG_MODULES = {"metrics.py": "one public function for each score, with its documentation"}
 

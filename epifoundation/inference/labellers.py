@@ -93,8 +93,9 @@ class HeadLabeller(Labeller):
     @property
     def report(self) -> Mapping[str, Any]:
         """Temperature of the head, if it has one."""
-        is_atlas = isinstance(self.head, ProfileLabelHead)
-        return {} if is_atlas else {"temperature": float(self.head.temperature)}
+        if isinstance(self.head, ProfileLabelHead):
+            return {}
+        return {"temperature": float(self.head.temperature)}
 
     @cached_property
     def _folded(self) -> Folded:

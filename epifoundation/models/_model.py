@@ -51,7 +51,7 @@ class EpiFoundation(HubMixin):
     training
         Training parameters and results, as JSON types.
     name
-        Registry name, path or repository from which the model was loaded.
+        Name, path or repository from which the model was loaded.
     card
         Text of the model card.
     adapter
@@ -60,12 +60,8 @@ class EpiFoundation(HubMixin):
         Training cells of the peak vectors, by block of columns (``"encoder"``,
         ``"labels"``). They are recognized in new data and left out of the vectors of their own
         peaks, so that they are embedded like new cells.
-    lineages
-        The lineage or tissue of each label, for probabilities at this coarser level; empty, or of
-        all labels.
-    ontology
-        Cell Ontology identifiers of labels, such as ``"CL:0000236"``; labels without one, such as
-        cell lines, are left out.
+    lineages, ontology
+        Of labels: lineage or tissue, for coarser probabilities; Cell Ontology identifiers.
 
     Raises
     ------
@@ -294,8 +290,7 @@ class EpiFoundation(HubMixin):
 
     def __repr__(self) -> str:
         parts = [
-            f"{self.name!r}",
-            f"encoder={self.config.encoder!r}",
+            f"{self.name!r}, encoder={self.config.encoder!r}",
             f"dim={self.config.width}",
             f"peaks={len(self.peaks):,} ({self.peaks.genome})",
             f"genes={len(self.genes):,} ({self.config.objective})",

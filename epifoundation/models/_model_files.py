@@ -25,6 +25,12 @@ from ._config import CARD, CELLS, GENES, LABELS, PEAKS, about, read_json
 from ._saving import locate
 from ._weights import described, filled
 
+READ_ERRORS_OF_TABLES: tuple[type[Exception], ...] = (
+    *DECODE_ERRORS,
+    ValueError,
+    TypeError,
+    OSError,
+)
 MAX_LINE = 1_000  # bytes of a line of a BED file: a few bytes can expand to gigabytes
 
 
@@ -64,7 +70,7 @@ def _intervals(path: Path) -> pd.DataFrame:
             na_filter=False,
             quoting=csv.QUOTE_NONE,
         )
-    except (*DECODE_ERRORS, ValueError, TypeError, OSError):
+    except READ_ERRORS_OF_TABLES:
         # Of another format, or damaged: read line by line, which says what is wrong
         return read_bed(path)[COLUMNS].drop_duplicates()
 
@@ -95,10 +101,10 @@ def read_labels(directory: Path) -> tuple[list[str], dict[str, str], dict[str, s
     with about(path):
         is_list = not isinstance(content, dict)
         terms = {"labels": content} if is_list else content
+        labels = check_labels(terms.get("labels"))
         if unknown := sorted(set(terms) - {"labels", "lineages", "ontology"}):
             msg = f"it has the unknown keys {unknown[:3]}"
             raise ValueError(msg)
-        labels = check_labels(terms.get("labels"))
         lineages, ontology = terms.get("lineages", {}), terms.get("ontology", {})
         check_terms(labels, lineages, ontology)
         return labels, lineages, ontology

@@ -16,7 +16,7 @@ from .label_head import LabelHead
 from .measured_head import LinearMeasuredHead, MeasuredHead
 from .peak_heads import MeasuredPeakHead, PeakHead
 from .peak_vectors import ENCODER, LABELS, Known
-from .profile_heads import ProfileExpressionHead, ProfileLabelHead
+from .profile_heads import ProfileLabelHead
 from .query_head import QueryHead
 from .set_encoder import LabelColumns, SetEncoder
 
@@ -29,7 +29,8 @@ class Network(nn.Module):
 
     encoder: Encoder
     label_columns: LabelColumns | None
-    expression: ExpressionHead | QueryHead | ProfileExpressionHead | None
+    # Or a ProfileExpressionHead, which predicts and is not trained
+    expression: ExpressionHead | QueryHead | None
     measured: LinearMeasuredHead | MeasuredHead | None
     peaks: PeakHead | MeasuredPeakHead | None
     label: LabelHead | ProfileLabelHead | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..models import EpiFoundation
-from ..nn import ModelConfig
+from ..nn import PROFILES, ModelConfig
 from ..nn.encoders import FORMAT_1
 
 
@@ -19,11 +19,12 @@ def architecture(
     ValueError
         An encoder or a decoder that cannot be trained, or options that do not match `init`.
     """
-    if config is not None and config.encoder == FORMAT_1:
+    if config is not None and config.encoder in (FORMAT_1, PROFILES):
+        kind = "models of format 1" if config.encoder == FORMAT_1 else "atlases"
         msg = (
-            f"`encoder={FORMAT_1!r}` is for models of format 1, which can be read but not trained: "
-            "pass `encoder='set'`."
+            f"`encoder={config.encoder!r}` is for {kind}, which can be read but not trained: pass "
         )
+        msg += "`encoder='set'`."
         raise ValueError(msg)
     if config is not None and config.values:
         msg = (
@@ -41,6 +42,10 @@ def architecture(
             "descent, and cannot be trained further. Pretrain a new model; with "
             "`peaks=init.peaks` it reads the same peaks."
         )
+        raise ValueError(msg)
+    if init.config.encoder == PROFILES:
+        msg = f"`init`, {init.name!r}, is an atlas, and cannot be trained on cells: pass it as "
+        msg += "`prior=`."
         raise ValueError(msg)
     if objective not in (init.config.objective, "peaks"):
         msg = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..genome import detect_build
 from ..models import EpiFoundation
 from ..models._registry import DEFAULT_MODEL, resolve_model
-from ..nn import PROFILES, ProfileEncoder
+from ..nn import PROFILES, PeakVectors, ProfileEncoder
 from ..peaks.mapping import genome_build
 from ..peaks.vocabulary import PeakVocabulary
 from .statistics import CHUNK_PEAKS
@@ -129,6 +129,14 @@ def expected_sums(around: Tensor, count: Tensor, prior: Tensor) -> Tensor:
     ridge = PENALTY * gram.diagonal().mean() + 1e-9
     weights = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), product)
     return (prior @ weights.float()).to(around.device)
+
+
+def shrink_to(expected: Tensor, vectors: PeakVectors, pseudocount: float) -> None:
+    """Turn sums of deviations into means that are shrunk to what the prior expects, in place."""
+    vectors.pseudocount.fill_(pseudocount)
+    parts = (each.split(CHUNK_PEAKS) for each in (vectors.weight, vectors.count, expected))
+    for weight, count, wanted in zip(*parts, strict=True):
+        weight.add_(wanted, alpha=pseudocount).div_(count[:, None] + pseudocount)
 
 
 def best_pseudocount(

@@ -19,7 +19,7 @@ from ..peaks.counted import WEIGHT, dense
 from .batch_effects import batch_means, scaled_directions
 from .components import packed
 from .kernel_ridge import choose, fit_kernel_ridge
-from .prior import FACTORS, Prior, best_pseudocount, expected_sums
+from .prior import FACTORS, Prior, best_pseudocount, expected_sums, shrink_to
 from .sample import Sample
 from .statistics import CHUNK_PEAKS, HELD, TRAIN, Statistics
 
@@ -115,15 +115,15 @@ class Fit:
     def fit(self) -> tuple[np.ndarray, Stage]:
         """Embedding of the sample from the first stage, and the final stage."""
         first, final = self.stage("train").embedding, self.stage("all")
-        self.sample.pattern = self.sample.pattern[:0]  # frees memory for the network
+        self.sample.pattern = self.sample.pattern[:0]  # frees memory
         return first, final
 
     def stage(self, counted: str) -> Stage:
         """A stage fitted to ``"train"`` cells, or to ``"all"`` cells."""
         statistics, dim, rows = self.statistics, self.statistics.dim, self.sample.rows
         sums = statistics.sums(PARTS[counted])
-        if counted == "all":  # they are not used again
-            statistics.forget()
+        if counted == "all":
+            statistics.forget()  # they are not used again
         totals = statistics.totals[PARTS[counted]].sum(axis=0)
         learned = np.ones(len(rows), bool) if counted == "all" else ~self.sample.is_held
         inside: dict[str, slice] = {}
@@ -180,15 +180,7 @@ class Fit:
             self.pseudocounts[name] = best_pseudocount(
                 around, count, expected, (held.weight, held.count), candidates
             )
-        vectors.pseudocount.fill_(self.pseudocounts[name])
-        for each, n, part in zip(
-            around.split(CHUNK_PEAKS),
-            count.split(CHUNK_PEAKS),
-            expected.split(CHUNK_PEAKS),
-            strict=True,
-        ):
-            each.add_(part, alpha=self.pseudocounts[name])
-            each.div_(n[:, None] + self.pseudocounts[name])
+        shrink_to(expected, vectors, self.pseudocounts[name])
         return vectors
 
     def _readout(
@@ -237,8 +229,8 @@ def peak_vectors(
 ) -> PeakVectors:
     """Vectors of class `kind` from memberships in units of 1 / 255.
 
-    `sums` are those of the cells in which each peak is open, (n_peaks, width), `totals` those of
-    all cells. With a pseudocount of 0, sums of deviations rather than their means.
+    `sums` are of the cells in which each peak is open, (n_peaks, width), `totals` of all cells.
+    With a pseudocount of 0, sums of deviations rather than their means.
     """
     vectors = kind(*sums.shape).to(sums.device)
     for count, part in zip(vectors.count.split(CHUNK_PEAKS), sums.split(CHUNK_PEAKS), strict=True):

@@ -205,7 +205,9 @@ def test_what_is_kept_of_cells_is_small(model):
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(ValueError, match=r"Unknown model 'pbmc'.*\['pbmc-51loci', '"):
+    with pytest.raises(
+        ValueError, match=r"Unknown model 'pbmc'.*\['human-atlas', 'pbmc-51loci', '"
+    ):
         ep.models.from_pretrained("pbmc")
     with pytest.raises(ValueError, match=r"`revision` \('main'\)"):
         ep.models.from_pretrained("pbmc-51loci", revision="main")
@@ -235,7 +237,9 @@ def test_a_name_that_is_found_nowhere_says_where_it_was_looked_for(hub, offline)
         match=r"'someone/else' is not a model of this package: it has no config\.json",
     ):
         ep.models.from_pretrained("someone/else")
-    message = r"'someone/model' is neither a directory nor one of \['pbmc-51loci', .*"
+    message = (
+        r"'someone/model' is neither a directory nor one of \['human-atlas', 'pbmc-51loci', .*"
+    )
     message += "There is no Hugging Face model"
     with pytest.raises(ValueError, match=message):
         ep.models.from_pretrained("someone/model")

@@ -118,5 +118,5 @@ def test_options_of_other_encoders_are_refused(monkeypatch):
     monkeypatch.setitem(ENCODERS, "mean", MeanEncoder)
     with pytest.raises(ValueError, match="`n_heads=2` does not apply to the encoder 'mean'"):
         ep.ModelConfig("mean", n_heads=2)
-    with pytest.raises(ValueError, match=r"one of \['set', 'transformer', 'mean'\]"):
+    with pytest.raises(ValueError, match=r"one of \['set', 'transformer', 'profiles', 'mean'\]"):
         ep.ModelConfig("median")
