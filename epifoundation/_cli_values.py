@@ -24,7 +24,7 @@ def argument_of(parameter: Parameter, value: Any, given: dict[str, Any]) -> Any:
     if isinstance(value, dict) and kind.endswith("Config | str"):
         return _configuration(kind.removesuffix(" | str"), value, parameter.owner, given)
     if isinstance(value, list) and len(value) == 1:
-        if kind == "Inputs":
+        if kind.startswith("Inputs"):
             return value[0]
         if kind == "float | Sequence[str]" and re.fullmatch(r"\d*\.\d+", str(value[0])):
             return float(value[0])

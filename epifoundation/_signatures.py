@@ -53,8 +53,7 @@ def read_signature(owner: str) -> Signature:
         parameters[name] = Parameter(
             owner=owner,
             name=name,
-            # Markers are objects in memory, which the command line does not take
-            kind=kind.removesuffix(" | None").removesuffix(" | Markers"),
+            kind=kind.removesuffix(" | None"),
             may_be_none=kind.endswith(" | None"),
             is_required=value is None,
             default=value and _literal(file, value),

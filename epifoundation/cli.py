@@ -58,6 +58,7 @@ NAMES = {  # options with another name than their parameter
 SHORT = {"model": ["-m"], "output": ["-o"]}
 FILES_HELP = {  # help for files in place of objects, by annotation
     "Inputs": "Files of cells (.h5ad, .h5mu, .zarr, 10x .h5).",
+    "Inputs | Markers": "File of cells (.h5ad, .h5mu, .zarr, 10x .h5).",
     "Located": "File of cells (.h5ad, .h5mu, .zarr, 10x .h5).",
     "Data": "File of cells (.h5ad, .h5mu, .zarr, 10x .h5), which is read into memory.",
 }

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from .._validate import check_single
 from ..genome import read_intervals
 from ..genome._intervals import RNA_TYPES, advice_on_names
 from .vocabulary import GENE_IDS, GeneVocabulary
@@ -25,7 +26,10 @@ def find_genes_of(var: pd.DataFrame, genes: GeneVocabulary) -> np.ndarray:
     Names are compared first, then the identifiers and symbols in other columns, in both directions;
     Ensembl identifiers without their version.
     """
-    columns = [var.index, *(var[name] for name in OTHER_NAMES if name in var.columns)]
+    others = [name for name in OTHER_NAMES if name in var.columns]
+    for name in others:
+        check_single(var.columns, name, "`var` of the RNA")
+    columns = [var.index, *(var[name] for name in others)]
     found = np.full(len(var), -1)
     for names in columns:
         found = np.where(found >= 0, found, positions_of(names.astype(str), genes))

@@ -101,7 +101,7 @@ def annotate(
         The peaks of the reference are mapped with the options stored in its ``uns``, if any.
     {device}
     rng
-        Seed or generator, for a fraction as `calibration`.
+        Seed or generator, for a fraction as `calibration` and for simulated cells.
     {output}
     {copy}
 

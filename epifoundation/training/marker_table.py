@@ -81,9 +81,12 @@ def read_markers(markers: Markers, genes: GeneVocabulary) -> pd.DataFrame:
 def _of_mapping(markers: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
     for name, genes in markers.items():
-        weights = genes if isinstance(genes, Mapping) else dict.fromkeys(genes, 1.0)
-        rows += [(name, gene, weight) for gene, weight in weights.items()]
-        if not weights:
+        if isinstance(genes, set | frozenset):  # their order differs between processes
+            genes = sorted(genes, key=str)
+        pairs = genes.items() if isinstance(genes, Mapping) else ((gene, 1.0) for gene in genes)
+        of_type = [(name, gene, weight) for gene, weight in pairs]
+        rows += of_type
+        if not of_type:
             msg = f"`reference` has no markers of {name!r}: name some, or leave the type out."
             raise ValueError(msg)
     return _checked(pd.DataFrame(rows, columns=["type", "gene", "weight"]))
@@ -116,7 +119,7 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
         wrong = [
             value
             for value in table[column]
-            if pd.isna(value) or not str(value).strip() or not isinstance(value, str | int)
+            if not isinstance(value, str | int) or not str(value).strip()
         ]
         if wrong:
             msg = f"`reference` has a {column} {wrong[0]!r} among its markers; expected a name."

@@ -73,9 +73,10 @@ def test_tables_and_mappings_are_the_same(planted):
     rows = [(name, gene) for name, genes in markers.items() for gene in genes]
     table = pd.DataFrame(rows, columns=["cell_type", "gene"])
     weights = {name: dict.fromkeys(genes, 1.0) for name, genes in markers.items()}
-    for other in (table, table.assign(sign="+"), weights):
+    sets = {name: set(genes) for name, genes in markers.items()}
+    for other in (table, table.assign(sign="+"), weights, sets):
         found = accuracy(query, model, other)[1].obsm["epifoundation_probabilities"]
-        pd.testing.assert_frame_equal(found, expected)
+        pd.testing.assert_frame_equal(found, expected, atol=1e-5)
 
 
 def test_negative_markers_speak_against_a_type(planted):
@@ -151,6 +152,7 @@ def test_markers_that_the_model_lacks(planted):
         ({"a": {"gene1": 0}, "b": ["gene2"]}, "expected a number other than 0"),
         ({"a": {"gene1": "high"}, "b": ["gene2"]}, "has the weight 'high'"),
         ({"a": ["gene1", None], "b": ["gene2"]}, "a gene .* among its markers; expected a name"),
+        ({"a": [["gene1"]], "b": ["gene2"]}, r"a gene \['gene1'\] among its markers"),
         (pd.DataFrame({"gene": ["gene1"]}), "needs the columns 'cell_type' and 'gene'"),
         (
             pd.DataFrame({"cell_type": list("aab"), "gene": ["gene1"] * 3, "weight": [1, 2, 1]}),
