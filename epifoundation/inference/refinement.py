@@ -142,7 +142,8 @@ def _evidence(
         of = np.repeat(np.arange(some.shape[0]), np.diff(some.indptr))
         left = opened[some.indices] - own[first + of]
         logs = np.log(np.maximum(left, 1e-9), dtype=np.float64)
-        adds = sp.csr_matrix((np.ones(len(of)), np.arange(len(of)), some.indptr))
+        shape = (some.shape[0], len(of))
+        adds = sp.csr_matrix((np.ones(len(of)), np.arange(len(of)), some.indptr), shape=shape)
         sums[first : first + step] = adds @ logs - (some @ np.log(base))[:, None]
     sums -= lengths[:, None] * np.log(total)
     return WEIGHT * sums / np.sqrt(np.maximum(lengths, 1))[:, None]
