@@ -105,8 +105,9 @@ def expression(
     n_missing = int(np.isnan(values).any(axis=1).sum())
     if n_missing:
         msg = (
-            f"{n_missing:,} of {len(table):,} cells have no predicted expression (NaN), since the "
-            "model knows none of their open peaks. Leave them out before tests and means: "
+            f"{n_missing:,} of {len(table):,} cells have no predicted expression (NaN): the model "
+            "knows none of their open peaks, or they are unlike all populations whose expression "
+            "an atlas has. Leave them out before tests and means: "
             "`adata = adata[~np.isnan(adata.X).any(axis=1)].copy()`."
         )
         warn(msg)
