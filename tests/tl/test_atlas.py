@@ -147,8 +147,8 @@ def test_few_open_peaks_and_random_ones_are_unknown(atlas):
     ("chrom", "first", "match"),
     [
         (
-            "chr19",
-            59_000_000,
+            "chr17",
+            90_000_000,
             r"The peaks are of mm.*pretrain on your own cells with `ep.tl.pretrain`",
         ),
         ("chr1", 249_000_000, r"The peaks are of hg19.*PeakMapping\(liftover=\.\.\.\)"),
