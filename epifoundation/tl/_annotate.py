@@ -173,7 +173,7 @@ def annotate(
     labeller: Labeller = HeadLabeller(model, model)
     if reference is not None:
         options = ReferenceOptions(
-            label_key, batch_key, calibration, modality, keys, generator_of(rng)
+            label_key, batch_key, calibration, modality, keys, generator_of(rng), mapping
         )
         labeller, of_reference = fit_reference(reference, model, options)
         report |= of_reference
