@@ -72,6 +72,9 @@ def annotate(
         Labelled cells, as `data`; not changed. With ATAC: any peaks. With RNA only, an AnnData of
         cells x genes or the path of one: raw counts, or values from which counts can be recovered
         (normalised, with or without logarithm), with at least ten genes of the model; see Notes.
+        Or bulk profiles, without `label_key`: a mapping from names of types to BED or narrowPeak
+        files, one or a list each; or an AnnData of at most 256 types x peaks with names of types as
+        ``obs_names`` and counts, signal or ones as ``X``, or its path.
     label_key
         Column of the reference's ``obs`` with labels. Cells without a label are ignored.
     batch_key
@@ -93,10 +96,11 @@ def annotate(
         Name of the ATAC modality of data and reference.
     {key_added}
     {mapping}
-        The peaks of the reference are mapped with the options stored in its ``uns``, if any.
+        The peaks of the reference are mapped with the options stored in its ``uns``, if any; BED
+        files with those of the data, without `liftover` if they are of the build of the model.
     {device}
     rng
-        Seed or generator, for a fraction as `calibration`.
+        Seed or generator, for a fraction as `calibration` and for simulated cells.
     {output}
     {copy}
 
@@ -118,7 +122,7 @@ def annotate(
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
     - ``obs["epifoundation_in_reference"]``: whether the labels were learned from the cell (not for
-      a reference of RNA);
+      a reference of RNA or bulk profiles);
     - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label (read it with
       :func:`epifoundation.get.probabilities`: files do not accept all labels as keys);
     - what :func:`epifoundation.tl.embed` writes except expression: cells are always embedded anew,
@@ -132,9 +136,10 @@ def annotate(
     ------
     ValueError
         The model has no calibrated label head and there is no reference; fewer than two labels;
-        `alpha` or `unknown` out of range; RNA without genes of the model, or with values that are
-        not counts; a model without genes or of another encoder than ``"set"``; the data have an
-        embedding of another model under the same key; what :func:`epifoundation.tl.embed` raises.
+        `alpha` or `unknown` out of range; bulk profiles of one type, or that are the same; RNA
+        without genes of the model, or with values that are not counts; a model without genes or of
+        another encoder than ``"set"``; the data have an embedding of another model under the same
+        key; what :func:`epifoundation.tl.embed` raises.
 
     Notes
     -----
@@ -147,6 +152,12 @@ def annotate(
     training data. Open peaks are simulated from these clusters, and the label head is fitted to
     and calibrated on simulated cells (``uns`` says so). The label of a cell depends on its own open
     peaks only. Labels that differ within a cluster of the model cannot be told apart.
+
+    Bulk profiles: the score of a type is the sum, over the open peaks of a cell, of the logarithm
+    of the rate of the peak in the type over its mean rate, divided by the root of the number of
+    peaks. Rates follow the rank of a peak in its profile, so depth and unit of the values do not
+    matter. Probabilities, sets and novelty are calibrated on cells that are simulated from the
+    profiles with 10 to 50 % background and a part of another type (``uns`` says so).
 
     Examples
     --------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from anndata import AnnData
 from mudata import MuData
 
+from .._warn import naming
 from ..cells.formats import find_format, opened
 from ..cells.source import Inputs, as_sources
 from ..inference.bulk_labeller import BulkLabeller
@@ -29,6 +31,11 @@ MAX_TYPES = 256  # of a table; with more rows, it is taken for cells whose colum
 BED = re.compile(r".*\.(bed|narrowPeak|broadPeak)(\.gz)?", re.IGNORECASE)
 MAPPING = "pass a mapping from names of types to BED files, such as {'monocyte': 'mono.narrowPeak'}"
 
+CURE_OF_TABLE = "That is for the data; for this reference, record the chain file in it: "
+CURE_OF_TABLE += "`ep.pp.map_peaks(reference, model, liftover=...)`."
+CURE_OF_FILES = "If the data are of another build than the file, lift it over before: "
+CURE_OF_FILES += "`ep.genome.lift_over`."
+
 
 def is_bed_files(reference: Any, model: EpiFoundation, options: ReferenceOptions) -> bool:
     """Whether paths, also in a mapping, are of BED files."""
@@ -43,6 +50,9 @@ def fit_bed_files(
     if not isinstance(reference, Mapping):
         msg = f"`reference` has BED files without names of types: {MAPPING}."
         raise ValueError(msg)
+    if len(named) < len(reference):
+        msg = f"Two names of types are the same as text, among {list(reference)}: rename them."
+        raise ValueError(msg)
     if options.label_key is not None:
         msg = f"`label_key={options.label_key!r}` is for a reference of cells, and "
         msg += f"{_first_bed(named)!r} is not a file of cells: leave `label_key` out if it is a "
@@ -54,7 +64,8 @@ def fit_bed_files(
         msg += "one kind."
         raise ValueError(msg)
     _check_options(options)
-    profiles = BulkProfiles.of_files(named, model, options.mapping)
+    with _advising(CURE_OF_FILES):
+        profiles = BulkProfiles.of_files(named, model, options.mapping)
     return _fitted(profiles, model, options.rng)
 
 
@@ -77,9 +88,22 @@ def fit_table_of_types(
     _check_options(options)
     name, place = next(iter(as_sources(reference).items()))
     with opened(place, options.modality, name) as source:
-        mapping = map_source(source, model, None, options.keys)
+        with naming("the reference"), _advising(CURE_OF_TABLE):
+            mapping = map_source(source, model, None, options.keys)
         profiles = BulkProfiles.of_table(source, mapping)
     return _fitted(profiles, model, options.rng)
+
+
+@contextmanager
+def _advising(cure: str) -> Iterator[None]:
+    """Add a cure to an error about another build."""
+    try:
+        yield
+    except ValueError as error:
+        if "liftover=" not in str(error):
+            raise
+        msg = f"{error} {cure}"
+        raise ValueError(msg) from error
 
 
 def _check_options(options: ReferenceOptions) -> None:

@@ -98,8 +98,7 @@ class BulkProfiles:
         parts, type_of = [], []
         files = [(i, path) for i, paths in enumerate(named.values()) for path in paths]
         for i, path in tqdm(files, "Reading profiles", disable=not settings.progress):
-            with naming(repr(str(path))):
-                parts.append(_read_file(path, model, mapping))
+            parts.append(_read_file(path, model, mapping))
             type_of.append(i)
         peaks = np.unique(np.concatenate([position for position, _ in parts]))
         values = np.zeros((len(peaks), len(parts)), np.float32)
@@ -132,19 +131,20 @@ def _read_file(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the peaks of a BED file that the model knows, and their signal."""
     rows = read_bed(path)
-    if rows.empty:
-        msg = "the file has no peaks: leave the type out, or pass another file."
-        raise ValueError(msg)
-    intervals, signal = read_intervals(rows[COLUMNS]), _signal(rows)
-    options = mapping or PeakMapping()
-    is_of_model = detect_build(intervals) == [genome_build(model.peaks)]
-    found = map_onto(
-        model.peaks,
-        intervals,
-        min_overlap=options.min_overlap,
-        genome=None if is_of_model else options.genome,
-        liftover=None if is_of_model else options.liftover,
-    )
+    with naming(repr(str(path))):
+        if rows.empty:
+            msg = "the file has no peaks: leave the type out, or pass another file."
+            raise ValueError(msg)
+        intervals, signal = read_intervals(rows[COLUMNS]), _signal(rows)
+        options = mapping or PeakMapping()
+        is_of_model = detect_build(intervals) == [genome_build(model.peaks)]
+        found = map_onto(
+            model.peaks,
+            intervals,
+            min_overlap=options.min_overlap,
+            genome=None if is_of_model else options.genome,
+            liftover=None if is_of_model else options.liftover,
+        )
     position = _positions(found, len(intervals))
     return position[position >= 0], signal[position >= 0]
 
