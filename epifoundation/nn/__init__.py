@@ -2,6 +2,7 @@
 
 from .adapter import adapt, blend, merge
 from .attention import has_bfloat16
+from .bulk_head import BulkHead
 from .coded_vectors import CodedVectors
 from .config import ModelConfig, Sizes
 from .encoders import ENCODERS, Encoder
@@ -29,6 +30,7 @@ __all__ = [
     "HEADS",
     "LABELS",
     "PROFILES",
+    "BulkHead",
     "CodedVectors",
     "Encoder",
     "ExpressionHead",

@@ -75,7 +75,9 @@ def annotate(
         (normalised, with or without logarithm), with at least ten genes of the model. Or markers:
         a mapping from types to genes (or to weights by gene, negative for genes that speak against
         the type), or a DataFrame with the columns ``cell_type``, ``gene`` and optionally
-        ``weight``. See Notes.
+        ``weight``. Or bulk profiles, without `label_key`: a mapping from names of types to BED or
+        narrowPeak files, one or a list each; or an AnnData of at most 256 types x peaks with names
+        of types as ``obs_names`` and counts, signal or ones as ``X``, or its path. See Notes.
     label_key
         Column of the reference's ``obs`` with labels. Cells without a label are ignored.
     batch_key
@@ -98,7 +100,8 @@ def annotate(
         Name of the ATAC modality of data and reference.
     {key_added}
     {mapping}
-        The peaks of the reference are mapped with the options stored in its ``uns``, if any.
+        The peaks of the reference are mapped with the options stored in its ``uns``, if any; BED
+        files with those of the data, without `liftover` if they are of the build of the model.
     {device}
     rng
         Seed or generator, for a fraction as `calibration` and for simulated cells.
@@ -123,7 +126,7 @@ def annotate(
       the logits and the distance to the nearest reference cells, in standard deviations of the
       calibration cells;
     - ``obs["epifoundation_in_reference"]``: whether the labels were learned from the cell (not for
-      references of RNA or markers);
+      references of RNA, markers or bulk profiles);
     - ``obsm["epifoundation_probabilities"]``: DataFrame, one column per label (read it with
       :func:`epifoundation.get.probabilities`: files do not accept all labels as keys);
     - what :func:`epifoundation.tl.embed` writes except expression: cells are always embedded anew,
@@ -137,9 +140,10 @@ def annotate(
     ------
     ValueError
         The model has no calibrated label head and there is no reference; fewer than two labels;
-        `alpha` or `unknown` out of range; RNA without genes of the model, or with values that are
-        not counts; a model without genes or of another encoder than ``"set"``; the data have an
-        embedding of another model under the same key; what :func:`epifoundation.tl.embed` raises.
+        `alpha` or `unknown` out of range; bulk profiles of one type, or that are the same; RNA
+        without genes of the model, or with values that are not counts; a model without genes or of
+        another encoder than ``"set"``; the data have an embedding of another model under the same
+        key; what :func:`epifoundation.tl.embed` raises.
 
     Notes
     -----
@@ -160,6 +164,12 @@ def annotate(
     nothing is calibrated on any, and novelty makes no cell ``"unknown"``.
     ``uns["epifoundation_annotation"]["markers"]`` is a DataFrame with the contribution of each
     marker.
+
+    Bulk profiles: the score of a type is the sum, over the open peaks of a cell, of the logarithm
+    of the rate of the peak in the type over its mean rate, divided by the root of the number of
+    peaks. Rates follow the rank of a peak in its profile, so depth and unit of the values do not
+    matter. Probabilities, sets and novelty are calibrated on cells that are simulated from the
+    profiles with 10 to 50 % background and a part of another type (``uns`` says so).
 
     Examples
     --------
@@ -186,7 +196,7 @@ def annotate(
     labeller: Labeller = HeadLabeller(model, model)
     if reference is not None:
         options = ReferenceOptions(
-            label_key, batch_key, calibration, modality, keys, generator_of(rng)
+            label_key, batch_key, calibration, modality, keys, generator_of(rng), mapping
         )
         labeller, of_reference = fit_reference(reference, model, options)
         report |= of_reference

@@ -20,6 +20,7 @@ from ..models import EpiFoundation
 from ..nn import TrainingConfig
 from ..peaks.genes import has_genes
 from ..peaks.mapping import PeakMap
+from ..peaks.options import PeakMapping
 from ..pp._map_peaks import map_source
 from ..training.data import DataKeys, prepare
 from ..training.labels import with_labels
@@ -27,6 +28,7 @@ from ..training.marker_reference import with_marker_labels
 from ..training.marker_table import Markers, is_markers
 from ..training.rna_reference import with_rna_labels
 from ..training.split import parse_validation
+from ._bulk_references import fit_bed_files, fit_table_of_types, is_bed_files, is_table_of_types
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class ReferenceOptions:
     modality: str
     keys: Keys
     rng: np.random.Generator
+    mapping: PeakMapping | None = None
 
 
 Found = tuple[Labeller, dict[str, Any]]  # a labeller, and a report on the reference
@@ -156,7 +159,9 @@ def _colors(reference: Inputs, fitted: EpiFoundation, options: ReferenceOptions)
 
 # The first that matches
 KINDS = [
+    ReferenceKind("BED files of types", is_bed_files, fit_bed_files),
     ReferenceKind("markers", lambda reference, *_: is_markers(reference), _fit_markers),
     ReferenceKind("RNA", _is_rna, _fit_rna),
+    ReferenceKind("table of types", is_table_of_types, fit_table_of_types),
     ReferenceKind("cells with ATAC", lambda *_: True, _fit_cells),
 ]

@@ -55,7 +55,7 @@ def fit_label_head(
     embedding, codes = learned
     n_labels = int(max(each[1].max() for each in (learned, final or learned))) + 1
     tried = _regressions(embedding, codes, n_labels, STRENGTHS)
-    losses = [_tempered_loss(regression.logits(held[0]), held[1]) for regression in tried]
+    losses = [tempered_loss(regression.logits(held[0]), held[1]) for regression in tried]
     best = int(np.argmin([loss for loss, _ in losses]))
     loss, temperature = losses[best]
     kept = spread(np.arange(len(codes)), MAX_KEPT_CELLS)
@@ -145,7 +145,7 @@ def balanced_weights(counts: np.ndarray, power: float) -> np.ndarray:
     return weights * counts.sum() / (weights * counts).sum()
 
 
-def _tempered_loss(logits: np.ndarray, codes: np.ndarray) -> tuple[float, float]:
+def tempered_loss(logits: np.ndarray, codes: np.ndarray) -> tuple[float, float]:
     """Negative log-likelihood at the best temperature, and that temperature."""
     from scipy.optimize import minimize_scalar
 
