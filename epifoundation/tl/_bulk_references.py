@@ -142,8 +142,14 @@ def _files_by_type(reference: Any) -> dict[str, list[str | Path]]:
         is_paths = isinstance(files, Sequence) and all(isinstance(x, str | Path) for x in files)
         if not is_paths or not files:
             return {}
+        if files is each and not any(map(_is_path, files)):
+            return {}  # names of marker genes
         found.setdefault(name, []).extend(files)
     return found
+
+
+def _is_path(name: str | Path) -> bool:
+    return isinstance(name, Path) or bool(BED.fullmatch(name)) or Path(name).exists()
 
 
 def _is_of_cells(files: Sequence[str | Path]) -> bool:

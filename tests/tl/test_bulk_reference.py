@@ -2,6 +2,7 @@
 
 import gzip
 import warnings
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 import epifoundation as ep
 from epifoundation._keys import Keys
-from epifoundation.tl._references import ReferenceOptions, fit_reference
+from epifoundation.tl._references import KINDS, ReferenceOptions, fit_reference
 
 COLUMNS = ["chrom", "start", "end"]
 
@@ -392,3 +393,17 @@ def test_bad_tables_are_refused(planted, name):
     with pytest.raises(ValueError, match=BAD_TABLES[name]):
         ep.tl.annotate(query, model, reference=wrong)
     assert not query.obsm
+
+
+@pytest.mark.parametrize(
+    ("reference", "is_files"),
+    [
+        ({"B": ["MS4A1", "CD79A"], "T": ["CD3D"]}, False),
+        ({"B": ["b.bed"], "T": ["t1.narrowPeak.gz", "t2.bed"]}, True),
+        ({"B": "b.bed", "T": "t.bed.gz"}, True),
+        ({"B": [Path("b.txt")], "T": [Path("t.txt")]}, True),
+    ],
+)
+def test_lists_of_genes_are_markers_and_lists_of_paths_are_files(reference, is_files):
+    kind = next(kind for kind in KINDS if kind.matches(reference, None, None))
+    assert kind.name == ("BED files of types" if is_files else "markers")
