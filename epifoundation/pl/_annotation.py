@@ -17,6 +17,7 @@ from ..get import probabilities
 from ..metrics import area_under_risk_coverage, expected_calibration_error, risk_coverage
 
 CORRECT, WRONG = "#3b6fb6", "#c8553d"
+MIN_SHARED = 0.5  # of the cells, whose true label must be one of the model for an accuracy
 MAX_NUMBERED_LABELS = 16  # labels up to which the confusion matrix shows numbers
 
 
@@ -36,7 +37,8 @@ def annotation(
     and sum to one), the confidence of correct and wrong labels, a reliability diagram (accuracy by
     confidence), and the risk-coverage curve (error among the most confident cells). If labels were
     learned from some of the cells, the titles have the numbers of all cells, and of the others:
-    only these say how good labels of new cells are.
+    only these say how good labels of new cells are. If the labels have other names than most of the
+    true labels, only the confusion matrix compares them.
 
     Parameters
     ----------
@@ -85,9 +87,13 @@ def annotation(
         figure = plt.figure(figsize=(height + 4.2, height), layout="constrained")
         grid = figure.add_gridspec(3, 2, width_ratios=[height, 4])
         _confusion(figure.add_subplot(grid[:, 0]), cells)
-        _confidence(figure.add_subplot(grid[0, 1]), cells, n_bins)
-        _reliability(figure.add_subplot(grid[1, 1]), cells, n_bins)
-        _risk_coverage(figure.add_subplot(grid[2, 1]), cells)
+        if is_comparable(cells):
+            _confidence(figure.add_subplot(grid[0, 1]), cells, n_bins)
+            _reliability(figure.add_subplot(grid[1, 1]), cells, n_bins)
+            _risk_coverage(figure.add_subplot(grid[2, 1]), cells)
+        else:
+            _confidence(figure.add_subplot(grid[0, 1]), cells.assign(true=""), n_bins)
+            _set_sizes(figure.add_subplot(grid[1, 1]), atac, keys)
     for ax in figure.axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure
@@ -106,9 +112,11 @@ def annotated_cells(
     # Confidence refers to the most probable label, also for cells labelled as unknown
     has_confidence = confidence.notna()
     cells["predicted"] = cells["assigned"]
+    names = set(cells["assigned"].dropna().astype(str)) - {UNKNOWN_LABEL}
     if keys.probabilities in atac.obsm:
         likely = probabilities(data, modality=modality, key_added=keys.key)[has_confidence]
         cells["predicted"] = likely.idxmax(axis=1).reindex(cells.index)
+        names |= set(likely.columns.astype(str))
     cells["is_learned"] = False
     if keys.in_reference in atac.obs:
         cells["is_learned"] = atac.obs[keys.in_reference].to_numpy(dtype=bool)
@@ -117,11 +125,17 @@ def annotated_cells(
         cells["true"] = obs_column(data, atac, label_key, "label_key").astype(object)
     complete = has_confidence & cells["predicted"].notna() & cells["true"].notna()
     cells = cells[complete].astype({"predicted": str, "true": str})
+    cells.attrs["labels"] = sorted(names)
     if cells.empty:
         needed = f" and a true label in `label_key={label_key!r}`" if label_key else ""
         msg = f"No cell has an annotation{needed}."
         raise ValueError(msg)
     return cells
+
+
+def is_comparable(cells: pd.DataFrame) -> bool:
+    """Whether most true labels are among the labels of the model, so that they can be right."""
+    return bool(cells["true"].isin(cells.attrs["labels"]).mean() >= MIN_SHARED)
 
 
 def _confusion(ax: Any, cells: pd.DataFrame) -> None:
@@ -153,6 +167,9 @@ def _confusion(ax: Any, cells: pd.DataFrame) -> None:
     ax.figure.colorbar(image, ax=ax, shrink=0.4, label="fraction of cells with the true label")
     new = cells[~cells["is_learned"]]
     title = f"{len(cells):,} cells"
+    if not is_comparable(cells):
+        ax.set_title(f"{title}; the labels have other names than the true ones", fontsize="medium")
+        return
     if len(new) < len(cells):
         title += f", {len(new):,} of them new to the model\n"
         title += f"new cells: accuracy {accuracy(new):.1%}, all" if len(new) else "all"

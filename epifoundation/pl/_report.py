@@ -181,7 +181,8 @@ def _columns(
 ) -> pd.DataFrame:
     """Columns of ``obs`` that colour and group the cells, the most important first."""
     obs = pd.DataFrame(index=atac.obs_names)
-    for name in (keys.cell_type, keys.confidence, keys.novelty, keys.coverage):
+    shown = (keys.cell_type, keys.lineage, keys.confidence, keys.novelty, keys.coverage)
+    for name in shown:
         if name in atac.obs:
             obs[name] = atac.obs[name]
     for key, option in ((label_key, "label_key"), (batch_key, "batch_key")):

@@ -16,11 +16,12 @@ from anndata import AnnData
 from .._keys import UNKNOWN_LABEL, Keys
 from .._validate import Data
 from ..get import predicted_table
-from ._annotation import accuracy, annotated_cells, annotation
+from ._annotation import accuracy, annotated_cells, annotation, is_comparable
 from ._composition import composition
 from ._coverage import coverage
 from ._expression import expression
 from ._palette import categories_of, label_colors
+from ._report_lineages import lineage_blocks
 from ._report_page import (
     Block,
     Columns,
@@ -173,6 +174,7 @@ def _labels(results: Results) -> list[Block]:
     if n_unknown:
         summary += f", {n_unknown:,} of them {UNKNOWN_LABEL!r} (unlike all cells of the reference)"
     blocks: list[Block] = [Paragraph(f"{summary}."), table(rows, "Annotated labels")]
+    blocks += lineage_blocks(results.atac, keys, _plot)
     if batch_key is not None:
         bars = _plot(
             lambda: composition(results.data, batch_key=batch_key, **results.options).figure,
@@ -215,6 +217,8 @@ def _learned(results: Results) -> str:
         cells = annotated_cells(data, atac, keys, results.label_key, results.options["modality"])
     except ValueError:  # the plot says why
         return ""
+    if not is_comparable(cells):
+        return "Most labels of this column have other names than those of the model."
     new = cells[~cells["is_learned"]]
     if len(new) == len(cells):
         return "The labels were learned from none of these cells."

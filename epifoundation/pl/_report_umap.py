@@ -52,6 +52,7 @@ def title_of(name: str, keys: Keys, label_key: str | None, batch_key: str | None
     """What a column of ``obs`` shows."""
     titles = {
         keys.cell_type: "Annotated label",
+        keys.lineage: "Lineage",
         keys.confidence: "Confidence of the label",
         keys.novelty: "Novelty",
         keys.coverage: "Fraction of open peaks known to the model",

@@ -150,3 +150,15 @@ def test_labels_that_differ_from_their_columns(annotated):
     atac.obsm["epifoundation_probabilities"] = table_of(stored.to_numpy(), atac.obs_names, labels)
     atac.uns["epifoundation_annotation"]["labels"] = labels
     assert ep.pl.annotation(annotated, label_key="cell_type").axes[3].get_title() == expected
+
+
+def test_labels_of_other_names_are_compared_in_the_matrix_alone(annotated):
+    data = annotated.copy()
+    obs = data["atac"].obs if hasattr(data, "mod") else data.obs
+    obs["other"] = "RNA " + obs["cell_type"].astype(str)
+    texts = [ax.get_title() for ax in ep.pl.annotation(data, label_key="other").axes]
+    assert any("the labels have other names than the true ones" in text for text in texts)
+    assert not any("accuracy" in text or "calibration error" in text for text in texts)
+    obs["other"] = obs["cell_type"].astype(str)
+    texts = [ax.get_title() for ax in ep.pl.annotation(data, label_key="other").axes]
+    assert any("accuracy" in text for text in texts)
