@@ -79,7 +79,7 @@ def test_the_page_is_self_contained_small_and_complete(reported):
         == {"cells", "embedding", "labels", "confidence", "expression", "parameters"}
     )
     images = [attributes for tag, attributes in parsed.tags if tag == "img"]
-    assert len(images) == 8
+    assert len(images) == 9
     assert "The model knows all open peaks of all cells." in parsed.texts
     for image in images:
         assert len(image["alt"]) > 20
@@ -380,7 +380,7 @@ def test_in_a_browser(reported, tmp_path):
     assert "CONSOLE" not in done.stderr
     (attributes,) = [attributes for tag, attributes in Parsed(done.stdout).tags if tag == "body"]
     found = json.loads(attributes["data-found"])
-    assert found["images"] == found["loaded"] == 8
+    assert found["images"] == found["loaded"] == 9
     assert found["up"]
     assert found["down"]
     assert 1 <= found["found"] < 10
