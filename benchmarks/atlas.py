@@ -430,7 +430,7 @@ def page(found):
         table = pd.DataFrame(found[name])
         lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * table.shape[1]]
         lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table.itertuples(index=False)]
-        parts.append(f"## {title}\n\n" + "\n".join(lines) + "\n")
+        parts.append(f"### {title}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
