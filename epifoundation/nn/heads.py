@@ -67,7 +67,7 @@ def _measured(config: ModelConfig, sizes: Sizes) -> Head | None:
 def _label(config: ModelConfig, sizes: Sizes) -> Head | None:
     if not sizes.n_labels:
         return None
-    if config.encoder == PROFILES and not sizes.n_label_landmarks:
+    if config.encoder == PROFILES and not (sizes.n_label_landmarks or sizes.n_reference):
         return ProfileLabelHead(config.width, sizes)
     dim = config.width + (sizes.n_labels if sizes.n_label_landmarks else 0)
     calibration = sizes.n_calibration, sizes.n_reference
