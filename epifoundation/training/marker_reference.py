@@ -13,7 +13,6 @@ from ..models import EpiFoundation
 from .components import PER_CELL, same_bits
 from .marker_table import Markers, read_markers
 from .model_clusters import ModelClusters, clusters_of
-from .simulated_labels import with_simulated_labels
 
 ENOUGH = 1.0  # evidence that a type needs, in standard deviations
 SHARPNESS = 3.0  # of the softmax: a deviation more makes a type 20 times as probable
@@ -58,9 +57,8 @@ def with_marker_labels(
         )
     kept = found[codes]
     new = found.cumsum() - 1
-    fitted = with_simulated_labels(
-        clusters,
-        cluster_of[kept],
+    fitted = clusters.with_labels(
+        np.eye(len(shares))[cluster_of[kept]],
         new[codes[kept]],
         is_held[kept],
         [name for name, is_found in zip(names, found, strict=True) if is_found],

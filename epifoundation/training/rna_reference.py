@@ -23,8 +23,6 @@ from .model_clusters import ModelClusters, clusters_of
 from .rna_values import as_counts, scale_of_values
 from .rows import Piece, Rows, as_float
 from .sample import MAX_SAMPLE_CELLS, MAX_SAMPLE_ENTRIES, MIN_SAMPLE_CELLS
-from .simulated_cells import draw_clusters
-from .simulated_labels import with_simulated_labels
 from .split import check_split, draw, split_cells
 
 MAX_RATIO = 3.0  # of the mean size of values to that in the model
@@ -67,13 +65,13 @@ def with_rna_labels(
 ) -> tuple[EpiFoundation, dict[str, Any]]:
     """`model` with a head for the labels of cells with RNA, and a report.
 
-    Each cell gets memberships in the clusters of the model from its RNA, and simulated open peaks
-    from these, see :func:`.simulated_labels.with_simulated_labels`.
+    Each cell gets memberships in the clusters of the model from its RNA, and these give labels to
+    cells with ATAC, see :class:`.model_clusters.ModelClusters`.
 
     Raises
     ------
     ValueError
-        The model has no genes or is not fitted in closed form; too few shared genes; values that
+        The model has no clusters with expression; too few shared genes; values that
         are not counts; fewer than two labels.
     """
     clusters = clusters_of(model, "a reference of RNA")
@@ -90,8 +88,7 @@ def with_rna_labels(
     if not counts:
         _check_scale(expression, profiles, model)
     memberships = memberships_of(expression, profiles, clusters.certainty, counts=counts)
-    cluster_of = draw_clusters(memberships, rng)
-    fitted = with_simulated_labels(clusters, cluster_of, codes[rows], is_held, names, rng)
+    fitted = clusters.with_labels(memberships, codes[rows], is_held, names, rng)
     return fitted, {
         "reference": "RNA",
         "reference_values": data.scale,
@@ -163,9 +160,7 @@ def _read(
         Piece(place, name, "rna", size, _projection(positions, shared))
         for (name, place), size, positions in zip(named.items(), sizes, found, strict=True)
     ]
-    expression = Rows(
-        pieces, len(shared), "`X` of the reference", change, signed=not counts
-    )
+    expression = Rows(pieces, len(shared), "`X` of the reference", change, signed=not counts)
     every = None if batch_key is None else pd.concat(batches, ignore_index=True)
     return RNAReference(expression, shared, scale, pd.concat(labels, ignore_index=True), every)
 
