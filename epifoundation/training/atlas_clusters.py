@@ -26,7 +26,7 @@ from .simulated_cells import simulate_peaks
 DEPTH, SPREAD = 1_000.0, 1.15
 CERTAINTY = 0.9  # mean largest membership of a cell with RNA, about as often as it is right
 CLOSED = 0.3  # level of a closed element of a sample, which has some reads
-AMBIENT = 0.1  # fraction of the counts of a cell that are of all populations
+AMBIENT = 0.3  # fraction of the counts of a cell that are of all populations
 FAMILY = 0.9  # probability of the sorted populations before a cell is seen
 MIN_CELLS = 0.5  # memberships that a population needs to have labels as likely as none,
 MIN_SHARE = 0.001  # and as a fraction of the cells

@@ -16,7 +16,7 @@ from .._warn import warn
 from ..cells.formats import opened
 from ..cells.source import Located, Source
 from ..models import EpiFoundation
-from ..peaks.genes import find_genes_of, other_case
+from ..peaks.genes import find_genes_of, names_of, other_case
 from .label_head import check_labels
 from .memberships import memberships_of
 from .model_clusters import ModelClusters, clusters_of
@@ -185,8 +185,8 @@ def _check_genes(source: Source, positions: np.ndarray, model: EpiFoundation) ->
         msg += "They are the same but for the case of letters, as in another species: use a "
         msg += "reference of the species of the model."
     else:
-        msg += "Use gene symbols or Ensembl identifiers as `var_names`, of the species of the "
-        msg += "model; or, if these are peaks, names such as 'chr1:100-200'."
+        msg += f"Use {names_of(model.genes)} as `var_names`, of the species of the model; "
+        msg += "or, if these are peaks, names such as 'chr1:100-200'."
     raise ValueError(msg)
 
 
