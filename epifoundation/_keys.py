@@ -6,6 +6,7 @@ from ._columns import column_keys
 
 DEFAULT_KEY = "epifoundation"
 UNKNOWN_LABEL = "unknown"  # label of cells that resemble no cell of the reference
+UNKNOWN_COLOR = "#d3d3d3"  # light grey, also of cells without a label
 SEPARATOR = " | "  # between the labels of a prediction set
 
 

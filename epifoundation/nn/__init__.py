@@ -18,7 +18,12 @@ from .packed import add_up
 from .peak_heads import MeasuredPeakHead, PeakHead
 from .peak_vectors import ENCODER, LABELS, Known, PeakVectors
 from .profile_encoder import PROFILES, ProfileEncoder
-from .profile_heads import ProfileExpressionHead, ProfileLabelHead
+from .profile_heads import (
+    N_POPULATION_LABELS,
+    PopulationLabelHead,
+    ProfileExpressionHead,
+    ProfileLabelHead,
+)
 from .query_head import QueryHead
 from .set_encoder import SetEncoder
 from .training_config import TrainingConfig
@@ -29,6 +34,7 @@ __all__ = [
     "ENCODERS",
     "HEADS",
     "LABELS",
+    "N_POPULATION_LABELS",
     "PROFILES",
     "BulkHead",
     "CodedVectors",
@@ -48,6 +54,7 @@ __all__ = [
     "Network",
     "PeakHead",
     "PeakVectors",
+    "PopulationLabelHead",
     "ProfileEncoder",
     "ProfileExpressionHead",
     "ProfileLabelHead",

@@ -12,7 +12,12 @@ from .label_head import LabelHead
 from .measured_head import LinearMeasuredHead, MeasuredHead
 from .peak_heads import PeakHead
 from .profile_encoder import PROFILES
-from .profile_heads import ProfileExpressionHead, ProfileLabelHead
+from .profile_heads import (
+    N_POPULATION_LABELS,
+    PopulationLabelHead,
+    ProfileExpressionHead,
+    ProfileLabelHead,
+)
 from .query_head import QueryHead
 
 if TYPE_CHECKING:
@@ -68,6 +73,8 @@ def _label(config: ModelConfig, sizes: Sizes) -> Head | None:
     if not sizes.n_labels:
         return None
     if config.encoder == PROFILES and not sizes.n_label_landmarks:
+        if N_POPULATION_LABELS in sizes.heads:
+            return PopulationLabelHead(config.width, sizes)
         return ProfileLabelHead(config.width, sizes)
     dim = config.width + (sizes.n_labels if sizes.n_label_landmarks else 0)
     calibration = sizes.n_calibration, sizes.n_reference

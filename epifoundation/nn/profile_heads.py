@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MIN_KNOWN = 0.5  # probability of populations with RNA, below which expression is not predicted
 N_RNA, N_CALIBRATION = "populations_with_rna", "calibration_cells"  # sizes in `Sizes.heads`
+N_POPULATION_LABELS = "population_labels"  # calibration cells of labels of populations
 
 
 class ProfileLabelHead(nn.Module):
@@ -64,6 +65,37 @@ class ProfileLabelHead(nn.Module):
     def score_novelty(self, embedding: Tensor) -> Tensor:
         """Fraction that no profile explains, in deviations of the calibration cells, (n_cells,)."""
         return (self.populations.unexplained(embedding) - self.moments[0]) / self.moments[1]
+
+
+class PopulationLabelHead(ProfileLabelHead):
+    """Labels of a reference, by their probabilities in the sorted populations of an atlas.
+
+    Attributes
+    ----------
+    labels_in
+        Probabilities of the labels in each population, (n_sorted, n_labels).
+    other
+        Label of cells of other types, ().
+    """
+
+    labels_in: Tensor
+    other: Tensor
+
+    def __init__(self, dim: int, sizes: Sizes) -> None:
+        super().__init__(dim, sizes)
+        del self.label_of
+        shape = sizes.heads.get(N_SORTED, 0), sizes.n_labels
+        self.register_buffer("labels_in", torch.zeros(shape))
+        self.register_buffer("other", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("conformal", torch.zeros(sizes.heads.get(N_POPULATION_LABELS, 0)))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Probabilities, (n_cells, n_labels)."""
+        n_types = int(self.populations.type_of.max()) + 1
+        populations, types = self.populations(embedding, n_types)
+        found = populations @ self.labels_in
+        found[:, self.other] += types.sum(dim=1)
+        return found
 
 
 class ProfileExpressionHead(nn.Module):

@@ -77,6 +77,11 @@ def without_versions(names: Iterable[str]) -> pd.Index:
     return pd.Index([_VERSION.sub(r"\1", str(name)) for name in names], dtype=object)
 
 
+def names_of(genes: GeneVocabulary) -> str:
+    """What names of genes can be, for messages: not all models have identifiers."""
+    return "gene symbols" if genes.ids is None else "gene symbols or Ensembl identifiers"
+
+
 def other_case(var: pd.DataFrame, genes: GeneVocabulary) -> int:
     """Number of names that are genes in another case, as mouse and human symbols are."""
     lower = {str(name).lower() for name in genes.names}

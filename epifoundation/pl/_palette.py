@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from .._keys import UNKNOWN_LABEL, Keys
+from .._keys import UNKNOWN_COLOR, UNKNOWN_LABEL, Keys
 
-UNKNOWN_COLOR = "#d3d3d3"  # light grey, also of cells without a label
 MIN_DISTANCE = 0.25  # between a further colour and the first 20, in RGB
 
 

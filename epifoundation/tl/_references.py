@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .._keys import Keys
+from .._keys import UNKNOWN_COLOR, UNKNOWN_LABEL, Keys
 from .._validate import get_atac
 from ..cells.colors import read_colors
 from ..cells.formats import opened
@@ -150,8 +150,9 @@ def _batches_held_out(
 
 
 def _colors(reference: Inputs, fitted: EpiFoundation, options: ReferenceOptions) -> dict[str, Any]:
-    """Colours of the labels in the reference, if it has one for each."""
+    """Colours of the labels in the reference, if it has one for each; unknown cells are grey."""
     colors = read_colors(reference, str(options.label_key), options.modality)
+    colors = {UNKNOWN_LABEL: UNKNOWN_COLOR} | dict(colors) if colors else {}
     if not set(fitted.labels) <= set(colors):
         return {}
     return {"colors": [colors[label] for label in fitted.labels]}

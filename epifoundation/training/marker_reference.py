@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,11 +10,9 @@ import pandas as pd
 from .._keys import UNKNOWN_LABEL
 from .._warn import warn
 from ..models import EpiFoundation
-from ..nn import SetEncoder
 from .components import PER_CELL, same_bits
 from .marker_table import Markers, read_markers
-from .memberships import profiles_of
-from .simulated_labels import check_clusters, is_of_counts, with_simulated_labels
+from .model_clusters import ModelClusters, clusters_of
 
 ENOUGH = 1.0  # evidence that a type needs, in standard deviations
 SHARPNESS = 3.0  # of the softmax: a deviation more makes a type 20 times as probable
@@ -34,18 +32,16 @@ def with_marker_labels(
         What :func:`.marker_table.read_markers` raises; the model has no clusters with expression;
         no cluster has enough evidence for a type.
     """
-    check_clusters(model, "a reference of markers")
+    clusters = clusters_of(model, "a reference of markers")
     table = read_markers(markers, model.genes)
     types = list(dict.fromkeys(table["type"]))
-    encoder = cast("SetEncoder", model.network.encoder)
-    base = encoder.vectors.base.double().cpu().numpy()
-    shares = np.clip(base, 0, None) / np.clip(base, 0, None).sum()
+    shares = clusters.shares
     with same_bits():
-        expression = standardized_expression(model, shares)
+        expression = standardized_expression(clusters)
         likely = type_probabilities(evidence_of(expression, table, types))
     names = [*types, UNKNOWN_LABEL]
-    clusters = rng.choice(len(shares), N_CELLS, p=shares)
-    codes = (likely[clusters].cumsum(axis=1) > rng.random((N_CELLS, 1))).argmax(axis=1)
+    cluster_of = rng.choice(len(shares), N_CELLS, p=shares)
+    codes = (likely[cluster_of].cumsum(axis=1) > rng.random((N_CELLS, 1))).argmax(axis=1)
     is_held = np.arange(N_CELLS) % HELD == 0
     found = np.bincount(codes[~is_held], minlength=len(names)) >= MIN_CELLS
     absent = [name for name, is_found in zip(types, found, strict=False) if not is_found]
@@ -61,9 +57,8 @@ def with_marker_labels(
         )
     kept = found[codes]
     new = found.cumsum() - 1
-    fitted = with_simulated_labels(
-        model,
-        np.eye(len(shares))[clusters[kept]],
+    fitted = clusters.with_labels(
+        np.eye(len(shares))[cluster_of[kept]],
         new[codes[kept]],
         is_held[kept],
         [name for name, is_found in zip(names, found, strict=True) if is_found],
@@ -79,13 +74,13 @@ def with_marker_labels(
     }
 
 
-def standardized_expression(model: EpiFoundation, shares: np.ndarray) -> np.ndarray:
+def standardized_expression(clusters: ModelClusters) -> np.ndarray:
     """Expression of the clusters, each gene standardized over the cells of the model.
 
     Of ``log1p`` of counts per 10,000 (of a model of values, of values), (n_clusters, n_genes).
     """
-    profiles = profiles_of(model, np.arange(len(model.genes)))
-    if is_of_counts(model):
+    profiles, shares = clusters.profiles(np.arange(len(clusters.model.genes))), clusters.shares
+    if clusters.is_of_counts:
         profiles = np.log1p(PER_CELL * profiles)
     around = profiles - shares @ profiles
     return around / (np.sqrt(shares @ around**2) + MIN_DEVIATION)

@@ -12,7 +12,7 @@ from .._columns import check_storable
 from .._keys import UNKNOWN_LABEL
 from .._validate import check_single
 from .._warn import warn
-from ..peaks.genes import positions_of
+from ..peaks.genes import names_of, positions_of
 from ..peaks.vocabulary import GeneVocabulary
 
 # Genes of each type, or their weights; or a table with columns of types and genes
@@ -66,7 +66,7 @@ def read_markers(markers: Markers, genes: GeneVocabulary) -> pd.DataFrame:
     if empty:
         wanted = list(table.loc[table["type"] == empty[0], "gene"][:5])
         msg = f"None of the markers of {empty} are among the {len(genes):,} genes of the model: "
-        msg += f"{wanted} against {list(genes.names[:5])}. Use symbols or Ensembl identifiers of "
+        msg += f"{wanted} against {list(genes.names[:5])}. Use {names_of(genes)} of "
         msg += "the species of the model, other markers, or leave these types out."
         raise ValueError(msg)
     if not known.all():

@@ -5,36 +5,11 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from ..models import EpiFoundation
-from ..nn import ENCODER, ExpressionHead
-from ..peaks.counted import WEIGHT
 from .components import same_bits
 
-LARGEST = 0.4  # mean largest membership of a cell, if the model does not know its training cells
 N_ROUNDS = 5  # in which memberships and the scales of genes are fitted in turn
 PSEUDO_COUNT = 20.0  # by which the scales of genes are shrunk to 1
 N_HALVINGS = 40  # of the interval of temperatures
-
-
-def profiles_of(model: EpiFoundation, genes: np.ndarray) -> np.ndarray:
-    """Mean expression of some genes in each cluster, (n_clusters, n_genes).
-
-    Fractions of the counts of these genes; of a model of values, values.
-    """
-    head = model.network.expression
-    if not isinstance(head, ExpressionHead):
-        msg = f"Expected a linear decoder, got {type(head).__name__}."
-        raise TypeError(msg)
-    with same_bits():
-        logits = (head.linear.weight.T + head.linear.bias).double().cpu().numpy()[:, genes]
-    if model.config.objective == "gaussian":
-        mean, deviation = (part.double().cpu().numpy() for part in (head.mean, head.deviation))
-        return mean[genes] + deviation[genes] * logits
-    if model.config.objective == "binary":  # the mean count of a gene that is silent so often
-        rates = np.logaddexp(0, logits)
-    else:
-        rates = np.exp(logits - logits.max())
-    return rates / rates.sum(axis=1, keepdims=True)
 
 
 def memberships_of(
@@ -57,16 +32,6 @@ def memberships_of(
             # In the first round, scales are 1: uniform memberships say nothing about genes
             found = _tempered(scores(expression, profiles, found if i else None), largest)
     return found
-
-
-def largest_membership(model: EpiFoundation) -> float:
-    """Mean largest membership of the training cells of a model."""
-    cells = model.cells.get(ENCODER)
-    if cells is None or not len(cells):
-        return LARGEST
-    others = cells.weights.astype(float) / WEIGHT
-    first = 1 - others.sum(axis=1, keepdims=True)
-    return float(np.concatenate([first, others], axis=1).max(axis=1).mean())
 
 
 def _of_counts(

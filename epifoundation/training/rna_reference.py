@@ -16,14 +16,13 @@ from .._warn import warn
 from ..cells.formats import opened
 from ..cells.source import Located, Source
 from ..models import EpiFoundation
-from ..peaks.genes import find_genes_of, other_case
+from ..peaks.genes import find_genes_of, names_of, other_case
 from .label_head import check_labels
-from .memberships import largest_membership, memberships_of, profiles_of
+from .memberships import memberships_of
+from .model_clusters import ModelClusters, clusters_of
 from .rna_values import as_counts, scale_of_values
 from .rows import Piece, Rows, as_float
 from .sample import MAX_SAMPLE_CELLS, MAX_SAMPLE_ENTRIES, MIN_SAMPLE_CELLS
-from .simulated_cells import mean_depth
-from .simulated_labels import check_clusters, is_of_counts, with_simulated_labels
 from .split import check_split, draw, split_cells
 
 MAX_RATIO = 3.0  # of the mean size of values to that in the model
@@ -66,30 +65,30 @@ def with_rna_labels(
 ) -> tuple[EpiFoundation, dict[str, Any]]:
     """`model` with a head for the labels of cells with RNA, and a report.
 
-    Each cell gets memberships in the clusters of the model from its RNA, and simulated open peaks
-    from these, see :func:`.simulated_labels.with_simulated_labels`.
+    Each cell gets memberships in the clusters of the model from its RNA, and these give labels to
+    cells with ATAC, see :class:`.model_clusters.ModelClusters`.
 
     Raises
     ------
     ValueError
-        The model has no genes or is not fitted in closed form; too few shared genes; values that
+        The model has no clusters with expression; too few shared genes; values that
         are not counts; fewer than two labels.
     """
-    check_clusters(model, "a reference of RNA")
-    data = _read(model, named, label_key, batch_key)
+    clusters = clusters_of(model, "a reference of RNA")
+    data = _read(clusters, named, label_key, batch_key)
     try:
         split = split_cells(len(data.labels), calibration, data.batches, rng, option="calibration")
-        rows, is_held, expression = _drawn(model, data, split, rng)
+        rows, is_held, expression = _drawn(clusters, data, split, rng)
     finally:
         data.expression.close()
     names, codes = check_labels(data.labels, rows[~is_held], rows[is_held])
     known = codes[rows] >= 0  # a label may have calibration cells only
     rows, is_held, expression = rows[known], is_held[known], expression[known]
-    profiles, counts = profiles_of(model, data.genes), is_of_counts(model)
+    profiles, counts = clusters.profiles(data.genes), clusters.is_of_counts
     if not counts:
         _check_scale(expression, profiles, model)
-    memberships = memberships_of(expression, profiles, largest_membership(model), counts=counts)
-    fitted = with_simulated_labels(model, memberships, codes[rows], is_held, names, rng)
+    memberships = memberships_of(expression, profiles, clusters.certainty, counts=counts)
+    fitted = clusters.with_labels(memberships, codes[rows], is_held, names, rng)
     return fitted, {
         "reference": "RNA",
         "reference_values": data.scale,
@@ -104,7 +103,7 @@ def with_rna_labels(
 
 
 def _drawn(
-    model: EpiFoundation,
+    clusters: ModelClusters,
     data: RNAReference,
     split: tuple[np.ndarray, np.ndarray],
     rng: np.random.Generator,
@@ -112,7 +111,7 @@ def _drawn(
     """Rows of labelled cells, which of them are for calibration, and their expression."""
     _, codes = check_labels(data.labels, *split)
     train, held = (rows[codes[rows] >= 0] for rows in split)
-    n_cells = MAX_SAMPLE_ENTRIES / mean_depth(model)
+    n_cells = MAX_SAMPLE_ENTRIES / clusters.depth
     n_cells = int(np.clip(n_cells, MIN_SAMPLE_CELLS, MAX_SAMPLE_CELLS))
     train, held = draw(train, n_cells, rng, codes), draw(held, max(n_cells // 2, 1), rng)
     rows = np.concatenate([train, held])
@@ -128,9 +127,10 @@ def _drawn(
 
 
 def _read(
-    model: EpiFoundation, named: Mapping[str, Located], label_key: str, batch_key: str | None
+    clusters: ModelClusters, named: Mapping[str, Located], label_key: str, batch_key: str | None
 ) -> RNAReference:
     """Match genes, read labels and batches, and open the matrices of the sources."""
+    model, counts = clusters.model, clusters.is_of_counts
     found, labels, batches, sizes = [], [], [], []
     for name, place in named.items():
         with opened(place, "rna", name) as source:
@@ -149,7 +149,7 @@ def _read(
         msg += f"model; at least {MIN_GENES} are needed. Use the same genes in all of them."
         raise ValueError(msg)
     scale, change = VALUES, as_float
-    if is_of_counts(model):
+    if counts:
         scales = {_scale(named, name) for name in named}
         scale = scales.pop()
         if scales:
@@ -160,9 +160,7 @@ def _read(
         Piece(place, name, "rna", size, _projection(positions, shared))
         for (name, place), size, positions in zip(named.items(), sizes, found, strict=True)
     ]
-    expression = Rows(
-        pieces, len(shared), "`X` of the reference", change, signed=not is_of_counts(model)
-    )
+    expression = Rows(pieces, len(shared), "`X` of the reference", change, signed=not counts)
     every = None if batch_key is None else pd.concat(batches, ignore_index=True)
     return RNAReference(expression, shared, scale, pd.concat(labels, ignore_index=True), every)
 
@@ -187,8 +185,8 @@ def _check_genes(source: Source, positions: np.ndarray, model: EpiFoundation) ->
         msg += "They are the same but for the case of letters, as in another species: use a "
         msg += "reference of the species of the model."
     else:
-        msg += "Use gene symbols or Ensembl identifiers as `var_names`, of the species of the "
-        msg += "model; or, if these are peaks, names such as 'chr1:100-200'."
+        msg += f"Use {names_of(model.genes)} as `var_names`, of the species of the model; "
+        msg += "or, if these are peaks, names such as 'chr1:100-200'."
     raise ValueError(msg)
 
 

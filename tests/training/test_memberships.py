@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from epifoundation.training.memberships import largest_membership, memberships_of, profiles_of
+from epifoundation.training.memberships import memberships_of
+from epifoundation.training.set_clusters import SetClusters
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,8 @@ def test_values_belong_to_the_nearest_profile(planted):
 
 def test_profiles_are_fractions_of_the_counts_of_the_chosen_genes(model):
     genes = np.array([3, 5, 11, 20])
-    every, some = profiles_of(model, np.arange(len(model.genes))), profiles_of(model, genes)
+    clusters = SetClusters(model)
+    every, some = clusters.profiles(np.arange(len(model.genes))), clusters.profiles(genes)
     np.testing.assert_allclose(every.sum(axis=1), 1)
     expected = every[:, genes] / every[:, genes].sum(axis=1, keepdims=True)
     np.testing.assert_allclose(some, expected)
@@ -60,4 +62,4 @@ def test_profiles_are_fractions_of_the_counts_of_the_chosen_genes(model):
 def test_the_largest_membership_is_that_of_the_training_cells(model):
     cells = model.cells["encoder"]
     found = [max(255 - row.astype(int).sum(), row.max(initial=0)) for row in cells.weights]
-    assert largest_membership(model) == pytest.approx(np.mean(found) / 255)
+    assert SetClusters(model).certainty == pytest.approx(np.mean(found) / 255)

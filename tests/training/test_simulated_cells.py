@@ -7,29 +7,35 @@ import torch
 import epifoundation as ep
 from epifoundation.training.features import embedding_of
 from epifoundation.training.rows import as_pattern
-from epifoundation.training.simulated_cells import mean_depth, simulate_peaks
+from epifoundation.training.set_clusters import SPREAD, SetClusters
+from epifoundation.training.simulated_cells import simulate_peaks
+
+
+def simulate(model, memberships, rng):
+    clusters = SetClusters(model)
+    return simulate_peaks(clusters.rates, memberships, rng, clusters.depth, SPREAD)
 
 
 def test_mean_depth_is_that_of_the_training_cells(model, simulated):
     known = np.asarray((simulated["atac"].X > 0).sum(axis=1)).mean()
-    assert mean_depth(model) == pytest.approx(known, rel=0.02)
+    assert SetClusters(model).depth == pytest.approx(known, rel=0.02)
 
 
 def test_depth_varies_around_that_of_the_training_cells(model):
     uniform = np.full((2_000, 32), 1 / 32)
-    found = simulate_peaks(model, uniform, np.random.default_rng(0))
+    found = simulate(model, uniform, np.random.default_rng(0))
     assert found.shape == (2_000, len(model.peaks))
     assert set(found.data.tolist()) == {1}
     n_open = np.diff(found.indptr)
     # Several fragments in a peak are one open peak
-    assert 0.6 * mean_depth(model) < n_open.mean() <= 1.05 * mean_depth(model)
+    assert 0.6 * SetClusters(model).depth < n_open.mean() <= 1.05 * SetClusters(model).depth
     assert np.log(n_open).std() > 0.4
 
 
 def test_peaks_are_open_as_often_as_in_their_cluster(model):
     one = np.zeros((6_000, 32))
     one[:, 7] = 1
-    found = simulate_peaks(model, one, np.random.default_rng(0))
+    found = simulate(model, one, np.random.default_rng(0))
     rates = model.network.peaks(torch.eye(32)).softmax(dim=1).numpy()
     share = np.asarray(found.mean(axis=0)).ravel()
     agreement = [np.corrcoef(share, row)[0, 1] for row in rates]
@@ -45,7 +51,7 @@ def test_embeddings_are_like_those_of_new_cells():
     to_model = model.peaks.projection(ep.genome.parse_intervals(mdata["atac"].var_names))
     pattern = as_pattern((mdata["atac"].X[is_new] @ to_model).tocsr())
     measured = embedding_of(model, pattern)
-    drawn = simulate_peaks(model, np.clip(measured, 0, None) + 1e-6, np.random.default_rng(0))
+    drawn = simulate(model, np.clip(measured, 0, None) + 1e-6, np.random.default_rng(0))
     found = embedding_of(model, drawn)
     assert found.std() == pytest.approx(measured.std(), rel=0.25)
     assert np.corrcoef(found.mean(axis=0), measured.mean(axis=0))[0, 1] > 0.9
@@ -53,6 +59,6 @@ def test_embeddings_are_like_those_of_new_cells():
 
 def test_a_seed_gives_the_same_peaks(model):
     uniform = np.full((50, 32), 1 / 32)
-    one, two, other = (simulate_peaks(model, uniform, np.random.default_rng(s)) for s in (1, 1, 2))
+    one, two, other = (simulate(model, uniform, np.random.default_rng(s)) for s in (1, 1, 2))
     assert (one != two).nnz == 0
     assert (one != other).nnz > 0
