@@ -91,6 +91,7 @@ def main():
     for name in options.tables:
         found[name] = TABLES[name]().round(4).to_dict("records")
         print(f"\n{name}\n{pd.DataFrame(found[name]).to_string()}", flush=True)
+        found = {name: found[name] for name in TABLES if name in found}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(found))
 

@@ -130,5 +130,7 @@ def test_bad_input_is_refused(mdata, model):
         encoder="transformer", dim=8, n_heads=1, n_layers=1, objective="binary", decoder="query"
     )
     without = ep.tl.pretrain(mdata, config=paper, training=ep.TrainingConfig(max_epochs=1))
-    with pytest.raises(ValueError, match="has no head for peaks: its decoder is the paper's"):
+    with pytest.raises(
+        ValueError, match="predicts no peaks: it is an atlas, or its decoder is the paper's"
+    ):
         ep.tl.impute_accessibility(mdata, without, groupby="cell_type")

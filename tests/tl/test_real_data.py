@@ -12,7 +12,7 @@ import epifoundation as ep
 @pytest.mark.filterwarnings("ignore:Little in common:UserWarning")
 def test_genome_wide_peaks_of_the_same_blood_map_onto_the_bundled_model(shared_data):
     mdata = mudata.read_h5mu(shared_data / "pbmc10k_100cells_hg38.h5mu")
-    ep.tl.embed(mdata, "pbmc-51loci")
+    ep.tl.embed(mdata, "pbmc-51loci", mapping=ep.PeakMapping(min_coverage=0.01))
     atac, rna = mdata["atac"], mdata["rna"]
     report = atac.uns["epifoundation"]["peaks"]
     model = ep.models.from_pretrained("pbmc-51loci")
