@@ -138,7 +138,7 @@ def annotate(
     ValueError
         The model has no calibrated label head and there is no reference; fewer than two labels;
         `alpha` or `unknown` out of range; RNA without genes of the model, or with values that are
-        not counts; a model without genes or of another encoder than ``"set"``; the data have an
+        not counts; a model without genes, or whose encoder is a transformer; the data have an
         embedding of another model under the same key; what :func:`epifoundation.tl.embed` raises.
 
     Notes
@@ -160,6 +160,11 @@ def annotate(
     nothing is calibrated on any, and novelty makes no cell ``"unknown"``.
     ``uns["epifoundation_annotation"]["markers"]`` is a DataFrame with the contribution of each
     marker.
+
+    With an atlas, such as the default model, RNA and markers are for human blood. They give labels
+    to the sorted populations of the atlas, and the open peaks of a cell its populations. Cells of
+    other tissues, and of populations without a label, are ``"unknown"``, which is one of the
+    labels, also with ``unknown=0``.
 
     Examples
     --------
