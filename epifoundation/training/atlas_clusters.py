@@ -16,6 +16,7 @@ from ..nn import (
     PopulationLabelHead,
     ProfileEncoder,
     ProfileExpressionHead,
+    ProfileLabelHead,
     conformal_scores,
 )
 from .features import embedding_of
@@ -70,7 +71,8 @@ class AtlasClusters:
             self._labels_in(memberships[part], labels[part], unknown)
             for part in (~is_held, slice(None))
         )
-        base, atlas = without_labels(self.model), self.model.network.label
+        base = without_labels(self.model)
+        atlas = cast("ProfileLabelHead", self.model.network.label)
         tensors = {f"label.{name}": each.cpu() for name, each in atlas.state_dict().items()}
         tensors |= {"label.labels_in": first, "label.other": torch.tensor(unknown)}
         tensors["label.populations.prior"] = torch.tensor(FAMILY)
