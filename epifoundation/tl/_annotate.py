@@ -165,6 +165,11 @@ def annotate(
     ``uns["epifoundation_annotation"]["markers"]`` is a DataFrame with the contribution of each
     marker.
 
+    With an atlas, such as the default model, RNA and markers are for human blood. They give labels
+    to the sorted populations of the atlas, and the open peaks of a cell its populations. Cells of
+    other tissues, and of populations without a label, are ``"unknown"``, which is one of the
+    labels, also with ``unknown=0``.
+
     Bulk profiles: the score of a type is the sum, over the open peaks of a cell, of the logarithm
     of the rate of the peak in the type over its mean rate, divided by the root of the number of
     peaks. Rates follow the rank of a peak in its profile, so depth and unit of the values do not

@@ -16,6 +16,7 @@ from ..nn import (
     PopulationLabelHead,
     ProfileEncoder,
     ProfileExpressionHead,
+    ProfileLabelHead,
     conformal_scores,
 )
 from .features import embedding_of
@@ -28,8 +29,8 @@ CERTAINTY = 0.9  # mean largest membership of a cell with RNA, about as often as
 CLOSED = 0.3  # level of a closed element of a sample, which has some reads
 AMBIENT = 0.3  # fraction of the counts of a cell that are of all populations
 FAMILY = 0.9  # probability of the sorted populations before a cell is seen
-MIN_CELLS = 0.5  # memberships that a population needs to have labels as likely as none,
-MIN_SHARE = 0.001  # and as a fraction of the cells
+# Cells of the reference that make labels of a population as likely as none, also as a fraction
+MIN_CELLS, MIN_SHARE = 0.5, 0.001
 N_SIMULATED = 2_000  # calibration cells
 AT_ONCE = 2**16  # elements whose levels are computed at a time
 
@@ -70,7 +71,8 @@ class AtlasClusters:
             self._labels_in(memberships[part], labels[part], unknown)
             for part in (~is_held, slice(None))
         )
-        base, atlas = without_labels(self.model), self.model.network.label
+        base = without_labels(self.model)
+        atlas = cast("ProfileLabelHead", self.model.network.label)
         tensors = {f"label.{name}": each.cpu() for name, each in atlas.state_dict().items()}
         tensors |= {"label.labels_in": first, "label.other": torch.tensor(unknown)}
         tensors["label.populations.prior"] = torch.tensor(FAMILY)
@@ -87,11 +89,12 @@ class AtlasClusters:
     def _labels_in(self, memberships: np.ndarray, labels: np.ndarray, unknown: int) -> torch.Tensor:
         """Probabilities of labels in each sorted population, (n_sorted, n_labels).
 
-        A population without cells in the reference, or without RNA, is unknown.
+        A population in which no cell of the reference is most likely, or without RNA, is unknown.
         """
         sums = memberships.T @ labels
-        none = MIN_CELLS + MIN_SHARE * len(memberships)
-        known = sums / (sums.sum(axis=1, keepdims=True) + none)
+        n_cells = np.bincount(memberships.argmax(axis=1), minlength=len(sums))[:, None]
+        is_known = n_cells / (n_cells + MIN_CELLS + MIN_SHARE * len(memberships))
+        known = is_known * sums / (sums.sum(axis=1, keepdims=True) + 1e-12)
         found = np.zeros((self.head.populations.contrasts.shape[1], labels.shape[1]))
         found[self.head.sorted_of.cpu().numpy()] = known
         found[:, unknown] += 1 - found.sum(axis=1)

@@ -149,7 +149,7 @@ def test_labels_within_a_population_have_the_frequencies_of_the_reference(atlas,
     """A third of the T cells has another label: it cannot be told apart, only counted."""
     other = reference.copy()
     is_t = np.flatnonzero(other.obs["cell_type"] == "T cell")
-    labels = other.obs["cell_type"].astype(object).to_numpy()
+    labels = other.obs["cell_type"].to_numpy(object, copy=True)
     labels[is_t[::3]] = "Treg"
     other.obs["cell_type"] = labels
     table = ep.get.probabilities(labels_of(query, atlas, other, label_key="cell_type")[1])
@@ -192,6 +192,7 @@ def test_an_atlas_whose_labels_were_replaced_is_refused(atlas, expression, query
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*have no open peak that the model knows:UserWarning")
 def test_rna_of_blood_with_the_bundled_atlas(shared_data):
     """The labels of 86 cells by their RNA, for 1,000 other cells by open peaks of 51 loci."""
     known = mudata.read_h5mu(shared_data / "pbmc10k_100cells_hg38.h5mu")["rna"]
