@@ -337,17 +337,20 @@ def coverage():
 
 
 FIRST_CALL = """
-import resource, time
+import pathlib, time
+def peak():
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 start = time.perf_counter()
 import epifoundation as ep
 mdata = ep.datasets.pbmc_multiome()
 loaded = time.perf_counter()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 ep.tl.annotate(mdata)
 first = time.perf_counter()
 ep.tl.annotate(mdata)
 second = time.perf_counter()
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+after = peak()
 print(loaded - start, first - loaded, second - first, before / 1e6, after / 1e6)
 """
 
