@@ -121,8 +121,8 @@ def impute_accessibility(
     head = model.network.peaks
     if head is None:
         msg = (
-            f"The model {model.name!r} predicts no peaks: it is an atlas, or its decoder is the paper's. "
-            "Use a set encoder that was pretrained on cells, or `decoder='linear'`."
+            f"The model {model.name!r} predicts no peaks: it is an atlas, or its decoder is the "
+            "paper's. Use a set encoder that was pretrained on cells, or `decoder='linear'`."
         )
         raise ValueError(msg)
     source = InMemory(data, modality, "the data")
