@@ -22,7 +22,7 @@ from ..nn.config import OBJECTIVES
 from ..training.architecture import architecture
 from ..training.data import DataKeys, prepare
 from ..training.engine import Engine
-from ..training.prior import AUTO, atlas_for
+from ..training.prior import AUTO, NO_PRIOR, atlas_for
 from ..training.processes import World
 from ..training.run import measure_model
 from ..training.split import parse_validation
@@ -103,8 +103,8 @@ def pretrain(
         An atlas, such as ``"human-atlas"``, or ``"auto"``: the bundled atlas if it knows at least
         half of the peaks and they may be of its build. Vectors of peaks are shrunk to what their
         vectors in the atlas predict, rather than to zero, the more the fewer cells have the peak
-        open; how much is chosen on validation cells. It helps most if cells are few. None: no
-        prior. Not for a transformer.
+        open; how much is chosen on validation cells. It helps most if cells are few. None or
+        ``"none"``: no prior. Not for a transformer.
     genome
         Build of the peaks (``"hg38"``, ``"mm10"``), which build checks and liftover need.
     {modalities}
@@ -181,7 +181,7 @@ def pretrain(
     if peaks is not None and init is not None:
         msg = "`peaks` and `init` cannot be combined: the vocabulary is that of `init`."
         raise ValueError(msg)
-    if not config.is_measured and prior not in (AUTO, None):
+    if not config.is_measured and prior not in (AUTO, NO_PRIOR, None):
         msg = f"`prior` is for set encoders; leave it out for the encoder {config.encoder!r}."
         raise ValueError(msg)
     engine = engine or Engine()

@@ -21,7 +21,7 @@ from .statistics import CHUNK_PEAKS
 if TYPE_CHECKING:
     from pathlib import Path
 
-AUTO = "auto"
+AUTO, NO_PRIOR = "auto", "none"
 MIN_KNOWN = 0.5  # fraction of the peaks that an atlas must know to be used without being asked for
 FACTORS = 1, 4, 12, 40  # of the pseudocount, among which validation cells choose
 USUAL_FACTOR = 12  # without validation cells
@@ -67,7 +67,7 @@ def atlas_for(
     prior: EpiFoundation | str | Path | None, peaks: PeakVocabulary
 ) -> EpiFoundation | None:
     """The atlas for a user's argument; with ``"auto"``, the bundled one if it knows the peaks."""
-    if prior is None:
+    if prior is None or prior == NO_PRIOR:
         return None
     if prior == AUTO:
         build = genome_build(peaks)

@@ -109,7 +109,9 @@ def test_the_prior_is_recorded_and_part_of_the_run(atlas, few, tmp_path):
     assert set(used["pseudocounts"]) == {"encoder"}
     again = ep.tl.pretrain(few[0], prior=model, rng=0, **OPTIONS)
     assert again.revision == fitted.revision
-    assert ep.tl.pretrain(few[0], prior=None, rng=0, **OPTIONS).revision != fitted.revision
+    without = ep.tl.pretrain(few[0], prior=None, rng=0, **OPTIONS)
+    assert without.revision != fitted.revision
+    assert ep.tl.pretrain(few[0], prior="none", rng=0, **OPTIONS).revision == without.revision
 
 
 def test_by_default_only_peaks_that_the_bundled_atlas_knows_have_a_prior(few, simulated):
