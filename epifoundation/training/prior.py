@@ -21,7 +21,8 @@ from .statistics import CHUNK_PEAKS
 if TYPE_CHECKING:
     from pathlib import Path
 
-AUTO, NO_PRIOR = "auto", "none"
+AUTO = "auto"
+NO_PRIOR = "none"
 MIN_KNOWN = 0.5  # fraction of the peaks that an atlas must know to be used without being asked for
 FACTORS = 1, 4, 12, 40  # of the pseudocount, among which validation cells choose
 USUAL_FACTOR = 12  # without validation cells
