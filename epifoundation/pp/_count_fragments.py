@@ -24,7 +24,7 @@ from ._read_fragments import check_fragments_file, read_fragments
 @checked
 def count_fragments(
     fragments: str | Path | Mapping[str, str | Path],
-    peaks: Peaks = None,
+    peaks: Peaks,
     *,
     barcodes: Iterable[str] | AnnData | str | Path | None = None,
     min_fragments: int | None = None,
