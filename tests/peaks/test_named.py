@@ -83,7 +83,7 @@ def test_what_the_portal_publishes_is_compared(encode):
 def test_a_changed_file_is_downloaded_again(encode):
     read()
     path = folder() / "ENCFF420VPZ.bed.gz"
-    path.write_bytes(gzip.compress(b"chr9\t1\t2\n"))
+    path.write_bytes(gzip.compress(b"chr9\t1\t2\n", mtime=0))
     assert len(read()) == 3
     assert encode.paths() == [RECORD, FILE] * 2
 
@@ -91,10 +91,10 @@ def test_a_changed_file_is_downloaded_again(encode):
 def test_a_file_put_there_by_hand_counts_and_is_remembered(encode):
     folder().mkdir(parents=True)
     path = folder() / "ENCFF420VPZ.bed.gz"
-    path.write_bytes(gzip.compress(b"chr9\t1\t2\n"))
+    path.write_bytes(gzip.compress(b"chr9\t1\t2\n", mtime=0))
     assert list(read().names) == ["chr9:1-2"]
     assert not encode.requests
-    path.write_bytes(gzip.compress(b"chr8\t1\t2\n"))
+    path.write_bytes(gzip.compress(b"chr8\t1\t2\n", mtime=0))
     assert len(read()) == 3
 
 
@@ -114,7 +114,9 @@ def test_offline_the_error_says_where_to_put_the_file(encode, monkeypatch):
     assert len(read()) == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"chr1\t5\t9\n", CONTENT[:-9], gzip.compress(b"a\tb\n")])
+@pytest.mark.parametrize(
+    "content", [b"", b"chr1\t5\t9\n", CONTENT[:-9], gzip.compress(b"a\tb\n", mtime=0)]
+)
 def test_a_file_that_is_no_bed_file_is_refused(encode, content):
     encode.files[FILE], encode.answers[RECORD] = content, record_of(content)
     with pytest.raises(ValueError, match=r"'.*ENCFF420VPZ.bed.gz' is not a BED file, gzip \("):
