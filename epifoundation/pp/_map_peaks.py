@@ -127,7 +127,7 @@ def map_peaks(
     --------
     >>> import epifoundation as ep
     >>> mdata = ep.datasets.pbmc_multiome()
-    >>> ep.pp.map_peaks(mdata)
+    >>> ep.pp.map_peaks(mdata, "pbmc-51loci")
     >>> mdata["atac"].uns["epifoundation"]["peaks"]["matched"]
     5724
     """

@@ -182,7 +182,8 @@ def scan_knock_outs(
     --------
     >>> import epifoundation as ep
     >>> atac = ep.datasets.pbmc_multiome()["atac"][:20].copy()
-    >>> n = sum(len(piece.cells) for piece in ep.tl.scan_knock_outs(atac, genes="MS4A1"))
+    >>> pieces = ep.tl.scan_knock_outs(atac, "pbmc-51loci", genes="MS4A1")
+    >>> n = sum(len(piece.cells) for piece in pieces)
     >>> n == atac.X.nnz
     True
     """
