@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +12,10 @@ from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..nn import BulkHead
 from .encode import tensors
-from .labellers import Labeller, threshold
+from .labellers import CalibratedLabeller
 
 
-class BulkLabeller(Labeller):
+class BulkLabeller(CalibratedLabeller):
     """The head of bulk profiles, which reads open peaks and not their embedding.
 
     Parameters
@@ -28,6 +27,8 @@ class BulkLabeller(Labeller):
     names
         Names of the types.
     """
+
+    head: BulkHead
 
     def __init__(self, model: EpiFoundation, head: BulkHead, names: Sequence[str]) -> None:
         self.model, self.names = model, names
@@ -57,19 +58,3 @@ class BulkLabeller(Labeller):
     def embed(self, tokens: Tokens, embedding: torch.Tensor) -> torch.Tensor:
         """Scores of the types, from the open peaks."""
         return self.head.scores(*tensors(self.model, tokens))
-
-    def probabilities(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Probabilities of the types, (n_cells, n_types)."""
-        return self.head(embedding)
-
-    def novelty(self, embedding: torch.Tensor) -> torch.Tensor:
-        """How little evidence there is for any type, (n_cells,)."""
-        return self.head.score_novelty(embedding)
-
-    def set_threshold(self, alpha: float) -> float:
-        """Conformal quantile of the simulated cells."""
-        return threshold(self.head.conformal, alpha)
-
-    def novelty_threshold(self, unknown: float) -> float:
-        """Quantile of the novelty of the simulated cells."""
-        return threshold(self.head.novelty, unknown) if unknown else math.inf

@@ -11,7 +11,7 @@ import torch
 
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
-from ..nn import Folded, LabelHead, ProfileLabelHead
+from ..nn import BulkHead, Folded, LabelHead, ProfileLabelHead
 from .encode import tensors
 
 
@@ -58,7 +58,29 @@ class Labeller(Protocol):
         """Largest novelty of a cell that is not labelled ``"unknown"``; infinite for 0."""
 
 
-class HeadLabeller(Labeller):
+class CalibratedLabeller(Labeller):
+    """A labeller whose head has the scores of calibration cells."""
+
+    head: LabelHead | ProfileLabelHead | BulkHead
+
+    def probabilities(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Calibrated probabilities, (n_cells, n_labels)."""
+        return self.head(embedding)
+
+    def novelty(self, embedding: torch.Tensor) -> torch.Tensor:
+        """How little the head explains, as it defines that, (n_cells,)."""
+        return self.head.score_novelty(embedding)
+
+    def set_threshold(self, alpha: float) -> float:
+        """Conformal quantile of the calibration cells."""
+        return threshold(self.head.conformal, alpha)
+
+    def novelty_threshold(self, unknown: float) -> float:
+        """Quantile of the novelty of the calibration cells."""
+        return threshold(self.head.novelty, unknown) if unknown else math.inf
+
+
+class HeadLabeller(CalibratedLabeller):
     """The calibrated label head of a model.
 
     Parameters
@@ -68,6 +90,8 @@ class HeadLabeller(Labeller):
     embedder
         The model that embeds.
     """
+
+    head: LabelHead | ProfileLabelHead
 
     def __init__(self, model: EpiFoundation, embedder: EpiFoundation) -> None:
         self.model = model
@@ -107,22 +131,6 @@ class HeadLabeller(Labeller):
             return embedding[:, : self.dim]
         known = self.model.known(tokens.ids, tokens.offsets)
         return self._folded.encode(*tensors(self.model, tokens), known)
-
-    def probabilities(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Calibrated probabilities, (n_cells, n_labels)."""
-        return self.head(embedding)
-
-    def novelty(self, embedding: torch.Tensor) -> torch.Tensor:
-        """See :class:`.nn.LabelHead` and :class:`.nn.ProfileLabelHead`."""
-        return self.head.score_novelty(embedding)
-
-    def set_threshold(self, alpha: float) -> float:
-        """Conformal quantile of the calibration cells."""
-        return threshold(self.head.conformal, alpha)
-
-    def novelty_threshold(self, unknown: float) -> float:
-        """Quantile of the novelty of the calibration cells."""
-        return threshold(self.head.novelty, unknown) if unknown else math.inf
 
 
 class EvidenceLabeller(HeadLabeller):

@@ -16,6 +16,7 @@ from ..cells.source import Inputs, as_sources
 from ..cells.tokens import Tokens
 from ..models import EpiFoundation
 from ..nn import ProfileEncoder, ProfileLabelHead
+from ..nn.profile_encoder import CLOSED
 from ..peaks.counted import hash_tokens
 from ..peaks.options import PeakMapping
 from ..pp._map_peaks import map_source
@@ -24,7 +25,6 @@ from .labellers import HeadLabeller
 from .refinement import Refinement
 
 MAX_CELLS, MAX_TOKENS = 20_000, 10_000_000  # that a refinement is fitted to
-CLOSED = 0.3  # level of a closed element of the atlas, which has some reads
 
 
 class RefinedLabeller(HeadLabeller):

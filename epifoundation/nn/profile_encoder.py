@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PROFILES = "profiles"  # its name among the encoders
 N_PROFILES, N_SORTED = "profiles", "sorted_populations"  # sizes in `Sizes.heads`
 MEAN_UNITS = 64  # of a level
+CLOSED = 0.3  # rate of a closed element in units of a level: it has some reads
 
 
 class ProfileEncoder(nn.Module):

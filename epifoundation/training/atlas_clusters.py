@@ -19,6 +19,7 @@ from ..nn import (
     ProfileLabelHead,
     conformal_scores,
 )
+from ..nn.profile_encoder import CLOSED
 from .features import embedding_of
 from .labels import without_labels
 from .simulated_cells import simulate_peaks
@@ -26,7 +27,6 @@ from .simulated_cells import simulate_peaks
 # Of simulated cells: 95 % have between 50 and 5,000 open elements
 DEPTH, SPREAD = 1_000.0, 1.15
 CERTAINTY = 0.9  # mean largest membership of a cell with RNA, about as often as it is right
-CLOSED = 0.3  # level of a closed element of a sample, which has some reads
 AMBIENT = 0.3  # fraction of the counts of a cell that are of all populations
 FAMILY = 0.9  # probability of the sorted populations before a cell is seen
 # Cells of the reference that make labels of a population as likely as none, also as a fraction
