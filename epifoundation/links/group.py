@@ -15,6 +15,7 @@ from .cells import LinkCells
 from .effects import gene_directions, measured_effects, model_effects
 from .pairs import Pairs
 from .pvalues import bonferroni_min, embedding_pvalues, measured_pvalues
+from .scoring import Scorer
 
 MIN_GROUP_CELLS = 10  # of a group that is tested
 
@@ -33,6 +34,8 @@ class Candidates:
         Pairs of a gene and a peak, and controls.
     max_distance
         Bases between transcription start site and peak.
+    scorer
+        Probabilities of the pairs that are no controls.
     """
 
     names: list[str]
@@ -42,6 +45,7 @@ class Candidates:
     peak_names: pd.Index
     pairs: Pairs
     max_distance: int
+    scorer: Scorer
 
 
 def uses_rna(cells: LinkCells) -> bool:
@@ -61,7 +65,7 @@ def link_group(
     rng: np.random.Generator,
     bar: tqdm,
 ) -> pd.DataFrame:
-    """Effects and p-values of all pairs, NaN in a group of fewer than `MIN_GROUP_CELLS` cells.
+    """Effects, p-values and scores of pairs, NaN in groups of fewer than `MIN_GROUP_CELLS` cells.
 
     `bar` advances by :func:`n_steps`.
     """
@@ -107,8 +111,11 @@ def link_group(
             "n_cells": n_open,
             "pvalue": pvalue,
         }
-    )
-    return _links(candidates, tested, group, effects.iloc[tested])
+    ).iloc[tested]
+    effects["score"] = np.nan
+    if n_cells >= MIN_GROUP_CELLS:
+        effects["score"] = candidates.scorer.score(group, in_cells, effects["pvalue"].to_numpy())
+    return _links(candidates, tested, group, effects)
 
 
 def _links(
@@ -135,6 +142,7 @@ def _links(
             "direction": np.select([effect > 0, effect < 0], ["activating", "repressing"], "none"),
             "n_cells": columns["n_cells"],
             "pvalue": columns["pvalue"],
+            "score": columns["score"],
         }
     )
     return table.sort_values(["gene", "pvalue"], kind="stable")

@@ -28,6 +28,7 @@ from ..links.genes import check_annotation, place_genes
 from ..links.group import MIN_GROUP_CELLS, Candidates, link_group, n_steps, uses_rna
 from ..links.pairs import find_pairs
 from ..links.qvalues import weighted_qvalues
+from ..links.scoring import make_scorer
 from ..models import EpiFoundation
 from ..models._registry import resolve_model
 from ..peaks.options import PeakMapping, takes_mapping
@@ -124,8 +125,10 @@ def link_peaks(
       ``effect`` (unit: ``scale`` in the report), the sum of ``by_embedding`` and
       ``by_measurement``; ``direction``, ``"activating"`` if the gene is expressed more with the
       peak; ``n_cells`` of the group in which the peak is open; ``pvalue``, empirical, and
-      ``qvalue``, of all pairs and groups together (Benjamini-Hochberg; see the notes).
-    - ``"epifoundation_links_report"``: model, options, scale, numbers of pairs.
+      ``qvalue``, of all pairs and groups together (Benjamini-Hochberg; see the notes);
+      ``score``, the probability that the peak regulates the gene (see the notes).
+    - ``"epifoundation_links_report"``: model, options, scale, numbers of pairs; ``"score"``: the
+      features, and the sample of the atlas that is most similar to each group.
 
     Groups of fewer than 10 cells, and peaks that are open in fewer than `min_cells` cells of a
     group, are not tested: p- and q-values are NaN.
@@ -147,6 +150,13 @@ def link_peaks(
     genes on, tests have weights by distance (up to 5, 25, 100 kb and beyond), with mean 1. The
     weights of a gene are learned from other genes, as in independent hypothesis weighting
     (Ignatiadis & Huber 2021).
+
+    The score starts from a logistic regression that was fitted on 10,356 pairs tested by CRISPRi in
+    K562 (Gschwind et al. 2025): distance, accessibility of the peak in the group, accessibility
+    around the gene, active genes between and nearer, and, for human peaks, usual accessibility of
+    peak and promoter in the bundled atlas and their correlation over its samples. It is 0 for
+    closed peaks and promoters. P-values then change it as much as their distribution in the group
+    shows that they inform; without variation between cells, or untested, they do not.
 
     An effect is an
     association; only an experiment can show that the peak is its cause. With few open peaks per
@@ -207,7 +217,10 @@ def link_peaks(
     if groups.isna().all():
         msg = f"`groupby={groupby!r}` is missing for every cell."
         raise ValueError(msg)
-    candidates = Candidates(names, positions, places, peaks, atac.var_names, pairs, max_distance)
+    scorer = make_scorer(model, places, table, peaks, pairs, peak_map.report)
+    candidates = Candidates(
+        names, positions, places, peaks, atac.var_names, pairs, max_distance, scorer
+    )
     names_of_groups = groups.astype(str).where(groups.notna())
     rows_of = {
         one: np.flatnonzero(names_of_groups == one) for one in names_of_groups.dropna().unique()
@@ -247,6 +260,7 @@ def link_peaks(
     links.index = links.index.astype(str)
     tests = (links[name].to_numpy() for name in ("pvalue", "distance", "gene"))
     links["qvalue"] = weighted_qvalues(*tests)
+    links["score"] = links.pop("score")  # beside the others
     if links["pvalue"].isna().all() and len(small) < len(rows_of):
         warn(
             f"No pair was tested: no peak near a gene is open in {min_cells:,} cells "
@@ -272,5 +286,6 @@ def link_peaks(
         "controls": int(pairs.is_control.sum()),
         "control_loci_of_other_chromosomes": n_elsewhere,
         "peaks": peak_map.report,
+        "score": scorer.report,
     }
     return target if copy else None

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..genome import detect_build
 from ..models import EpiFoundation
+from ..models._atlas import bundled_atlas
 from ..models._registry import DEFAULT_MODEL, resolve_model
 from ..nn import PROFILES, PeakVectors, ProfileEncoder
 from ..peaks.mapping import genome_build
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 NO_PRIOR = "none"
-MIN_KNOWN = 0.5  # fraction of the peaks that an atlas must know to be used without being asked for
 FACTORS = 1, 4, 12, 40  # of the pseudocount, among which validation cells choose
 USUAL_FACTOR = 12  # without validation cells
 PENALTY = 0.01  # of the regression on the atlas, relative to the mean of its diagonal
@@ -71,12 +70,7 @@ def atlas_for(
     if prior is None or prior == NO_PRIOR:
         return None
     if prior == AUTO:
-        build = genome_build(peaks)
-        if build not in ("hg38", "unknown") or "hg38" not in detect_build(peaks.intervals):
-            return None
-        atlas = resolve_model(DEFAULT_MODEL, None)
-        known = atlas.peaks.projection(peaks.intervals).getnnz(axis=1) > 0
-        return atlas if known.mean() >= MIN_KNOWN else None
+        return bundled_atlas(peaks.intervals, genome_build(peaks))
     atlas = resolve_model(prior, None)
     if atlas.config.encoder != PROFILES:
         msg = f"`prior` must be an atlas, such as 'human-atlas', got {atlas.name!r}, whose encoder "

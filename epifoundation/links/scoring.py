@@ -1,0 +1,196 @@
+"""Scores of pairs of peaks and genes in groups of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..genome import lift_over, transcription_start
+from ..models import EpiFoundation
+from ..models._atlas import bundled_atlas
+from ..models._registry import DEFAULT_MODEL
+from ..peaks.mapping import genome_build
+from .activity import match_levels, nearest_sample, usual_levels
+from .atlas_levels import AtlasLevels
+from .pair_features import ACTIVE_ELEMENT, ACTIVE_PROMOTER, Landscape, promoters, strongest
+from .pairs import Pairs
+from .score import crispr_score, posterior
+
+
+class Scorer:
+    """Probabilities of links from distance, accessibility, the atlas, and p-values.
+
+    Parameters
+    ----------
+    peaks
+        All peaks of the data: columns ``chrom``, ``start``, ``end``.
+    sites
+        Transcription start sites of the genes to link: columns ``chrom``, ``start``.
+    all_sites
+        Those of all genes of the annotation.
+    pair
+        Rows of `peaks` and `sites`, (n_pairs, 2).
+    known
+        What the atlas knows of peaks and genes; None if they are not human.
+
+    Attributes
+    ----------
+    samples
+        By group, the sample of the atlas that is most similar.
+    """
+
+    def __init__(
+        self,
+        peaks: pd.DataFrame,
+        sites: pd.DataFrame,
+        all_sites: pd.DataFrame,
+        pair: np.ndarray,
+        known: InAtlas | None,
+    ) -> None:
+        self._peaks, self._sites, self._all_sites = peaks, sites, all_sites
+        self._pair, self._known = pair, known
+        self._score = crispr_score(atlas=known is not None)
+        self._fixed = {} if known is None else known.features(pair)
+        self.samples: dict[str, str] = {}
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The features, and the groups with their samples."""
+        groups, samples = list(self.samples), list(self.samples.values())
+        return {"features": list(self._score.coefficients), "groups": groups, "samples": samples}
+
+    def score(self, group: str, n_open: np.ndarray, pvalue: np.ndarray) -> np.ndarray:
+        """Probability of each pair in a group of cells, (n_pairs,).
+
+        Parameters
+        ----------
+        group
+            Name of the group.
+        n_open
+            Number of its cells in which each peak is open, (n_peaks,).
+        pvalue
+            Of each pair, NaN if it was not tested.
+        """
+        near = promoters(self._sites)
+        if self._known is None:
+            level = match_levels(n_open, usual_levels(len(n_open)))
+            at_start = strongest(near, self._peaks, level)
+            has_peak = strongest(near, self._peaks, np.ones(len(level))) > 0
+            at_start[~has_peak] = ACTIVE_PROMOTER  # it is not known
+        else:
+            level, of_sample, sample = self._known.levels(n_open)
+            self.samples[group] = sample
+            # A gene may start where the data have no peak
+            at_start = np.maximum(strongest(near, self._peaks, level), of_sample)
+        landscape = Landscape(self._peaks, level, self._all_sites)
+        features = landscape.features(self._peaks, level, self._sites, self._pair)
+        # The score was fitted on accessible elements and expressed genes
+        is_open = np.minimum(level / ACTIVE_ELEMENT, 1)[self._pair[:, 0]]
+        is_open *= np.minimum(at_start / ACTIVE_PROMOTER, 1)[self._pair[:, 1]]
+        return posterior(is_open * self._score.probability(features | self._fixed), pvalue)
+
+
+class InAtlas:
+    """The elements of the atlas at peaks and at the starts of genes.
+
+    Parameters
+    ----------
+    atlas
+        The bundled atlas.
+    peaks, sites
+        Peaks of the data, and transcription start sites of the genes to link.
+    chain
+        From their build to that of the atlas; None if they are the same.
+    """
+
+    def __init__(
+        self, atlas: EpiFoundation, peaks: pd.DataFrame, sites: pd.DataFrame, chain: str | None
+    ) -> None:
+        self._atlas = AtlasLevels(atlas)
+        self._of_peak, self._of_gene = (self._at(each, chain) for each in (peaks, promoters(sites)))
+        self._peaks, self._genes = (
+            np.flatnonzero(each >= 0) for each in (self._of_peak, self._of_gene)
+        )
+        self._levels = self._atlas.of(self._of_peak[self._peaks])
+
+    def features(self, pair: np.ndarray) -> dict[str, np.ndarray]:
+        """Features of pairs of a peak and a gene that are the same in all groups of cells."""
+        return self._atlas.features(self._of_peak, self._of_gene, pair)
+
+    def levels(self, n_open: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+        """Levels in a group of cells, with the distribution of the most similar sample.
+
+        Parameters
+        ----------
+        n_open
+            Number of cells in which each peak is open, (n_peaks,).
+
+        Returns
+        -------
+        Levels of the peaks; levels of the promoters in the sample, 0 without an element; and the
+        name of the sample.
+        """
+        seen = n_open[self._peaks]
+        sample = nearest_sample(seen, self._levels)
+        level = match_levels(seen, self._levels[:, sample])
+        of_gene = np.zeros(len(self._of_gene))
+        of_gene[self._genes] = self._atlas.of(self._of_gene[self._genes])[:, sample]
+        # Peaks that the atlas does not know, by the same function
+        order = np.argsort(seen, kind="stable")
+        return np.interp(n_open, seen[order], level[order]), of_gene, self._atlas.samples[sample]
+
+    def _at(self, intervals: pd.DataFrame, chain: str | None) -> np.ndarray:
+        """Elements of the atlas, -1 where there is none or the interval does not lift over."""
+        if chain is None:
+            return self._atlas.at(intervals)
+        lifted, _ = lift_over(intervals.reset_index(drop=True), chain)
+        found = np.full(len(intervals), -1)
+        found[lifted.index] = self._atlas.at(lifted)
+        return found
+
+
+def make_scorer(
+    model: EpiFoundation,
+    genes: pd.DataFrame,
+    annotation: pd.DataFrame,
+    peaks: pd.DataFrame,
+    pairs: Pairs,
+    report: Mapping[str, Any],
+) -> Scorer:
+    """The scorer of the pairs that are no controls, with the bundled atlas for human peaks.
+
+    Parameters
+    ----------
+    model
+        The model, to whose build the peaks may have been lifted over.
+    genes, annotation
+        Genes to link, and all genes (:func:`epifoundation.genome.read_genes`).
+    peaks
+        All peaks of the data.
+    pairs
+        Pairs of both, and controls.
+    report
+        How the peaks were mapped onto those of the model.
+    """
+    chain = report.get("options", {}).get("liftover")
+    build = report["data_genome"]
+    if chain is not None or build == "unknown":
+        build = genome_build(model.peaks)
+    if model.name == DEFAULT_MODEL:
+        atlas: EpiFoundation | None = model
+    else:
+        lifted = peaks if chain is None else lift_over(peaks, chain)[0]
+        atlas = bundled_atlas(lifted, build)
+    tested = ~pairs.is_control
+    pair = np.column_stack([pairs.peak[tested], pairs.gene[tested]])
+    sites = _sites(genes)
+    known = None if atlas is None else InAtlas(atlas, peaks, sites, chain)
+    return Scorer(peaks, sites, _sites(annotation), pair, known)
+
+
+def _sites(genes: pd.DataFrame) -> pd.DataFrame:
+    at = transcription_start(genes)
+    return pd.DataFrame({"chrom": genes["chrom"].to_numpy(), "start": at})
