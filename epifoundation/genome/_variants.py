@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +43,7 @@ class Variants(NamedTuple):
     Parameters
     ----------
     table
-        Columns ``chrom``, ``start``, ``end`` (0-based, half-open), ``id``, ``ref``, ``alt``; None
+        Columns ``chrom``, ``start``, ``end`` (0-based, half-open), ``id``, ``ref``, ``alt``; NaN
         where there is no value. A row for each allele, indexed as the input.
     build
         One of ``BUILDS``; None if the file names none.
@@ -109,7 +108,11 @@ def _from_file(path: Path) -> Variants:
 
 def _from_vcf(path: Path) -> Variants:
     """A row for each alternative allele, indexed by the number of the record."""
-    header, records, infos = [], [], {}
+    header: list[str] = []
+    infos: dict[int, dict[str, str]] = {}
+    # Lists of text: a list for each of millions of lines takes several times as long
+    columns: dict[str, list[str]] = {name: [] for name in ("chrom", "pos", "id", "ref", "alt")}
+    chroms, positions, ids, refs, alts = columns.values()
     for number, line in enumerate(read_lines(path), start=1):
         if line.startswith("#"):
             header.append(line)
@@ -122,13 +125,16 @@ def _from_vcf(path: Path) -> Variants:
             msg += f"columns (CHROM, POS, ID, REF, ALT), in {line[:80]!r}."
             raise ValueError(msg)
         if len(fields) > 7 and ("END=" in fields[7] or "<" in fields[4]):
-            infos[len(records)] = dict(part.partition("=")[::2] for part in fields[7].split(";"))
-        records.append(fields[:5])
-    alleles = [record[4].split(",") for record in records]
-    row = np.repeat(np.arange(len(records)), list(map(len, alleles)))
-    table = pd.DataFrame(records, columns=["chrom", "pos", "id", "ref", "alt"], dtype=object)
-    table = table.iloc[row]
-    table["alt"] = pd.Series(list(chain.from_iterable(alleles)), index=table.index, dtype=object)
+            infos[len(alts)] = dict(part.partition("=")[::2] for part in fields[7].split(";"))
+        chroms.append(fields[0])
+        positions.append(fields[1])
+        ids.append(fields[2])
+        refs.append(fields[3])
+        alts.append(fields[4])
+    table = pd.DataFrame(columns, dtype=object)
+    n_alleles = [alt.count(",") + 1 for alt in alts]
+    table = table.iloc[np.repeat(np.arange(len(alts)), n_alleles)]
+    table["alt"] = np.array([each for alt in alts for each in alt.split(",")], dtype=object)
     table = table[~table["alt"].isin(NOT_VARIANTS).to_numpy()]
     found = _from_table(table, repr(str(path)))
     _extend(found, infos, repr(str(path)))
@@ -140,7 +146,7 @@ def _extend(table: pd.DataFrame, infos: dict[int, dict[str, str]], name: str) ->
     if not infos:
         return
     symbolic, end = is_symbolic(table["alt"]), table["end"].to_numpy(copy=True)
-    for i in np.flatnonzero(table.index.isin(list(infos))):
+    for i in map(int, np.flatnonzero(table.index.isin(list(infos)))):
         info, start = infos[table.index[i]], int(table["start"].iloc[i])
         lengths = [part.lstrip("-") for part in info.get("SVLEN", "").split(",")]
         given = info.get("END", "")
@@ -152,7 +158,7 @@ def _extend(table: pd.DataFrame, infos: dict[int, dict[str, str]], name: str) ->
             end[i] = int(given)
         elif symbolic[i] and lengths[0].isdigit() and not table["alt"].iloc[i].startswith("<INS"):
             end[i] = start + 1 + int(lengths[0])
-        elif given and int(given) != end[i] and table["alt"].iloc[i] not in (None, "*"):
+        elif given and int(given) != end[i] and pd.notna(table["alt"].iloc[i]):
             msg = f"{name}: {describe(table, i)} has a REF of {end[i] - start} bases, but "
             msg += f"END={given} in INFO: correct one of them."
             raise ValueError(msg)
@@ -235,10 +241,11 @@ def _check_positions(table: pd.DataFrame, name: str) -> None:
     ):  # fmt: skip
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
-            chrom, at = table["chrom"].iloc[i], start.iloc[i]
+            chrom, at, name_of = (table[key].iloc[i] for key in ("chrom", "start", "id"))
             shown = f"{chrom}:{at + 1:.0f}" if pd.notna(at) else f"on {chrom}"
-            msg = f"{name}: {int(wrong.sum()):,} of {len(table):,} variants {what}, first "
-            msg += f"{table['id'].iloc[i] or 'that of row'} ({shown}, row {i + 1:,}). {cure}."
+            shown += f", {name_of}" if pd.notna(name_of) else ""
+            msg = f"{name}: {int(wrong.sum()):,} of {len(table):,} variants {what}, first in row "
+            msg += f"{i + 1:,} ({shown}). {cure}."
             raise ValueError(msg)
 
 
@@ -253,19 +260,19 @@ def _chromosomes(values: np.ndarray) -> np.ndarray:
     codes, names = pd.factorize(values)
     known = {"23": "X", "24": "Y"}
     full = []
-    for name in names:
+    for name in (re.sub(r"^(\d+)\.0$", r"\1", each) for each in names):  # numbers may be floats
         match = _ACCESSION.fullmatch(name)
         number = "" if match is None else "MT" if match[2] else str(int(match[1]))
         full.append(known.get(number, number) or name)
     prefixed = with_prefix(pd.Series(full, dtype=object)).to_numpy()
-    return np.append(prefixed, None)[codes]
+    return np.array([*prefixed, None], dtype=object)[codes]
 
 
 def _texts(column: pd.Series) -> np.ndarray:
     """Text without blanks around it; None where it is missing."""
     codes, values = pd.factorize(column.astype(object))  # -1 where missing
     texts = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in values]
-    texts = [re.sub(r"^(\d+)\.0$", r"\1", one.strip()) for one in texts]  # chromosomes as floats
+    texts = [one.strip() for one in texts]
     known = [None if one.lower() in MISSING else one for one in texts]
     return np.array([*known, None], dtype=object)[codes]
 
