@@ -16,8 +16,8 @@ from anndata import AnnData
 
 import epifoundation as ep
 from epifoundation._keys import Keys
+from epifoundation.pl._report_links import link_tables
 from epifoundation.pl._report_page import DPI, Section, format_value, page, table
-from epifoundation.pl._report_sections import _links
 from epifoundation.pl._report_umap import title_of
 
 
@@ -287,7 +287,7 @@ def test_the_most_significant_links_come_first():
             "qvalue": [0.5, 0.05, np.nan],
         }
     )
-    text = " ".join(Parsed(rendered(*_links(links))).texts)
+    text = " ".join(Parsed(rendered(*link_tables(links))).texts)
     assert "2 peak-gene pairs were tested in 2 groups of cells; 1 have q ≤ 0.1" in text
     assert text.index("b y T") < text.index("a x all")
 

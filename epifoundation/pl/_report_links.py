@@ -1,0 +1,60 @@
+"""Links in the report: a table, a picture of the best gene, and the interactive genome view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from .._validate import Data, obs_column
+from ._links import links as draw_links
+from ._report_genome import genome_view, rank_links
+from ._report_page import Block, Paragraph, Picture, table
+
+MAX_LINKS = 300
+
+
+def link_blocks(
+    data: Data,
+    atac: AnnData,
+    rna: AnnData | None,
+    groupby: str | None,
+    links: pd.DataFrame,
+    options: dict[str, Any],
+    plot: Callable[..., Picture | Paragraph],
+) -> list[Block]:
+    """The links, and if cells have peaks, a picture and the view of the best ones."""
+    summary, top = link_tables(links)
+    found: list[Block] = [summary]
+    tested = rank_links(links)
+    tested = tested[tested["pvalue"].notna()]
+    if len(tested) and atac.X is not None and atac.n_vars:
+        best = tested.iloc[0]
+        chosen = {"gene": str(best["gene"]), "group": str(best["group"]), "groupby": groupby}
+        draw = partial(draw_links, data, **chosen, **options)
+        alt = f"Arcs of the links of {best['gene']} above the fraction of cells with open peaks"
+        caption = "The gene with the best link. Arcs are coloured by effect."
+        found.append(plot(lambda: draw()[0].figure, alt, caption))
+        groups = pd.Series("all cells", index=atac.obs_names)
+        if groupby is not None:
+            groups = obs_column(data, atac, groupby, "groupby")
+            groups = groups.astype(str).where(groups.notna())
+        view = genome_view(atac, rna, links, groups)
+        found += [] if view is None else [view]
+    return [*found, top]
+
+
+def link_tables(links: pd.DataFrame) -> list[Block]:
+    """How many pairs were tested, and the best of them."""
+    ranked = rank_links(links)
+    columns = ("gene", "peak", "group", "distance", "score", "pip", "effect", "pvalue", "qvalue")
+    ranked = ranked[[name for name in columns if name in ranked]]
+    n_tested, n_links = links["qvalue"].notna().sum(), (links["qvalue"] <= 0.1).sum()
+    n_groups = links["group"].nunique()
+    within = f" in {n_groups} groups of cells" if n_groups > 1 else ""
+    summary = f"{n_tested:,} peak-gene pairs were tested{within}; {n_links:,} have q ≤ 0.1."
+    top = table(ranked.head(MAX_LINKS), f"Top {min(MAX_LINKS, len(ranked)):,} pairs")
+    return [Paragraph(summary), top]
