@@ -174,6 +174,7 @@ def _read_text_table(path: Path) -> pd.DataFrame:
     names = [one.strip() for one in next(csv.reader([header], delimiter=separator), [])]
     wrong = next((i for i, row in enumerate(rows) if len(row) != len(names)), None)
     if wrong is not None:
+        _find_columns(pd.DataFrame(columns=names), repr(str(path)))  # it may be no such table
         msg = f"{str(path)!r}: row {wrong + 1:,} has {len(rows[wrong])} fields, the header "
         msg += f"{len(names)}: {str(rows[wrong])[:80]}."
         raise ValueError(msg)
@@ -236,8 +237,8 @@ def _check_positions(table: pd.DataFrame, name: str) -> None:
     valid = (start % 1 == 0) & (end % 1 == 0) & (start >= 0) & (end >= start) & (end < 2**53)
     for wrong, what, cure in (
         (missing, "have no chromosome, or no position that is a number", "Drop or complete them"),
-        (~valid.to_numpy(), "have a position before the first base, or an end before the start",
-         "Positions `pos` count from 1, `start` from 0"),
+        (~valid.to_numpy(), "have a position that is none",
+         "Expected whole numbers: `pos` from 1 on, or `start` from 0 on and not after `end`"),
     ):  # fmt: skip
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
@@ -270,7 +271,11 @@ def _chromosomes(values: np.ndarray) -> np.ndarray:
 
 def _texts(column: pd.Series) -> np.ndarray:
     """Text without blanks around it; None where it is missing."""
-    codes, values = pd.factorize(column.astype(object))  # -1 where missing
+    try:
+        codes, values = pd.factorize(column.astype(object))  # -1 where missing
+    except TypeError as error:
+        msg = f"The column {column.name!r} of `variants` must be text or numbers: {error}."
+        raise TypeError(msg) from error
     texts = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in values]
     texts = [one.strip() for one in texts]
     known = [None if one.lower() in MISSING else one for one in texts]

@@ -160,7 +160,8 @@ def accessibility_of(atac: Any, groups: pd.Series, regions: pd.DataFrame) -> pd.
     """Fraction of cells with an open peak, peaks in the regions x groups of cells."""
     peaks = read_intervals(atac.var)
     here = np.unique(overlaps(regions, peaks)[:, 1])
-    is_open = in_memory(get_matrix(atac, None))[:, here] > 0
+    matrix = get_matrix(atac, None)
+    is_open = (in_memory(matrix) if atac.isbacked else matrix)[:, here] > 0
     codes, names = pd.factorize(groups.astype(str).where(groups.notna()), sort=True)
     tracks = {}
     for i, name in enumerate(names):

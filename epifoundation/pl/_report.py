@@ -41,8 +41,7 @@ def report(
     annotation, confidence, labels and batches; composition of the batches; confusion matrix and
     calibration, if true labels are known; predicted against measured expression; peak-gene links,
     the best of them also in an interactive genome view (igv.js); parameters and versions. If a plot
-    fails, the report says why. The report is a single file and
-    works offline.
+    fails, the report says why. The report is a single file and works offline.
 
     Parameters
     ----------

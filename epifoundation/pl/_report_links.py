@@ -15,6 +15,7 @@ from ._report_genome import genome_view, rank_links
 from ._report_page import Block, Paragraph, Picture, table
 
 MAX_LINKS = 300
+NEEDED = ("chrom", "start", "end", "tss", "gene", "group", "effect", "pvalue", "qvalue")
 
 
 def link_blocks(
@@ -29,22 +30,25 @@ def link_blocks(
     """The links, and if cells have peaks, a picture and the view of the best ones."""
     summary, top = link_tables(links)
     found: list[Block] = [summary]
-    tested = rank_links(links)
-    tested = tested[tested["pvalue"].notna()]
-    if len(tested) and atac.X is not None and atac.n_vars:
-        best = tested.iloc[0]
-        chosen = {"gene": str(best["gene"]), "group": str(best["group"]), "groupby": groupby}
-        draw = partial(draw_links, data, **chosen, **options)
-        alt = f"Arcs of the links of {best['gene']} above the fraction of cells with open peaks"
-        caption = "The gene with the best link. Arcs are coloured by effect."
-        found.append(plot(lambda: draw()[0].figure, alt, caption))
-        groups = pd.Series("all cells", index=atac.obs_names)
-        if groupby is not None:
-            groups = obs_column(data, atac, groupby, "groupby")
-            groups = groups.astype(str).where(groups.notna())
+    has_places = set(NEEDED) <= set(links.columns) and atac.X is not None and atac.n_vars > 0
+    tested = rank_links(links[links["pvalue"].notna()])
+    if not has_places or not len(tested):
+        return [summary, top]
+    best = tested.iloc[0]
+    chosen = {"gene": str(best["gene"]), "group": str(best["group"]), "groupby": groupby}
+    draw = partial(draw_links, data, **chosen, **options)
+    alt = f"Arcs of the links of {best['gene']} above the fraction of cells with open peaks"
+    caption = "The gene with the best link. Arcs are coloured by effect."
+    found.append(plot(lambda: draw()[0].figure, alt, caption))
+    groups = pd.Series("all cells", index=atac.obs_names)
+    if groupby is not None:
+        groups = obs_column(data, atac, groupby, "groupby")
+        groups = groups.astype(str).where(groups.notna())
+    try:
         view = genome_view(atac, rna, links, groups)
-        found += [] if view is None else [view]
-    return [*found, top]
+    except ValueError as error:
+        return [*found, Paragraph(f"No genome view: {error}", is_note=True), top]
+    return [*found, *([] if view is None else [view]), top]
 
 
 def link_tables(links: pd.DataFrame) -> list[Block]:

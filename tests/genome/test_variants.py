@@ -150,17 +150,19 @@ def bad(**columns):
         (bad(ref=["AX"]), r"1 of 1 values of REF are no alleles, first 'AX' at chr1:10"),
         (bad(alt=["G;T"]), r"values of ALT are no alleles, first 'G;T'.*or a symbol such as <DEL>"),
         (bad(ref=["<DEL>"]), "values of REF are no alleles"),
-        (bad(pos=[0]), r"before the first base.*row 1 .chr1:0.*`pos` count from 1"),
-        (bad(pos=[1.5]), "position before the first base"),
+        (bad(pos=[0]), r"a position that is none.*row 1 .chr1:0.*`pos` from 1 on"),
+        (bad(pos=[1.5]), "a position that is none"),
         (bad(pos=["x"]), "no position that is a number"),
         (bad(pos=[None], id=["rs5"]), "first in row 1 .on chr1, rs5.. Drop or complete"),
+        (bad(pos=[np.inf]), "a position that is none"),
+        (bad(pos=[2**60]), "a position that is none"),
         (bad(chrom=[None]), "have no chromosome"),
         (bad().drop(columns="pos"), "no positions: expected the columns `chrom` and `pos`"),
         (pd.DataFrame({"rsid": ["rs1"]}), "rsIDs alone are not looked up"),
         (pd.DataFrame({"p": [1]}, index=["rs1"]), "rsIDs alone are not looked up"),
         (bad().iloc[:0], "The table has no variants"),
         (bad(start=5, end=9).drop(columns="pos"), "REF of another length.*'A' at chr1:5-9"),
-        (bad(start=9, end=5).drop(columns="pos"), "an end before the start"),
+        (bad(start=9, end=5).drop(columns="pos"), "not after `end`"),
         (pd.concat([bad(), bad()[["pos"]]], axis=1), "several columns 'pos'"),
     ],
 )  # fmt: skip
@@ -173,7 +175,7 @@ def test_tables_that_are_refused(table, match):
     ("record", "match"),
     [
         ((1, 10, ".", "A", "G?"), "values of ALT are no alleles, first 'G\\?' at chr1:10"),
-        ((1, 0, ".", "A", "G"), "before the first base"),
+        ((1, 0, ".", "A", "G"), "a position that is none"),
         ((1, "ten", ".", "A", "G"), "no position that is a number"),
         ((1, 10, "."), "line 3: 3 of at least 5 tab-separated columns"),
         ((1, 10, "rs1", "AC", "A", ".", ".", "END=15"), "chr1:10 .rs1. has a REF of 2 bases, but"),
@@ -203,6 +205,12 @@ def test_files_that_are_refused(vcf, tmp_path):
     (tmp_path / "ragged.csv").write_text("chrom,pos\n1,5\n1,5,6\n")
     with pytest.raises(ValueError, match="row 2 has 3 fields, the header 2"):
         read_variants(tmp_path / "ragged.csv")
+    (tmp_path / "text.txt").write_text("Some text\nof several words and lines\n")
+    with pytest.raises(ValueError, match=r"text.txt' has no positions.*\['Some', 'text'\]"):
+        read_variants(tmp_path / "text.txt")
+    (tmp_path / "ids.txt").write_text("rsid\nrs1\n")
+    with pytest.raises(ValueError, match="rsIDs alone are not looked up"):
+        read_variants(tmp_path / "ids.txt")
     (tmp_path / "empty.tsv").write_text("")
     with pytest.raises(ValueError, match="has no positions"):
         read_variants(tmp_path / "empty.tsv")
@@ -215,6 +223,8 @@ def test_files_that_are_refused(vcf, tmp_path):
         read_variants(["rs1", "rs2"])
     with pytest.raises(TypeError, match="got int.$"):
         read_variants(5)
+    with pytest.raises(TypeError, match="The column 'chrom' of `variants` must be text or numbers"):
+        read_variants(bad(chrom=[["chr1"]]))
 
 
 @pytest.mark.parametrize("build", BUILDS)
