@@ -207,8 +207,8 @@ def lift_with_strand(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.Dat
     rows, status = [], []
     for chrom, start, end in zip(chroms, intervals["start"], intervals["end"], strict=True):
         name = name_in_chain.get(chrom)
-        ends = (start, end - 1)
-        first, last = ([] if name is None else lifter.query(name, at) for at in ends)
+        first = [] if name is None else lifter.query(name, start)
+        last = first if end - start == 1 or not first else lifter.query(name, end - 1)
         interval = _join(first, last, end - start)
         status.append("lifted" if interval else "split" if first and last else "lost")
         if interval:

@@ -86,11 +86,16 @@ def read_variants(source: str | Path | pd.DataFrame) -> Variants:
 
 
 def _from_file(path: Path) -> Variants:
-    if not path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError) as error:  # no file can have this path
+        msg = f"`variants` cannot be the path of a file ({error})."
+        raise ValueError(msg) from error
+    if not is_file:
         if _is_rsid(str(path)):
             msg = f"`variants={str(path)!r}` is not a file. {_no_lookup()}"
             raise ValueError(msg)
-        msg = f"The file {str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}; "
+        msg = f"The file {str(path)!r} {'is a folder' if is_folder else 'does not exist'}; "
         msg += "`variants` must be the path of a VCF, BED, TSV or CSV file, or a table."
         raise FileNotFoundError(msg)
     check_text(path, "a table of variants")

@@ -219,6 +219,8 @@ def test_files_that_are_refused(vcf, tmp_path):
             read_variants(missing)
     with pytest.raises(FileNotFoundError, match="is a folder"):
         read_variants(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match="cannot be the path|does not exist"):
+        read_variants("x" * 3000)
     with pytest.raises(TypeError, match="got list. rsIDs alone are not looked up"):
         read_variants(["rs1", "rs2"])
     with pytest.raises(TypeError, match="got int.$"):
