@@ -206,8 +206,8 @@ def lift_with_strand(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.Dat
     chroms = with_prefix(intervals["chrom"].astype(str))
     rows, status = [], []
     for chrom, start, end in zip(chroms, intervals["start"], intervals["end"], strict=True):
-        name = name_in_chain.get(chrom)
-        first = [] if name is None else lifter.query(name, start)
+        name = name_in_chain.get(chrom, "")
+        first = lifter.query(name, start) if name else []
         last = first if end - start == 1 or not first else lifter.query(name, end - 1)
         interval = _join(first, last, end - start)
         status.append("lifted" if interval else "split" if first and last else "lost")

@@ -12,7 +12,8 @@ from ._alleles import BASES, reverse_complement
 from ._builds import count_misplaced, lift_with_strand, misplaced
 from ._fasta import reference_bases
 from ._intervals import COLUMNS
-from ._variants import Variants, describe
+from ._variant_table import describe
+from ._variants import Variants
 
 
 def check_build(variants: Variants, builds: list[str], *, lifted: bool) -> None:

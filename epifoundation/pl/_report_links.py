@@ -35,9 +35,9 @@ def link_blocks(
     if not has_places or not len(tested):
         return [summary, top]
     best = tested.iloc[0]
-    chosen = {"gene": str(best["gene"]), "group": str(best["group"]), "groupby": groupby}
-    draw = partial(draw_links, data, **chosen, **options)
-    alt = f"Arcs of the links of {best['gene']} above the fraction of cells with open peaks"
+    gene, group = str(best["gene"]), str(best["group"])
+    draw = partial(draw_links, data, gene=gene, group=group, groupby=groupby, **options)
+    alt = f"Arcs of the links of {gene} above the fraction of cells with open peaks"
     caption = "The gene with the best link. Arcs are coloured by effect."
     found.append(plot(lambda: draw()[0].figure, alt, caption))
     groups = pd.Series("all cells", index=atac.obs_names)
