@@ -21,6 +21,7 @@ MAX_ARCS = 1500
 MAX_PEAKS = 3000
 MAX_GROUPS = 15
 MAX_GENES = 500
+MIN_GROUP_CELLS = 10  # fractions of fewer cells are 0 or 1, and would set the scale
 MARGIN = 0.08  # of a locus, on both sides
 MAX_QVALUE = 0.1
 RED, BLUE, GREY = "#b2182b", "#2166ac", "#bbbbbb"  # activating, repressing, not significant
@@ -50,7 +51,7 @@ def genome_view(
     links
         The table of :func:`epifoundation.tl.link_peaks`.
     groups
-        Group of each cell; a track each of the largest ones.
+        Group of each cell; the largest ones have a track each.
     """
     ranked = rank_links(links)
     ranked = ranked[ranked["pvalue"].notna()].drop_duplicates(["gene", "peak"])
@@ -62,6 +63,7 @@ def genome_view(
     is_here = ranked["gene"].isin(loci["gene"]).to_numpy()
     arcs = ranked[is_here].head(MAX_ARCS)
     sizes = groups.value_counts().sort_index(kind="stable").sort_values(ascending=False)
+    sizes = sizes[sizes >= min(MIN_GROUP_CELLS, sizes.max())]
     shown = sorted(sizes.index[:MAX_GROUPS])
     open_in = accessibility_of(atac, groups.where(groups.isin(shown)), regions)
     top = float(np.nanmax(open_in.to_numpy(), initial=0)) or 1.0

@@ -119,6 +119,14 @@ def test_what_is_embedded_is_limited(monkeypatch):
     assert (len(data["loci"]), len(data["groups"]), len(data["arcs"])) == (2, 3, 4)
     largest = atac.obs["kind"].value_counts()
     assert min(largest[list(data["groups"])]) >= max(largest.drop(list(data["groups"])))
+    few = atac.obs["kind"].where(np.arange(60) >= 2, "two cells")
+    atac.obs["kind"] = few.where(np.arange(60) != 5, np.nan)
+    for name, value in (("MAX_GROUPS", 15), ("MIN_GROUP_CELLS", 3)):
+        monkeypatch.setattr(_report_genome, name, value)
+    groups = genome_view(atac, None, atac.uns["epifoundation_links"], atac.obs["kind"]).data[
+        "groups"
+    ]
+    assert set(groups) == set(few) - {"two cells"}
     monkeypatch.setattr(_report_genome, "MAX_PEAKS", 1)
     assert len(view_of(atac).data["loci"]) == 1
     atac.uns["epifoundation_links"]["pvalue"] = np.nan
