@@ -43,6 +43,7 @@ SIGNATURES = [
     (0, b"(\xb5/\xfd", FileKind("compressed with zstd", "Uncompress it, or use gzip.")),
     (0, b"BAM\x01", READS),
     (0, b"CRAM", READS),
+    (0, b"BCF\x02", FileKind("a BCF file", "Convert it: `bcftools view -Oz -o FILE.vcf.gz`.")),
     (0, b"PAR1", FileKind("a Parquet table", EXPORT)),
     (0, b"ARROW1", FileKind("an Arrow table (Feather)", EXPORT)),
     (0, b"\x93NUMPY", FileKind("a NumPy array", EXPORT)),

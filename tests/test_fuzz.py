@@ -271,6 +271,11 @@ def consensus(data, **options):
     return ep.pp.consensus_peaks([data, data], **options)
 
 
+def link_variants(data, **options):
+    table = pd.DataFrame({"chrom": "chr1", "pos": [5, 60_000], "id": ["rs1", None]})
+    return ep.tl.link_variants(options.pop("variants", table), data, **options)
+
+
 def scan(data, model, **options):
     return [*ep.tl.scan_knock_outs(data, model, **options)]
 
@@ -292,11 +297,16 @@ TOOLS = {
     "knock_out": (ep.tl.knock_out, {"peaks": PEAK}),
     "scan_knock_outs": (scan, {"peaks": PEAK, "genes": GENES}),
     "score_integration": (ep.tl.score_integration, LABELS),
+    "link_variants": (link_variants, {"max_qvalue": None, "groupby": "cell_type", "window": 10**7}),
     "write_links": (ep.tl.write_links, {"path": "a.bedpe", "max_qvalue": None}),
     "pretrain": (ep.tl.pretrain, {"genome": "hg38", **LABELS}),
     "finetune": (ep.tl.finetune, LABELS),
 }
-ORIGINAL = {"consensus_peaks": ep.pp.consensus_peaks, "scan_knock_outs": ep.tl.scan_knock_outs}
+ORIGINAL = {
+    "consensus_peaks": ep.pp.consensus_peaks,
+    "link_variants": ep.tl.link_variants,
+    "scan_knock_outs": ep.tl.scan_knock_outs,
+}
 # Would start processes, or look for hardware, or write to any place of the machine
 FIXED = {
     "data",

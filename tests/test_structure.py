@@ -222,14 +222,15 @@ def test_unknown_names_raise():
 def test_tools_take_data_first_and_options_by_keyword(module, name):
     parameters = list(inspect.signature(getattr(getattr(ep, module), name)).parameters.values())
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    # Peaks and fragments come before data, training curves are of models, a report is a file,
-    # and a knock-out is drawn without its data
+    # Peaks, fragments and variants come before data, training curves are of models, a report is a
+    # file, and a knock-out is drawn without its data
     others = {
         "consensus_peaks": (["sources"],),
         "count_fragments": (["fragments", "peaks"],),
         "training": (["models"],),
         "knock_out": (["data", "model"], ["change"]),  # in `tl`, in `pl`
         "report": (["data", "path"],),
+        "link_variants": (["variants", "data"],),
     }
     expected = others.get(name, (["data"], ["data", "model"]))
     assert positional in expected

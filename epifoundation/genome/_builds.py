@@ -172,6 +172,12 @@ def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame,
     >>> import epifoundation as ep
     >>> lifted, status = ep.genome.lift_over(peaks, "hg19ToHg38.over.chain.gz")  # doctest: +SKIP
     """
+    lifted, status = lift_with_strand(intervals, chain)
+    return lifted[COLUMNS], status
+
+
+def lift_with_strand(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame, pd.Series]:
+    """:func:`lift_over`, with a column ``strand`` of the lifted intervals."""
     path = Path(chain)
     if not path.is_file():
         msg = f"The chain file {str(path)!r} does not exist; "
@@ -200,19 +206,20 @@ def lift_over(intervals: pd.DataFrame, chain: str | Path) -> tuple[pd.DataFrame,
     chroms = with_prefix(intervals["chrom"].astype(str))
     rows, status = [], []
     for chrom, start, end in zip(chroms, intervals["start"], intervals["end"], strict=True):
-        name = name_in_chain.get(chrom)
-        ends = (start, end - 1)
-        first, last = ([] if name is None else lifter.query(name, at) for at in ends)
+        name = name_in_chain.get(chrom, "")
+        first = lifter.query(name, start) if name else []
+        last = first if end - start == 1 or not first else lifter.query(name, end - 1)
         interval = _join(first, last, end - start)
         status.append("lifted" if interval else "split" if first and last else "lost")
         if interval:
             rows.append(interval)
     statuses = pd.Series(status, index=intervals.index, dtype=object)
-    lifted = pd.DataFrame(rows, columns=COLUMNS, index=intervals.index[statuses == "lifted"])
+    is_lifted = (statuses == "lifted").to_numpy()  # names may occur twice
+    lifted = pd.DataFrame(rows, columns=[*COLUMNS, "strand"], index=intervals.index[is_lifted])
     return lifted.assign(chrom=with_prefix(lifted["chrom"].astype(object))), statuses
 
 
-def _join(first: list, last: list, length: int) -> tuple[str, int, int] | None:
+def _join(first: list, last: list, length: int) -> tuple[str, int, int, str] | None:
     """The interval between the lifted first and last base, or None if they do not form one."""
     if len(first) != 1 or len(last) != 1:
         return None
@@ -221,4 +228,4 @@ def _join(first: list, last: list, length: int) -> tuple[str, int, int] | None:
     if (chrom, strand) != (other, other_strand) or is_reversed != (strand == "-" and length > 1):
         return None
     low, high = min(start, end), max(start, end) + 1
-    return (chrom, low, high) if length / 2 <= high - low <= 2 * length else None
+    return (chrom, low, high, strand) if length / 2 <= high - low <= 2 * length else None

@@ -91,7 +91,8 @@ def links(
     genes = None if annotation is None else read_genes(annotation)
     if genes is not None:
         check_genome(genes, read_intervals(atac.var))
-    tracks = _accessibility(atac, groups, chrom, start, end)
+    shown = pd.DataFrame({"chrom": [chrom], "start": [start], "end": [end]})
+    tracks = accessibility_of(atac, groups, shown)
     if figure is None:
         height = 1.9 + TRACK_HEIGHT * len(tracks.columns) + 0.75
         figure = plt.figure(figsize=(8, height), layout="constrained")
@@ -155,12 +156,12 @@ def _window(
     return max(int(low) - margin, 0), int(high) + margin
 
 
-def _accessibility(atac: Any, groups: pd.Series, chrom: str, start: int, end: int) -> pd.DataFrame:
-    """Fraction of cells with an open peak, peaks of a region x groups of cells."""
+def accessibility_of(atac: Any, groups: pd.Series, regions: pd.DataFrame) -> pd.DataFrame:
+    """Fraction of cells with an open peak, peaks in the regions x groups of cells."""
     peaks = read_intervals(atac.var)
-    region = pd.DataFrame({"chrom": [chrom], "start": [start], "end": [end]})
-    here = overlaps(region, peaks)[:, 1]
-    is_open = in_memory(get_matrix(atac, None))[:, here] > 0
+    here = np.unique(overlaps(regions, peaks)[:, 1])
+    matrix = get_matrix(atac, None)
+    is_open = (in_memory(matrix) if atac.isbacked else matrix)[:, here] > 0
     codes, names = pd.factorize(groups.astype(str).where(groups.notna()), sort=True)
     tracks = {}
     for i, name in enumerate(names):

@@ -39,9 +39,9 @@ def report(
 
     Sections depend on the available results: numbers of cells and peak coverage; UMAPs coloured by
     annotation, confidence, labels and batches; composition of the batches; confusion matrix and
-    calibration, if true labels are known; predicted against measured expression; peak-gene links;
-    parameters and versions. If a plot fails, the report says why. The report is a single file and
-    works offline.
+    calibration, if true labels are known; predicted against measured expression; peak-gene links,
+    the best of them also in an interactive genome view (igv.js); parameters and versions. If a plot
+    fails, the report says why. The report is a single file and works offline.
 
     Parameters
     ----------

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from ._report_genome import GenomeView
+
 DPI = 110
 MAX_SHOWN_VALUES = 50  # of a list
 MIN_SEARCH_ROWS = 12  # longer tables have a search field
@@ -58,7 +60,7 @@ class Table(NamedTuple):
     kind: str = "table"
 
 
-type Block = Paragraph | Numbers | Picture | Columns | Table
+type Block = Paragraph | Numbers | Picture | Columns | Table | GenomeView
 
 
 class Section(NamedTuple):

@@ -22,6 +22,7 @@ from ._coverage import coverage
 from ._expression import expression
 from ._palette import categories_of, label_colors
 from ._report_lineages import lineage_blocks
+from ._report_links import link_blocks
 from ._report_page import (
     Block,
     Columns,
@@ -37,7 +38,6 @@ from ._report_umap import draw_umap, title_of, with_umap
 
 MAX_UMAP_CELLS = 20_000
 MAX_COMPARED_CELLS = 5_000  # for predicted against measured expression
-MAX_LINKS = 300
 N_GENES = 6  # shown by default
 PACKAGES = ("epifoundation", "anndata", "mudata", "scanpy", "torch", "numpy", "scipy", "pandas")
 
@@ -69,7 +69,9 @@ def sections(results: Results) -> list[Section]:
     if len(predicted_genes(results.atac, results.rna, keys)):
         found.append(Section("Expression", _expression(results)))
     if keys.links in uns:
-        found.append(Section("Links", _links(uns[keys.links])))
+        groupby = results.label_key or (keys.cell_type if keys.cell_type in results.obs else None)
+        cells = results.data, results.atac, results.rna, groupby
+        found.append(Section("Links", link_blocks(*cells, uns[keys.links], results.options, _plot)))
     return [*found, Section("Parameters", _parameters(results))]
 
 
@@ -251,18 +253,6 @@ def _expression(results: Results) -> list[Block]:
     rows = means[genes].rename_axis(groupby).reset_index()
     note = "Predicted from ATAC. The data have no measured expression to compare with."
     return [Paragraph(note, is_note=True), table(rows, f"Means by {groupby}")]
-
-
-def _links(links: pd.DataFrame) -> list[Block]:
-    ranked = links.sort_values(["qvalue", "pvalue"], kind="stable")
-    columns = ("gene", "peak", "group", "distance", "effect", "pvalue", "qvalue")
-    ranked = ranked[[name for name in columns if name in ranked]]
-    n_tested, n_links = links["qvalue"].notna().sum(), (links["qvalue"] <= 0.1).sum()
-    n_groups = links["group"].nunique()
-    within = f" in {n_groups} groups of cells" if n_groups > 1 else ""
-    summary = f"{n_tested:,} peak-gene pairs were tested{within}; {n_links:,} have q ≤ 0.1."
-    top = table(ranked.head(MAX_LINKS), f"Top {min(MAX_LINKS, len(ranked)):,} pairs")
-    return [Paragraph(summary), top]
 
 
 def _parameters(results: Results) -> list[Block]:

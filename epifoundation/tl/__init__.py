@@ -7,6 +7,7 @@ from ._gene_activity import gene_activity
 from ._impute_accessibility import impute_accessibility
 from ._knock_out import knock_out, scan_knock_outs
 from ._link_peaks import link_peaks
+from ._link_variants import link_variants
 from ._predict_expression import predict_expression
 from ._pretrain import pretrain
 from ._score_integration import score_integration
@@ -20,6 +21,7 @@ __all__ = [
     "impute_accessibility",
     "knock_out",
     "link_peaks",
+    "link_variants",
     "predict_expression",
     "pretrain",
     "scan_knock_outs",

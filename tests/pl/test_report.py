@@ -2,9 +2,7 @@
 
 import base64
 import re
-import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import anndata
 import matplotlib.pyplot as plt
@@ -13,35 +11,13 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
+from html_pages import BROWSER, FLAGS, Parsed
 
 import epifoundation as ep
 from epifoundation._keys import Keys
+from epifoundation.pl._report_links import link_tables
 from epifoundation.pl._report_page import DPI, Section, format_value, page, table
-from epifoundation.pl._report_sections import _links
 from epifoundation.pl._report_umap import title_of
-
-
-class Parsed(HTMLParser):
-    """Tags, texts by tag, and unclosed tags."""
-
-    VOID = ("meta", "link", "img", "input", "br")
-
-    def __init__(self, content):
-        super().__init__()
-        self.tags, self.open, self.texts = [], [], []
-        self.feed(content)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] not in ("script", "style"):
-            self.texts.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +263,7 @@ def test_the_most_significant_links_come_first():
             "qvalue": [0.5, 0.05, np.nan],
         }
     )
-    text = " ".join(Parsed(rendered(*_links(links))).texts)
+    text = " ".join(Parsed(rendered(*link_tables(links))).texts)
     assert "2 peak-gene pairs were tested in 2 groups of cells; 1 have q ≤ 0.1" in text
     assert text.index("b y T") < text.index("a x all")
 
@@ -319,20 +295,6 @@ def test_tables_show_their_values():
     assert [format_value(value) for value in values] == expected
 
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
-    None,
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--window-size=1280,900",
-    "--enable-logging=stderr",
-    "--v=0",
-    "--virtual-time-budget=10000",
-    "--dump-dom",
-]
 CHECK = r"""
 <script>
 addEventListener("load", () => {
