@@ -46,18 +46,18 @@ def filter_links(
     if group is not None:
         one_of(group, sorted(links["group"].astype(str).unique()), "group")
         links = links[links["group"].astype(str) == group]
-    n_links, chosen = len(links), links
+    keep = _column(links, value, "value").notna()
     if max_qvalue is not None:
         fraction(max_qvalue, "max_qvalue")
-        chosen = chosen[chosen["qvalue"] <= max_qvalue]
+        keep &= links["qvalue"] <= max_qvalue
     if min_score is not None:
         fraction(min_score, "min_score")
-        chosen = chosen[_column(links, "score", "min_score") >= min_score]
-    chosen = chosen[_column(links, value, "value").notna()]
+        keep &= _column(links, "score", "min_score") >= min_score
     cure = f"`max_qvalue` is {max_qvalue}, `min_score` is {min_score}"
     if max_qvalue is not None and links["qvalue"].isna().all():
         cure = "none has a q-value, as they were not tested: pass `max_qvalue=None`"
-    return chosen, "" if len(chosen) else f"None of the {n_links:,} links is left: {cure}."
+    problem = "" if keep.any() else f"None of the {len(links):,} links is left: {cure}."
+    return links[keep], problem
 
 
 def _column(links: pd.DataFrame, name: str, option: str) -> pd.Series:
