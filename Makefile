@@ -27,7 +27,7 @@ quick: $(VENV)/test
 
 # Each tutorial is run from beginning to end.
 tutorials: THREADS = 2
-tutorials: $(VENV)/test
+tutorials: $(VENV)/motifs
 	$(BIN)/pytest --nbmake --nbmake-timeout=600 tutorials
 
 lint: $(VENV)/lint
@@ -81,6 +81,11 @@ $(VENV)/test: $(VENV)/demo
 	@$(INSTALL) --group test -c constraints.txt
 	@touch $@
 
+# Apart from the tests: decoupler brings pyarrow, with which pandas stores text in another way.
+$(VENV)/motifs: $(VENV)/test
+	@$(INSTALL) -e ".[demo,motifs]" -c constraints.txt
+	@touch $@
+
 $(VENV)/bench: $(VENV)/demo
 	@$(INSTALL) -e ".[demo,bench]" -c constraints.txt
 	@touch $@
@@ -94,5 +99,5 @@ $(VENV)/lint: $(VENV)/demo
 	@touch $@
 
 $(VENV)/docs: $(VENV)/demo
-	@$(INSTALL) --group doc -c constraints.txt
+	@$(INSTALL) -e ".[demo,motifs]" --group doc -c constraints.txt
 	@touch $@

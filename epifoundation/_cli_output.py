@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CELLS, TABLES, BROWSERS = (".h5ad", ".zarr"), (".tsv", ".tsv.gz"), (".bedpe", ".longrange")
+CELLS, TABLES = (".h5ad", ".zarr"), (".tsv", ".tsv.gz")
+BROWSERS = (".bedpe", ".longrange", ".interact")
 SUFFIXES = {
     "count": CELLS,
     "cellxgene": CELLS,
@@ -77,7 +78,8 @@ def _changes(result: Any) -> Any:
 
 
 def _write_links(path: Path, arguments: dict[str, Any]) -> Path:
-    from .tl._write_links import links_of, write_links
+    from ._link_table import links_of
+    from .tl import write_links
 
     modality, key_added = arguments.get("modality", "atac"), arguments.get("key_added")
     if path.name.endswith(BROWSERS):

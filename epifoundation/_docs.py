@@ -70,6 +70,11 @@ PARAMETERS = {
         data
             A MuData or AnnData with the results, or the path of one (``.h5ad``, ``.h5mu``, zarr),
             which is read into memory.""",
+    "link_filters": """
+        max_qvalue
+            Leave out links with a larger q-value; if None, keep all, including untested ones.
+        min_score
+            Leave out links with a smaller ``score``, a probability; if None, keep all.""",
     "ax": """
         ax
             Matplotlib axes to draw into; if None, a new figure.""",

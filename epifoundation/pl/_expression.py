@@ -16,7 +16,7 @@ from .._keys import Keys
 from .._memory import in_memory
 from .._pairing import CellNames, check_axis, match_cells
 from .._validate import Data, get_atac, get_matrix, get_modality, names_of, obs_column
-from ..get import predicted_table
+from ..get._results import predicted_table
 from ._palette import label_colors
 
 TOTAL = 1e4  # normalized counts per cell

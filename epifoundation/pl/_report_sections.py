@@ -15,7 +15,7 @@ from anndata import AnnData
 
 from .._keys import UNKNOWN_LABEL, Keys
 from .._validate import Data
-from ..get import predicted_table
+from ..get._results import predicted_table
 from ._annotation import accuracy, annotated_cells, annotation, is_comparable
 from ._composition import composition
 from ._coverage import coverage

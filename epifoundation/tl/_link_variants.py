@@ -12,8 +12,9 @@ import scipy.sparse as sp
 
 from .._docs import documented
 from .._keys import Keys
+from .._link_table import links_of, passes
 from .._option_types import checked
-from .._validate import Data, fraction, get_atac, integer
+from .._validate import Data, get_atac, integer
 from .._warn import warn
 from ..cells.rows import iter_rows
 from ..cells.source import InMemory
@@ -21,7 +22,6 @@ from ..cells.tokens import open_peaks
 from ..genome import BUILDS, detect_build, overlaps, read_intervals
 from ..genome._variant_build import check_build, check_places, check_reference, lift_variants
 from ..genome._variants import read_variants
-from ._write_links import links_of
 
 # Of the table of links; the first three are missing in older ones
 NUMBERS = ("score", "pip", "credible_set", "effect", "pvalue", "qvalue")
@@ -36,7 +36,8 @@ def link_variants(
     *,
     groupby: str | None = None,
     window: int = 0,
-    max_qvalue: float | None = 0.1,
+    max_qvalue: float | None = None,
+    min_score: float | None = 0.1,
     linked_only: bool = False,
     liftover: str | Path | None = None,
     fasta: str | Path | None = None,
@@ -64,6 +65,9 @@ def link_variants(
         Also list elements that are at most this many bases away.
     max_qvalue
         Leave out links with a larger q-value; if None, keep all, including untested ones.
+    min_score
+        Leave out links with a smaller ``score``, the probability that the element regulates the
+        gene; if None, keep all. In CRISPRi data, 0.1 keeps four of five regulated pairs.
     linked_only
         Leave out variants without a linked gene.
     liftover
@@ -77,7 +81,8 @@ def link_variants(
     Returns
     -------
     One row per variant (each allele of a VCF), element, gene and group of the links, in the order
-    of `variants` and with their index (files: number of the record). Columns:
+    of `variants` and with their index (files: number of the record), those with the highest score
+    first. Columns:
 
     - ``id``, ``chrom``, ``pos`` (1-based), ``ref``, ``alt``: the variant, on the build of the
       peaks. With `liftover`, ``lifted_from``, the position in the input, and ``lift``:
@@ -114,7 +119,7 @@ def link_variants(
     >>> ep.tl.link_peaks(mdata, ep.tl.pretrain(mdata), genes="gene3", max_distance=50_000)
     >>> peak = mdata["atac"].uns["epifoundation_links"].iloc[0]
     >>> variants = pd.DataFrame({"chrom": peak["chrom"], "pos": [peak["end"]]}, index=["rs1"])
-    >>> found = ep.tl.link_variants(variants, mdata, max_qvalue=None, groupby="cell_type")
+    >>> found = ep.tl.link_variants(variants, mdata, min_score=None, groupby="cell_type")
     >>> found[["gene", "distance"]]
           gene  distance
     rs1  gene3         0
@@ -122,9 +127,9 @@ def link_variants(
     atac = get_atac(data, modality)
     links = links_of(data, modality, key_added)
     window = integer(window, "window", minimum=0)
-    if max_qvalue is not None:
-        fraction(max_qvalue, "max_qvalue")
-        links = links[links["qvalue"] <= max_qvalue]
+    links = links[passes(links, max_qvalue=max_qvalue, min_score=min_score)]
+    if "score" in links:
+        links = links.sort_values("score", ascending=False, kind="stable")
     peaks, found = read_intervals(atac.var), read_variants(variants)
     builds, lifted = (
         _builds(atac.uns.get(Keys.of(key_added).links_report), peaks),

@@ -82,7 +82,8 @@ def test_an_existing_file_is_kept_unless_asked(mdata, linked, tmp_path, name, mo
 @pytest.mark.parametrize("name", ["links.bedpe", "links.longrange"])
 def test_each_line_keeps_its_columns_whatever_the_names(mdata, linked, tmp_path, name):
     plain = linked.copy()
-    linked["gene"] = ["A\tB", 'C"D', "E\nchr9\t1\t2", "F\u2028\r\ud800"]
+    names = ["A\tB", 'C"D', "E\nchr9\t1\t2", "F\u2028\r\ud800"]
+    linked["gene"] = pd.Series(names, linked.index, dtype=object)
     linked["peak"], linked["group"] = linked["peak"] + "\x0b", "T\tcells"
     mdata["atac"].uns[KEY] = linked
     path = ep.tl.write_links(mdata, path=tmp_path / name, max_qvalue=None)

@@ -1,4 +1,4 @@
-"""Results as objects that other packages take, with the names of labels, genes and groups."""
+"""``ep.get``: predictions as objects that other packages take, with their names."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from ._columns import with_names
-from ._docs import documented
-from ._keys import Keys
-from ._validate import Data, check_unique, get_atac, layer_names
-from ._warn import warn
-from .cells.formats import read_cells
-
-__all__ = ["accessibility", "expression", "probabilities"]
+from .._columns import with_names
+from .._docs import documented
+from .._keys import Keys
+from .._validate import Data, check_unique, get_atac, layer_names
+from .._warn import warn
+from ..cells.formats import read_cells
 
 DataOrFile: TypeAlias = Data | str | Path
 
@@ -78,7 +76,7 @@ def expression(
     >>> sc.get.obs_df(predicted, ["CD79A", "epifoundation_cell_type"]).shape
     (300, 2)
     """
-    data = _read(data)
+    data = read_results(data)
     table, scale = predicted_table(data, modality, rna_modality, Keys.of(key_added))
     atac, values = get_atac(data, modality, peaks=False), np.array(table, np.float32)
     rna = data.mod.get(rna_modality) if isinstance(data, MuData) else None
@@ -147,7 +145,7 @@ def probabilities(
     >>> ep.get.probabilities(atac).shape
     (300, 13)
     """
-    atac, keys = get_atac(_read(data), modality, peaks=False), Keys.of(key_added)
+    atac, keys = get_atac(read_results(data), modality, peaks=False), Keys.of(key_added)
     if keys.probabilities not in atac.obsm:
         msg = f"No {keys.probabilities!r} in `obsm` (available: {list(atac.obsm)}): run "
         msg += "`epifoundation.tl.annotate` first, or pass the `key_added=` of its results."
@@ -188,7 +186,7 @@ def accessibility(
     >>> ep.get.accessibility(mdata).shape
     (5724, 13)
     """
-    atac, keys = get_atac(_read(data), modality, peaks=False), Keys.of(key_added)
+    atac, keys = get_atac(read_results(data), modality, peaks=False), Keys.of(key_added)
     report = _report(atac, keys.accessibility)
     for tables, names in ((atac.varm, "groups"), (atac.obsm, "peaks")):
         if keys.accessibility in tables:
@@ -224,7 +222,8 @@ def predicted_table(
     raise ValueError(msg)
 
 
-def _read(data: DataOrFile) -> Data:
+def read_results(data: DataOrFile) -> Data:
+    """The object, or that of the file."""
     return read_cells(data) if isinstance(data, str | Path) else data
 
 
