@@ -71,7 +71,8 @@ def passes(
 
 def _column(links: pd.DataFrame, name: str, option: str) -> pd.Series:
     """A column by name; ValueError if the table has no values of it."""
-    if name not in links or (name != "effect" and links[name].isna().all()):
+    is_empty = name in links and len(links) > 0 and links[name].isna().all()
+    if name not in links or (name != "effect" and is_empty):
         known = [one for one in VALUES if one in links and links[one].notna().any()]
         msg = f"`{option}` needs the column {name!r}, of which these links have no values "
         msg += f"(available: {known}): run `epifoundation.tl.link_peaks` again, or pass None."

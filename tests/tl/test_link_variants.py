@@ -35,11 +35,12 @@ def cells(peaks, links=(), n=30, seed=0):
             "direction": "activating",
             "pvalue": qvalue / 2,
             "qvalue": qvalue,
+            "score": 0.5,
         }
         for peak, gene, group, qvalue in links
     ]
     columns = ["gene", "peak", "chrom", "start", "end", "tss", "group", "effect", "direction"]
-    columns += ["pvalue", "qvalue"]
+    columns += ["pvalue", "qvalue", "score"]
     found.uns[LINKS] = pd.DataFrame(rows, columns=columns)
     return found
 
@@ -136,15 +137,21 @@ def test_edges_of_elements():
 def test_columns_of_links_are_carried_or_missing():
     data = cells([("chr1", 100, 200)], [(0, "g", "A", 0.01), (0, "h", "B", 0.05)])
     table = pd.DataFrame({"chrom": ["chr1", "chr1"], "pos": [150, 900]})
-    found = ep.tl.link_variants(table, data)
+    data.uns[LINKS] = data.uns[LINKS].drop(columns="score")  # an older table
+    with pytest.raises(ValueError, match="`min_score` needs the column 'score'.*or pass None"):
+        ep.tl.link_variants(table, data)
+    found = ep.tl.link_variants(table, data, min_score=None)
     assert found["gene"].fillna("-").tolist() == ["g", "h", "-"]
     assert found["tss_distance"].fillna(-1).tolist() == [951, 951, -1]
     assert found[["score", "pip"]].isna().all(axis=None)
     assert found["credible_set"].fillna(-1).tolist() == [0, 0, -1]
     new = {"score": [0.9, 0.2], "pip": [0.7, np.nan], "credible_set": [1, 0]}
     data.uns[LINKS] = data.uns[LINKS].assign(**new)
-    found = ep.tl.link_variants(table, data)
+    data.uns[LINKS] = data.uns[LINKS].iloc[::-1]
+    found = ep.tl.link_variants(table, data)  # the highest score first
     assert found["score"].fillna(-1).tolist() == [0.9, 0.2, -1]
+    assert ep.tl.link_variants(table, data, min_score=0.5)["gene"].tolist()[0] == "g"
+    assert ep.tl.link_variants(table, data, min_score=0.5)["gene"].notna().sum() == 1
     assert found["pip"].fillna(-1).tolist() == [0.7, -1, -1]
     assert found["credible_set"].fillna(-1).tolist() == [1, 0, -1]
     assert found["direction"].tolist()[:2] == ["activating"] * 2
@@ -156,7 +163,7 @@ def test_order_and_modality_do_not_matter(simulated, model):
     peaks = ep.genome.read_intervals(mdata["atac"].var)
     table = pd.DataFrame({"chrom": peaks["chrom"], "pos": peaks["start"] + 5})
     before = mdata["atac"].uns[LINKS].copy()
-    options = {"max_qvalue": None, "groupby": "cell_type"}
+    options = {"min_score": None, "groupby": "cell_type"}
     found = ep.tl.link_variants(table, mdata, **options)
     assert found["distance"].eq(0).all()
     assert set(found["gene"].dropna()) == {"gene3", "gene4"}
