@@ -59,7 +59,8 @@ def test_the_table_is_complete_and_survives_a_file(world, linked, tmp_path):
     sites, peaks = data["rna"].var, data["atac"].var
     assert list(linked.columns) == [
         "gene", "peak", "chrom", "start", "end", "tss", "distance", "group", "effect",
-        "by_embedding", "by_measurement", "direction", "n_cells", "pvalue", "qvalue",
+        "by_embedding", "by_measurement", "direction", "n_cells", "pvalue",
+        "pip", "credible_set", "qvalue",
     ]  # fmt: skip
     # Brute force: every pair that is near
     near = 0
