@@ -10,11 +10,11 @@ Simulated: 2,000 cells, 2,000 peaks, 100 genes with one to four planted links ea
 area under the precision-recall curve of our p-values and effect sizes, of the correlation of peak
 and gene (as in Signac, on binary and on normalized counts), and of distance; the fraction of links
 at q <= 0.1 that were not planted; and, with RNA shuffled among the cells of a type and batch, the
-fraction of genes that have a link. Of inclusion probabilities: their precision-recall curve, and how
-many of the credible sets contain a planted peak; a second table compares probabilities with the
-fraction of peaks that are planted. `--cells`, `--fragments` and `--counts` change the size of the
-data, `--overdispersion` adds gamma noise to the RNA, and `--confounder` lets the RNA of each gene
-depend on the depth of the ATAC.
+fraction of genes that have a link. Of inclusion probabilities: their precision-recall curve, how
+many of the credible sets contain a planted peak, and the fraction of peaks that are planted by
+probability. `--cells`, `--fragments` and `--counts` change the size of the data, `--overdispersion`
+adds gamma noise to the RNA, and `--confounder` lets the RNA of each gene depend on the depth of the
+ATAC.
 """
 
 import argparse
@@ -166,8 +166,8 @@ def inclusion(pairs):
     )
     # Exact binomial interval (Clopper-Pearson)
     n, k = table["sets"], (table["contain"] * table["sets"]).round()
-    table["low"] = beta.ppf(0.025, k, n - k + 1)
-    table["high"] = beta.ppf(0.975, k + 1, n - k)
+    table["low"] = np.where(k > 0, beta.ppf(0.025, k, n - k + 1), 0)
+    table["high"] = np.where(k < n, beta.ppf(0.975, k + 1, n - k), 1)
     yield "credible sets that contain a planted peak, with a 95 % interval"
     yield table.to_string(float_format="{:.3f}".format)
     level = pd.cut(pairs["pip"], [0, 0.01, 0.1, 0.5, 0.9, 1], include_lowest=True)

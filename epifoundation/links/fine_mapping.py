@@ -15,6 +15,7 @@ ONE_MORE = 0.5  # prior probability that a gene has another effect than those fo
 MAX_PRIOR = 0.05  # of that for each peak, so that a few peaks are not likely without data
 VARIANCES = np.array([[0.05], [0.2], [0.8]])  # of an effect, each with the same probability
 PURITY = 0.5  # smallest absolute correlation of peaks in a credible set
+ESTABLISHED = 0.75  # probability of an effect from which on another one is tried
 MAX_SWEEPS = 5
 MAX_STEPS = 12
 TOLERANCE = 1e-3  # change of a probability
@@ -96,7 +97,7 @@ def fine_map(
             locus.set_precision(np.sum(shifts, axis=0), n_lost=len(effects))
             if change < TOLERANCE:
                 break
-        if effects[-1].probability.sum() < 0.5 or effects[-1].log_bayes <= 0:
+        if effects[-1].probability.sum() < ESTABLISHED:
             break
     absent = np.prod([1 - effect.probability for effect in effects], axis=0)
     return FineMap(1 - absent, _credible_sets(effects, locus.is_open, coverage))
@@ -191,6 +192,7 @@ class _Locus:
 
     def set_precision(self, shift: np.ndarray, n_lost: int) -> None:
         """Inverse of the dispersion in each cell, from the residuals of the fit."""
+        self._fit_covariates(self.predicted + shift, 2)
         mean, _ = mean_and_weight(self._linear(shift), self.family)
         square = (self.measured - mean) ** 2
         n_free = max(len(mean) - len(self.free) - n_lost, 1)
