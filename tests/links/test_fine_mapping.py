@@ -215,7 +215,9 @@ def test_covariates_remove_a_confounder():
         x[:, 5] = rng.random(len(y)) < np.where(state, 0.8, 0.1)
         y = rng.poisson(np.exp(offset + 0.6 * state)).astype(float)
         n_without += fine_map(y, offset, x, "counts").credible_set.max()
-        n_sets += fine_map(y, offset, x, "counts", covariates=state[:, None] * 1.0).credible_set.max()
+        n_sets += fine_map(
+            y, offset, x, "counts", covariates=state[:, None] * 1.0
+        ).credible_set.max()
     assert n_without >= 9
     assert n_sets == 0
 
