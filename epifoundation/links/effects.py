@@ -115,6 +115,7 @@ def measured_cells(
     embedding, predicted = _predict(model, head, cells, genes)
     measured, family = np.asarray(cells.measured), family_of(model)
     usable = ~np.isnan(predicted).any(axis=1) & ~np.isnan(measured).any(axis=1)
+    usable &= np.isfinite(embedding).all(axis=1)
     if family == "counts":
         usable &= np.asarray(cells.total) > 0
         with np.errstate(divide="ignore"):
@@ -133,10 +134,11 @@ def measured_cells(
 def _states(embedding: np.ndarray, pattern: sp.csc_matrix) -> np.ndarray:
     """Log of the number of open peaks of cells, and scores of principal components, unit scale."""
     depth = np.log1p(np.asarray(pattern.sum(axis=1), np.float64))
-    embedding = np.nan_to_num(embedding - embedding.mean(axis=0))
-    left, scale, _ = np.linalg.svd(embedding, full_matrices=False)
-    used = min(N_STATES, len(left) // CELLS_FOR_STATE)
-    left = left[:, :used][:, scale[:used] > 1e-6 * max(scale.max(initial=0), 1e-30)]
+    used = min(N_STATES, len(embedding) // CELLS_FOR_STATE)
+    if not used:
+        return depth
+    left, scale, _ = np.linalg.svd(embedding - embedding.mean(axis=0), full_matrices=False)
+    left = left[:, :used][:, scale[:used] > 1e-6 * scale[0]]
     return np.hstack([depth, left * np.sqrt(len(left))])
 
 
