@@ -93,10 +93,9 @@ def gene_directions(
 ) -> np.ndarray:
     """Directions of the embedding along which genes rise relative to others, unit length.
 
-    By regression of all genes, predicted for the mean batch, on the embedding of some cells;
-    (n_genes of the model, dim).
+    By regression of all predicted genes on the embedding of some cells; (n_genes of the model,
+    dim).
     """
-    cells = cells._replace(batch=None)  # offsets of batches are not functions of the embedding
     z, y = (part.astype(np.float64) for part in _predict(model, head, cells, None))
     known = np.isfinite(z).all(axis=1)
     z, y = z[known] - z[known].mean(axis=0), y[known] - y[known].mean(axis=0)
