@@ -174,10 +174,7 @@ class _Locus:
         return locus
 
     def evidence(self, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each peak: score, expected sum and information, without effect of this peak.
-
-        Information is what covariates leave.
-        """
+        """Score, expected sum and information (that covariates leave) of each peak at no effect."""
         self._fit_covariates(self.predicted + shift, 2)
         mean, weight = mean_and_weight(self._linear(shift), self.family)
         weight = weight * self.precision
