@@ -10,7 +10,11 @@ Simulated: 2,000 cells, 2,000 peaks, 100 genes with one to four planted links ea
 area under the precision-recall curve of our p-values and effect sizes, of the correlation of peak
 and gene (as in Signac, on binary and on normalized counts), and of distance; the fraction of links
 at q <= 0.1 that were not planted; and, with RNA shuffled among the cells of a type and batch, the
-fraction of genes that have a link.
+fraction of genes that have a link. Of inclusion probabilities: their precision-recall curve, how
+many of the credible sets contain a planted peak, and the fraction of peaks that are planted by
+probability. `--cells`, `--fragments` and `--counts` change the size of the data, `--overdispersion`
+adds gamma noise to the RNA, and `--confounder` lets the RNA of each gene depend on the depth of the
+ATAC.
 """
 
 import argparse
@@ -23,6 +27,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from scipy.stats import beta
 from sklearn.metrics import average_precision_score
 
 import epifoundation as ep
@@ -37,6 +42,11 @@ def main():
     )
     parser.add_argument("--simulate", nargs="*", type=int, default=[], help="seeds")
     parser.add_argument("--distances", nargs="+", type=int, default=[50_000, 100_000, 250_000])
+    parser.add_argument("--cells", type=int, default=2000)
+    parser.add_argument("--fragments", type=int, default=200, help="median of a cell")
+    parser.add_argument("--counts", type=int, default=2000, help="median of a cell")
+    parser.add_argument("--overdispersion", type=float, default=0, help="squared variation")
+    parser.add_argument("--confounder", type=float, default=0, help="deviation of its effects")
     parser.add_argument("--snare")
     parser.add_argument("--pbmc", action="store_true")
     parser.add_argument("--annotation")
@@ -47,12 +57,12 @@ def main():
     warnings.filterwarnings("ignore")
     ep.settings.progress = False
     if args.simulate:
-        table = pd.concat(
-            [simulated(seed, args.distances) for seed in args.simulate], ignore_index=True
-        )
+        parts = [simulated(seed, args) for seed in args.simulate]
+        table = pd.concat([rows for rows, _ in parts], ignore_index=True)
         print(table.to_string(float_format="{:.3f}".format, index=False))
         mean = table.drop(columns="seed").groupby("within").mean()
         print("\nmean of the seeds", mean.to_string(float_format="{:.3f}".format), sep="\n")
+        print("", *inclusion(pd.concat([pairs for _, pairs in parts])), sep="\n")
     if args.snare:
         snare(args.snare, args.annotation)
     if args.pbmc:
@@ -62,18 +72,28 @@ def main():
             knock_outs(n_model=n_model)
 
 
-def simulated(seed, distances):
-    """Scores of one simulation, one row per maximum distance of candidate peaks."""
-    mdata = ep.datasets.simulate_multiome(2000, 2000, 100, rng=1000 + seed)
-    model = ep.tl.pretrain(mdata, batch_key="batch", genome="simulated", rng=seed)
+def simulated(seed, args):
+    """Scores of one simulation, one row per maximum distance of candidate peaks; and all pairs."""
+    mdata = ep.datasets.simulate_multiome(
+        args.cells,
+        2000,
+        100,
+        median_fragments=args.fragments,
+        median_counts=args.counts,
+        rng=1000 + seed,
+    )
+    rng = np.random.default_rng(seed)
     shuffled = mdata.copy()
-    shuffled["rna"].X = shuffled["rna"].X[within(mdata["rna"].obs, np.random.default_rng(seed))]
+    shuffled["rna"].X = shuffled["rna"].X[within(mdata["rna"].obs, rng)]
+    for each in (mdata, shuffled):
+        disturb(each, args, rng)
+    model = ep.tl.pretrain(mdata, batch_key="batch", genome="simulated", rng=seed)
     by_chance = ep.tl.pretrain(shuffled, batch_key="batch", genome="simulated", rng=seed)
     planted = pd.MultiIndex.from_frame(mdata.uns["truth"]["links"][["gene", "peak"]])
     fraction, is_open = normalised(mdata["atac"].X), (mdata["atac"].X > 0).astype(float)
     expression = np.log1p(1e4 * normalised(mdata["rna"].X).toarray())
-    rows = []
-    for distance in distances:
+    rows, pairs = [], []
+    for distance in args.distances:
         options = {"genes": None, "max_distance": distance, "batch_key": "batch"}
         began = time.perf_counter()
         ep.tl.link_peaks(mdata, model, **options)
@@ -94,6 +114,7 @@ def simulated(seed, distances):
                 "pairs": len(links),
                 "planted": true.sum(),
                 "by p-value": average_precision_score(true, -links["pvalue"].fillna(1)),
+                "by PIP": average_precision_score(true, links["pip"].fillna(0)),
                 "by effect": average_precision_score(true, links["effect"].abs()),
                 "model alone": average_precision_score(true, links["by_embedding"].abs()),
                 "correlation": average_precision_score(
@@ -111,7 +132,50 @@ def simulated(seed, distances):
                 "s": seconds,
             }
         )
-    return pd.DataFrame(rows)
+        for name, table in (("planted", links), ("shuffled", none)):
+            columns = table[["gene", "pip", "credible_set"]].fillna({"pip": 0})
+            columns["true"] = true if name == "planted" else False
+            pairs.append(columns.assign(within=distance, seed=seed, rna=name))
+    return pd.DataFrame(rows), pd.concat(pairs)
+
+
+def disturb(mdata, args, rng):
+    """Add noise to the RNA, or let it depend on the depth of the ATAC, in place."""
+    if not args.overdispersion and not args.confounder:
+        return
+    rate = mdata["rna"].X.toarray().astype(float)
+    depth = np.log(np.maximum(np.asarray(mdata["atac"].X.sum(axis=1)), 1))
+    rate *= np.exp((depth - depth.mean()) * rng.normal(0, args.confounder, rate.shape[1]))
+    if args.overdispersion:
+        rate *= rng.gamma(1 / args.overdispersion, args.overdispersion, rate.shape)
+    mdata["rna"].X = sp.csr_matrix(rng.poisson(rate).astype(np.float32))
+
+
+def inclusion(pairs):
+    """Credible sets, and inclusion probabilities compared with the fraction planted, as text."""
+    in_sets = pairs[pairs["credible_set"] > 0]
+    sets = in_sets.groupby(["within", "rna", "seed", "gene", "credible_set"]).agg(
+        contains=("true", "any"), size=("true", "size"), claimed=("pip", "sum")
+    )
+    table = sets.groupby(["within", "rna"]).agg(
+        sets=("size", "size"),
+        claimed=("claimed", "mean"),
+        contain=("contains", "mean"),
+        median=("size", "median"),
+        mean=("size", "mean"),
+    )
+    # Exact binomial interval (Clopper-Pearson)
+    n, k = table["sets"], (table["contain"] * table["sets"]).round()
+    table["low"] = np.where(k > 0, beta.ppf(0.025, k, n - k + 1), 0)
+    table["high"] = np.where(k < n, beta.ppf(0.975, k + 1, n - k), 1)
+    yield "credible sets that contain a planted peak, with a 95 % interval"
+    yield table.to_string(float_format="{:.3f}".format)
+    level = pd.cut(pairs["pip"], [0, 0.01, 0.1, 0.5, 0.9, 1], include_lowest=True)
+    table = pairs.groupby(["within", "rna", level], observed=True).agg(
+        pairs=("pip", "size"), pip_mean=("pip", "mean"), planted=("true", "mean")
+    )
+    yield "\ninclusion probabilities"
+    yield table.to_string(float_format="{:.3f}".format)
 
 
 def within(obs, rng):

@@ -52,7 +52,7 @@ def direct_effects(
     effect = np.zeros(design.shape[1])
     for _ in range(MAX_STEPS):
         shift = np.clip(design @ effect, -MAX_SHIFT, MAX_SHIFT)
-        mean, weight = _mean(predicted + shift, family)
+        mean, weight = mean_and_weight(predicted + shift, family)
         gradient = design.T @ (measured - mean) / noise - penalty * effect
         curvature = (design * (weight / noise)[:, None]).T @ design + np.diag(penalty)
         step = np.clip(np.linalg.solve(curvature, gradient), -1, 1)
@@ -62,7 +62,7 @@ def direct_effects(
     return effect[:-1] * scale
 
 
-def _mean(linear: np.ndarray, family: str) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_weight(linear: np.ndarray, family: str) -> tuple[np.ndarray, np.ndarray]:
     """Expected value, and its derivative by the linear predictor."""
     if family == "counts":
         mean = np.exp(np.clip(linear, -30, 30))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -13,7 +15,33 @@ from ..models import EpiFoundation
 from ..nn import ExpressionHead, QueryHead
 from .cells import LinkCells, family_of
 from .direct_effects import direct_effects
+from .fine_mapping import fine_map
 from .pairs import Pairs
+
+N_STATES = 10  # principal components of the embedding, whose effects on a gene are free
+CELLS_FOR_STATE = 20  # for each of them
+
+
+class MeasuredCells(NamedTuple):
+    """Cells with measured expression, and the prediction for them.
+
+    Attributes
+    ----------
+    measured, predicted
+        Expression of genes and its prediction on the link scale, (n_cells, n_genes).
+    is_open
+        Open peaks, (n_cells, n_peaks).
+    state
+        Log of the number of open peaks, and principal components of the embedding.
+    family
+        The likelihood of expression.
+    """
+
+    measured: np.ndarray
+    predicted: np.ndarray
+    is_open: sp.csc_matrix
+    state: np.ndarray
+    family: str
 
 
 def model_effects(
@@ -79,47 +107,87 @@ def gene_directions(
     return slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-30)
 
 
-def measured_effects(
-    model: EpiFoundation,
-    head: ExpressionHead | QueryHead,
-    cells: LinkCells,
-    genes: np.ndarray,
-    pairs: Pairs,
-    bar: tqdm,
-) -> np.ndarray:
-    """Effects of open peaks on measured expression beyond the prediction of the model, (n_pairs,).
-
-    Peaks of one locus are fitted together.
-    """
-    _, predicted = _predict(model, head, cells, genes)
+def measured_cells(
+    model: EpiFoundation, head: ExpressionHead | QueryHead, cells: LinkCells, genes: np.ndarray
+) -> MeasuredCells:
+    """The cells that have measured expression and a prediction."""
+    embedding, predicted = _predict(model, head, cells, genes)
     measured, family = np.asarray(cells.measured), family_of(model)
     usable = ~np.isnan(predicted).any(axis=1) & ~np.isnan(measured).any(axis=1)
+    usable &= np.isfinite(embedding).all(axis=1)
     if family == "counts":
         usable &= np.asarray(cells.total) > 0
         with np.errstate(divide="ignore"):
             predicted = predicted + np.log(np.asarray(cells.total, dtype=np.float64))[:, None]
     if family == "binary":
         measured = (measured > 0).astype(np.float64)
-    measured, predicted = measured[usable], predicted[usable].astype(np.float64)
     pattern = sp.csc_matrix(cells.matrix[np.flatnonzero(usable)])
     pattern = sp.csc_matrix(
         (pattern.data > 0, pattern.indices, pattern.indptr), shape=pattern.shape
     )
+    state = _states(embedding[usable].astype(np.float64), pattern)
+    predicted = predicted[usable].astype(np.float64)
+    return MeasuredCells(measured[usable], predicted, pattern, state, family)
+
+
+def _states(embedding: np.ndarray, pattern: sp.csc_matrix) -> np.ndarray:
+    """Log of the number of open peaks of cells, and scores of principal components, unit scale."""
+    depth = np.log1p(np.asarray(pattern.sum(axis=1), np.float64))
+    used = min(N_STATES, len(embedding) // CELLS_FOR_STATE)
+    if not used:
+        return depth
+    left, scale, _ = np.linalg.svd(embedding - embedding.mean(axis=0), full_matrices=False)
+    left = left[:, :used][:, scale[:used] > 1e-6 * scale[0]]
+    return np.hstack([depth, left * np.sqrt(len(left))])
+
+
+def measured_effects(cells: MeasuredCells, pairs: Pairs, bar: tqdm) -> np.ndarray:
+    """Effects of open peaks on measured expression beyond the prediction of the model, (n_pairs,).
+
+    Peaks of one locus are fitted together.
+    """
     effect = np.zeros(len(pairs.gene))
-    edges = np.flatnonzero(np.diff(pairs.locus, prepend=-1))
-    loci = np.split(np.arange(len(pairs.gene)), edges[1:])
-    for locus in loci:
+    for locus in _loci(pairs):
         bar.update()
         gene = pairs.gene[locus[0]]
-        is_open = np.asarray(pattern[:, pairs.peak[locus]].todense(), dtype=np.float64)
+        is_open = np.asarray(cells.is_open[:, pairs.peak[locus]].todense(), dtype=np.float64)
         seen = is_open.any(axis=0)  # effects of other peaks stay at the prior, 0
         if not seen.any():
             continue
-        y, offset, x = measured[:, gene], predicted[:, gene], is_open[:, seen]
-        if family == "counts":
+        y, offset, x = cells.measured[:, gene], cells.predicted[:, gene], is_open[:, seen]
+        if cells.family == "counts":
             y, offset, x = _join_closed(y, offset, x)
-        effect[locus[seen]] = direct_effects(y, offset, x, family)
+        effect[locus[seen]] = direct_effects(y, offset, x, cells.family)
     return effect
+
+
+def inclusion(cells: MeasuredCells, pairs: Pairs, min_cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inclusion probability and number of the credible set of each pair that is no control.
+
+    Both (n_pairs,), NaN and 0 for peaks that are open in fewer than `min_cells` cells.
+    """
+    pip = np.full(len(pairs.gene), np.nan)
+    credible_set = np.zeros(len(pairs.gene), dtype=np.int64)
+    n_open = np.asarray(cells.is_open.sum(axis=0)).ravel()
+    for locus in _loci(pairs):
+        here = locus[n_open[pairs.peak[locus]] >= min_cells]
+        if pairs.is_control[locus[0]] or not len(here):
+            continue
+        gene = pairs.gene[here[0]]
+        pip[here], credible_set[here] = fine_map(
+            cells.measured[:, gene],
+            cells.predicted[:, gene],
+            cells.is_open[:, pairs.peak[here]],
+            cells.family,
+            covariates=cells.state,
+        )
+    return pip, credible_set
+
+
+def _loci(pairs: Pairs) -> list[np.ndarray]:
+    """Positions of the pairs of each locus."""
+    edges = np.flatnonzero(np.diff(pairs.locus, prepend=-1))
+    return np.split(np.arange(len(pairs.gene)), edges[1:])
 
 
 def _join_closed(

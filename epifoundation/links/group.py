@@ -12,7 +12,7 @@ from ..genome import transcription_start
 from ..models import EpiFoundation
 from ..nn import ExpressionHead, QueryHead
 from .cells import LinkCells
-from .effects import gene_directions, measured_effects, model_effects
+from .effects import gene_directions, inclusion, measured_cells, measured_effects, model_effects
 from .pairs import Pairs
 from .pvalues import bonferroni_min, embedding_pvalues, measured_pvalues
 from .scoring import Scorer
@@ -75,6 +75,7 @@ def link_group(
         sample = cells.take(np.sort(rng.choice(n_cells, max_cells, replace=False)))
     by_embedding, moved = model_effects(model, head, sample, positions, pairs, bar)
     by_measurement, pvalue = np.zeros(len(by_embedding)), np.full(len(by_embedding), np.nan)
+    pip, credible_set = pvalue.copy(), np.zeros(len(pvalue), dtype=np.int64)
     in_cells = cells.n_open()
     n_open = in_cells[pairs.peak]
     tested = np.flatnonzero(~pairs.is_control)
@@ -98,7 +99,9 @@ def link_group(
             rng,
         )
         if uses_rna(cells):
-            by_measurement = measured_effects(model, head, cells, positions, pairs, bar)
+            measured = measured_cells(model, head, cells, positions)
+            by_measurement = measured_effects(measured, pairs, bar)
+            pip, credible_set = inclusion(measured, pairs, min_cells)
             n_measured = cells.take(np.flatnonzero(cells.has_rna)).n_open()[pairs.peak]
             second = measured_pvalues(
                 by_measurement, pairs.gene, n_measured, pairs.is_control, min_cells
@@ -110,6 +113,8 @@ def link_group(
             "by_measurement": by_measurement,
             "n_cells": n_open,
             "pvalue": pvalue,
+            "pip": pip,
+            "credible_set": credible_set,
         }
     ).iloc[tested]
     effects["score"] = np.nan
@@ -143,6 +148,8 @@ def _links(
             "n_cells": columns["n_cells"],
             "pvalue": columns["pvalue"],
             "score": columns["score"],
+            "pip": columns["pip"],
+            "credible_set": columns["credible_set"],
         }
     )
     return table.sort_values(["gene", "pvalue"], kind="stable")

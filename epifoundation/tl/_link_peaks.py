@@ -126,12 +126,16 @@ def link_peaks(
       ``by_measurement``; ``direction``, ``"activating"`` if the gene is expressed more with the
       peak; ``n_cells`` of the group in which the peak is open; ``pvalue``, empirical, and
       ``qvalue``, of all pairs and groups together (Benjamini-Hochberg; see the notes);
-      ``score``, the probability that the peak regulates the gene (see the notes).
+      ``score``, the probability that the peak regulates the gene (see the notes). With measured
+      RNA, ``pip``, the posterior probability that the peak has an effect of its own, and
+      ``credible_set``, numbered from 1 within gene and group (0: none): each contains such a peak
+      with a probability of 90 % or more.
     - ``"epifoundation_links_report"``: model, options, scale, numbers of pairs; ``"score"``: the
       features, and the sample of the atlas that is most similar to each group.
 
     Groups of fewer than 10 cells, and peaks that are open in fewer than `min_cells` cells of a
-    group, are not tested: p- and q-values are NaN.
+    group, are not tested: p- and q-values and inclusion probabilities are NaN. The latter are NaN
+    without measured RNA, too.
 
     Raises
     ------
@@ -145,6 +149,12 @@ def link_peaks(
     measured expression is fitted by ``g(E[y]) = o + b + x beta``, ``beta ~ N(0, 1/30)``, and
     ``beta`` is compared by size. For the embedding, the cosine of its change when the peak is open
     and the direction along which the gene rises is compared, two-sided.
+
+    Inclusion probabilities are of a sum of single effects (SuSiE, Wang et al. 2020),
+    ``g(E[y]) = o + z gamma + sum_l beta_l x[j_l]``: each effect is that of one peak, and each of
+    them equally likely. The effects of depth and of principal components of the embedding ``z`` are
+    free, and counts may be overdispersed. A credible set is the smallest set of peaks that reaches
+    90 %. It is left out if its peaks are not correlated (all pairs above 0.5).
 
     Each test counts in the correction, so more genes or groups need smaller p-values. From about 60
     genes on, tests have weights by distance (up to 5, 25, 100 kb and beyond), with mean 1. The
@@ -260,7 +270,8 @@ def link_peaks(
     links.index = links.index.astype(str)
     tests = (links[name].to_numpy() for name in ("pvalue", "distance", "gene"))
     links["qvalue"] = weighted_qvalues(*tests)
-    links["score"] = links.pop("score")  # beside the others
+    for name in ("score", "pip", "credible_set"):
+        links[name] = links.pop(name)
     if links["pvalue"].isna().all() and len(small) < len(rows_of):
         warn(
             f"No pair was tested: no peak near a gene is open in {min_cells:,} cells "

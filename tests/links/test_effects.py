@@ -9,7 +9,12 @@ from tqdm import tqdm
 from epifoundation.cells.source import InMemory
 from epifoundation.links.cells import gather_cells
 from epifoundation.links.direct_effects import direct_effects
-from epifoundation.links.effects import gene_directions, measured_effects, model_effects
+from epifoundation.links.effects import (
+    gene_directions,
+    measured_cells,
+    measured_effects,
+    model_effects,
+)
 from epifoundation.links.pairs import Pairs
 
 GENES = np.array([3, 20])
@@ -91,9 +96,8 @@ def test_measured_effects_are_fitted_by_locus_without_cells_without_rna(model, c
     measured = cells.measured.copy()
     measured[[3, 8]] = np.nan
     cells = cells._replace(measured=measured)
-    found = measured_effects(
-        model, model.network.expression, cells, GENES, pairs, tqdm(disable=True)
-    )
+    prepared = measured_cells(model, model.network.expression, cells, GENES)
+    found = measured_effects(prepared, pairs, tqdm(disable=True))
     used = np.setdiff1d(np.arange(40), [3, 8])
     _, predicted = run(model, matrix[used], torch.from_numpy(cells.batch[used]))
     offset = predicted + np.log(cells.total[used])[:, None]

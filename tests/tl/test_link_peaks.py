@@ -42,6 +42,19 @@ def test_planted_links_are_found_and_others_are_not(world, linked):
 
 
 @pytest.mark.slow
+def test_credible_sets_contain_planted_links(world, linked):
+    planted = pd.MultiIndex.from_frame(world[0].uns["truth"]["links"][["gene", "peak"]])
+    true = pd.MultiIndex.from_frame(linked[["gene", "peak"]]).isin(planted)
+    assert average_precision_score(true, linked["pip"].fillna(0)) > 0.85
+    in_sets = linked.assign(true=true)[linked["credible_set"] > 0]
+    contains = in_sets.groupby(["gene", "credible_set"])["true"].any()
+    assert len(contains) > 0.4 * true.sum()
+    assert contains.mean() > 0.9
+    likely = (linked["pip"] > 0.9).to_numpy()
+    assert true[likely].mean() > 0.9
+
+
+@pytest.mark.slow
 def test_without_links_few_genes_have_any(world):
     data, model = world
     shuffled = data.copy()
@@ -52,6 +65,9 @@ def test_without_links_few_genes_have_any(world):
     ep.tl.link_peaks(shuffled, model, **OPTIONS)
     links = shuffled["atac"].uns[KEY]
     assert links.loc[links["qvalue"] <= 0.1, "gene"].nunique() <= 0.12 * 60
+    assert links.loc[links["credible_set"] > 0, "gene"].nunique() <= 0.05 * 60
+    assert (links["pip"] > 0.5).sum() <= 3
+    assert links["pip"].median() < 0.02
 
 
 def test_the_table_is_complete_and_survives_a_file(world, linked, tmp_path):
@@ -60,6 +76,7 @@ def test_the_table_is_complete_and_survives_a_file(world, linked, tmp_path):
     assert list(linked.columns) == [
         "gene", "peak", "chrom", "start", "end", "tss", "distance", "group", "effect",
         "by_embedding", "by_measurement", "direction", "n_cells", "pvalue", "qvalue", "score",
+        "pip", "credible_set",
     ]  # fmt: skip
     # Brute force: every pair that is near
     near = 0
@@ -81,7 +98,12 @@ def test_the_table_is_complete_and_survives_a_file(world, linked, tmp_path):
     ).all()
     assert linked.loc[tested, "pvalue"].between(0, 1).all()
     assert linked.loc[tested, "qvalue"].between(0, 1).all()
-    assert linked.loc[~tested, ["pvalue", "qvalue"]].isna().all(axis=None)
+    assert linked.loc[~tested, ["pvalue", "qvalue", "pip"]].isna().all(axis=None)
+    assert linked.loc[tested, "pip"].between(0, 1).all()
+    assert (linked.loc[~tested, "credible_set"] == 0).all()
+    assert linked["credible_set"].dtype.kind == "i"
+    for _, numbers in linked.groupby("gene")["credible_set"]:
+        assert set(numbers) | {0} == set(range(numbers.max() + 1))
     counted = np.asarray((data["atac"].X > 0).sum(axis=0)).ravel()
     assert (linked["n_cells"] == counted[data["atac"].var_names.get_indexer(linked["peak"])]).all()
     data = data.copy()
@@ -103,6 +125,8 @@ def test_effects_by_embedding_are_those_of_knock_outs(world):
     ep.tl.link_peaks(part, model, genes=["gene5", "gene30"], max_distance=20_000, measured=False)
     links = part["atac"].uns[KEY]
     assert (links["by_measurement"] == 0).all()
+    assert links["pip"].isna().all()
+    assert (links["credible_set"] == 0).all()
     for _, row in links.sample(6, random_state=0).iterrows():
         if not row["n_cells"]:
             continue
@@ -180,7 +204,8 @@ def test_peaks_open_in_few_cells_are_not_tested(world):
     options = {"genes": ["gene5", "gene9"], "max_distance": 50_000}
     ep.tl.link_peaks(part, model, min_cells=25, **options)
     links, report = part["atac"].uns[KEY], part["atac"].uns[REPORT]
-    assert (links["pvalue"].notna() == (links["n_cells"] >= 25)).all()
+    for name in ("pvalue", "pip"):
+        assert (links[name].notna() == (links["n_cells"] >= 25)).all()
     assert report["min_cells"] == 25
     assert report["tests"] == links["qvalue"].notna().sum() > 0
     with pytest.warns(UserWarning, match=r"is open in 201 cells \(`min_cells`\) of a group"):
@@ -206,6 +231,7 @@ def test_other_objectives(world, objective):
     ep.tl.link_peaks(part, model, genes=["gene5"], max_distance=50_000)
     assert np.isfinite(part["atac"].uns[KEY]["effect"]).all()
     assert (part["atac"].uns[KEY]["by_measurement"] != 0).any()
+    assert part["atac"].uns[KEY]["pip"].between(0, 1).any()
 
 
 def test_bad_input_is_refused_and_nothing_is_written(world):
@@ -289,5 +315,7 @@ def test_a_group_without_rna_is_tested_with_the_model_alone(world):
     ).uns[KEY]
     of_group = [each[each["group"] == "batch1"] for each in (links, alone)]
     assert (of_group[0]["by_measurement"] == 0).all()
+    assert of_group[0]["pip"].isna().all()
+    assert (of_group[0]["credible_set"] == 0).all()
     np.testing.assert_allclose(of_group[0]["by_embedding"].sum(), of_group[1]["by_embedding"].sum())
     assert (links.loc[links["group"] == "batch0", "by_measurement"] != 0).any()
