@@ -27,7 +27,7 @@ class ResultFile:
     ----------
     output
         File for the results: ``.h5ad`` or ``.zarr`` for cells; for links ``.tsv`` or ``.tsv.gz``,
-        or ``.bedpe`` or ``.longrange`` for genome browsers.
+        or ``.bedpe``, ``.longrange`` or ``.interact`` for genome browsers.
     overwrite
         Replace an existing file.
     """

@@ -399,10 +399,11 @@ def test_link_peaks(folder, mdata, model, run):
     found = pd.read_csv(folder / "links.tsv.gz", sep="\t", dtype={"group": str})
     assert list(found["peak"]) == list(expected["peak"])
     np.testing.assert_allclose(found["effect"], expected["effect"], rtol=1e-5)
-    done = run("link-peaks", folder / "m.h5mu", *options, "-o", folder / "links.bedpe")
-    assert done.code == 0, done.error
-    ep.tl.write_links(mdata, path=folder / "expected.bedpe", max_qvalue=None)
-    assert (folder / "links.bedpe").read_text() == (folder / "expected.bedpe").read_text()
+    for kind in ("bedpe", "interact"):
+        done = run("link-peaks", folder / "m.h5mu", *options, "-o", folder / f"links.{kind}")
+        assert done.code == 0, done.error
+        path = ep.tl.write_links(mdata, path=folder / f"expected.{kind}", max_qvalue=None)
+        assert (folder / f"links.{kind}").read_text() == path.read_text()
 
 
 def test_pretrain_with_a_configuration(folder, run):

@@ -108,7 +108,9 @@ def network(
     if problem:
         raise ValueError(problem)
     links = one_per_pair(links)
-    weight = links[value].to_numpy() * (1 if value == "effect" else np.sign(links["effect"]))
+    weight = links[value].to_numpy() * (
+        1 if value == "effect" else np.sign(links["effect"].fillna(0))
+    )
     pairs = pd.DataFrame(
         {
             "peak": links["peak"].astype(str).to_numpy(),

@@ -224,6 +224,9 @@ WRITES = {
         d, batch_key="batch", label_key="cell_type", key_added=key
     ),
     "links": lambda d, m, key: ep.tl.write_links(d, path="a.bedpe", key_added=key),
+    "network": lambda d, m, key: ep.get.network(
+        d, motifs=pd.DataFrame({"tf": "a", "peak": d["atac"].var_names[:1]}), key_added=key
+    ),
 }
 
 
