@@ -70,13 +70,15 @@ def draw_genes(
         color = "black" if name in shown else "0.4"
         left, right = max(gene["start"], region.start), min(gene["end"], region.end)
         parts = None if exons is None else exons[exons.index == name]
-        if parts is not None and len(parts):
+        has_exons = parts is not None and len(parts) > 0
+        if parts is not None and has_exons:
             ax.plot([left, right], [-row, -row], color=color, lw=0.8, solid_capstyle="butt")
             for feature, height in (("exon", EXON), ("CDS", CODING)):
                 _boxes(ax, parts[parts["feature"] == feature], row, height, color, size)
         else:
             _boxes(ax, gene.to_frame().T, row, BODY, color, size)
-        _draw_arrows(ax, gene["strand"], left, right, row, color, size)
+        on_body = color if has_exons else "white"
+        _draw_arrows(ax, gene["strand"], left, right, row, on_body, size)
         low, high = _span(name, gene, region)
         half = LETTER * size * len(name) / 2
         middle = min(max((left + right) / 2, low + half), high - half)
@@ -97,7 +99,7 @@ def _boxes(ax: Any, table: pd.DataFrame, row: int, height: float, color: str, si
 def _draw_arrows(
     ax: Any, strand: str, left: float, right: float, row: int, color: str, size: int
 ) -> None:
-    """Small arrows along a gene, in white over boxes of the same colour."""
+    """Small arrows along a gene."""
     if strand not in "+-":
         return
     space = ARROW_SPACE * size

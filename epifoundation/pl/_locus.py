@@ -83,7 +83,8 @@ def draw_signal(axes: list[Any], signal: Signal, colors: dict[str, str], region:
         ax.set(ylim=(0, top), yticks=[])
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
     style = {"ha": "right", "va": "bottom", "fontsize": "x-small", "color": "0.3"}
-    text = f"0–{top:.2g} {signal.unit}"
+    shown = f"{top:,.0f}" if top >= 100 else f"{top:.2g}"
+    text = f"0–{shown} {signal.unit}"
     axes[0].annotate(text, (1, 1), xycoords="axes fraction", **style)
 
 

@@ -69,7 +69,7 @@ def _offset(index: Path, chrom: str, start: int) -> int | None:
         if magic != b"TBI\1" or len(names) < n_contigs:
             raise ValueError(magic)
         place = 36 + length
-        for name in with_prefix(pd.Series(names, dtype=object)):
+        for i, name in enumerate(with_prefix(pd.Series(names, dtype=object))):
             (n_bins,) = struct.unpack_from("<i", content, place)
             place += 4
             for _ in range(n_bins):
@@ -79,7 +79,8 @@ def _offset(index: Path, chrom: str, start: int) -> int | None:
             place += 4 + 8 * n_windows
             if name == chrom:
                 here = offsets[start >> WINDOW :]
-                here = here[here > 0]  # windows before the first fragment have none
+                if i:  # windows before the first fragment have none
+                    here = here[here > 0]
                 return int(here[0]) if len(here) else None
     except (*DECODE_ERRORS, OSError, ValueError, struct.error) as error:
         msg = f"{str(index)!r} is not an index of tabix: delete it, or make it again with "
