@@ -6,7 +6,7 @@ import gzip
 import io
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ class BedGraphWriter(ExitStack):
     def __init__(self, path: Path, lengths: dict[str, int]) -> None:
         super().__init__()
         self.names = list(lengths)
-        raw = self.enter_context(path.open("wb"))
+        raw: Any = self.enter_context(path.open("wb"))
         if path.suffix == ".gz":  # without name and time: the same bytes each time
             raw = self.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
         self._text = self.enter_context(io.TextIOWrapper(raw, "utf-8", newline=""))

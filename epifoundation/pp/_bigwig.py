@@ -92,8 +92,8 @@ class BigWigWriter:
         index = self._write_index(np.array(self._leaves, LEAF))
         # Parts of a contig that were added separately may share a bin
         bins = _reduced(np.concatenate(self._summaries))
-        total = (bins["n"].sum(), bins["low"].min(), bins["high"].max())
-        total += (bins["sum"].sum(), bins["squares"].sum())
+        ends = (bins["low"].min(), bins["high"].max())
+        total = (bins["n"].sum(), *ends, bins["sum"].sum(), bins["squares"].sum())
         zooms = []
         for i in range(N_ZOOMS):
             size = self.zoom * ZOOM_STEP**i

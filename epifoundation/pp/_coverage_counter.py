@@ -86,7 +86,7 @@ class CoverageCounter:
             start = np.concatenate([start, end - 1])
             end, group, contig = start + 1, np.tile(group, 2), np.tile(contig, 2)
         if self.blacklist is not None:
-            kept = self._outside(contig, start, end)
+            kept = self._outside(self.blacklist, contig, start, end)
             group, contig, start, end = group[kept], contig[kept], start[kept], end[kept]
         # The last fragment of a contig may reach past its end
         last = np.minimum(end, self.lengths[contig]) - 1
@@ -187,12 +187,14 @@ class CoverageCounter:
         first = _first_of_each(keys)
         yield keys[first], np.add.reduceat(sums, first, dtype=np.int64)
 
-    def _outside(self, contig: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    def _outside(
+        self, blacklist: Axis, contig: np.ndarray, start: np.ndarray, end: np.ndarray
+    ) -> np.ndarray:
         """Which intervals overlap none of the blacklist."""
-        code = self.blacklist.contigs.get_indexer(self.chroms)[contig]
+        code = blacklist.contigs.get_indexer(self.chroms)[contig]
         is_outside = code < 0
         listed = np.flatnonzero(~is_outside)
-        hit, _ = self.blacklist.overlaps(code[listed], start[listed], end[listed])
+        hit, _ = blacklist.overlaps(code[listed], start[listed], end[listed])
         is_outside[listed] = True
         is_outside[listed[hit]] = False
         return is_outside

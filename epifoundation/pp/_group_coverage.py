@@ -107,7 +107,7 @@ def group_coverage(
 
     Raises
     ------
-    FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError
+    FileNotFoundError, FileExistsError, PermissionError
         A file does not exist, or exists without `overwrite`; the folder cannot be written to.
     ValueError
         A line is not a fragment; no cell has a group, or none of the barcodes is in the file; or
@@ -182,10 +182,10 @@ def _temporary(directory: Path, names: list[str], *, overwrite: bool) -> Iterato
     folder = next((name for name in existing if (directory / name).is_dir()), None)
     if folder is not None:
         msg = f"{str(directory / folder)!r} is a folder: pass another `directory`."
-        raise IsADirectoryError(msg)
+        raise FileExistsError(msg)
     if directory.exists() and not directory.is_dir():
         msg = f"`directory={str(directory)!r}` is a file; pass a folder."
-        raise NotADirectoryError(msg)
+        raise FileExistsError(msg)
     parents = [each for each in (directory, *directory.parents) if not each.exists()]
     with ExitStack() as stack:
         for parent in reversed(parents):

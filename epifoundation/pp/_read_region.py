@@ -16,6 +16,7 @@ from ._read_fragments import Fragments, check_fragments_file, parse_fragments, r
 
 WINDOW = 14  # log2 of the bases of a window of the linear index
 REGION_BYTES = 1 << 22
+INDEX_ERRORS: tuple[type[Exception], ...] = (*DECODE_ERRORS, OSError, ValueError, struct.error)
 
 
 def read_region(path: str | Path, chrom: str, start: int, end: int) -> Iterator[Fragments]:
@@ -82,7 +83,7 @@ def _offset(index: Path, chrom: str, start: int) -> int | None:
                 if i:  # windows before the first fragment have none
                     here = here[here > 0]
                 return int(here[0]) if len(here) else None
-    except (*DECODE_ERRORS, OSError, ValueError, struct.error) as error:
+    except INDEX_ERRORS as error:
         msg = f"{str(index)!r} is not an index of tabix: delete it, or make it again with "
         msg += "`tabix -p bed`."
         raise ValueError(msg) from error

@@ -351,12 +351,12 @@ def test_existing_files_are_kept_and_nothing_is_left_after_an_error(tmp_path, mo
 
 def test_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
     path = write(tmp_path / "f.tsv", LINES)
-    with pytest.raises(NotADirectoryError, match="is a file; pass a folder"):
+    with pytest.raises(FileExistsError, match="is a file; pass a folder"):
         coverage(path, path)
     with pytest.raises(OSError, match="cannot be made"):
         coverage(path, path / "below")
     (tmp_path / "T.bw").mkdir()
-    with pytest.raises(IsADirectoryError, match="T.bw' is a folder: pass another `directory`"):
+    with pytest.raises(FileExistsError, match="T.bw' is a folder: pass another `directory`"):
         coverage(path, tmp_path)
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
