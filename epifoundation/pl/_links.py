@@ -11,19 +11,12 @@ import pandas as pd
 from .._docs import documented
 from .._keys import Keys
 from .._validate import Data, get_atac, obs_column, one_of
-from ..genome import parse_intervals, read_exons, read_genes, read_intervals
+from ..genome import detect_build, parse_intervals, read_exons, read_genes, read_intervals
 from ..genome._named import check_genome
 from ._gene_models import draw_genes, draw_site, rows_of
 from ._locus import draw_arcs, draw_peaks, draw_signal, finish
 from ._palette import label_colors
-from ._signal import (
-    Region,
-    builds_of,
-    check_region,
-    signal_of_fragments,
-    signal_of_peaks,
-    signal_of_tracks,
-)
+from ._signal import Region, check_region, signal_of_fragments, signal_of_peaks, signal_of_tracks
 
 # Inches
 ARCS_HEIGHT, TRACK_HEIGHT, GENES_HEIGHT, GENE_HEIGHT, AXIS_HEIGHT = 1.9, 0.42, 0.2, 0.28, 0.5
@@ -114,21 +107,24 @@ def links(
     atac, keys = get_atac(data, modality), Keys.of(key_added)
     table = _table(atac.uns.get(keys.links), keys.links, gene, group)
     here = _region(table, gene, region, max_qvalue)
-    builds = builds_of(atac)
-    check_region(here, builds)
     peaks = read_intervals(atac.var)
+    builds = detect_build(peaks)
+    check_region(here, builds)
     is_near = (peaks["chrom"] == here.chrom) & (peaks["end"] > here.start)
     peaks_here = peaks[is_near & (peaks["start"] < here.end)]
     groups = pd.Series("all cells", index=atac.obs_names)
     if groupby is not None:
         groups = obs_column(data, atac, groupby, "groupby")
+        if not groups.notna().any():
+            msg = f"`groupby={groupby!r}` has no values: no cell is in a group."
+            raise ValueError(msg)
     genes, exons = _annotation(annotation, here, peaks)
     if tracks is not None:
         signal = signal_of_tracks(tracks, here, builds)
     elif fragments is not None:
         signal = signal_of_fragments(fragments, groups, here)
     else:
-        signal = signal_of_peaks(atac, groups, here)
+        signal = signal_of_peaks(atac, peaks, groups, here)
     if gene is None:
         table = _in_region(table, here)
     shown = {gene} if gene else set(table.loc[table["qvalue"] <= max_qvalue, "gene"].astype(str))

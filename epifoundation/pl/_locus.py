@@ -26,7 +26,7 @@ def draw_arcs(ax: Any, figure: Any, table: pd.DataFrame, max_qvalue: float) -> N
     effect, score = table["effect"].to_numpy(float), score_of(table)
     has_score = bool(np.isfinite(score[is_link]).any())
     if has_score:
-        shade, scale = np.nan_to_num(score), plt.Normalize(0, 1)
+        shade, scale = np.clip(np.nan_to_num(score), 0, 1), plt.Normalize(0, 1)
         colors = plt.cm.ScalarMappable(scale, "YlOrRd")
     else:
         limit = max(float(np.nanmax(np.abs(effect[is_link]), initial=0)), 1e-9)

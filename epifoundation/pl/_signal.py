@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from .._memory import in_memory
 from .._validate import get_matrix
-from ..genome import BUILDS, detect_build, overlaps, read_intervals
+from ..genome import BUILDS, overlaps
 from ..genome._chromosome_lengths import chromosome_lengths
 from ..genome._intervals import with_prefix
 from ..pp._count_fragments import files_by_prefix
@@ -20,6 +20,7 @@ from ..pp._read_barcodes import check_found
 from ..pp._read_region import read_region
 
 N_BINS = 800  # of a region
+WINDOW = 1 << 20  # bases of a bigWig file in memory
 
 
 class Region(NamedTuple):
@@ -39,9 +40,10 @@ class Signal(NamedTuple):
     unit: str
 
 
-def signal_of_peaks(atac: AnnData, groups: pd.Series, region: Region) -> Signal:
+def signal_of_peaks(
+    atac: AnnData, peaks: pd.DataFrame, groups: pd.Series, region: Region
+) -> Signal:
     """Fraction of the cells of each group with an open peak."""
-    peaks = read_intervals(atac.var)
     here = overlaps(pd.DataFrame([region], columns=list(Region._fields)), peaks)[:, 1]
     is_open = in_memory(get_matrix(atac, None))[:, here] > 0
     codes, names = pd.factorize(groups.astype(str).where(groups.notna()), sort=True)
@@ -115,11 +117,13 @@ def _read_bigwig(path: Any, region: Region, edges: np.ndarray, builds: list[str]
             msg += f"{lengths[name]:,} in {str(path)!r}."
             raise ValueError(msg)
         end = min(region.end, lengths[name])
-        sums = np.zeros(region.end - region.start + 1)  # up to each base
-        values = file.values(name, region.start, end, fillna=0.0)
-        sums[1 : len(values) + 1] = np.cumsum(values, dtype=float)
-        sums[len(values) + 1 :] = sums[len(values)]
-    return np.diff(sums[edges - region.start]) / np.diff(edges)
+        sums = np.zeros(len(edges) - 1)
+        for start in range(region.start, end, WINDOW):
+            stop = min(start + WINDOW, end)
+            values = file.values(name, start, stop, fillna=0.0)
+            up_to = np.append(0, np.cumsum(values, dtype=float))  # each base
+            sums += np.diff(up_to[np.clip(edges, start, stop) - start])
+    return sums / np.diff(edges)
 
 
 def _open_bigwig(path: Path) -> Any:
@@ -168,8 +172,3 @@ def check_region(region: Region, builds: list[str]) -> None:
         msg = f"`region` starts at {region.start:,}, past the end of {region.chrom} at {length:,} "
         msg += f"in {build}, the genome build of the peaks."
         raise ValueError(msg)
-
-
-def builds_of(atac: AnnData) -> list[str]:
-    """The genome builds that fit the peaks."""
-    return detect_build(read_intervals(atac.var))

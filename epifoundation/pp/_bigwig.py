@@ -23,6 +23,7 @@ else:
 
 MAGIC, TREE_MAGIC, INDEX_MAGIC = 0x888FFC26, 0x78CA8C91, 0x2468ACE0
 ITEMS_PER_SLOT, NODE_SIZE = 1024, 256
+MAX_ZOOM = 2**32 - 1
 MAX_CONTIGS = 2**16 - 1  # of one node of the tree of names
 # Summaries of this many bins, then of four times as many each
 FIRST_ZOOM, ZOOM_STEP, N_ZOOMS = 256, 4, 8
@@ -95,18 +96,19 @@ class BigWigWriter:
         ends = (bins["low"].min(), bins["high"].max())
         total = (bins["n"].sum(), *ends, bins["sum"].sum(), bins["squares"].sum())
         zooms = []
-        for i in range(N_ZOOMS):
-            size = self.zoom * ZOOM_STEP**i
+        sizes = [self.zoom * ZOOM_STEP**i for i in range(N_ZOOMS)]
+        for size in (each for each in sizes if each <= MAX_ZOOM):
             zooms.append((size, 0, *self._write_zoom(bins, size)))
             bins["start"] //= ZOOM_STEP
             bins = _reduced(bins)
         self._file.write(struct.pack("<I", MAGIC))
         self._file.seek(0)
         largest = ITEMS_PER_SLOT * SUMMARY.itemsize
-        header = (MAGIC, 4, N_ZOOMS, HEADER_BYTES, self._data_offset, index, 0, 0, 0)
+        header = (MAGIC, 4, len(zooms), HEADER_BYTES, self._data_offset, index, 0, 0, 0)
         self._file.write(struct.pack("<IHHQQQHHQQIQ", *header, HEADER_BYTES - 40, largest, 0))
         for zoom in zooms:
             self._file.write(struct.pack("<IIQQ", *zoom))
+        self._file.seek(HEADER_BYTES - 40)
         self._file.write(struct.pack("<Q4d", *total))
         self._file.seek(self._data_offset)
         self._file.write(struct.pack("<Q", len(self._leaves)))

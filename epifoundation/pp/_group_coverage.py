@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Normalization = Literal["CPM", "RPKM", "BPM"]
 TrackFormat = Literal["bigwig", "bedgraph", "bedgraph.gz"]
 SUFFIXES = {"bigwig": ".bw", "bedgraph": ".bedgraph", "bedgraph.gz": ".bedgraph.gz"}
+MAX_SMOOTH = 1000  # bins
 MAX_NAME = 60  # characters of the name of a file; of up to four bytes each
 
 
@@ -135,6 +136,10 @@ def group_coverage(
     integer(bin_size, "bin_size", minimum=1)
     if smooth is not None:
         integer(smooth, "smooth", minimum=bin_size)
+        if smooth > MAX_SMOOTH * bin_size:
+            msg = f"`smooth` must be at most {MAX_SMOOTH:,} times `bin_size`, which is "
+            msg += f"{MAX_SMOOTH * bin_size:,}, got {smooth!r}. Pass larger bins."
+            raise ValueError(msg)
     files = files_by_prefix(fragments, separator)
     sizes = read_chromosome_sizes(genome)
     if format == "bigwig" and len(sizes) > MAX_CONTIGS:
@@ -194,13 +199,19 @@ def _temporary(directory: Path, names: list[str], *, overwrite: bool) -> Iterato
             except OSError as error:
                 msg = f"`directory={str(directory)!r}` cannot be made ({error.strerror})."
                 raise type(error)(msg) from error
-            stack.callback(parent.rmdir)
+            stack.callback(_remove, parent)
         if not os.access(directory, os.W_OK):
             msg = f"`directory={str(directory)!r}` cannot be written to; pass another folder."
             raise PermissionError(msg)
         with TemporaryDirectory(prefix=".", dir=directory) as folder_name:
             yield Path(folder_name)
         stack.pop_all()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder unless another program wrote into it."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _writer(path: Path, sizes: dict[str, int], bin_size: int) -> BigWigWriter | BedGraphWriter:

@@ -53,7 +53,8 @@ def read_groups(groups: Any, prefixes: list[str]) -> CellGroups:
         raise ValueError(msg)
     if isinstance(known.dtype, pd.CategoricalDtype):
         known = known.cat.remove_unused_categories()
-        codes, names = known.cat.codes.to_numpy(np.int64), known.cat.categories
+        order, names = pd.factorize(known.cat.categories.astype(str))  # 1 and "1" are one
+        codes = order[known.cat.codes.to_numpy(np.int64)]
     else:
         codes, names = pd.factorize(known.astype(str).astype(object), sort=True)
     cells = pd.Index(known.index.astype(str), dtype=object)

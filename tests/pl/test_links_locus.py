@@ -217,6 +217,7 @@ def test_a_gene_that_the_annotation_lacks_is_marked(linked):
         ({"region": "chr1:900-500"}, "with a start before its end"),
         ({"region": "nonsense"}, "must be a region such as 'chr1:1000-500000'"),
         ({"region": "chr1:300000000-300001000"}, "past the end of chr1 at 248,956,422 in hg38"),
+        ({"groupby": "nothing"}, "`groupby='nothing'` has no values"),
         ({"tracks": {}}, "`tracks` must be a mapping from names of groups to bigWig files"),
         ({"tracks": {"a": "nothing.bw"}}, "The bigWig file 'nothing.bw' does not exist"),
         ({"tracks": {"a": 3}}, "`tracks` must have paths of bigWig files, got 3"),
@@ -229,6 +230,7 @@ def test_bad_input(linked, options, match):
     # A peak that fits hg38 and hg19 only
     var = linked["atac"].var
     first = var.index[0]
+    linked["atac"].obs["nothing"] = np.nan
     var.loc[first, COLUMNS] = ["chr1", 248_950_000, 248_950_500]
     if options and "region" not in options:
         options = {"region": whole(linked).replace("248951500", "90000")} | options

@@ -149,6 +149,14 @@ def test_normalization_and_sum_over_groups(tmp_path):
     assert cuts["chr2"].max() == 500_000
 
 
+def test_any_size_of_bins(tmp_path):
+    path = write(tmp_path / "f.tsv", LINES)
+    for bin_size in (7, 10**4, 10**8, 10**12):
+        values = values_of(coverage(path, tmp_path, bin_size=bin_size, normalization=None)["T"])
+        expected = brute_force(LINES, "AB", bin_size, "insertion") if bin_size < 10**5 else None
+        assert values["chr1"][0] == (6 if expected is None else expected["chr1"][0])
+
+
 @pytest.mark.parametrize("counting", ["insertion", "fragment"])
 def test_blacklist(tmp_path, counting):
     path, regions = write(tmp_path / "f.tsv", LINES), tmp_path / "regions.bed"
@@ -304,6 +312,7 @@ def test_bad_groups(tmp_path, groups, match):
         ({"genome": {"chrZ": 50}}, "None of the 4 fragments was counted; 4 are on contigs"),
         ({"bin_size": 0}, "`bin_size` must be an integer of at least 1"),
         ({"smooth": 5}, "`smooth` must be an integer of at least 10"),
+        ({"smooth": 10**9}, "`smooth` must be at most 1,000 times `bin_size`, which is 10,000"),
         ({"counting": "cuts"}, "`counting` must be one of"),
         ({"normalization": "TPM"}, "`normalization` must be one of"),
         ({"format": "wig"}, "`format` must be one of"),
