@@ -127,8 +127,8 @@ def group_coverage(
     >>> path = ep.datasets.simulate_fragments(atac, f"{folder.name}/fragments.tsv.gz")
     >>> groups = atac.obs["cell_type"]
     >>> tracks = ep.pp.group_coverage(path, groups, genome="hg38", directory=folder.name)
-    >>> tracks["CD14 Mono"].name
-    'CD14_Mono.bw'
+    >>> tracks["CD14+ Monocytes"].name
+    'CD14+_Monocytes.bw'
     """
     one_of(counting, get_args(Counting), "counting")
     one_of(normalization, [*get_args(Normalization), None], "normalization")
