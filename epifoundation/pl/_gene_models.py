@@ -77,8 +77,8 @@ def draw_genes(
                 _boxes(ax, parts[parts["feature"] == feature], row, height, color, size)
         else:
             _boxes(ax, gene.to_frame().T, row, BODY, color, size)
-        on_body = color if has_exons else "white"
-        _draw_arrows(ax, gene["strand"], left, right, row, on_body, size)
+        is_box = not has_exons and right - left > ARROW_SPACE * size
+        _draw_arrows(ax, gene["strand"], left, right, row, "white" if is_box else color, size)
         low, high = _span(name, gene, region)
         half = LETTER * size * len(name) / 2
         middle = min(max((left + right) / 2, low + half), high - half)
@@ -99,12 +99,14 @@ def _boxes(ax: Any, table: pd.DataFrame, row: int, height: float, color: str, si
 def _draw_arrows(
     ax: Any, strand: str, left: float, right: float, row: int, color: str, size: int
 ) -> None:
-    """Small arrows along a gene."""
+    """Small arrows along a gene, or beside it."""
     if strand not in "+-":
         return
     space = ARROW_SPACE * size
     n = max(int((right - left) / space), 1)
     places = left + (np.arange(n) + 0.5) * (right - left) / n
+    if right - left < space:  # beside a gene that is as small as an arrow
+        places = np.array([right + space / 2 if strand == "+" else left - space / 2])
     marker = "$›$" if strand == "+" else "$‹$"
     ax.plot(places, np.full(n, -row), ls="", marker=marker, ms=4, color=color, mec=color, mew=0.3)
 
