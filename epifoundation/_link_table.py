@@ -55,9 +55,7 @@ def filter_links(
     return links[keep], problem
 
 
-def passes(
-    links: pd.DataFrame, *, max_qvalue: float | None, min_score: float | None
-) -> pd.Series:
+def passes(links: pd.DataFrame, *, max_qvalue: float | None, min_score: float | None) -> pd.Series:
     """Whether each link passes the filters; ValueError as :func:`filter_links`."""
     keep = pd.Series(True, index=links.index)
     if max_qvalue is not None:

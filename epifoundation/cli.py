@@ -33,6 +33,7 @@ COMMANDS = {  # function and example
     "finetune": ("tl.finetune", "labelled.h5mu -o models/mine --label-key cell_type"),
     "convert": ("models.convert_original", "pretrained.pth vocabularies/ -o models/paper"),
     "count": ("pp.count_fragments", "fragments.tsv.gz models/atlas -o atac.h5ad"),
+    "coverage": ("pp.group_coverage", "fragments.tsv.gz groups.tsv hg38 -o tracks"),
     "cellxgene": (
         "datasets.cellxgene",
         "a4310202-4dc8-4e1b-a96d-d9675f5b14d1 --peaks encode-ccre-hg38 -o atlas.h5ad",
@@ -219,6 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = run(command, parse(command, given[1:]))
         if command == "models":
             result = result.astype(object).fillna("").to_string()
+        if command == "coverage":
+            result = "\n".join(f"{group}\t{path}" for group, path in result.items())
         if result is not None:
             sys.stdout.write(f"{result}\n")
     except (ValueError, TypeError, KeyError, OSError, ImportError, FloatingPointError) as error:

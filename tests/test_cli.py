@@ -340,6 +340,22 @@ def test_count(folder, mdata, model, run, name):
     assert done.code == 0, done.error
 
 
+def test_coverage(folder, mdata, run):
+    path = ep.datasets.simulate_fragments(mdata, folder / "f.tsv.gz")
+    kinds = mdata["atac"].obs["cell_type"]
+    kinds.to_csv(folder / "groups.tsv", sep="\t", header=False)
+    done = run("coverage", path, folder / "groups.tsv", "hg38", "-o", folder / "tracks", "-q")
+    assert done.code == 0, done.error
+    written = dict(line.split("\t") for line in done.output.splitlines())
+    tracks = ep.pp.group_coverage(path, kinds, genome="hg38", directory=folder / "other")
+    assert list(written) == list(tracks)
+    for name, track in tracks.items():
+        assert Path(written[name]).read_bytes() == track.read_bytes()
+    done = run("coverage", path, folder / "groups.tsv", "hg38", "-o", folder / "tracks", "-q")
+    assert (done.code, done.output) == (1, "")
+    assert "pass `overwrite=True` or another `directory`" in done.error
+
+
 def test_fragments_are_to_be_counted_first(folder, mdata, run):
     path = ep.datasets.simulate_fragments(mdata, folder / "f.tsv.gz")
     done = run("embed", path, "-o", folder / "out.zarr")

@@ -92,7 +92,7 @@ ALLOWED = {
     "paper": BASE | MODELS | CELLS | {"training"},
     "tl": BASE | MODELS | CELLS | {"inference", "links", "training", "paper", "pp"},
     "get": BASE | CELLS,
-    "pl": BASE | {"get", "metrics", "genome", "models"},
+    "pl": BASE | {"get", "metrics", "genome", "models", "pp"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -229,6 +229,7 @@ def test_tools_take_data_first_and_options_by_keyword(module, name):
     others = {
         "consensus_peaks": (["sources"],),
         "count_fragments": (["fragments", "peaks"],),
+        "group_coverage": (["fragments", "groups"],),
         "training": (["models"],),
         "knock_out": (["data", "model"], ["change"]),  # in `tl`, in `pl`
         "report": (["data", "path"],),

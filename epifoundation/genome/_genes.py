@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -138,7 +139,7 @@ def _from_gtf(path: str | Path) -> pd.DataFrame:
         msg = f"{str(path)!r} has no lines of the feature 'gene'."
         raise ValueError(msg)
     frame = pd.DataFrame(rows)
-    names = pd.Series([_gene_name(attributes) for attributes in frame[8]], dtype=object)
+    names = pd.Series([gene_name(attributes) for attributes in frame[8]], dtype=object)
     if names.isna().any():
         line = frame[8][names.isna()].iloc[0][:80]
         msg = f"{str(path)!r}: a gene has none of {list(NAME_KEYS)}: {line!r}."
@@ -149,7 +150,7 @@ def _from_gtf(path: str | Path) -> pd.DataFrame:
     return _table(read_intervals(table), index, frame[6].to_numpy())
 
 
-def _gene_name(attributes: str) -> str | None:
+def gene_name(attributes: str) -> str | None:
     """The value of the first of ``NAME_KEYS`` that is not empty."""
     found: dict[str, str] = {}
     for key, separator, quoted, bare in _ATTRIBUTE.findall(attributes):
@@ -161,9 +162,14 @@ def _gene_name(attributes: str) -> str | None:
 
 
 def _table(intervals: pd.DataFrame, names: pd.Index, strand: np.ndarray) -> pd.DataFrame:
-    signs = {"1": "+", "+1": "+", "1.0": "+", "-1": "-", "-1.0": "-"}  # Ensembl
-    strand = np.array([signs.get(str(one), str(one)) for one in strand], dtype=object)
-    known = np.where(np.isin(strand, STRANDS), strand, ".")
-    frame = intervals.assign(strand=pd.Series(known, dtype=object)).set_index(names.astype(str))
+    known = pd.Series(normalized_strands(strand), dtype=object)
+    frame = intervals.assign(strand=known).set_index(names.astype(str))
     frame.index.name = None
     return frame
+
+
+def normalized_strands(strand: Iterable[object]) -> np.ndarray:
+    """Strands as ``+``, ``-``, or ``.`` if unknown."""
+    signs = {"1": "+", "+1": "+", "1.0": "+", "-1": "-", "-1.0": "-"}  # Ensembl
+    names = [signs.get(str(one), str(one)) for one in strand]
+    return np.array([name if name in STRANDS else "." for name in names], dtype=object)

@@ -83,7 +83,7 @@ def named_genes(name: str) -> pd.DataFrame:
             f"{list(RELEASES)}."
         )
         raise ValueError(msg)
-    genes = _parse(_fetch(RELEASES[build])).copy()
+    genes = _parse(fetch(RELEASES[build])).copy()
     genes.attrs[GENOME] = build
     return genes
 
@@ -99,7 +99,7 @@ def check_genome(genes: pd.DataFrame, peaks: pd.DataFrame) -> None:
         raise ValueError(msg)
 
 
-def _fetch(release: Release) -> Path:
+def fetch(release: Release) -> Path:
     """The file of a release in the cache; downloaded if it is missing or damaged."""
     import pooch
 

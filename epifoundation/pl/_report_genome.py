@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from ..genome import BUILDS, detect_build, overlaps, read_genes, read_intervals
 from ..genome._chromosome_lengths import chromosome_lengths
-from ._links import accessibility_of
+from ._signal import accessibility_of
 
 IGV = Path(__file__).parent / "igv"  # igv.js, compressed, and its license
 MAX_LOCI = 12
@@ -65,7 +65,7 @@ def genome_view(
     sizes = groups.value_counts().sort_index(kind="stable").sort_values(ascending=False)
     sizes = sizes[sizes >= min(MIN_GROUP_CELLS, sizes.max())]
     shown = sorted(sizes.index[:MAX_GROUPS])
-    open_in = accessibility_of(atac, groups.where(groups.isin(shown)), regions)
+    open_in = accessibility_of(atac, peaks, groups.where(groups.isin(shown)), regions)
     top = float(np.nanmax(open_in.to_numpy(), initial=0)) or 1.0
     data = {
         "genome": _genome(peaks, regions["chrom"].unique()),

@@ -114,7 +114,7 @@ def count_fragments(
     one_of(counting, get_args(Counting), "counting")
     if min_fragments is not None:
         integer(min_fragments, "min_fragments", minimum=0)
-    files = _by_prefix(fragments, separator)
+    files = files_by_prefix(fragments, separator)
     vocabulary = resolve_peaks(peaks)
     counter = FragmentCounter(vocabulary, read_barcodes(barcodes, list(files), separator), counting)
     for prefix, path in files.items():
@@ -204,7 +204,7 @@ def _is_of(names: pd.Index, prefix: str) -> np.ndarray:
     return names.str.startswith(prefix) if prefix else np.ones(len(names), bool)
 
 
-def _by_prefix(fragments: Any, separator: str) -> dict[str, Path]:
+def files_by_prefix(fragments: Any, separator: str) -> dict[str, Path]:
     """The file of each sample, by the prefix of its cell names."""
     if isinstance(fragments, str | Path):
         return {"": check_fragments_file(Path(fragments))}

@@ -12,6 +12,7 @@ from .._warn import warn
 from ..genome import Axis
 from ..peaks.mapping import genome_build, incompatible_builds
 from ..peaks.vocabulary import PeakVocabulary
+from ._read_barcodes import check_found
 from ._read_fragments import Fragments
 
 Counting = Literal["insertion", "fragment"]
@@ -92,16 +93,8 @@ class FragmentCounter:
         `kept` says in the warning what becomes of their rows.
         """
         if self.requested is not None:
-            missing = self.requested[self.n_fragments == 0]
-            for prefix in prefixes:
-                expected = self.requested[self.requested.str.startswith(prefix)]
-                if len(expected) and missing.str.startswith(prefix).sum() == len(expected):
-                    msg = (
-                        f"None of the {len(expected):,} barcodes is in the file: first "
-                        f"{expected[0]!r}, and {prefix + self.first[prefix]!r} there. Do they lack "
-                        "a suffix such as '-1', or are they of another sample, or those of the RNA?"
-                    )
-                    raise ValueError(msg)
+            is_found = self.n_fragments > 0
+            missing = check_found(self.requested, is_found, self.first, prefixes)
             if len(missing):
                 msg = f"{len(missing):,} of {len(self.requested):,} barcodes have no fragment, "
                 msg += f"first {missing[0]!r}: their rows are {kept}."

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
@@ -41,23 +42,55 @@ def read_barcodes(barcodes: Any, prefixes: list[str], separator: str) -> pd.Inde
         if set(given) != set(prefixes):
             msg = f"`barcodes` has the samples {sorted(given)}, `fragments` has {sorted(prefixes)}."
             raise ValueError(msg)
-        listed = [prefix + name for prefix, part in given.items() for name in _read(part)]
+        listed = [prefix + name for prefix, part in given.items() for name in listed_barcodes(part)]
     else:
-        listed = _read(barcodes)
+        listed = listed_barcodes(barcodes)
     names = pd.Index(listed, dtype=object)
     if not len(names):
         msg = "`barcodes` is empty."
         raise ValueError(msg)
     check_unique(names, "barcodes", "drop the copies")
+    check_prefixes(names, prefixes)
+    return names
+
+
+def check_prefixes(names: pd.Index, prefixes: list[str]) -> None:
+    """Raise ValueError unless each name begins with that of a sample."""
     unprefixed = names[~names.str.startswith(tuple(prefixes))]
     if len(unprefixed):
         msg = f"{len(unprefixed):,} of {len(names):,} barcodes begin with no sample name, "
         msg += f"first {unprefixed[0]!r}; expected one of {prefixes}."
         raise ValueError(msg)
-    return names
 
 
-def _read(barcodes: Any) -> list[str]:
+def check_found(
+    names: pd.Index, is_found: np.ndarray, first: dict[str, str], prefixes: list[str]
+) -> pd.Index:
+    """Names without a fragment; ValueError if all of a sample are.
+
+    Parameters
+    ----------
+    names, is_found
+        Cells, and whether they have a fragment.
+    first
+        The first barcode in the file of each sample.
+    prefixes
+        What the names of each sample begin with.
+    """
+    missing = names[~is_found]
+    for prefix in prefixes:
+        expected = names[names.str.startswith(prefix)]
+        if len(expected) and missing.str.startswith(prefix).sum() == len(expected):
+            msg = (
+                f"None of the {len(expected):,} barcodes is in the file: first "
+                f"{expected[0]!r}, and {prefix + first[prefix]!r} there. Do they lack "
+                "a suffix such as '-1', or are they of another sample, or those of the RNA?"
+            )
+            raise ValueError(msg)
+    return missing
+
+
+def listed_barcodes(barcodes: Any) -> list[str]:
     """Names in any form, without what surrounds them: spaces, quotes, a title."""
     if isinstance(barcodes, AnnData | MuData | pd.DataFrame):
         table = barcodes if isinstance(barcodes, pd.DataFrame) else barcodes.obs

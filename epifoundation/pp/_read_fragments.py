@@ -68,7 +68,7 @@ def read_fragments(path: str | Path) -> Iterator[Fragments]:
             if not n_lines:
                 block = block.removeprefix(codecs.BOM_UTF8)
             if block:
-                fragments = _parse(block, path, n_lines)
+                fragments = parse_fragments(block, path, n_lines)
                 found |= len(fragments.start) > 0
                 yield fragments
             n_lines += block.count(b"\n")
@@ -105,7 +105,7 @@ def _check_line_lengths(block: bytes, path: Path, n_before: int) -> None:
         start = end + 1
 
 
-def _parse(block: bytes, path: Path, n_before: int) -> Fragments:
+def parse_fragments(block: bytes, path: Path, n_before: int) -> Fragments:
     """The columns of a block of whole lines."""
     # Comments are matched at the start of lines only: barcodes may contain "#"
     text = COMMENT.sub(b"", block) if b"#" in block else block

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import epifoundation as ep
 from epifoundation.genome import read_genes, transcription_start
-from epifoundation.genome._genes import _gene_name
+from epifoundation.genome._genes import gene_name
 
 GTF = """##description: a comment
 chr1\tHAVANA\tgene\t101\t200\t.\t+\t.\tgene_id "ENSG1"; gene_name "A";
@@ -71,7 +71,7 @@ def test_attributes_are_found_by_their_exact_names(given, style, between, end, d
     decoys = data.draw(st.lists(st.sampled_from(DECOYS), unique=True))
     attributes = data.draw(st.permutations([*given.items(), *decoys]))
     line = between.join(written(key, value, style) for key, value in attributes) + end
-    assert _gene_name(line) == next(given[key] for key in NAMES if key in given)
+    assert gene_name(line) == next(given[key] for key in NAMES if key in given)
 
 
 def test_lines_are_read_whatever_ends_them(tmp_path):

@@ -380,7 +380,7 @@ def test_bad_input_is_refused(file, options, message):
 
 
 def test_bad_options_are_refused_before_the_file_is_read(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(_read_fragments, "_parse", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(_read_fragments, "parse_fragments", lambda *_: pytest.fail("read"))
     with pytest.raises(FileNotFoundError, match="nothing' does not exist"):
         count({"a": file(), "b": tmp_path / "nothing"})
     with pytest.raises(ValueError, match=r"Sample names must differ as text, got \[1, '1'\]"):
