@@ -114,6 +114,7 @@ def simulated(seed, args):
                 "pairs": len(links),
                 "planted": true.sum(),
                 "by p-value": average_precision_score(true, -links["pvalue"].fillna(1)),
+                "by score": average_precision_score(true, links["score"].fillna(0)),
                 "by PIP": average_precision_score(true, links["pip"].fillna(0)),
                 "by effect": average_precision_score(true, links["effect"].abs()),
                 "model alone": average_precision_score(true, links["by_embedding"].abs()),
@@ -236,10 +237,12 @@ def snare(path, annotation):
             f"{np.mean(links.loc[found, 'effect'] > 0):.2f} of them activating; "
             f"{time.perf_counter() - began:.0f} s"
         )
-        # q-values depend on the distance, p-values do not
+        # q-values and scores depend on the distance, p-values do not
+        likely = (links["pvalue"] < 0.001).to_numpy()
         for name, linked in (
             ("q < 0.1", found),
-            ("p < 0.001", (links["pvalue"] < 0.001).to_numpy()),
+            ("p < 0.001", likely),
+            ("highest scores", (links["score"].rank(ascending=False) <= likely.sum()).to_numpy()),
         ):
             print(
                 f"  {name} ({linked.sum():,}): "
