@@ -153,6 +153,8 @@ def test_peaks_as_targets_need_no_links(mdata, motifs):
         (lambda t: t.iloc[:, :0], "`motifs` has no hits"),
         (lambda _: pd.DataFrame({"tf": ["a", None], "peak": "b"}), "1 rows without 'tf' or 'peak'"),
         (lambda _: pd.DataFrame({"tf": ["a"], "peak": "b"}), "No peak in `motifs` is a peak of"),
+        (lambda t: t * 1j, "the column 'GATA1' has other values"),
+        (lambda t: t.set_index("SPI1", append=True), "an index of several levels"),
         (lambda _: pd.DataFrame(), "No peak in `motifs` is a peak of"),
         (lambda _: "nowhere", "`motifs='nowhere'` is not in `varm`; available: "),
         (lambda _: "unnamed", r"`varm\['unnamed'\]` has 2 columns, but .* has 0 names"),

@@ -27,6 +27,9 @@ def motif_hits(atac: AnnData, motifs: pd.DataFrame | str) -> pd.DataFrame:
         `motifs` is no such table, has no hits, or none in peaks of the data.
     """
     table = _stored(atac, motifs) if isinstance(motifs, str) else motifs
+    if max(table.index.nlevels, table.columns.nlevels) > 1:
+        msg = "`motifs` has an index of several levels: name peaks and TFs by one level."
+        raise ValueError(msg)
     columns = next((pair for pair in LONG if set(pair) <= set(table.columns)), None)
     hits = _of_wide(table, atac) if columns is None else _of_long(table, *columns)
     if not len(hits):
@@ -95,12 +98,12 @@ def _positive(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     if all(isinstance(kind, pd.SparseDtype) for kind in kinds) and len(kinds):
         matrix = table.sparse.to_coo()
         values, rows, columns = matrix.data, matrix.row, matrix.col
-    elif all(pd.api.types.is_numeric_dtype(kind) for kind in kinds):  # also bool
+    elif all(map(_is_number, kinds)):
         dense: Any = table.to_numpy(dtype=float, na_value=np.nan)
         rows, columns = np.nonzero(dense)
         values = dense[rows, columns]
     else:
-        name = next(n for n, kind in kinds.items() if not pd.api.types.is_numeric_dtype(kind))
+        name = next(name for name, kind in kinds.items() if not _is_number(kind))
         msg = "`motifs` must have true or positive values where a motif occurs; the column "
         msg += f"{name!r} has other values. Tables of one row per hit need columns 'tf' and 'peak'."
         raise ValueError(msg)
@@ -110,6 +113,12 @@ def _positive(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(msg)
     is_hit = values > 0
     return rows[is_hit], columns[is_hit]
+
+
+def _is_number(kind: Any) -> bool:
+    """Whether it is the type of real numbers or booleans."""
+    types = pd.api.types
+    return types.is_numeric_dtype(kind) and not types.is_complex_dtype(kind)
 
 
 def _other_peaks(peaks: Any, atac: AnnData, table: pd.DataFrame | None = None) -> ValueError:
