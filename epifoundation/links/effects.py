@@ -15,10 +15,10 @@ from ..models import EpiFoundation
 from ..nn import ExpressionHead, QueryHead
 from .cells import LinkCells, family_of
 from .direct_effects import direct_effects
-from .fine_mapping import fine_map
+from .fine_mapping import fine_map, inflation_of
 from .pairs import Pairs
 
-N_STATES = 10  # principal components of the embedding, whose effects on a gene are free
+N_STATES = 20  # principal components of the embedding, whose effects on a gene are free
 CELLS_FOR_STATE = 20  # for each of them
 
 
@@ -164,22 +164,32 @@ def measured_effects(cells: MeasuredCells, pairs: Pairs, bar: tqdm) -> np.ndarra
 def inclusion(cells: MeasuredCells, pairs: Pairs, min_cells: int) -> tuple[np.ndarray, np.ndarray]:
     """Inclusion probability and number of the credible set of each pair that is no control.
 
-    Both (n_pairs,), NaN and 0 for peaks that are open in fewer than `min_cells` cells.
+    Both (n_pairs,), NaN and 0 for peaks that are open in fewer than `min_cells` cells. The controls
+    of a gene show by how much the evidence for peaks without an effect is inflated.
     """
     pip = np.full(len(pairs.gene), np.nan)
     credible_set = np.zeros(len(pairs.gene), dtype=np.int64)
     n_open = np.asarray(cells.is_open.sum(axis=0)).ravel()
+    seen = n_open[pairs.peak] >= min_cells
     for locus in _loci(pairs):
-        here = locus[n_open[pairs.peak[locus]] >= min_cells]
+        here = locus[seen[locus]]
         if pairs.is_control[locus[0]] or not len(here):
             continue
         gene = pairs.gene[here[0]]
+        begin, end = np.searchsorted(pairs.gene, [gene, gene + 1])
+        is_elsewhere = (pairs.is_control & seen)[begin:end]
+        elsewhere = np.unique(pairs.peak[begin:end][is_elsewhere])
+        y, offset = cells.measured[:, gene], cells.predicted[:, gene]
+        inflation = inflation_of(
+            y, offset, cells.is_open[:, elsewhere], cells.family, covariates=cells.state
+        )
         pip[here], credible_set[here] = fine_map(
-            cells.measured[:, gene],
-            cells.predicted[:, gene],
+            y,
+            offset,
             cells.is_open[:, pairs.peak[here]],
             cells.family,
             covariates=cells.state,
+            inflation=inflation,
         )
     return pip, credible_set
 

@@ -44,6 +44,7 @@ def fine_map(
     *,
     covariates: np.ndarray | None = None,
     weights: np.ndarray | None = None,
+    inflation: float = 1.0,
     coverage: float = 0.9,
     max_effects: int = MAX_EFFECTS,
 ) -> FineMap:
@@ -72,12 +73,14 @@ def fine_map(
         Of cells, (n_cells, n_covariates), with free effects; an intercept is added.
     weights
         Relative prior probability of each peak, (n_peaks,); if None, equal.
+    inflation
+        Factor of the variance, of :func:`inflation_of` peaks elsewhere.
     coverage
         Least probability that a credible set contains a peak with an effect.
     max_effects
         Largest number of effects.
     """
-    locus = _Locus.of(measured, predicted, is_open, family, covariates)
+    locus = _Locus.of(measured, predicted, is_open, family, covariates, inflation)
     n_cells, n_peaks = locus.is_open.shape
     prior = np.full(n_peaks, 1 / n_peaks) if weights is None else weights / np.sum(weights)
     prior = prior * min(ONE_MORE, MAX_PRIOR * n_peaks)
@@ -101,6 +104,28 @@ def fine_map(
             break
     absent = np.prod([1 - effect.probability for effect in effects], axis=0)
     return FineMap(1 - absent, _credible_sets(effects, locus.is_open, coverage))
+
+
+def inflation_of(
+    measured: np.ndarray,
+    predicted: np.ndarray,
+    is_open: np.ndarray | sp.spmatrix | sp.sparray,
+    family: str,
+    *,
+    covariates: np.ndarray | None = None,
+) -> float:
+    r"""How much larger the evidence for peaks that cannot regulate a gene is than by chance.
+
+    As genomic control (Devlin & Roeder 1999), but in the tail: the largest score statistic of
+    :math:`n` peaks elsewhere over :math:`2 \log n`, which the largest of :math:`n` chi-squares
+    seldom exceeds; at least 1. Types of cells that the prediction does not know raise it.
+
+    Parameters are those of :func:`fine_map`, with peaks far from the gene.
+    """
+    locus = _Locus.of(measured, predicted, is_open, family, covariates, 1.0)
+    score, _, information = locus.evidence(np.zeros(len(measured)))
+    usual = 2 * np.log(max(len(score), 2))
+    return max(float((score**2 / information).max(initial=0.0)) / usual, 1.0)
 
 
 def _single_effect(locus: _Locus, others: np.ndarray, prior: np.ndarray) -> _SingleEffect:
@@ -148,6 +173,7 @@ class _Locus:
     covariates: np.ndarray
     family: str
     free: np.ndarray  # effects of the covariates
+    inflation: float  # of the variance
     precision: np.ndarray = field(init=False)
 
     @classmethod
@@ -158,6 +184,7 @@ class _Locus:
         is_open: np.ndarray | sp.spmatrix | sp.sparray,
         family: str,
         covariates: np.ndarray | None,
+        inflation: float,
     ) -> _Locus:
         """Without effects of peaks."""
         if family == "gaussian":
@@ -167,7 +194,8 @@ class _Locus:
         some = np.column_stack([np.ones(len(measured)), some - some.mean(axis=0)])
         matrix = sp.csr_matrix(is_open, dtype=np.float64)
         by_peak = sp.csr_matrix(matrix.T)
-        locus = cls(measured, predicted, matrix, by_peak, some, family, np.zeros(some.shape[1]))
+        free = np.zeros(some.shape[1])
+        locus = cls(measured, predicted, matrix, by_peak, some, family, free, inflation)
         locus.precision = np.ones(len(measured))
         locus._fit_covariates(predicted, MAX_STEPS)
         locus.set_precision(np.zeros(len(measured)), n_lost=0)
@@ -191,6 +219,7 @@ class _Locus:
         """Inverse of the dispersion in each cell, from the residuals of the fit."""
         self._fit_covariates(self.predicted + shift, 2)
         mean, _ = mean_and_weight(self._linear(shift), self.family)
+        self.precision = np.ones(len(mean))
         square = (self.measured - mean) ** 2
         n_free = max(len(mean) - len(self.free) - n_lost, 1)
         if self.family == "gaussian":
@@ -204,6 +233,7 @@ class _Locus:
             precision = 1 / (1 + excess * mean)
             ratio = float((precision * square / np.maximum(mean, 1e-8)).sum()) / n_free
             self.precision = precision / max(ratio, 1.0)
+        self.precision = self.precision / self.inflation
 
     def _linear(self, shift: np.ndarray) -> np.ndarray:
         return self.predicted + shift + self.covariates @ self.free
