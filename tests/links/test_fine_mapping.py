@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.special import logsumexp
 
-from epifoundation.links.fine_mapping import MAX_PRIOR, ONE_MORE, VARIANCES, fine_map
+from epifoundation.links.fine_mapping import MAX_PRIOR, ONE_MORE, VARIANCES, fine_map, inflation_of
 
 
 def locus(seed, n=1500, n_peaks=40, effects=((7, 0.8),), excess=0.0, rate=1.5):
@@ -217,6 +217,47 @@ def test_covariates_remove_a_confounder():
         ).credible_set.max()
     assert n_without >= 9
     assert n_sets == 0
+
+
+def test_peaks_elsewhere_remove_a_confounder_that_is_not_known():
+    """Cells of a rare state have more RNA and open some peaks everywhere; a link is found still."""
+    n_without, n_sets, n_found = 0, 0, 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        y, offset, x = locus(seed, effects=())
+        state = rng.random(len(y)) < 0.05
+        elsewhere = (rng.random((len(y), 200)) < 0.1).astype(float)
+        for peaks, n in ((x, 2), (elsewhere, 12)):
+            peaks[:, :n] = rng.random((len(y), n)) < np.where(state, 0.6, 0.05)[:, None]
+        rate = np.exp(offset + 1.2 * state)
+        y = rng.poisson(rate).astype(float)
+        factor = inflation_of(y, offset, elsewhere, "counts")
+        assert factor > 2
+        n_without += fine_map(y, offset, x, "counts").credible_set.max() > 0
+        n_sets += fine_map(y, offset, x, "counts", inflation=factor).credible_set.max() > 0
+        y = rng.poisson(rate * np.exp(1.5 * x[:, 7])).astype(float)
+        factor = inflation_of(y, offset, elsewhere, "counts")
+        n_found += fine_map(y, offset, x, "counts", inflation=factor).credible_set[7] > 0
+    assert n_without >= 9
+    assert n_sets <= 1
+    assert n_found >= 8
+
+
+@pytest.mark.parametrize("family", ["counts", "binary", "gaussian"])
+def test_without_a_confounder_evidence_is_hardly_inflated(family):
+    rng = np.random.default_rng(0)
+    factors = []
+    for seed in range(20):
+        y, offset, _ = locus(seed, effects=())
+        if family != "counts":
+            offset = np.zeros(len(y))
+            y = rng.normal(size=len(y)) if family == "gaussian" else rng.random(len(y)) < 0.4
+        elsewhere = (rng.random((len(y), 300)) < 0.2).astype(float)
+        factors.append(inflation_of(np.asarray(y, float), offset, elsewhere, family))
+    assert min(factors) == 1
+    assert np.median(factors) < 1.1
+    assert max(factors) < 2
+    assert inflation_of(np.asarray(y, float), offset, elsewhere[:, :0], family) == 1
 
 
 @pytest.mark.parametrize("family", ["counts", "binary", "gaussian"])
