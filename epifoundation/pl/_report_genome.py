@@ -75,7 +75,6 @@ def genome_view(
     shown_peaks = _places(signal)
     if tracks is not None:
         signal = _coverage(tracks, regions, detect_build(peaks))
-    top = float(np.nanmax(signal.to_numpy(), initial=0)) or 1.0
     data = {
         "genome": _genome(peaks, regions["chrom"].unique()),
         "loci": [
@@ -89,7 +88,6 @@ def genome_view(
         "places": _places(signal),
         "groups": {str(name): signal[name].round(3).tolist() for name in signal.columns},
         "unit": "fraction of the cells with an open peak" if tracks is None else "coverage",
-        "top": round(top, 3),
     }
     code = base64.b64encode((IGV / "igv.min.js.gz").read_bytes()).decode()
     return GenomeView(data, code, (IGV / "LICENSE").read_text(encoding="utf-8"))
