@@ -103,8 +103,10 @@ MANY_PARAMETERS = {
     "embed": 15,
     "finetune": 15,
     "link_peaks": 18,
+    "links": 13,
     "predict_expression": 14,
     "pretrain": 19,
+    "report": 14,
 }
 LONG_MODULES = {"metrics.py": "one public function for each score, with its documentation"}
 

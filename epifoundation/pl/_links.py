@@ -10,6 +10,7 @@ import pandas as pd
 
 from .._docs import documented
 from .._keys import Keys
+from .._link_table import passes
 from .._validate import Data, get_atac, obs_column, one_of
 from ..genome import detect_build, parse_intervals, read_exons, read_genes, read_intervals
 from ..genome._named import check_genome
@@ -33,7 +34,8 @@ def links(
     annotation: str | Path | pd.DataFrame | None = None,
     tracks: Mapping[str, str | Path] | None = None,
     fragments: str | Path | Mapping[str, str | Path] | None = None,
-    max_qvalue: float = 0.1,
+    max_qvalue: float | None = 0.1,
+    min_score: float | None = None,
     modality: str = "atac",
     key_added: str | None = None,
     figure: Any = None,
@@ -73,7 +75,10 @@ def links(
         whole file. Without `tracks` and `fragments`, the fraction of the cells of each group in
         which a peak is open is shown.
     max_qvalue
-        Maximum q-value of a link.
+        Maximum q-value of a link; if None, q-values do not matter.
+    min_score
+        Minimum ``score`` of a link, its probability; if None, scores do not matter. Where no pair
+        has a small q-value, as in a single cell type, pass ``max_qvalue=None, min_score=0.3``.
     {modality}
     {results_key}
     {figure}
@@ -106,7 +111,7 @@ def links(
         raise ValueError(msg)
     atac, keys = get_atac(data, modality), Keys.of(key_added)
     table = _table(atac.uns.get(keys.links), keys.links, gene, group)
-    here = _region(table, gene, region, max_qvalue)
+    here = _region(table, gene, region, passes(table, max_qvalue=max_qvalue, min_score=min_score))
     peaks = read_intervals(atac.var)
     builds = detect_build(peaks)
     check_region(here, builds)
@@ -127,7 +132,8 @@ def links(
         signal = signal_of_peaks(atac, peaks, groups, here)
     if gene is None:
         table = _in_region(table, here)
-    shown = {gene} if gene else set(table.loc[table["qvalue"] <= max_qvalue, "gene"].astype(str))
+    is_link = passes(table, max_qvalue=max_qvalue, min_score=min_score)
+    shown = {gene} if gene else set(table.loc[is_link, "gene"].astype(str))
     rows = {} if genes is None else rows_of(genes, here, shown)
 
     heights = [ARCS_HEIGHT, *[TRACK_HEIGHT] * len(signal.values.columns)]
@@ -136,9 +142,8 @@ def links(
         figure = plt.figure(figsize=(8, sum(heights) + AXIS_HEIGHT), layout="constrained")
     options = {"sharex": True, "gridspec_kw": {"height_ratios": heights}}
     axes = figure.subplots(len(heights), 1, **options)
-    is_link = table["qvalue"] <= max_qvalue
     linked = set(zip(table["start"][is_link], table["end"][is_link], strict=True))
-    draw_arcs(axes[0], figure, table, max_qvalue)
+    draw_arcs(axes[0], figure, table, is_link.to_numpy())
     draw_peaks(axes[0], peaks_here, linked, here)
     what = gene or f"{here.chrom}:{here.start:,}-{here.end:,}"
     title = f"{what}: {int(is_link.sum())} links of {len(table)} {'peaks' if gene else 'pairs'}"
@@ -176,7 +181,9 @@ def _table(
     return table
 
 
-def _region(table: pd.DataFrame, gene: str | None, region: str | None, max_qvalue: float) -> Region:
+def _region(
+    table: pd.DataFrame, gene: str | None, region: str | None, is_link: pd.Series
+) -> Region:
     """The region to show."""
     if region is not None:
         try:
@@ -193,7 +200,7 @@ def _region(table: pd.DataFrame, gene: str | None, region: str | None, max_qvalu
     if gene is None:
         msg = "Pass `gene`, `region` such as 'chr1:1000-500000', or both."
         raise ValueError(msg)
-    shown = table[table["qvalue"] <= max_qvalue]
+    shown = table[is_link]
     shown, tss = shown if len(shown) else table, table["tss"].iloc[0]
     low, high = min(shown["start"].min(), tss), max(shown["end"].max(), tss)
     margin = max(int(0.08 * (high - low)), 2_000)

@@ -13,7 +13,7 @@ MAX_GREY_ARCS = 200
 PEAK_ROW = -0.09  # of the boxes of peaks, below the arcs
 
 
-def draw_arcs(ax: Any, figure: Any, table: pd.DataFrame, max_qvalue: float) -> None:
+def draw_arcs(ax: Any, figure: Any, table: pd.DataFrame, is_link: np.ndarray) -> None:
     """Arcs from peaks to transcription start sites; links have colours, other pairs are grey.
 
     With a column `score`, width and colour of links show it, else colours show the effect.
@@ -22,7 +22,6 @@ def draw_arcs(ax: Any, figure: Any, table: pd.DataFrame, max_qvalue: float) -> N
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
-    is_link = (table["qvalue"] <= max_qvalue).to_numpy()
     effect, score = table["effect"].to_numpy(float), score_of(table)
     has_score = bool(np.isfinite(score[is_link]).any())
     if has_score:

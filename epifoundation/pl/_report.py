@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,8 @@ def report(
     batch_key: str | None = None,
     genes: str | Sequence[str] | None = None,
     layer: str | None = None,
+    annotation: str | Path | pd.DataFrame | None = None,
+    tracks: Mapping[str, str | Path] | None = None,
     title: str = "EpiFoundation report",
     modality: str = "atac",
     rna_modality: str = "rna",
@@ -59,6 +61,13 @@ def report(
         RNA, with the largest variance between labels.
     layer
         Layer of the RNA modality with measured expression; if None, ``X``.
+    annotation
+        Gene annotation to draw with links: a file, a table, or a name such as ``"hg38"``
+        (:func:`epifoundation.genome.read_genes`); if None, ``var`` of the RNA modality, if it has
+        positions.
+    tracks
+        BigWig file of each group of cells (:func:`epifoundation.pp.group_coverage`), drawn with
+        links; if None, the fraction of cells with open peaks.
     title
         Heading of the page.
     modality, rna_modality
@@ -112,6 +121,7 @@ def report(
         label_key=label_key,
         batch_key=batch_key,
         genes=_genes(genes, atac, rna, keys),
+        locus_options={"annotation": annotation, "tracks": tracks},
         options=shared,
         rna_options=shared | {"rna_modality": rna_modality, "layer": layer},
         rng=generator_of(rng),

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from .._validate import Data, obs_column
 from ._links import links as draw_links
-from ._report_genome import genome_view, rank_links
+from ._report_genome import MAX_QVALUE, MIN_SCORE, genome_view, has_positions, has_score, rank_links
 from ._report_page import Block, Paragraph, Picture, table
 
 MAX_LINKS = 300
@@ -36,16 +36,23 @@ def link_blocks(
         return [summary, top]
     best = tested.iloc[0]
     gene, group = str(best["gene"]), str(best["group"])
-    draw = partial(draw_links, data, gene=gene, group=group, groupby=groupby, **options)
-    alt = f"Arcs of the links of {gene} above the fraction of cells with open peaks"
-    caption = "The gene with the best link. Arcs are coloured by effect."
+    by_score = not (tested["qvalue"] <= MAX_QVALUE).any() and has_score(tested)
+    limits: dict[str, Any] = {"max_qvalue": None, "min_score": MIN_SCORE} if by_score else {}
+    draw = partial(draw_links, data, gene=gene, group=group, groupby=groupby, **limits, **options)
+    alt = f"Arcs of the links of {gene} above tracks of groups of cells"
+    caption = (
+        "The gene with the best link. Colour and width of arcs are the score, if there is one."
+    )
     found.append(plot(lambda: draw()[0].figure, alt, caption))
     groups = pd.Series("all cells", index=atac.obs_names)
     if groupby is not None:
         groups = obs_column(data, atac, groupby, "groupby")
         groups = groups.astype(str).where(groups.notna())
     try:
-        view = genome_view(atac, rna, links, groups)
+        genes = options["annotation"]
+        if genes is None and rna is not None and has_positions(rna.var):
+            genes = rna.var
+        view = genome_view(atac, links, groups, genes, options["tracks"])
     except ValueError as error:
         return [*found, Paragraph(f"No genome view: {error}", is_note=True), top]
     return [*found, *([] if view is None else [view]), top]

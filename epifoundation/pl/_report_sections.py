@@ -54,6 +54,7 @@ class Results:
     label_key: str | None
     batch_key: str | None
     genes: list[str] | None
+    locus_options: dict[str, Any]  # `annotation` and `tracks` of links
     options: dict[str, Any]  # passed to all plots
     rna_options: dict[str, Any]  # passed to plots of expression
     rng: np.random.Generator
@@ -70,8 +71,9 @@ def sections(results: Results) -> list[Section]:
         found.append(Section("Expression", _expression(results)))
     if keys.links in uns:
         groupby = results.label_key or (keys.cell_type if keys.cell_type in results.obs else None)
+        options = results.options | results.locus_options
         cells = results.data, results.atac, results.rna, groupby
-        found.append(Section("Links", link_blocks(*cells, uns[keys.links], results.options, _plot)))
+        found.append(Section("Links", link_blocks(*cells, uns[keys.links], options, _plot)))
     return [*found, Section("Parameters", _parameters(results))]
 
 

@@ -134,8 +134,7 @@ def link_peaks(
       features, and the sample of the atlas that is most similar to each group.
 
     Groups of fewer than 10 cells, and peaks that are open in fewer than `min_cells` cells of a
-    group, are not tested: p- and q-values and inclusion probabilities are NaN. The latter are NaN
-    without measured RNA, too.
+    group, are not tested: p- and q-values are NaN, as is ``pip``, also without measured RNA.
 
     Raises
     ------
@@ -168,9 +167,8 @@ def link_peaks(
     closed peaks and promoters. P-values then change it as much as their distribution in the group
     shows that they inform; without variation between cells, or untested, they do not.
 
-    An effect is an
-    association; only an experiment can show that the peak is its cause. With few open peaks per
-    cell, where measured expression has little to add, ``measured=False`` finds more.
+    An effect is an association; only an experiment can show that the peak is its cause. With few
+    open peaks per cell, ``measured=False`` finds more.
 
     Examples
     --------

@@ -88,3 +88,30 @@ def test_region_no_links_and_bad_input(linked):
         == "gene5: 0 links of 1 peaks"
     )
     plt.close("all")
+
+
+def test_links_by_score_are_drawn_where_no_pair_has_a_small_qvalue(linked):
+    mdata = linked.copy()
+    table = mdata["atac"].uns[KEY]
+    gene = str(table["gene"].iloc[0])
+    one = table["gene"] == gene
+    table["qvalue"] = 1.0
+    table["score"] = np.where(np.arange(len(table)) % 3 == 0, 0.9, 0.05)
+    options = {"gene": gene, "group": str(table.loc[one, "group"].iloc[0])}
+    rows = one & (table["group"].astype(str) == options["group"])
+    n_high = int((table.loc[rows, "score"] > 0.5).sum())
+    assert 0 < n_high < rows.sum()
+    for limits, n in (
+        ({}, 0),
+        ({"max_qvalue": None, "min_score": 0.5}, n_high),
+        ({"min_score": 0.5}, 0),
+        ({"max_qvalue": None}, rows.sum()),
+    ):
+        axes = ep.pl.links(mdata, **options, **limits)
+        assert axes[0].get_title(loc="left").startswith(f"{gene}: {n} links of {rows.sum()} ")
+        plt.close("all")
+    with pytest.raises(ValueError, match="`min_score` must lie between 0 and 1"):
+        ep.pl.links(mdata, **options, min_score=2)
+    del table["score"]
+    with pytest.raises(ValueError, match="`min_score` needs the column 'score'"):
+        ep.pl.links(mdata, **options, min_score=0.5)

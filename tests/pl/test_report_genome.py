@@ -50,9 +50,9 @@ def cells(gene="G1", kinds=("A", "B"), n_genes=3):
     return found
 
 
-def view_of(atac, rna=None):
+def view_of(atac, annotation=None, tracks=None):
     groups = atac.obs["kind"].astype(str)
-    return genome_view(atac, rna, atac.uns["epifoundation_links"], groups)
+    return genome_view(atac, atac.uns["epifoundation_links"], groups, annotation, tracks)
 
 
 def test_the_view_has_the_links_peaks_and_open_cells():
@@ -104,11 +104,65 @@ def test_genes_are_those_of_the_rna():
         {"chrom": "chr1", "start": [3000, 10**8], "end": [9000, 10**8 + 5], "strand": "-"},
         index=["G1", "far"],
     )
-    genes = view_of(atac, AnnData(var=var, shape=None)).data["genes"]
+    genes = view_of(atac, var).data["genes"]
     assert ["chr1", 3000, 9000, "G1", "-"] in genes
     assert sorted(row[3] for row in genes) == ["G1", "other1", "other2"]
-    without = AnnData(var=var[[]])
-    assert view_of(atac, without).data["genes"] == view_of(atac).data["genes"]
+    sites = view_of(atac).data["genes"]  # without an annotation
+    assert sorted(row[3] for row in sites) == ["G1", "other1", "other2"]
+    assert all(end == start + 1 for _, start, end, _, _ in sites)
+
+
+def test_pairs_with_a_high_score_are_links():
+    atac = cells()
+    links = atac.uns["epifoundation_links"]
+    links["score"] = np.where(links["qvalue"] == 0.7, 0.8, 0.1)
+    data = view_of(atac).data
+    assert data["arcs_name"] == "Links by score"
+    assert [arc[4] for arc in data["arcs"][:3]] == [0.8] * 3
+    shown = {(arc[0], arc[1], arc[3]) for arc in data["arcs"] if arc[7]}
+    expected = links[(links["qvalue"] <= 0.1) | (links["score"] >= 0.5)]
+    assert shown == set(zip(expected["chrom"], expected["start"], expected["tss"], strict=True))
+
+
+def test_coverage_of_files_is_shown_in_the_windows(tmp_path):
+    atac = cells()
+    rng = np.random.default_rng(1)
+    lines = [
+        f"chr{chrom}\t{at}\t{at + 90}\t{cell}\t1"
+        for chrom in (1, 2)
+        for at, cell in zip(
+            np.sort(rng.integers(0, 120_000, 3000)), rng.choice(atac.obs_names, 3000), strict=True
+        )
+    ]
+    (tmp_path / "f.tsv").write_text("\n".join(lines))
+    tracks = ep.pp.group_coverage(
+        tmp_path / "f.tsv",
+        atac.obs["kind"],
+        genome={"chr1": 125_000, "chr2": 125_000},
+        directory=tmp_path,
+        normalization=None,
+    )
+    data = view_of(atac, tracks=tracks).data
+    assert list(data["groups"]) == ["A", "B"]
+    places = pd.DataFrame(data["places"], columns=["chrom", "start", "end"])
+    assert {len(values) for values in data["groups"].values()} == {len(places)}
+    for _, here in places.groupby("chrom"):  # windows that overlap are joined
+        assert (here["start"].to_numpy()[1:] >= here["end"].to_numpy()[:-1]).all()
+    loci = ep.genome.parse_intervals([place for _, place in data["loci"]])
+    assert places["end"].max() <= loci["end"].max()
+    # All cuts in the bins, of both ends of the fragments
+    cuts = np.array([[int(a), int(b) - 1] for _, a, b, *_ in (line.split("\t") for line in lines)])
+    chrom = np.array([line.split("\t")[0] for line in lines])
+    total = sum(
+        (np.array(values) * (places["end"] - places["start"]).to_numpy() / 10).sum()
+        for values in data["groups"].values()
+    )
+    expected = 0
+    for name, here in places.groupby("chrom"):
+        bins = np.searchsorted(here["start"], cuts[chrom == name], side="right") - 1
+        expected += (cuts[chrom == name] < here["end"].to_numpy()[bins])[bins >= 0].sum()
+    assert total == pytest.approx(expected, rel=0.02)
+    assert "coverage" in data["unit"]
 
 
 def test_what_is_embedded_is_limited(monkeypatch):
@@ -123,9 +177,8 @@ def test_what_is_embedded_is_limited(monkeypatch):
     atac.obs["kind"] = few.where(np.arange(60) != 5, np.nan)
     for name, value in (("MAX_GROUPS", 15), ("MIN_GROUP_CELLS", 3)):
         monkeypatch.setattr(_report_genome, name, value)
-    groups = genome_view(atac, None, atac.uns["epifoundation_links"], atac.obs["kind"]).data[
-        "groups"
-    ]
+    links = atac.uns["epifoundation_links"]
+    groups = genome_view(atac, links, atac.obs["kind"], None, None).data["groups"]
     assert set(groups) == set(few) - {"two cells"}
     monkeypatch.setattr(_report_genome, "MAX_PEAKS", 1)
     assert len(view_of(atac).data["loci"]) == 1
