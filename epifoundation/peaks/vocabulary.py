@@ -193,7 +193,8 @@ class GeneVocabulary:
 
     def positions(self, names: Iterable[str]) -> np.ndarray:
         """Position of each name (symbol, or else identifier) in the vocabulary, -1 if unknown."""
-        names = pd.Index([str(name) for name in names])
+        # As objects: the text of pyarrow refuses half of a surrogate pair
+        names = pd.Index([str(name) for name in names], dtype=object)
         found = pd.Index(self.names).get_indexer(names)
         if self.ids is not None and not pd.Index(self.ids).has_duplicates:
             found = np.where(found >= 0, found, pd.Index(self.ids).get_indexer(names))
