@@ -130,6 +130,10 @@ def test_what_no_file_can_contain_is_refused_before_the_work(mdata, model, bad):
         check_storable(["good", bad], "label")
     with pytest.raises(ValueError, match="gene name"):
         ep.GeneVocabulary(["a", bad])
+    with pytest.raises(ValueError, match="are not among the"):
+        ep.tl.predict_expression(mdata, model, genes=[bad])
+    with pytest.raises(ValueError, match="neither a peak of the data nor a region"):
+        ep.tl.impute_accessibility(mdata, model, peaks=[bad])
     atac = mdata["atac"]
     atac.obs["label"] = pd.Series(["good", bad] * 200, atac.obs_names, dtype=object)
     query = atac.copy()

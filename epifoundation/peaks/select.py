@@ -24,7 +24,7 @@ def select_peaks(var: pd.DataFrame, peaks: str | Sequence[str]) -> np.ndarray:
         msg = "`peaks` is empty: name at least one peak or region."
         raise ValueError(msg)
     mask = np.zeros(len(var), dtype=bool)
-    position = var.index.get_indexer(names)
+    position = var.index.get_indexer(pd.Index(names, dtype=object))
     mask[position[position >= 0]] = True
     others = [name for name, found in zip(names, position, strict=True) if found < 0]
     if not others:

@@ -168,13 +168,13 @@ class GeneVocabulary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", [str(name) for name in self.names])
+        check_storable(self.names, "gene name")  # pandas with pyarrow refuses some of them itself
         index = pd.Index(self.names)
         if index.has_duplicates:
             copy = index[index.duplicated()][0]
             msg = f"Gene names must be unique, {copy!r} occurs twice: "
             msg += "call `var_names_make_unique()`."
             raise ValueError(msg)
-        check_storable(self.names, "gene name")
         if self.ids is not None:
             object.__setattr__(self, "ids", [str(i) for i in self.ids])
             if len(self.ids) != len(self.names):
@@ -193,7 +193,8 @@ class GeneVocabulary:
 
     def positions(self, names: Iterable[str]) -> np.ndarray:
         """Position of each name (symbol, or else identifier) in the vocabulary, -1 if unknown."""
-        names = pd.Index([str(name) for name in names])
+        # As objects: the text of pyarrow refuses half of a surrogate pair
+        names = pd.Index([str(name) for name in names], dtype=object)
         found = pd.Index(self.names).get_indexer(names)
         if self.ids is not None and not pd.Index(self.ids).has_duplicates:
             found = np.where(found >= 0, found, pd.Index(self.ids).get_indexer(names))

@@ -44,7 +44,7 @@ def link_variants(
     modality: str = "atac",
     key_added: str | None = None,
 ) -> pd.DataFrame:
-    """List the elements that variants lie in, and the genes that these are linked to.
+    """List the elements that variants lie in, and their linked genes, for an object in memory.
 
     An element is a peak of the data. A variant lies in it if any base of REF does; an insertion has
     the base before it.
