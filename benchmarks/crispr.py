@@ -54,6 +54,9 @@ def main():
     ]
     genes = args.genes or next((path for path in beside if path.is_file()), "hg38")
     try:
+        if args.output and not args.output.absolute().parent.is_dir():
+            msg = f"--output: the folder of {str(args.output)!r} does not exist."
+            raise FileNotFoundError(msg)
         pairs = read_pairs(args.pairs)
         reader = PairFeatures(ep.genome.read_genes(genes))
         samples = {
@@ -126,8 +129,13 @@ def by_chromosome(features, regulated, chrom):
 def report(title, pairs, scores, n_bootstraps):
     """A table in Markdown."""
     regulated = pairs["Regulated"].to_numpy()
+    if regulated.all() or not regulated.any():
+        return (
+            f"{title}: {int(regulated.sum()):,} of {len(pairs):,} pairs are regulated: no areas.\n"
+        )
     gene = pd.factorize(pairs["measuredGeneSymbol"])[0]
-    draws = bootstrap(gene, n_bootstraps)
+    # An area needs a regulated pair
+    draws = [rows for rows in bootstrap(gene, n_bootstraps) if regulated[rows].any()]
     heading = f"{title}: {len(pairs):,} pairs, {regulated.sum():,} regulated "
     heading += f"({regulated.mean():.3f}), {gene.max() + 1:,} genes"
     lines = [

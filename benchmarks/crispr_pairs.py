@@ -1,12 +1,18 @@
 """Pairs of elements and genes that were tested by CRISPRi, and their features in the atlas."""
 
+import gzip
 import re
+import shlex
+import sys
+import zlib
 
 import numpy as np
 import pandas as pd
 
 import epifoundation as ep
-from epifoundation.genome import transcription_start
+from epifoundation.genome import detect_build, transcription_start
+from epifoundation.genome._chromosome_lengths import chromosome_lengths
+from epifoundation.genome._intervals import with_prefix
 from epifoundation.links.atlas_levels import AtlasLevels
 from epifoundation.links.pair_features import Landscape, promoters, strongest
 
@@ -20,6 +26,10 @@ COLUMNS = (
     "Regulated",
     "CellType",
 )
+POSITIONS = ("chromStart", "chromEnd", "startTSS")
+NUMBERS = ("distanceToTSS", "DHS.RPM", "H3K27ac.RPM")  # may be missing, the last two as columns
+IS_TRUE = {"TRUE": True, "1": True, "1.0": True, "FALSE": False, "0": False, "0.0": False}
+BUILD = "hg38"  # of the atlas
 MAX_OFFSET = 2000  # bases between the stated distance and that to the stated site
 INDUCED = ["E021", "E022", "Ips_Duke"]
 # Samples of cell types whose names are not those of the samples
@@ -27,26 +37,102 @@ ALIASES = {"wtc11": INDUCED, "ipsc": INDUCED, "hesc": ["H1hesc_UwDuke"], "h1": [
 
 
 def read_pairs(path):
-    """The valid pairs of a table of the ENCODE CRISPR benchmark; ValueError without a column."""
-    pairs = pd.read_csv(path, sep="\t")
+    """The valid pairs of a table of the ENCODE CRISPR benchmark.
+
+    Pairs without a position, gene or result are left out, which is printed. Missing distances are
+    computed.
+
+    Raises
+    ------
+    ValueError
+        The file is no such table, lacks a column, has values of another type or positions on
+        another genome build, or not both regulated and other pairs.
+    """
+    pairs = _read_table(path)
     missing = [name for name in COLUMNS if name not in pairs.columns]
     if missing:
         msg = f"{str(path)!r} lacks the columns {missing}: expected a table of pairs of "
         msg += f"EngreitzLab/CRISPR_comparison with {list(COLUMNS)}."
         raise ValueError(msg)
     if "ValidConnection" in pairs.columns:
-        pairs = pairs[is_true(pairs["ValidConnection"])]
-    pairs = pairs.assign(Regulated=is_true(pairs["Regulated"])).reset_index(drop=True)
-    if pairs["Regulated"].nunique() < 2:
-        msg = f"{str(path)!r} has {len(pairs):,} valid pairs, {int(pairs['Regulated'].sum()):,} of "
+        pairs = pairs[pairs["ValidConnection"].map(_flag).eq(True)]
+    for name in (*POSITIONS, *NUMBERS):
+        if name in pairs.columns:
+            pairs = pairs.assign(**{name: _numbers(pairs[name], name, path)})
+    needed = ["chrom", *POSITIONS, "measuredGeneSymbol", "Regulated"]
+    is_whole = pairs[needed].notna().all(axis=1)
+    if not is_whole.all():
+        names = [name for name in needed if pairs[name].isna().any()]
+        text = f"{int((~is_whole).sum()):,} pairs without a value in {names} are left out."
+        print(text, file=sys.stderr)
+    pairs = pairs[is_whole].reset_index(drop=True)
+    regulated = pairs["Regulated"].map(_flag)
+    if regulated.isna().any():
+        first = pairs["Regulated"][regulated.isna()].iloc[0]
+        msg = f"{str(path)!r}: `Regulated` must be TRUE or FALSE, got {str(first)!r}."
+        raise ValueError(msg)
+    if regulated.nunique() < 2:
+        msg = f"{str(path)!r} has {len(pairs):,} valid pairs, {int(regulated.sum()):,} of "
         msg += "them regulated: both kinds are needed."
         raise ValueError(msg)
-    return pairs
+    positions = {name: pairs[name].astype(np.int64) for name in POSITIONS}
+    cell_type = pairs["CellType"].astype(object).where(pairs["CellType"].notna(), "unknown")
+    pairs = pairs.assign(
+        **positions,
+        chrom=with_prefix(pairs["chrom"].astype(str)),
+        Regulated=regulated.to_numpy(bool),
+        CellType=cell_type.astype(str),
+    )
+    _check_positions(pairs, path)
+    middle = (pairs["chromStart"] + pairs["chromEnd"]) // 2
+    computed = (pairs["startTSS"] - middle).abs()
+    return pairs.assign(distanceToTSS=pairs["distanceToTSS"].abs().fillna(computed))
 
 
-def is_true(column):
-    """Booleans of a column of TRUE and FALSE."""
-    return column.astype(str).str.upper().isin(["TRUE", "1"]).to_numpy()
+def _read_table(path):
+    """A table separated by tabs or commas; ValueError in one line if it is none."""
+    try:
+        table = pd.read_csv(path, sep="\t", low_memory=False)
+        if table.shape[1] == 1:
+            table = pd.read_csv(path, low_memory=False)
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        msg = f"{str(path)!r} is not a table separated by tabs: {reason}."
+        raise ValueError(msg) from error
+    return table
+
+
+def _flag(value):
+    """True or False of a word or number; None of others."""
+    return IS_TRUE.get(str(value).upper())
+
+
+def _numbers(column, name, path):
+    """A column as finite numbers; ValueError with the first value that is none."""
+    values = pd.to_numeric(column, errors="coerce").replace([np.inf, -np.inf], np.nan)
+    wrong = values.isna() & column.notna()
+    if wrong.any():
+        msg = f"{str(path)!r}: `{name}` must have numbers, got {str(column[wrong].iloc[0])!r}."
+        raise ValueError(msg)
+    return values
+
+
+def _check_positions(pairs, path):
+    """Raise ValueError if elements are no intervals, or not of the build of the atlas."""
+    is_wrong = (pairs["chromStart"] < 0) | (pairs["chromEnd"] <= pairs["chromStart"])
+    places = pairs[["chrom", "chromStart", "chromEnd"]].set_axis(["chrom", "start", "end"], axis=1)
+    if is_wrong.any():
+        chrom, start, end = places[is_wrong].iloc[0]
+        msg = f"{str(path)!r}: {chrom}:{start}-{end} is no interval; `chromStart` must be 0 or "
+        msg += "more and less than `chromEnd`."
+        raise ValueError(msg)
+    builds = detect_build(places)
+    is_known = places["chrom"].isin(chromosome_lengths(BUILD)).any()
+    if BUILD not in builds or not is_known:
+        of = f" (they fit {' or '.join(builds)})" if builds and is_known else ""
+        msg = f"{str(path)!r}: elements such as {places['chrom'].iloc[0]}:"
+        msg += f"{places['start'].iloc[0]} lie outside of {BUILD}{of}: lift them over to {BUILD}."
+        raise ValueError(msg)
 
 
 def samples_of(cell_type, available, given=()):
@@ -64,7 +150,8 @@ def samples_of(cell_type, available, given=()):
     unknown = [name for name in chosen if name not in available]
     if unknown or not chosen:
         which = f"knows no sample {unknown}" if unknown else f"has no sample of {cell_type!r}"
-        msg = f"The atlas {which}: pass `--sample {cell_type}=NAME`, one of {list(available)}."
+        option = shlex.quote(f"{cell_type}=NAME")
+        msg = f"The atlas {which}: pass `--sample {option}`, one of {list(available)}."
         raise ValueError(msg)
     return chosen
 

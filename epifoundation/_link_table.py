@@ -13,18 +13,34 @@ LinkValue: TypeAlias = Literal["effect", "score", "pip"]
 VALUES = ("effect", "score", "pip")
 PLACE = ("chrom", "start", "end")
 COLUMNS = (*PLACE, "gene", "peak", "group", "tss", "effect", "qvalue")  # that are read
+NUMBERS = ("start", "end", "tss", "effect", "pvalue", "qvalue", "score", "pip", "credible_set")
 # Of a pair that is linked in several groups; other columns are the same in all of them
 OVER_GROUPS = {"effect": "mean", "score": "max", "pip": "max", "qvalue": "min"}
 
 
 def links_of(data: Data, modality: str, key_added: str | None) -> pd.DataFrame:
-    """The table of links; ValueError if `link_peaks` was not run."""
-    keys = Keys.of(key_added)
-    links = get_atac(data, modality).uns.get(keys.links)
+    """The table of links; ValueError if `link_peaks` was not run, or the table was damaged."""
+    key = Keys.of(key_added).links
+    links = get_atac(data, modality).uns.get(key)
     if not isinstance(links, pd.DataFrame) or not set(COLUMNS) <= set(links.columns):
-        msg = f"No links in `uns[{keys.links!r}]`: run `epifoundation.tl.link_peaks` first."
+        msg = f"No links in `uns[{key!r}]`: run `epifoundation.tl.link_peaks` first."
+        raise ValueError(msg)
+    wrong = links.columns[links.columns.duplicated()].tolist()
+    wrong += [name for name in NUMBERS if name in links and not _has_numbers(links[name])]
+    wrong += [name for name in ("start", "end", "tss") if links[name].isna().any()]
+    if wrong:
+        msg = f"The column {wrong[0]!r} of `uns[{key!r}]` is not as `epifoundation.tl.link_peaks` "
+        msg += "writes it (it occurs twice, or has missing or other values): run it again."
         raise ValueError(msg)
     return links
+
+
+def _has_numbers(column: pd.Series | pd.DataFrame) -> bool:
+    """Whether all values are real numbers; numbers of type object are from old files."""
+    if isinstance(column, pd.DataFrame):  # a name that occurs twice
+        return False
+    kinds = ("integer", "floating", "mixed-integer-float", "empty")
+    return pd.api.types.infer_dtype(column, skipna=True) in kinds
 
 
 def filter_links(

@@ -1,6 +1,8 @@
 """The benchmark on CRISPRi pairs: what it measures, and tables that it cannot use."""
 
+import gzip
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -97,6 +99,104 @@ def test_tables_without_regulated_pairs_are_one_line(files, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         run(monkeypatch, files / "bad.tsv")
     assert "55 valid pairs, 0 of them regulated" in capsys.readouterr().err
+
+
+def written(files, pairs, **options):
+    pairs.to_csv(files / "other.tsv", **{"sep": "\t", "index": False} | options)
+    return files / "other.tsv"
+
+
+def test_other_ways_to_write_the_same_pairs_are_have_the_same_result(files):
+    expected = read_pairs(files / "pairs.tsv")
+    pairs = table()
+    bare = pairs.assign(chrom=pairs["chrom"].str.removeprefix("chr"))
+    signed = pairs.assign(distanceToTSS=-pairs["distanceToTSS"])
+    numbers = pairs.assign(Regulated=(pairs["Regulated"] == "TRUE").astype(float))
+    for each in (bare, signed, numbers, pairs.assign(distanceToTSS=np.nan)):
+        pd.testing.assert_frame_equal(read_pairs(written(files, each)), expected, check_dtype=False)
+    for options in ({"sep": ","}, {"lineterminator": "\r\n"}, {"encoding": "utf-8-sig"}):
+        pd.testing.assert_frame_equal(read_pairs(written(files, pairs, **options)), expected)
+
+
+def test_pairs_without_a_position_are_left_out(files, capsys):
+    pairs = table().astype({"startTSS": float})
+    pairs.loc[:2, "startTSS"] = np.nan
+    pairs.loc[3, "chrom"] = None
+    found = read_pairs(written(files, pairs))
+    assert len(found) == 51
+    assert found["chromStart"].tolist() == table()["chromStart"][4:55].tolist()
+    message = "4 pairs without a value in ['chrom', 'startTSS'] are left out.\n"
+    assert capsys.readouterr().err == message
+
+
+def test_pairs_without_a_cell_type_take_the_sample(files):
+    pairs = read_pairs(written(files, table().assign(CellType=np.nan)))
+    assert set(pairs["CellType"]) == {"unknown"}
+    with pytest.raises(ValueError, match="`--sample unknown=NAME`"):
+        samples_of("unknown", SAMPLES)
+    with pytest.raises(ValueError, match="`--sample 'my cells=NAME'`"):
+        samples_of("my cells", SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("distanceToTSS", "far", "`distanceToTSS` must have numbers, got 'far'"),
+        ("chromStart", "x", "`chromStart` must have numbers, got 'x'"),
+        ("startTSS", "inf", "`startTSS` must have numbers, got 'inf'"),
+        ("DHS.RPM", "high", "`DHS.RPM` must have numbers, got 'high'"),
+        ("Regulated", "yes", "`Regulated` must be TRUE or FALSE, got 'yes'"),
+        ("chromEnd", "5", "is no interval"),
+        ("chromStart", "-5", ":-5-.* is no interval"),
+        ("chrom", "chrA", "lie outside of hg38: lift them over"),
+    ],
+)
+def test_tables_with_other_values_are_one_line(files, monkeypatch, capsys, column, value, message):
+    path = written(files, table().assign(**{column: value}))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, path)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(path) in error
+    assert re.search(message, error)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a\tb\n1\t2\n1\t2\t3\t4\n"])
+@pytest.mark.parametrize("name", ["other.tsv", "other.tsv.gz"])
+def test_files_that_are_no_tables_are_one_line(files, monkeypatch, capsys, name, content):
+    (files / name).write_bytes(content)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, files / name)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{name}' is not a table" in error
+
+
+def test_damaged_gzip_is_one_line(files, monkeypatch, capsys):
+    whole = gzip.compress((files / "pairs.tsv").read_bytes())
+    (files / "cut.tsv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit):
+        run(monkeypatch, files / "cut.tsv.gz")
+    assert "cut.tsv.gz' is not a table" in capsys.readouterr().err
+
+
+def test_output_in_a_missing_folder_is_refused_before_the_work(files, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, files / "pairs.tsv", "--output", files / "missing" / "out.md")
+    assert "out.md' does not exist" in capsys.readouterr().err
+
+
+def test_a_cell_type_without_regulated_pairs_has_no_areas():
+    pairs = table().assign(Regulated=False)
+    scores = pd.DataFrame({"one": np.zeros(len(pairs))})
+    text = crispr.report("K562", pairs, scores, 3)
+    assert text == "K562: 0 of 60 pairs are regulated: no areas.\n"
+
+
+def test_intervals_are_of_draws_with_a_regulated_pair():
+    pairs = table().assign(Regulated=[True] + [False] * 59)
+    scores = pd.DataFrame({"one": np.arange(60.0)[::-1]})
+    assert "| one | 1.000 | 1.000–1.000 | 1.000 |" in crispr.report("K562", pairs, scores, 30)
 
 
 def test_sites_are_those_at_the_stated_distance():

@@ -276,6 +276,25 @@ def link_variants(data, **options):
     return ep.tl.link_variants(options.pop("variants", table), data, **options)
 
 
+def network(data, **options):
+    atac = data["atac"] if isinstance(data, MuData) else data
+    hits = pd.DataFrame({"tf": "A", "peak": atac.var_names[:50].astype(str)})
+    return ep.get.network(data, **{"motifs": hits} | options)
+
+
+@cache
+def fragments():
+    """A file with the fragments of the cells; once, in the folder of this module."""
+    return ep.datasets.simulate_fragments(base()[0]["atac"], "fragments.tsv.gz").absolute()
+
+
+def group_coverage(data, **options):
+    atac = data["atac"] if isinstance(data, MuData) else data
+    groups = options.pop("groups", None)
+    groups = atac.obs.get("cell_type") if groups is None else groups
+    return ep.pp.group_coverage(fragments(), groups, **{"genome": "hg38"} | options)
+
+
 def scan(data, model, **options):
     return [*ep.tl.scan_knock_outs(data, model, **options)]
 
@@ -299,17 +318,22 @@ TOOLS = {
     "score_integration": (ep.tl.score_integration, LABELS),
     "link_variants": (link_variants, {"max_qvalue": None, "groupby": "cell_type", "window": 10**7}),
     "write_links": (ep.tl.write_links, {"path": "a.bedpe", "max_qvalue": None}),
+    "network": (network, {"max_qvalue": None}),
+    "group_coverage": (group_coverage, {"directory": "tracks", "overwrite": True}),
     "pretrain": (ep.tl.pretrain, {"genome": "hg38", **LABELS}),
     "finetune": (ep.tl.finetune, LABELS),
 }
 ORIGINAL = {
     "consensus_peaks": ep.pp.consensus_peaks,
+    "group_coverage": ep.pp.group_coverage,
     "link_variants": ep.tl.link_variants,
+    "network": ep.get.network,
     "scan_knock_outs": ep.tl.scan_knock_outs,
 }
 # Would start processes, or look for hardware, or write to any place of the machine
 FIXED = {
     "data",
+    "fragments",
     "sources",
     "model",
     "engine",

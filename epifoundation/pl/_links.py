@@ -10,7 +10,7 @@ import pandas as pd
 
 from .._docs import documented
 from .._keys import Keys
-from .._link_table import passes
+from .._link_table import links_of, passes
 from .._validate import Data, get_atac, obs_column, one_of
 from ..genome import detect_build, parse_intervals, read_exons, read_genes, read_intervals
 from ..genome._named import check_genome
@@ -110,8 +110,9 @@ def links(
         msg = "Pass `tracks` or `fragments`, not both."
         raise ValueError(msg)
     atac, keys = get_atac(data, modality), Keys.of(key_added)
-    table = _table(atac.uns.get(keys.links), keys.links, gene, group)
-    here = _region(table, gene, region, passes(table, max_qvalue=max_qvalue, min_score=min_score))
+    table = _table(links_of(data, modality, key_added), gene, group)
+    is_link = passes(table, max_qvalue=max_qvalue, min_score=min_score)
+    here = _region(table, gene, region, is_link)
     peaks = read_intervals(atac.var)
     builds = detect_build(peaks)
     check_region(here, builds)
@@ -160,13 +161,8 @@ def links(
     return axes
 
 
-def _table(
-    links: pd.DataFrame | None, key: str, gene: str | None, group: str | None
-) -> pd.DataFrame:
+def _table(links: pd.DataFrame, gene: str | None, group: str | None) -> pd.DataFrame:
     """The tested pairs in a group of cells, of a gene or of all."""
-    if links is None:
-        msg = f"No links in `uns[{key!r}]`: run `epifoundation.tl.link_peaks` first."
-        raise ValueError(msg)
     table = links
     if gene is not None:
         one_of(gene, sorted(links["gene"].astype(str).unique()), "gene")

@@ -255,11 +255,13 @@ def _check(counter: CoverageCounter, prefixes: list[str]) -> None:
     groups = counter.groups
     missing = check_found(groups.cells, counter.is_found, counter.first, prefixes)
     if not counter.n_counted.any():
-        msg = (
-            f"None of the {counter.n_lines:,} fragments was counted; {counter.n_unknown:,} are on "
-            f"contigs that `genome` lacks: {list(counter.contigs)[:3]}, it has "
-            f"{list(counter.chroms[:3])}. Pass the build that the fragments were aligned to."
-        )
+        msg = f"None of the {counter.n_lines:,} fragments was counted"
+        if counter.n_unknown:
+            msg += f"; {counter.n_unknown:,} are on contigs that `genome` lacks: "
+            msg += f"{list(counter.contigs)[:3]}, it has {list(counter.chroms[:3])}. Pass the "
+            msg += "build that the fragments were aligned to."
+        else:
+            msg += ": all those of cells with a group are in the regions of `blacklist`."
         raise ValueError(msg)
     if len(missing):
         msg = f"{len(missing):,} of {len(groups.cells):,} barcodes have no fragment, "

@@ -328,6 +328,15 @@ def test_bad_options(tmp_path, options, match):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_blacklist_of_all_fragments_is_named(tmp_path):
+    path = write(tmp_path / "f.tsv", LINES)
+    everything = pd.DataFrame({"chrom": list(SIZES), "start": 0, "end": 10**6})
+    with pytest.raises(ValueError, match="are in the regions of `blacklist`") as caught:
+        coverage(path, tmp_path / "out", blacklist=everything)
+    assert "contigs" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_build_that_fits_is_named(tmp_path):
     lines = [(f"chr{i}", 100, 200, "A") for i in range(1, 20)] + [
         ("chr1", 195_500_000, 195_500_100, "A")
