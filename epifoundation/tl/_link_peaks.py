@@ -135,7 +135,7 @@ def link_peaks(
 
     Groups of fewer than 10 cells, and peaks that are open in fewer than `min_cells` cells of a
     group, are not tested: p- and q-values and inclusion probabilities are NaN. The latter are NaN
-    without measured RNA, too.
+    without measured RNA, too. Scores are NaN in groups of fewer than 10 cells.
 
     Raises
     ------
@@ -158,8 +158,7 @@ def link_peaks(
 
     Each test counts in the correction, so more genes or groups need smaller p-values. From about 60
     genes on, tests have weights by distance (up to 5, 25, 100 kb and beyond), with mean 1. The
-    weights of a gene are learned from other genes, as in independent hypothesis weighting
-    (Ignatiadis & Huber 2021).
+    weights of a gene are learned from other genes (as in Ignatiadis & Huber 2021).
 
     The score starts from a logistic regression that was fitted on 10,356 pairs tested by CRISPRi in
     K562 (Gschwind et al. 2025): distance, accessibility of the peak in the group, accessibility
@@ -168,9 +167,8 @@ def link_peaks(
     closed peaks and promoters. P-values then change it as much as their distribution in the group
     shows that they inform; without variation between cells, or untested, they do not.
 
-    An effect is an
-    association; only an experiment can show that the peak is its cause. With few open peaks per
-    cell, where measured expression has little to add, ``measured=False`` finds more.
+    An effect is an association; only an experiment can show that the peak is its cause. With few
+    open peaks per cell, where measured RNA adds little, ``measured=False`` finds more.
 
     Examples
     --------
