@@ -12,8 +12,10 @@ from ._validate import Data, fraction, get_atac, one_of
 LinkValue: TypeAlias = Literal["effect", "score", "pip"]
 VALUES = ("effect", "score", "pip")
 PLACE = ("chrom", "start", "end")
+PLACES = ("start", "end", "tss")  # never missing
 COLUMNS = (*PLACE, "gene", "peak", "group", "tss", "effect", "qvalue")  # that are read
 NUMBERS = ("start", "end", "tss", "effect", "pvalue", "qvalue", "score", "pip", "credible_set")
+RESULTS = ("gene", "peak", "group", "pvalue", "qvalue")
 # Of a pair that is linked in several groups; other columns are the same in all of them
 OVER_GROUPS = {"effect": "mean", "score": "max", "pip": "max", "qvalue": "min"}
 
@@ -25,14 +27,29 @@ def links_of(data: Data, modality: str, key_added: str | None) -> pd.DataFrame:
     if not isinstance(links, pd.DataFrame) or not set(COLUMNS) <= set(links.columns):
         msg = f"No links in `uns[{key!r}]`: run `epifoundation.tl.link_peaks` first."
         raise ValueError(msg)
+    check_table(links, key)
+    return links
+
+
+def check_results(links: object, key: str) -> pd.DataFrame:
+    """The table, of which places may be missing; ValueError if it has no results of tests."""
+    if not isinstance(links, pd.DataFrame) or not set(RESULTS) <= set(links.columns):
+        msg = f"`uns[{key!r}]` is no table of links with the columns {list(RESULTS)}: run "
+        msg += "`epifoundation.tl.link_peaks` again, or delete it."
+        raise ValueError(msg)
+    check_table(links, key)
+    return links
+
+
+def check_table(links: pd.DataFrame, key: str) -> None:
+    """Raise ValueError if a column of `uns` is not as `link_peaks` writes it."""
     wrong = links.columns[links.columns.duplicated()].tolist()
     wrong += [name for name in NUMBERS if name in links and not _has_numbers(links[name])]
-    wrong += [name for name in ("start", "end", "tss") if links[name].isna().any()]
+    wrong += [name for name in PLACES if name in links and links[name].isna().to_numpy().any()]
     if wrong:
         msg = f"The column {wrong[0]!r} of `uns[{key!r}]` is not as `epifoundation.tl.link_peaks` "
         msg += "writes it (it occurs twice, or has missing or other values): run it again."
         raise ValueError(msg)
-    return links
 
 
 def _has_numbers(column: pd.Series | pd.DataFrame) -> bool:

@@ -62,7 +62,12 @@ def read_exons(source: str | Path, *, region: str | None = None) -> pd.DataFrame
     SPI1  chr1      0   30      -    exon
     SPI1  chr1     70   90      -    exon
     """
-    shown = None if region is None else parse_intervals([region]).iloc[0]
+    if not isinstance(source, str | Path):
+        msg = (
+            f"`source` must be a GTF, GFF3 or BED12 file or a name such as 'hg38', got {source!r}."
+        )
+        raise TypeError(msg)
+    shown = None if region is None else _place(region)
     path = Path(source)
     if is_name(source):
         build = canonical_build(str(source))
@@ -83,6 +88,15 @@ def read_exons(source: str | Path, *, region: str | None = None) -> pd.DataFrame
     table = _union(table.reset_index(drop=True)).set_index("gene")
     table.index.name = None
     return table
+
+
+def _place(region: str) -> pd.Series:
+    try:
+        return parse_intervals([region]).iloc[0]
+    except ValueError as error:
+        msg = "`region` must be a region such as 'chr1:1000-500000', with a start before its end, "
+        msg += f"got {region!r}."
+        raise ValueError(msg) from error
 
 
 def _of_gtf(path: Path, shown: pd.Series | None) -> Iterator[tuple[str, ...]]:
@@ -123,7 +137,7 @@ def _of_bed(path: Path) -> Iterator[tuple[str, ...]]:
         if len(row) < 12:
             return
         sizes, starts = (_numbers(row[i], path) for i in (10, 11))
-        left, thick = _numbers(row[1], path)[0], _numbers(f"{row[6]},{row[7]}", path)
+        left, *thick = (_numbers(row[i], path)[0] for i in (1, 6, 7))
         for size, start in zip(sizes, starts, strict=False):
             first, last = left + start, left + start + size
             yield (row[3], row[0], str(first), str(last), row[5], "exon")

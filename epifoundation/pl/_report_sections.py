@@ -14,6 +14,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._keys import UNKNOWN_LABEL, Keys
+from .._link_table import check_results
 from .._validate import Data
 from ..get._results import predicted_table
 from ._annotation import accuracy, annotated_cells, annotation, is_comparable
@@ -73,7 +74,8 @@ def sections(results: Results) -> list[Section]:
         groupby = results.label_key or (keys.cell_type if keys.cell_type in results.obs else None)
         options = results.options | results.locus_options
         cells = results.data, results.atac, results.rna, groupby
-        found.append(Section("Links", link_blocks(*cells, uns[keys.links], options, _plot)))
+        links = check_results(uns[keys.links], keys.links)
+        found.append(Section("Links", link_blocks(*cells, links, options, _plot)))
     return [*found, Section("Parameters", _parameters(results))]
 
 

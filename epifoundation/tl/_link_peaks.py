@@ -134,7 +134,8 @@ def link_peaks(
       features, and the sample of the atlas that is most similar to each group.
 
     Groups of fewer than 10 cells, and peaks that are open in fewer than `min_cells` cells of a
-    group, are not tested: p- and q-values are NaN, as is ``pip``, also without measured RNA.
+    group, are not tested: p- and q-values are NaN, as is ``pip``, also without measured RNA. Groups
+    of fewer than 10 cells have no score.
 
     Raises
     ------
@@ -157,8 +158,7 @@ def link_peaks(
 
     Each test counts in the correction, so more genes or groups need smaller p-values. From about 60
     genes on, tests have weights by distance (up to 5, 25, 100 kb and beyond), with mean 1. The
-    weights of a gene are learned from other genes, as in independent hypothesis weighting
-    (Ignatiadis & Huber 2021).
+    weights of a gene are learned from other genes (as in Ignatiadis & Huber 2021).
 
     The score starts from a logistic regression that was fitted on 10,356 pairs tested by CRISPRi in
     K562 (Gschwind et al. 2025): distance, accessibility of the peak in the group, accessibility

@@ -3,6 +3,7 @@
 import gzip
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,3 +131,13 @@ def test_files_without_exons_and_bad_input(tmp_path):
     wrong.write_text(gtf(TRANSCRIPTS).replace("\t101\t", "\tx\t"))
     with pytest.raises(ValueError, match="intervals are empty, reversed, negative or not numbers"):
         ep.genome.read_exons(wrong)
+    path.write_text(bed12(TRANSCRIPTS))
+    for region in ("chr1", "chr1:10-5", 5):
+        with pytest.raises(ValueError, match="`region` must be a region such as"):
+            ep.genome.read_exons(path, region=region)
+    path.write_text("chr1\t0\t90\tA\t0\t+\t\t70\t0\t1\t90\t0\n")  # no thickStart
+    with pytest.raises(ValueError, match="is not a BED12 file: expected numbers"):
+        ep.genome.read_exons(path)
+    for source in (None, 5, pd.DataFrame()):
+        with pytest.raises(TypeError, match="`source` must be a GTF, GFF3 or BED12 file"):
+            ep.genome.read_exons(source)

@@ -270,3 +270,21 @@ def test_a_browser_without_network_draws_the_tracks(tmp_path):
     assert sum(n > 20 for n in found["second"]) >= 5
     assert found["before"] != found["after"]
     assert "<title>Title</title>" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda _: {"a": 1}, "is no table of links with the columns"),
+        (lambda links: links.drop(columns="qvalue"), "is no table of links with the columns"),
+        (lambda links: links.assign(effect="x"), "The column 'effect' of .* run it again"),
+        (lambda links: pd.concat([links, links[["tss"]]], axis=1), "The column 'tss' of"),
+    ],
+)
+def test_changed_tables_of_links_are_named(tmp_path, change, match):
+    atac = cells()
+    atac.uns["epifoundation_links"] = change(atac.uns["epifoundation_links"])
+    with pytest.raises(ValueError, match=match) as caught:
+        ep.pl.report(atac, path=tmp_path / "report.html")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
