@@ -156,7 +156,7 @@ def results_of(atac, label_key):
     options = {"modality": "atac", "key_added": None}
     rng = np.random.default_rng(0)
     return _report_sections.Results(
-        atac, atac, None, keys, obs, label_key, None, None, options, options, rng
+        atac, atac, None, keys, obs, label_key, None, None, {}, options, options, rng
     )
 
 
