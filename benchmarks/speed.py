@@ -18,7 +18,6 @@ in the original. Memory is the peak while cells are embedded, in total and above
 """
 
 import argparse
-import multiprocessing as mp
 import resource
 import tempfile
 import time
@@ -29,6 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from oracles.original import SPECIAL, Original, pad
+from processes import apart
 
 import epifoundation as ep
 import epifoundation.tl  # imported before timing
@@ -57,12 +57,6 @@ def main():
             measure_set(folder, args)
         if args.only != "set":
             measure_transformer(folder, args)
-
-
-def apart(function, *args):
-    """Call a function in a separate process, to measure its memory."""
-    with mp.get_context("spawn").Pool(1) as process:
-        return process.apply(function, args)
 
 
 def measure_set(folder, args):

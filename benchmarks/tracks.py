@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from speed import apart
+from processes import apart
 
 import epifoundation as ep
 from epifoundation.genome._chromosome_lengths import chromosome_lengths

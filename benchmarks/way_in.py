@@ -26,7 +26,8 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from speed import apart, random_model
+from processes import apart
+from speed import random_model
 
 import epifoundation as ep
 import epifoundation.tl  # imported before timing
