@@ -13,7 +13,7 @@ from ..models import EpiFoundation
 from ..nn import ExpressionHead, QueryHead
 from .cells import LinkCells
 from .effects import gene_directions, inclusion, measured_cells, measured_effects, model_effects
-from .pairs import Pairs
+from .pairs import Pairs, sites_of
 from .pvalues import bonferroni_min, embedding_pvalues, measured_pvalues
 from .scoring import Scorer
 
@@ -81,9 +81,7 @@ def link_group(
     tested = np.flatnonzero(~pairs.is_control)
     if n_cells >= MIN_GROUP_CELLS:
         places, peaks = candidates.places, candidates.peaks
-        sites = pd.DataFrame(
-            {"chrom": places["chrom"].to_numpy(), "start": transcription_start(places)}
-        )
+        sites = sites_of(places)
         near = np.zeros(len(peaks), dtype=bool)
         near[pairs.peak] = True
         pvalue[tested] = embedding_pvalues(

@@ -77,7 +77,7 @@ def find_pairs(
     -------
     The pairs, and the number of control loci on another chromosome than their gene.
     """
-    requested, others = _sites(genes), _sites(annotation).drop_duplicates()
+    requested, others = sites_of(genes), sites_of(annotation).drop_duplicates()
     near = near_sites(requested, peaks, max_distance)
     near = near[known[near["peak"]]]
     around = near_sites(others, peaks, max_distance)
@@ -117,6 +117,7 @@ def find_pairs(
     return Pairs(*(table[name].to_numpy() for name in Pairs._fields)), n_elsewhere
 
 
-def _sites(genes: pd.DataFrame) -> pd.DataFrame:
+def sites_of(genes: pd.DataFrame) -> pd.DataFrame:
+    """Transcription start sites of genes: columns ``chrom``, ``start``."""
     at = transcription_start(genes)
     return pd.DataFrame({"chrom": genes["chrom"].to_numpy(), "start": at})

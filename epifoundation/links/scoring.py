@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..genome import lift_over, transcription_start
+from ..genome import lift_over
 from ..models import EpiFoundation
 from ..models._atlas import bundled_atlas
 from ..models._registry import DEFAULT_MODEL
@@ -16,7 +16,7 @@ from ..peaks.mapping import genome_build
 from .activity import match_levels, nearest_sample, usual_levels
 from .atlas_levels import AtlasLevels
 from .pair_features import ACTIVE_ELEMENT, ACTIVE_PROMOTER, Landscape, promoters, strongest
-from .pairs import Pairs
+from .pairs import Pairs, sites_of
 from .score import crispr_score, posterior
 
 
@@ -100,21 +100,31 @@ class InAtlas:
     ----------
     atlas
         The bundled atlas.
-    peaks, sites
-        Peaks of the data, and transcription start sites of the genes to link.
+    lifted, n_peaks
+        Peaks of the data on the build of the atlas, indexed by their number, and how many the data
+        have.
+    sites
+        Transcription start sites of the genes to link.
     chain
-        From their build to that of the atlas; None if they are the same.
+        From the build of the sites to that of the atlas; None if they are the same.
     """
 
     def __init__(
-        self, atlas: EpiFoundation, peaks: pd.DataFrame, sites: pd.DataFrame, chain: str | None
+        self,
+        atlas: EpiFoundation,
+        lifted: pd.DataFrame,
+        n_peaks: int,
+        sites: pd.DataFrame,
+        chain: str | None,
     ) -> None:
         self._atlas = AtlasLevels(atlas)
-        self._of_peak, self._of_gene = (self._at(each, chain) for each in (peaks, promoters(sites)))
-        self._peaks, self._genes = (
-            np.flatnonzero(each >= 0) for each in (self._of_peak, self._of_gene)
-        )
+        self._of_peak = self._at(lifted, n_peaks)
+        self._of_gene = self._at(_lifted(promoters(sites), chain), len(sites))
+        self._peaks = np.flatnonzero(self._of_peak >= 0)
         self._levels = self._atlas.of(self._of_peak[self._peaks])
+        known = np.flatnonzero(self._of_gene >= 0)
+        self._of_start = np.zeros((len(sites), self._levels.shape[1]), self._levels.dtype)
+        self._of_start[known] = self._atlas.of(self._of_gene[known])
 
     def features(self, pair: np.ndarray) -> dict[str, np.ndarray]:
         """Features of pairs of a peak and a gene that are the same in all groups of cells."""
@@ -136,20 +146,22 @@ class InAtlas:
         seen = n_open[self._peaks]
         sample = nearest_sample(seen, self._levels)
         level = match_levels(seen, self._levels[:, sample])
-        of_gene = np.zeros(len(self._of_gene))
-        of_gene[self._genes] = self._atlas.of(self._of_gene[self._genes])[:, sample]
         # Peaks that the atlas does not know, by the same function
         order = np.argsort(seen, kind="stable")
-        return np.interp(n_open, seen[order], level[order]), of_gene, self._atlas.samples[sample]
+        every = np.interp(n_open, seen[order], level[order])
+        return every, self._of_start[:, sample], self._atlas.samples[sample]
 
-    def _at(self, intervals: pd.DataFrame, chain: str | None) -> np.ndarray:
-        """Elements of the atlas, -1 where there is none or the interval does not lift over."""
-        if chain is None:
-            return self._atlas.at(intervals)
-        lifted, _ = lift_over(intervals.reset_index(drop=True), chain)
-        found = np.full(len(intervals), -1)
+    def _at(self, lifted: pd.DataFrame, n: int) -> np.ndarray:
+        """Elements of the atlas at `n` intervals, -1 where there is none or it was not lifted."""
+        found = np.full(n, -1)
         found[lifted.index] = self._atlas.at(lifted)
         return found
+
+
+def _lifted(intervals: pd.DataFrame, chain: str | None) -> pd.DataFrame:
+    """The intervals that lift over, indexed by number; all without a chain."""
+    intervals = intervals.reset_index(drop=True)
+    return intervals if chain is None else lift_over(intervals, chain)[0]
 
 
 def make_scorer(
@@ -179,18 +191,10 @@ def make_scorer(
     build = report["data_genome"]
     if chain is not None or build == "unknown":
         build = genome_build(model.peaks)
-    if model.name == DEFAULT_MODEL:
-        atlas: EpiFoundation | None = model
-    else:
-        lifted = peaks if chain is None else lift_over(peaks, chain)[0]
-        atlas = bundled_atlas(lifted, build)
+    lifted = _lifted(peaks, chain)
+    atlas = model if model.name == DEFAULT_MODEL else bundled_atlas(lifted, build)
     tested = ~pairs.is_control
     pair = np.column_stack([pairs.peak[tested], pairs.gene[tested]])
-    sites = _sites(genes)
-    known = None if atlas is None else InAtlas(atlas, peaks, sites, chain)
-    return Scorer(peaks, sites, _sites(annotation), pair, known)
-
-
-def _sites(genes: pd.DataFrame) -> pd.DataFrame:
-    at = transcription_start(genes)
-    return pd.DataFrame({"chrom": genes["chrom"].to_numpy(), "start": at})
+    sites = sites_of(genes)
+    known = None if atlas is None else InAtlas(atlas, lifted, len(peaks), sites, chain)
+    return Scorer(peaks, sites, sites_of(annotation), pair, known)
